@@ -1,0 +1,116 @@
+"""What is computed once per forward pass from the relative positions: the equivariant basis and the distances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.graphs import as_graph
+from equivariant_attention.so3 import coupling, spherical_harmonics
+from equivariant_attention.so3.vectors import length_and_direction
+
+
+class Basis(Mapping[str, Tensor]):
+    """The equivariant weight basis of every edge and pair of degrees, formed when first asked for.
+
+    .. math:: W_J^{lk}(x) = \\sum_m Y_{Jm}(x / |x|) Q_{Jm}^{lk}, \\qquad J = |l-k|, ..., l+k
+
+    (equation (8) of arXiv 2006.10503). ``basis['k,l']`` is the published tensor ``[edges, 1, 2l+1, 1, 2k+1, F]``,
+    ``F = 2 min(l, k) + 1``, with k the degree in, l the degree out, and J ascending in the last dimension.
+
+    Args:
+        direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
+        max_degree: largest degree in or out.
+    """
+
+    def __init__(self, direction: Tensor, max_degree: int) -> None:
+        self.max_degree = max_degree
+        self.harmonics = spherical_harmonics(2 * max_degree, direction)
+        degrees = range(max_degree + 1)
+        self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
+
+    def __getitem__(self, pair: str) -> Tensor:
+        tensor = self._formed[pair]
+        if tensor is None:
+            degree_in, degree_out = pair.split(",")
+            tensor = self._formed[pair] = self._form(int(degree_in), int(degree_out))
+        return tensor
+
+    def __contains__(self, pair: object) -> bool:
+        return pair in self._formed
+
+    def _form(self, k: int, l: int) -> Tensor:
+        matrices = []
+        for J in range(abs(l - k), l + k + 1):
+            Q = coupling(l, k, J).to(self.harmonics)
+            matrices.append(self.harmonics[:, J**2 : (J + 1) ** 2] @ Q.flatten(0, 1).T)
+        return torch.stack(matrices, dim=-1).view(-1, 1, 2 * l + 1, 1, 2 * k + 1, len(matrices))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._formed)
+
+    def __len__(self) -> int:
+        return len(self._formed)
+
+    def __repr__(self) -> str:
+        return f"Basis(edges={self.harmonics.shape[0]}, max_degree={self.max_degree})"
+
+
+def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) -> tuple[Basis, Tensor]:
+    """The equivariant basis and the distances of a graph; call it once per forward pass.
+
+    Args:
+        G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``, the
+            relative positions ``x_dst - x_src``, ``[edges, 3]`` or ``[edges, 1, 3]``, float32 or float64.
+        max_degree: largest degree of any feature of the model, at least 0.
+        compute_gradients: let gradients flow from the basis to ``edata['d']``. They flow from the distances always.
+
+    Returns:
+        the :class:`Basis` and r, the lengths of ``edata['d']``, ``[edges, 1]``.
+
+    Raises:
+        KeyError: the graph has no ``edata['d']``.
+        TypeError, ValueError: ``edata['d']`` is not floating-point, has another shape or is not finite;
+            ``max_degree`` is not a whole number of at least 0.
+    """
+    r, direction = length_and_direction(_relative_positions(G))
+    return _basis(direction, max_degree, compute_gradients), r
+
+
+def get_basis(G: Any, max_degree: int, compute_gradients: bool = False) -> Basis:
+    """The equivariant basis alone: arguments, errors and value as in :func:`get_basis_and_r`."""
+    return get_basis_and_r(G, max_degree, compute_gradients)[0]
+
+
+def get_r(G: Any) -> Tensor:
+    """The distances alone, ``[edges, 1]``: arguments and errors as in :func:`get_basis_and_r`."""
+    return length_and_direction(_relative_positions(G))[0]
+
+
+def _basis(direction: Tensor, max_degree: int, compute_gradients: bool) -> Basis:
+    if not isinstance(max_degree, int) or max_degree < 0:
+        raise ValueError(f"max_degree must be a whole number of at least 0, got {max_degree!r}")
+    return Basis(direction if compute_gradients else direction.detach(), max_degree)
+
+
+def _relative_positions(G: Any) -> Tensor:
+    """``edata['d']`` as ``[edges, 3]``, checked."""
+    G = as_graph(G)
+    if "d" not in G.edata:
+        raise KeyError(
+            "the graph must have edata['d'] (data.d in PyTorch Geometric), "
+            "the relative positions x_dst - x_src of its edges"
+        )
+    d = G.edata["d"]
+    if d.shape not in ((G.num_edges(), 3), (G.num_edges(), 1, 3)):
+        raise ValueError(
+            f"edata['d'] must have shape [{G.num_edges()}, 3] or [{G.num_edges()}, 1, 3], got {list(d.shape)}"
+        )
+    if d.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
+    if not d.isfinite().all():
+        raise ValueError("edata['d'] must be finite, got NaN or infinite relative positions")
+    return d.reshape(-1, 3)

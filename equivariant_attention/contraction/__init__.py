@@ -1,0 +1,65 @@
+r"""The hot loop: the messages of equation (8) of arXiv 2006.10503, along every edge, in one of several exact orders.
+
+.. math:: m_{ij}^l = \sum_k W^{lk}(x_{ij}) \, f_j^k, \qquad
+          W^{lk} = \sum_J R_J^{lk}(|x_{ij}|, w_{ij}) \, W_J^{lk}(x_{ij})
+
+The sums over channels, orders and J may be done in any order. Each module here is one order; all of them give the same
+function of the same parameters. ``oracle`` is the equation as it is written, and what the others are tested against.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from torch import Tensor, nn
+
+from equivariant_attention.contraction import edge, oracle
+from equivariant_attention.contraction.inputs import Inputs
+from equivariant_attention.fibers import Features, Fiber
+
+__all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
+
+BACKENDS: dict[str, Callable[[nn.Module, Inputs, int, int], Tensor]] = {"oracle": oracle.message, "edge": edge.message}
+_chosen: ContextVar[str | None] = ContextVar("backend", default=None)
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Within this context every convolution runs in the order ``name``; None lets the library choose.
+
+    Args:
+        name: 'oracle', 'edge' or None.
+
+    Raises:
+        ValueError: there is no such order.
+    """
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {name!r}")
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def contract(kernels: nn.ModuleDict, fiber_in: Fiber, fiber_out: Fiber, inputs: Inputs) -> Features:
+    """Messages along every edge.
+
+    Args:
+        kernels: the :class:`~equivariant_attention.modules.PairwiseConv` of every pair of degrees, keyed ``'(k,l)'``.
+        fiber_in: degrees k and channels of what the nodes send.
+        fiber_out: degrees l and channels of the messages.
+        inputs: what they are made from.
+
+    Returns:
+        ``{degree: [edges, channels, 2 degree + 1]}`` for the degrees of ``fiber_out``.
+
+    Raises:
+        ValueError: the basis lacks a pair of degrees, or is of another graph.
+    """
+    inputs.check_basis(fiber_in, fiber_out)
+    message = BACKENDS[_chosen.get() or "edge"]
+    messages = {}
+    for l in fiber_out.degrees:
+        messages[str(l)] = sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
+    return messages

@@ -1,0 +1,210 @@
+"""Fibers: which degrees a feature has, with how many channels each, and tensors laid out accordingly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+Features = dict[str, Tensor]
+
+
+class Fiber:
+    """The degrees of a feature and the number of channels (multiplicity) of each.
+
+    Exactly one of these describes it:
+
+    Args:
+        num_degrees, num_channels: degrees ``0 .. num_degrees - 1`` with ``num_channels`` channels each.
+        structure: ``[(multiplicity, degree), ...]`` in any order.
+        dictionary: ``{degree: multiplicity}``.
+
+    Attributes:
+        structure: ``[(multiplicity, degree), ...]``, sorted by degree.
+        degrees, multiplicities: the two columns of ``structure``, as tuples.
+        min_degree, max_degree: smallest and largest degree.
+        structure_dict, dict: ``{degree: multiplicity}``.
+        n_features: sum of ``multiplicity * (2 degree + 1)``, the length of the flattened feature.
+        feature_indices: ``{degree: (start, end)}`` in the flattened feature.
+
+    Raises:
+        ValueError: none or several descriptions are given, a degree is negative or given twice, a multiplicity is not
+            positive, or there is no degree at all.
+    """
+
+    def __init__(
+        self,
+        num_degrees: int | None = None,
+        num_channels: int | None = None,
+        structure: Iterable[tuple[int, int]] | None = None,
+        dictionary: Mapping[int, int] | None = None,
+    ) -> None:
+        by_number = num_degrees is not None or num_channels is not None
+        if by_number + (structure is not None) + (dictionary is not None) != 1:
+            raise ValueError(
+                "a Fiber takes num_degrees and num_channels, or structure, or dictionary; got num_degrees="
+                f"{num_degrees}, num_channels={num_channels}, structure={structure}, dictionary={dictionary}"
+            )
+        if by_number:
+            if num_degrees is None or num_channels is None:
+                raise ValueError(f"num_degrees and num_channels go together, got {num_degrees} and {num_channels}")
+            structure = [(num_channels, degree) for degree in range(num_degrees)]
+        elif dictionary is not None:
+            structure = [(multiplicity, degree) for degree, multiplicity in dictionary.items()]
+        self.structure = sorted(((int(m), int(d)) for m, d in structure), key=lambda pair: pair[1])
+        self._validate()
+        self.multiplicities: tuple[int, ...] = tuple(m for m, _ in self.structure)
+        self.degrees: tuple[int, ...] = tuple(d for _, d in self.structure)
+        self.min_degree, self.max_degree = self.degrees[0], self.degrees[-1]
+        self.structure_dict = {d: m for m, d in self.structure}
+        self.dict = self.structure_dict
+        self.feature_indices: dict[int, tuple[int, int]] = {}
+        end = 0
+        for multiplicity, degree in self.structure:
+            start, end = end, end + multiplicity * (2 * degree + 1)
+            self.feature_indices[degree] = (start, end)
+        self.n_features = end
+
+    def _validate(self) -> None:
+        if not self.structure:
+            raise ValueError("a Fiber needs at least one degree, got none")
+        for multiplicity, degree in self.structure:
+            if degree < 0 or multiplicity < 1:
+                raise ValueError(
+                    f"a Fiber needs degrees >= 0 and multiplicities >= 1, got multiplicity {multiplicity} "
+                    f"for degree {degree}"
+                )
+        degrees = [degree for _, degree in self.structure]
+        if len(set(degrees)) != len(degrees):
+            raise ValueError(f"a Fiber names each degree once, got degrees {degrees}")
+
+    def copy_me(self, multiplicity: int | None = None) -> Fiber:
+        """A copy; with ``multiplicity``, every degree gets that many channels."""
+        return Fiber(structure=[(m if multiplicity is None else multiplicity, d) for m, d in self.structure])
+
+    @staticmethod
+    def combine(f1: Fiber, f2: Fiber) -> Fiber:
+        """Degrees of either fiber; multiplicities added."""
+        return Fiber(dictionary={d: f1.dict.get(d, 0) + f2.dict.get(d, 0) for d in {*f1.degrees, *f2.degrees}})
+
+    @staticmethod
+    def combine_max(f1: Fiber, f2: Fiber) -> Fiber:
+        """Degrees of either fiber; the larger multiplicity of the two."""
+        return Fiber(dictionary={d: max(f1.dict.get(d, 0), f2.dict.get(d, 0)) for d in {*f1.degrees, *f2.degrees}})
+
+    @staticmethod
+    def combine_selectively(f1: Fiber, f2: Fiber) -> Fiber:
+        """Degrees of ``f1`` only; multiplicities added where ``f2`` has the degree too."""
+        return Fiber(dictionary={d: m + f2.dict.get(d, 0) for d, m in f1.dict.items()})
+
+    @staticmethod
+    def combine_fibers(val1: Features, struct1: Fiber, val2: Features, struct2: Fiber) -> Features:
+        """Features of either fiber; channels concatenated (``val1``'s first) where both have the degree."""
+        combined = {}
+        for degree in Fiber.combine(struct1, struct2).degrees:
+            parts = [v[str(degree)] for v, f in ((val1, struct1), (val2, struct2)) if degree in f.dict]
+            combined[str(degree)] = torch.cat(parts, dim=-2)
+        return combined
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fiber) and self.structure == other.structure
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.structure))
+
+    def __repr__(self) -> str:
+        return f"Fiber(structure={self.structure})"
+
+
+def check_features(features: Mapping[str, Tensor], fiber: Fiber, rows: int, name: str = "features") -> None:
+    """Refuse features that are not those of ``fiber`` on ``rows`` nodes or edges.
+
+    Raises:
+        TypeError: ``features`` is not a mapping, or its tensors are not floating-point.
+        ValueError: a degree is missing or not in the fiber, or a tensor has another shape than
+            ``[rows, multiplicity, 2 degree + 1]``.
+    """
+    if not isinstance(features, Mapping):
+        got = type(features).__name__
+        raise TypeError(f"{name} must be a dict of tensors keyed by the degree as a string, got {got}")
+    expected = {str(degree) for degree in fiber.degrees}
+    if set(features) != expected:
+        got = sorted(map(str, features))
+        raise ValueError(f"{name} must have the degrees {sorted(expected)} of {fiber}, got {got}")
+    for multiplicity, degree in fiber.structure:
+        value, shape = features[str(degree)], (rows, multiplicity, 2 * degree + 1)
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name}['{degree}'] must have shape {list(shape)}, got {list(value.shape)}")
+        if not value.is_floating_point():
+            raise TypeError(f"{name}['{degree}'] must be floating-point, got {value.dtype}")
+
+
+def get_fiber_dict(
+    F: Tensor, struct: Fiber, mask: Fiber | None = None, return_struct: bool = False
+) -> Features | tuple[Features, Fiber]:
+    """Cut a flattened feature into its degrees.
+
+    Args:
+        F: ``[..., struct.n_features]``.
+        struct: the fiber of ``F``.
+        mask: keep only the degrees of this fiber.
+        return_struct: also return the fiber of what was kept.
+
+    Returns:
+        ``{degree: [..., multiplicity, 2 degree + 1]}``, and its Fiber if asked for.
+
+    Raises:
+        ValueError: the last dimension of ``F`` is not ``struct.n_features``.
+    """
+    if F.shape[-1] != struct.n_features:
+        raise ValueError(f"F must have last dimension {struct.n_features} for {struct}, got shape {list(F.shape)}")
+    kept = [(m, d) for m, d in struct.structure if mask is None or d in mask.dict]
+    features = {}
+    for multiplicity, degree in kept:
+        start, end = struct.feature_indices[degree]
+        features[str(degree)] = F[..., start:end].unflatten(-1, (multiplicity, 2 * degree + 1))
+    return (features, Fiber(structure=kept)) if return_struct else features
+
+
+def get_fiber_tensor(F: Mapping[str, Tensor], struct: Fiber) -> Tensor:
+    """Flatten features: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., struct.n_features]``."""
+    return torch.cat([F[str(degree)].flatten(-2) for degree in struct.degrees], dim=-1)
+
+
+def fiber2tensor(F: Mapping[str, Tensor], structure: Fiber, squeeze: bool = False) -> Tensor:
+    """Flatten features to ``[..., n_features]`` with ``squeeze``, to ``[..., n_features, 1]`` without."""
+    tensor = get_fiber_tensor(F, structure)
+    return tensor if squeeze else tensor.unsqueeze(-1)
+
+
+def fiber2head(F: Mapping[str, Tensor], h: int, structure: Fiber, squeeze: bool = False) -> Tensor:
+    """Share the channels of each degree among heads, in order, and flatten per head.
+
+    Args:
+        F: ``{degree: [..., multiplicity, 2 degree + 1]}``.
+        h: number of heads; divides every multiplicity.
+        structure: the fiber of ``F``.
+        squeeze: leave out the trailing dimension of one.
+
+    Returns:
+        ``[..., h, n_features / h]`` with ``squeeze``, ``[..., h, n_features / h, 1]`` without.
+
+    Raises:
+        ValueError: ``h`` does not divide a multiplicity.
+    """
+    check_heads(structure, h, "structure")
+    tensor = torch.cat([F[str(d)].unflatten(-2, (h, -1)).flatten(-2) for d in structure.degrees], dim=-1)
+    return tensor if squeeze else tensor.unsqueeze(-1)
+
+
+def check_heads(fiber: Fiber, n_heads: int, name: str) -> None:
+    """Refuse a number of heads that does not divide the channels of every degree, naming both."""
+    if n_heads < 1:
+        raise ValueError(f"n_heads must be at least 1, got {n_heads}")
+    for multiplicity, degree in fiber.structure:
+        if multiplicity % n_heads:
+            raise ValueError(
+                f"n_heads must divide the channels of every degree of {name}: "
+                f"{n_heads} heads do not divide {multiplicity} channels of degree {degree}"
+            )

@@ -1,0 +1,585 @@
+"""What a layer needs of a graph, and nothing more; the library's own small batched Graph.
+
+Layers take a DGLGraph, this library's Graph or a PyTorch Geometric Data, and read them through `as_graph`.
+Neither DGL nor PyTorch Geometric is imported here: a graph of theirs can only arrive where they already are.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.int32, torch.int64)
+
+
+class GraphLike(Protocol):
+    """The names every graph returned by `as_graph` has: those of a DGLGraph that the layers read."""
+
+    ndata: MutableMapping[str, Tensor]
+    edata: MutableMapping[str, Tensor]
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def edges(self) -> tuple[Tensor, Tensor]: ...
+
+    def num_nodes(self) -> int: ...
+
+    def num_edges(self) -> int: ...
+
+    def batch_num_nodes(self) -> Tensor: ...
+
+    def batch_num_edges(self) -> Tensor: ...
+
+
+class Fields(MutableMapping[str, Tensor]):
+    """The tensors on the nodes, or on the edges, of one graph: a dict that refuses what cannot belong to the graph.
+
+    Args:
+        kind: 'nodes' or 'edges'.
+        count: how many of them, the first dimension of every tensor.
+        device: of the graph, and so of every tensor.
+        store: where the tensors are kept; as it is, not copied.
+    """
+
+    def __init__(self, kind: str, count: int, device: torch.device, store: Any) -> None:
+        self._label = {"nodes": "ndata", "edges": "edata"}[kind]
+        self._kind, self._count, self._device, self._store = kind, count, device, store
+
+    def _key(self, name: str) -> str:
+        """What a field is called in the store."""
+        return name
+
+    def _hint(self, name: str) -> str:
+        """How to come by a field that is missing."""
+        return ""
+
+    def _checked(self, name: str, value: Tensor) -> Tensor:
+        field = f"{self._label}[{name!r}]"
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{field} must be a tensor, got {type(value).__name__}")
+        if value.shape[:1] != (self._count,):
+            raise ValueError(
+                f"{field} must have first dimension {self._count} ({self._kind}), got shape {list(value.shape)}"
+            )
+        if value.device != self._device:
+            raise ValueError(f"{field} must be on the graph's device, {self._device}, got a tensor on {value.device}")
+        return value
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise KeyError(f"no {self._label}[{name!r}] on this graph, only {sorted(self)}{self._hint(name)}")
+        return self._checked(name, self._store[self._key(name)])
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._store[self._key(name)] = self._checked(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        del self._store[self._key(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._store
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        fields = (f"{k!r}: {list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in self.items())
+        return "{" + ", ".join(fields) + "}"
+
+
+class Graph:
+    """A directed graph, or a batch of them, with tensors on its nodes (`ndata`) and edges (`edata`).
+
+    The names are DGL's. An edge leads from `src` to `dst`; a batch is one graph whose nodes, and edges, of each member
+    are contiguous. A new Graph is a batch of one and has no fields.
+
+    Args:
+        src, dst: int32 or int64 `[edges]`, tensors of one device or sequences: where each edge starts and ends.
+        num_nodes: number of nodes; by default the largest node of any edge plus one.
+
+    Raises:
+        ValueError: `src` or `dst` is not one-dimensional, not of integers, not as long as the other, on another
+            device, or holds a node outside `[0, num_nodes)`.
+    """
+
+    ndata: Fields
+    edata: Fields
+
+    def __init__(self, src: Tensor | Sequence[int], dst: Tensor | Sequence[int], num_nodes: int | None = None) -> None:
+        self._src, self._dst = _integers("src", src), _integers("dst", dst)
+        if len(self._src) != len(self._dst):
+            raise ValueError(f"dst must be as long as src, {len(self._src)} edges, got {len(self._dst)}")
+        for what in ("device", "dtype"):
+            of_src, of_dst = getattr(self._src, what), getattr(self._dst, what)
+            if of_src != of_dst:
+                raise ValueError(f"dst must have the {what} of src, {of_src}, got {of_dst}")
+        self._num_nodes = _checked_num_nodes(self._src, self._dst, num_nodes)
+        self._batch_num_nodes = torch.tensor([self._num_nodes], device=self.device)
+        self._batch_num_edges = torch.tensor([len(self._src)], device=self.device)
+        self._set_fields({}, {})
+
+    def _set_fields(self, ndata: dict[str, Tensor], edata: dict[str, Tensor]) -> None:
+        self.ndata = Fields("nodes", self.num_nodes(), self.device, ndata)
+        self.edata = Fields("edges", self.num_edges(), self.device, edata)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the edges and every field are."""
+        return self._src.device
+
+    @property
+    def batch_size(self) -> int:
+        """Number of graphs in the batch."""
+        return len(self._batch_num_nodes)
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """Return `(src, dst)`, both `[edges]`, in the dtype they were given in."""
+        return self._src, self._dst
+
+    def num_nodes(self) -> int:
+        """Number of nodes, over the whole batch."""
+        return self._num_nodes
+
+    def num_edges(self) -> int:
+        """Number of edges, over the whole batch."""
+        return len(self._src)
+
+    def batch_num_nodes(self) -> Tensor:
+        """Nodes of each graph, int64 `[batch_size]`."""
+        return self._batch_num_nodes
+
+    def batch_num_edges(self) -> Tensor:
+        """Edges of each graph, int64 `[batch_size]`."""
+        return self._batch_num_edges
+
+    def set_batch_num_nodes(self, sizes: Tensor | Sequence[int]) -> None:
+        """Say how the nodes divide into graphs: integers `[batch_size]` whose sum is `num_nodes()`, else ValueError."""
+        self._batch_num_nodes = _checked_sizes("batch_num_nodes", sizes, self.num_nodes(), self.device)
+
+    def set_batch_num_edges(self, sizes: Tensor | Sequence[int]) -> None:
+        """Say how the edges divide into graphs: integers `[batch_size]` whose sum is `num_edges()`, else ValueError."""
+        self._batch_num_edges = _checked_sizes("batch_num_edges", sizes, self.num_edges(), self.device)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Graph:
+        """A new Graph with `function` applied to every tensor of this one."""
+        new = copy.copy(self)
+        for name in ("_src", "_dst", "_batch_num_nodes", "_batch_num_edges"):
+            setattr(new, name, function(getattr(self, name)))
+        new._set_fields(*({k: function(v) for k, v in fields.items()} for fields in (self.ndata, self.edata)))
+        return new
+
+    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Graph:
+        """Return a new Graph on `device`; tensors already there are shared, not copied."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Graph:
+        """Return a new Graph in page-locked memory, as `DataLoader(pin_memory=True)` asks for."""
+        return self._mapped(Tensor.pin_memory)
+
+    def local_var(self) -> Graph:
+        """Return a new Graph that shares every tensor, and whose fields can be set without setting those of this."""
+        return self._mapped(lambda tensor: tensor)
+
+    @classmethod
+    def from_dgl(cls, G: Any) -> Graph:
+        """Return the Graph with the edges, batch sizes and fields (shared, not copied) of a homogeneous DGLGraph.
+
+        Raises:
+            TypeError: `G` is not a homogeneous DGLGraph.
+        """
+        if not _is_dgl(G):
+            raise TypeError(f"G must be a dgl.DGLGraph, got {_type_name(G)}")
+        graph = as_graph(G)
+        sizes = graph.batch_num_nodes(), graph.batch_num_edges()
+        return _filled(cls(*graph.edges(), graph.num_nodes()), graph.ndata, graph.edata, *sizes)
+
+    def to_dgl(self) -> Any:
+        """Return the DGLGraph with the same edges, batch sizes and fields (shared, not copied).
+
+        Raises:
+            ImportError: DGL is not installed, or cannot run here.
+        """
+        try:
+            import dgl
+        except (ImportError, OSError) as error:
+            raise ImportError("Graph.to_dgl() needs DGL, which cannot be imported here; layers take a Graph") from error
+        G = dgl.graph(self.edges(), num_nodes=self.num_nodes())
+        return _filled(G, self.ndata, self.edata, self.batch_num_nodes(), self.batch_num_edges())
+
+    def __repr__(self) -> str:
+        return (
+            f"Graph(num_nodes={self.num_nodes()}, num_edges={self.num_edges()}, batch_size={self.batch_size}, "
+            f"device={str(self.device)!r},\n      ndata={self.ndata!r},\n      edata={self.edata!r})"
+        )
+
+
+def as_graph(G: Any) -> GraphLike:
+    """Return `G` as an object with the names of `GraphLike`; what every layer calls first.
+
+    A DGLGraph and a Graph have those names already and are returned as they are. A PyTorch Geometric `Data` or `Batch`
+    is returned behind a view, which keeps no state of its own:
+
+        edges()                 edge_index[0], edge_index[1]: from source to target
+        batch_num_nodes()       from ptr, else counted from batch, which must be sorted, else one graph
+        batch_num_edges()       counted: an edge belongs to the graph of its target
+        ndata['x']              data.pos, `[nodes, 3]`
+        ndata['data.x']         data.x, PyG's node features, whose name is taken
+        ndata[name]             data.name, `[nodes, ...]`
+        edata[name]             data.name, `[edges, ...]`
+
+    What is set in `ndata` and `edata` is set on the Data. Listing them lists the tensors of fitting first dimension;
+    where a graph has as many nodes as edges, 'd', 'w', 'r' and names with 'edge' in them are taken to be on the edges.
+    `edata['d']` is never computed from `pos`, which does not know of periodic offsets: set `data.d`.
+
+    Raises:
+        TypeError: `G` is none of these, or a graph of theirs with several types of nodes or edges.
+        ValueError: a Data without `edge_index` `[2, edges]` of integers, or without a known number of nodes.
+    """
+    if isinstance(G, (Graph, _PygView)):
+        return G
+    if _is_dgl(G):
+        if not G.is_homogeneous or G.is_block:
+            raise TypeError(
+                f"a DGLGraph must be homogeneous (see dgl.to_homogeneous), got node types {G.ntypes}, "
+                f"edge types {G.canonical_etypes}{', a block' if G.is_block else ''}"
+            )
+        return G
+    if _is_pyg(G):
+        return _PygView(G)
+    raise TypeError(
+        "G must be a homogeneous dgl.DGLGraph, an equivariant_attention.graphs.Graph or a torch_geometric.data.Data, "
+        f"got {_type_name(G)}"
+    )
+
+
+def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Return the edges of `G` for computing with features on `device`: `(src, dst)`, int64 `[edges]`.
+
+    Raises:
+        ValueError: the graph is on another device; graphs are moved by whoever owns them, not once per layer.
+    """
+    graph, device = as_graph(G), torch.device(device)
+    if not _same_device(graph.device, device):
+        remedy = "Graph.from_dgl(G).to(device)" if _is_dgl(graph) else "G.to(device)"
+        raise ValueError(f"graph must be on the features' device, {device}, got one on {graph.device}; use {remedy}")
+    src, dst = graph.edges()
+    return src.long(), dst.long()
+
+
+def graph_of_node(G: Any) -> Tensor:
+    """Return the index of the graph that each node of the batch belongs to, int64 `[nodes]`, on the graph's device."""
+    graph = as_graph(G)
+    return _owners(graph.batch_num_nodes(), graph.num_nodes(), graph.device)
+
+
+def rebuilt(
+    G: Any,
+    src: Tensor,
+    dst: Tensor,
+    ndata: Mapping[str, Tensor],
+    edata: Mapping[str, Tensor],
+    batch_num_nodes: Tensor,
+    batch_num_edges: Tensor,
+) -> Any:
+    """Return a new graph of the same kind as `G`, made of the other arguments alone; `G` is not touched.
+
+    Args:
+        G: a DGLGraph, a Graph or a PyG Data or Batch (which come back with `batch` and `ptr`, without attributes of
+            whole graphs).
+        src, dst: int `[edges]`.
+        ndata, edata: the fields, named as `as_graph` names them; shared, not copied.
+        batch_num_nodes, batch_num_edges: int `[graphs]`; the first sums to the number of nodes.
+
+    Raises:
+        TypeError, ValueError: as `as_graph` and `Graph` do.
+    """
+    like = as_graph(G)
+    if _is_dgl(like):
+        src, dst = src.to(like.idtype), dst.to(like.idtype)
+    new = _filled(Graph(src, dst, int(batch_num_nodes.sum())), ndata, edata, batch_num_nodes, batch_num_edges)
+    if isinstance(like, _PygView):
+        return like.rebuilt(new)
+    return new.to_dgl() if _is_dgl(like) else new
+
+
+def batch(graphs: Sequence[Any]) -> Any:
+    """Return one batch of all `graphs`, of the kind of the first; those that are batches count with all their graphs.
+
+    Raises:
+        ValueError: no graphs, or graphs that differ in their device or in the names, dtypes or trailing shapes of their
+            fields.
+        TypeError: graphs of different kinds.
+    """
+    graphs = [as_graph(G) for G in graphs]
+    if not graphs:
+        raise ValueError("graphs must hold at least one graph, got none")
+    _check_alike(graphs)
+    first_nodes = list(accumulate((G.num_nodes() for G in graphs[:-1]), initial=0))
+    src, dst = (
+        torch.cat([ends + first for ends, first in zip(column, first_nodes, strict=True)])
+        for column in zip(*(G.edges() for G in graphs), strict=True)
+    )
+    ndata, edata = (
+        {name: torch.cat([fields[name] for fields in column]) for name in column[0]}
+        for column in ([G.ndata for G in graphs], [G.edata for G in graphs])
+    )
+    sizes = (
+        torch.cat([G.batch_num_nodes() for G in graphs]),
+        torch.cat([G.batch_num_edges() for G in graphs]),
+    )
+    return rebuilt(graphs[0], src, dst, ndata, edata, *sizes)
+
+
+def unbatch(G: Any) -> list[Any]:
+    """Return the graphs of a batch, each of the kind of `G` and with its part of every field.
+
+    Raises:
+        ValueError: the batch sizes do not fit the graph, or an edge is not inside the graph they count it to.
+    """
+    graph = as_graph(G)
+    nodes = _checked_sizes("batch_num_nodes", graph.batch_num_nodes(), graph.num_nodes(), graph.device)
+    edges = _checked_sizes("batch_num_edges", graph.batch_num_edges(), graph.num_edges(), graph.device)
+    if len(nodes) != len(edges):
+        raise ValueError(f"batch_num_edges must count {len(nodes)} graphs as batch_num_nodes does, got {len(edges)}")
+    src, dst = edges_on(graph, graph.device)
+    owner, edge_owner = graph_of_node(graph), _owners(edges, graph.num_edges(), graph.device)
+    stray = (owner[src] != edge_owner) | (owner[dst] != edge_owner)
+    if stray.any():
+        e = int(stray.nonzero()[0])
+        raise ValueError(
+            f"edges must be grouped by graph as batch_num_edges counts them, got edge {e}, counted to graph "
+            f"{int(edge_owner[e])}, from a node of graph {int(owner[src[e]])} to one of graph {int(owner[dst[e]])}"
+        )
+    first_node = (nodes.cumsum(0) - nodes)[edge_owner]
+    per_graph = [part.split(edges.tolist()) for part in (src - first_node, dst - first_node)]
+    ndata, edata = _split(graph.ndata, nodes.tolist()), _split(graph.edata, edges.tolist())
+    dtype = graph.edges()[0].dtype
+    return [
+        rebuilt(graph, src.to(dtype), dst.to(dtype), *fields)
+        for src, dst, *fields in zip(*per_graph, ndata, edata, nodes.split(1), edges.split(1), strict=True)
+    ]
+
+
+class _PygView:
+    """A PyTorch Geometric Data under the names of `GraphLike`; `as_graph` tells how they correspond."""
+
+    def __init__(self, data: Any) -> None:
+        index, num_nodes = data.edge_index, data.num_nodes
+        if not isinstance(index, Tensor) or index.dtype not in _INTEGERS or index.dim() != 2 or len(index) != 2:
+            got = f"{index.dtype} {list(index.shape)}" if isinstance(index, Tensor) else _type_name(index)
+            raise ValueError(f"data.edge_index must be an int tensor [2, edges], got {got}")
+        if num_nodes is None:
+            raise ValueError("data.num_nodes must be known, got None: set it, or data.pos")
+        self._data, self._num_nodes = data, num_nodes
+        counts = {"nodes": num_nodes, "edges": index.shape[1]}
+        self.ndata, self.edata = (_PygFields(kind, counts, index.device, data) for kind in ("nodes", "edges"))
+
+    @property
+    def device(self) -> torch.device:
+        return self._data.edge_index.device
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.batch_num_nodes())
+
+    def edges(self) -> tuple[Tensor, Tensor]:
+        return self._data.edge_index[0], self._data.edge_index[1]
+
+    def num_nodes(self) -> int:
+        return self._num_nodes
+
+    def num_edges(self) -> int:
+        return self._data.edge_index.shape[1]
+
+    def batch_num_nodes(self) -> Tensor:
+        if "ptr" in self._data:
+            return self._data.ptr.diff()
+        if "batch" in self._data:
+            return graph_sizes(self._data.batch, self._num_nodes)
+        return torch.tensor([self._num_nodes], device=self.device)
+
+    def batch_num_edges(self) -> Tensor:
+        sizes = self.batch_num_nodes()
+        owner = _owners(sizes, self._num_nodes, self.device)[self._data.edge_index[1]]
+        return torch.zeros_like(sizes).index_add(0, owner, torch.ones_like(owner))
+
+    def rebuilt(self, plain: Graph) -> Any:
+        """A Data, or Batch, like the one viewed, with the edges, sizes and fields of `plain`."""
+        pyg = sys.modules["torch_geometric.data"]
+        kind = pyg.Batch if isinstance(self._data, pyg.Batch) else pyg.Data
+        sizes = plain.batch_num_nodes()
+        ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+        data = kind(edge_index=torch.stack(plain.edges()), num_nodes=plain.num_nodes(), ptr=ptr)
+        data.batch = graph_of_node(plain)
+        view = _PygView(data)
+        view.ndata.update(plain.ndata)
+        view.edata.update(plain.edata)
+        return data
+
+    def __repr__(self) -> str:
+        return f"as_graph({self._data!r})"
+
+
+class _PygFields(Fields):
+    """The attributes of a PyTorch Geometric Data that are tensors on its nodes, or on its edges."""
+
+    def __init__(self, kind: str, counts: dict[str, int], device: torch.device, data: Any) -> None:
+        super().__init__(kind, counts[kind], device, data)
+        self._counts = counts
+        self._attributes = {"x": "pos", "data.x": "x"} if kind == "nodes" else {}
+
+    def _key(self, name: str) -> str:
+        return self._attributes.get(name, name)
+
+    def _hint(self, name: str) -> str:
+        if (self._kind, name) == ("edges", "d"):
+            return "; set data.d = data.pos[dst] - data.pos[src], where src, dst = data.edge_index"
+        return f"; set data.{self._key(name)}"
+
+    def _fits(self, value: Any) -> list[str]:
+        """What the first dimension of an attribute lets it be on: nodes, edges, both or neither."""
+        rows = value.shape[:1] if isinstance(value, Tensor) else ()
+        return [kind for kind, count in self._counts.items() if rows == (count,)]
+
+    def __contains__(self, name: object) -> bool:
+        # What fits neither nodes nor edges counts as present, so that reading it says what is wrong with it.
+        attribute = self._key(name)
+        return attribute in self._store and self._fits(self._store[attribute]) in ([], [self._kind], list(self._counts))
+
+    def __iter__(self) -> Iterator[str]:
+        names = {attribute: name for name, attribute in self._attributes.items()}
+        for attribute, value in self._store.to_dict().items():
+            fits = [] if attribute in ("edge_index", "batch", "ptr") else self._fits(value)
+            if len(fits) == 2:
+                fits = ["edges" if attribute in ("d", "w", "r") or "edge" in attribute else "nodes"]
+            if fits == [self._kind]:
+                yield names.get(attribute, attribute)
+
+
+def graph_sizes(batch: Tensor, num_nodes: int) -> Tensor:
+    """Return the number of nodes of each graph, int64 `[graphs]`, from the sorted graph number of each node.
+
+    Args:
+        batch: int `[nodes]`, as in PyTorch Geometric; numbers that do not occur are graphs without nodes.
+        num_nodes: the length `batch` must have.
+
+    Raises:
+        ValueError: `batch` is not such a tensor.
+    """
+    if not isinstance(batch, Tensor) or batch.dtype not in _INTEGERS or batch.shape != (num_nodes,):
+        got = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else _type_name(batch)
+        raise ValueError(f"batch must be an int tensor [{num_nodes}], one graph number per node, got {got}")
+    if not num_nodes:
+        return batch.new_zeros(0, dtype=torch.int64)
+    if batch[0] < 0 or (batch[1:] < batch[:-1]).any():
+        raise ValueError("batch must be sorted and count from 0, got graph numbers that decrease or are negative")
+    return torch.bincount(batch)
+
+
+def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
+    """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
+    groups = torch.arange(len(sizes), device=device)
+    # With the size of the output given, a GPU need not report the sum of the sizes back.
+    return torch.repeat_interleave(groups, sizes.to(device), output_size=total)
+
+
+def _filled(
+    G: Any, ndata: Mapping[str, Tensor], edata: Mapping[str, Tensor], batch_num_nodes: Tensor, batch_num_edges: Tensor
+) -> Any:
+    """The same Graph or DGLGraph, newly made by the caller, with its batch sizes and fields set."""
+    G.set_batch_num_nodes(batch_num_nodes)
+    G.set_batch_num_edges(batch_num_edges)
+    G.ndata.update(ndata)
+    G.edata.update(edata)
+    return G
+
+
+def _split(fields: Mapping[str, Tensor], sizes: list[int]) -> list[dict[str, Tensor]]:
+    """The part of every field that belongs to each graph of these sizes."""
+    parts = {name: value.split(sizes) for name, value in fields.items()}
+    return [{name: part[i] for name, part in parts.items()} for i in range(len(sizes))]
+
+
+def _check_alike(graphs: Sequence[GraphLike]) -> None:
+    """Refuse to batch graphs that differ in kind, device or fields, naming the first that differs from graph 0."""
+
+    def schemes(fields: Mapping[str, Tensor]) -> dict[str, str]:
+        return {name: f"{value.dtype} {['...', *value.shape[1:]]}" for name, value in fields.items()}
+
+    first = graphs[0]
+    for i, G in enumerate(graphs):
+        if type(G) is not type(first):
+            kinds = f"{_type_name(first)} (graph 0) and {_type_name(G)} (graph {i})"
+            raise TypeError(f"graphs must be of one kind, got {kinds}")
+        if G.device != first.device:
+            raise ValueError(f"graphs must be on one device, got {first.device} (graph 0) and {G.device} (graph {i})")
+        for label in ("ndata", "edata"):
+            expected, got = schemes(getattr(first, label)), schemes(getattr(G, label))
+            if got != expected:
+                raise ValueError(f"graphs must have the same {label}, got {expected} (graph 0) and {got} (graph {i})")
+
+
+def _integers(name: str, value: Tensor | Sequence[int]) -> Tensor:
+    """`value` as a one-dimensional tensor of integers, or a ValueError that names it."""
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
+        value = value if value.numel() else value.long()
+    if value.dim() != 1 or value.dtype not in _INTEGERS:
+        raise ValueError(f"{name} must be one-dimensional of int32 or int64, got {value.dtype} {list(value.shape)}")
+    return value
+
+
+def _checked_num_nodes(src: Tensor, dst: Tensor, num_nodes: int | None) -> int:
+    """The number of nodes, by default as many as the edges need, or a ValueError if they need more."""
+    ranges = {name: [int(end) for end in ends.aminmax()] for name, ends in (("src", src), ("dst", dst)) if len(ends)}
+    if num_nodes is None:
+        num_nodes = 1 + max((most for _, most in ranges.values()), default=-1)
+    try:
+        num_nodes = operator.index(num_nodes)
+    except TypeError:
+        raise ValueError(f"num_nodes must be an integer, got {num_nodes!r}") from None
+    if num_nodes < 0:
+        raise ValueError(f"num_nodes must be at least 0, got {num_nodes}")
+    for name, (least, most) in ranges.items():
+        if least < 0 or most >= num_nodes:
+            raise ValueError(f"{name} must hold nodes in [0, {num_nodes}), got {least if least < 0 else most}")
+    return num_nodes
+
+
+def _checked_sizes(name: str, sizes: Tensor | Sequence[int], total: int, device: torch.device) -> Tensor:
+    """`sizes` as int64 `[graphs]` on the device, or a ValueError if they do not add up to `total`."""
+    sizes = _integers(name, sizes).to(device, torch.int64)
+    if (sizes < 0).any() or sizes.sum() != total:
+        raise ValueError(f"{name} must be at least 0 each and {total} in all, got {sizes.tolist()}")
+    return sizes
+
+
+def _same_device(a: torch.device, b: torch.device) -> bool:
+    """Whether two devices are one; 'cuda' without a number may be any of that type."""
+    return a.type == b.type and (a.index is None or b.index is None or a.index == b.index)
+
+
+def _is_dgl(G: Any) -> bool:
+    return isinstance(G, getattr(sys.modules.get("dgl"), "DGLGraph", ()))
+
+
+def _is_pyg(G: Any) -> bool:
+    return isinstance(G, getattr(sys.modules.get("torch_geometric.data"), "Data", ()))
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

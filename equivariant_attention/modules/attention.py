@@ -1,0 +1,78 @@
+"""Multi-head attention over the incoming edges of each node."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features, Fiber, check_features, check_heads, fiber2head
+from equivariant_attention.graphs import as_graph, edges_on
+from equivariant_attention.segments import segment_softmax, segment_sum
+
+
+class GMABSE3(nn.Module):
+    r"""Multi-head attention with keys and values on the edges (section 3.2 of arXiv 2006.10503).
+
+    .. math:: f_i \leftarrow \sum_{j \in N_i} \alpha_{ij} v_{ij}, \qquad
+              \alpha_{ij} = \frac{\exp \langle q_i, k_{ij} \rangle / \sqrt{n}}
+                                 {\sum_{j'} \exp \langle q_i, k_{ij'} \rangle / \sqrt{n}}
+
+    per head, over the head's share of the channels of every degree; n is ``n_features`` of the whole key fiber.
+
+    Args:
+        f_value: fiber of the values.
+        f_key: fiber of the keys and queries.
+        n_heads: number of heads.
+
+    Raises:
+        ValueError: ``n_heads`` does not divide the channels of every degree.
+    """
+
+    def __init__(self, f_value: Fiber, f_key: Fiber, n_heads: int) -> None:
+        super().__init__()
+        check_heads(f_value, n_heads, "f_value")
+        check_heads(f_key, n_heads, "f_key")
+        self.f_value, self.f_key, self.n_heads = f_value, f_key, n_heads
+
+    def forward(
+        self,
+        v: Features,
+        k: Features | None = None,
+        q: Features | None = None,
+        G: Any = None,
+        return_attention: bool = False,
+        **kwargs,
+    ) -> Features | tuple[Features, Tensor]:
+        """Attend.
+
+        Args:
+            v: values, ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_value``.
+            k: keys, the same of fiber ``f_key``.
+            q: queries, ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_key``.
+            G: the graph.
+            return_attention: also return the attention weights.
+
+        Returns:
+            ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_value``, 0 at nodes without incoming edges; and
+            the weights ``[edges, heads]`` if asked for, at least float32.
+
+        Raises:
+            ValueError: values, keys or queries are not those of the fibers and the graph.
+        """
+        G = as_graph(G)
+        check_features(v, self.f_value, G.num_edges(), "v")
+        check_features(k, self.f_key, G.num_edges(), "k")
+        check_features(q, self.f_key, G.num_nodes(), "q")
+        _, dst = edges_on(G, v[str(self.f_value.min_degree)].device)
+        keys = fiber2head(k, self.n_heads, self.f_key, squeeze=True)
+        queries = fiber2head(q, self.n_heads, self.f_key, squeeze=True)
+        logits = (keys * queries[dst]).sum(-1) / self.f_key.n_features**0.5
+        attention = segment_softmax(logits, dst, G.num_nodes())
+        output = {}
+        for degree, value in v.items():
+            per_head = value.unflatten(1, (self.n_heads, -1))
+            weighted = attention.to(value.dtype)[:, :, None, None] * per_head
+            output[degree] = segment_sum(weighted.flatten(1, 2), dst, G.num_nodes())
+        return (output, attention) if return_attention else output
+
+    def extra_repr(self) -> str:
+        return f"f_value={self.f_value}, f_key={self.f_key}, n_heads={self.n_heads}"

@@ -1,0 +1,200 @@
+"""Tensor field network convolutions: on the nodes, and the messages alone on the edges."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.contraction import Inputs, contract
+from equivariant_attention.fibers import Features, Fiber, check_features
+from equivariant_attention.graphs import as_graph, edges_on
+from equivariant_attention.modules.pairwise import PairwiseConv
+from equivariant_attention.segments import segment_mean, segment_size
+
+X_IJ = (None, "cat", "add")
+
+
+class GConvSE3Partial(nn.Module):
+    r"""Messages of a tensor field network along the edges, without gathering them on the nodes.
+
+    .. math:: m_{ij}^l = \sum_k W^{lk}(x_i - x_j) \, f_j^k
+
+    (equation (8) of arXiv 2006.10503), for an edge from node j to node i.
+
+    Args:
+        f_in: fiber of the node features.
+        f_out: fiber of the messages.
+        edge_dim: number of scalar features ``edata['w']`` per edge.
+        x_ij: what becomes of the relative position ``edata['d']``: None, nothing; 'cat', it is appended to the input as
+            the last channel of degree 1 (which ``f_in`` need not have); 'add', it is added to the first channel of
+            degree 1 where ``f_in`` has at least two such channels, and nothing is added otherwise (as published).
+            Where the graph has ``ndata['x']``, gradients of this term flow to it rather than to ``edata['d']``, also
+            as published; without it they flow to ``edata['d']``.
+
+    Raises:
+        ValueError: ``x_ij`` is none of these.
+    """
+
+    def __init__(self, f_in: Fiber, f_out: Fiber, edge_dim: int = 0, x_ij: str | None = None) -> None:
+        super().__init__()
+        if x_ij not in X_IJ:
+            raise ValueError(f"x_ij must be one of {X_IJ}, got {x_ij!r}")
+        self.f_in, self.f_out, self.edge_dim, self.x_ij = f_in, f_out, edge_dim, x_ij
+        self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
+        self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim)
+
+    def inputs(self, h: Features, G: Any, r: Tensor, basis: Mapping[str, Tensor]) -> Inputs:
+        """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options."""
+        G = as_graph(G)
+        check_features(h, self.f_in, G.num_nodes(), "h")
+        src, _ = edges_on(G, h[str(self.f_in.min_degree)].device)
+        scalars = edge_scalars(G, r, self.edge_dim)
+        if self.x_ij is None or (self.x_ij == "add" and self.f_in.dict.get(1, 0) < 2):
+            return Inputs(h, src, scalars, basis)
+        d = _relative_positions(G)
+        if self.x_ij == "add":
+            return Inputs(h, src, scalars, basis, vector=d, channel=0)
+        room = d.new_zeros(G.num_nodes(), 1, 3)
+        h = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
+        return Inputs(h, src, scalars, basis, vector=d, channel=self.f_sent.dict[1] - 1)
+
+    def messages(self, inputs: Inputs) -> Features:
+        """The messages themselves, ``{degree: [edges, channels, 2 degree + 1]}``."""
+        return contract(self.kernel_unary, self.f_sent, self.f_out, inputs)
+
+    def forward(
+        self, h: Features, G: Any = None, r: Tensor | None = None, basis: Mapping[str, Tensor] | None = None, **kwargs
+    ) -> Features:
+        """Messages along the edges of ``G``.
+
+        Args:
+            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
+            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+
+        Returns:
+            ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_out``.
+
+        Raises:
+            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+        """
+        return self.messages(self.inputs(h, G, r, basis))
+
+    def extra_repr(self) -> str:
+        return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}"
+
+
+class GConvSE3(nn.Module):
+    r"""Tensor field network layer: the mean of the messages into each node, with an optional self-interaction.
+
+    .. math:: f_i^l \leftarrow \frac{1}{|N_i|} \sum_{j \in N_i} \Big( \sum_k W^{lk}(x_i - x_j) f_j^k + S^l f_i^l \Big)
+
+    (arXiv 1802.08219; equation (8) of arXiv 2006.10503). With flavor 'TFN' the message is multiplied by :math:`S^l`
+    instead. A node without incoming edges gets 0, as published.
+
+    Args:
+        f_in: fiber of the input.
+        f_out: fiber of the output.
+        self_interaction: whether there is an S at all.
+        edge_dim: number of scalar features ``edata['w']`` per edge.
+        flavor: 'skip', S f_i is added for the degrees in both fibers; 'TFN', the message is multiplied by S.
+
+    Raises:
+        ValueError: ``flavor`` is neither.
+    """
+
+    def __init__(
+        self, f_in: Fiber, f_out: Fiber, self_interaction: bool = False, edge_dim: int = 0, flavor: str = "skip"
+    ) -> None:
+        super().__init__()
+        if flavor not in ("skip", "TFN"):
+            raise ValueError(f"flavor must be 'skip' or 'TFN', got {flavor!r}")
+        self.f_in, self.f_out, self.edge_dim = f_in, f_out, edge_dim
+        self.self_interaction, self.flavor = self_interaction, flavor
+        self.kernel_unary = pairwise_kernels(f_in, f_out, edge_dim)
+        self.kernel_self = nn.ParameterDict()
+        if self_interaction:
+            columns = f_in.dict if flavor == "skip" else f_out.dict
+            for m_out, degree in f_out.structure:
+                if degree in columns:
+                    m_in = columns[degree]
+                    self.kernel_self[str(degree)] = nn.Parameter(torch.randn(1, m_out, m_in) / m_in**0.5)
+
+    def forward(
+        self, h: Features, G: Any = None, r: Tensor | None = None, basis: Mapping[str, Tensor] | None = None, **kwargs
+    ) -> Features:
+        """New node features.
+
+        Args:
+            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
+            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+
+        Returns:
+            ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``.
+
+        Raises:
+            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+        """
+        G = as_graph(G)
+        check_features(h, self.f_in, G.num_nodes(), "h")
+        src, dst = edges_on(G, h[str(self.f_in.min_degree)].device)
+        inputs = Inputs(h, src, edge_scalars(G, r, self.edge_dim), basis)
+        messages = contract(self.kernel_unary, self.f_in, self.f_out, inputs)
+        output = {degree: segment_mean(m, dst, G.num_nodes()) for degree, m in messages.items()}
+        return self._interact_with_self(output, h, segment_size(dst, G.num_nodes()) > 0)
+
+    def _interact_with_self(self, output: Features, h: Features, has_edges: Tensor) -> Features:
+        for degree, S in self.kernel_self.items():
+            if self.flavor == "TFN":
+                output[degree] = S @ output[degree]
+            else:
+                output[degree] = output[degree] + has_edges[:, None, None] * (S @ h[degree])
+        return output
+
+    def extra_repr(self) -> str:
+        return (
+            f"f_in={self.f_in}, f_out={self.f_out}, self_interaction={self.self_interaction}, "
+            f"edge_dim={self.edge_dim}, flavor={self.flavor!r}"
+        )
+
+
+def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:
+    """A :class:`PairwiseConv` for every pair of degrees, keyed ``'(k,l)'``."""
+    return nn.ModuleDict(
+        {
+            f"({k},{l})": PairwiseConv(k, m_in, l, m_out, edge_dim)
+            for m_in, k in f_in.structure
+            for m_out, l in f_out.structure
+        }
+    )
+
+
+def _relative_positions(G: Any) -> Tensor:
+    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
+    d = G.edata["d"].reshape(-1, 3)
+    if "x" not in G.ndata:
+        return d
+    src, dst = G.edges()
+    x = G.ndata["x"].reshape(-1, 3)
+    difference = x[dst] - x[src]
+    return d.detach() + (difference - difference.detach())
+
+
+def edge_scalars(G: Any, r: Tensor, edge_dim: int) -> Tensor:
+    """What the radial networks see, ``[edges, edge_dim + 1]``: ``edata['w']`` where there is one, then the distance.
+
+    Raises:
+        ValueError: ``r`` or ``edata['w']`` has another shape than the graph and the layer ask for.
+    """
+    edges = G.num_edges()
+    if tuple(r.shape) != (edges, 1):
+        raise ValueError(f"r must have shape [{edges}, 1], got {list(r.shape)}")
+    w = G.edata["w"] if "w" in G.edata else r.new_zeros(edges, 0)
+    if tuple(w.shape) not in ((edges, edge_dim), (edges, edge_dim, 1)):
+        raise ValueError(
+            f"edata['w'] must have shape [{edges}, {edge_dim}] for a layer with edge_dim={edge_dim}, "
+            + (f"got {list(w.shape)}" if "w" in G.edata else "but the graph has no edata['w']")
+        )
+    return torch.cat([w.reshape(edges, edge_dim), r], dim=-1)

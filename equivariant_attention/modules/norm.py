@@ -1,0 +1,84 @@
+"""Nonlinearities that act on the norms of features and keep their directions."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features, Fiber, check_features
+from equivariant_attention.modules.radial import BN
+
+SMALLEST_NORM = 1e-12
+
+
+class GNormSE3(nn.Module):
+    r"""Norm nonlinearity: :math:`f^l \leftarrow \mathrm{MLP}(|f^l|) \; f^l / |f^l|` (section 3.3 of arXiv 2006.10503).
+
+    The network sees the norms of all channels of one degree at once; norms below 1e-12 are raised to it.
+
+    Args:
+        fiber: fiber of input and output.
+        nonlin: the nonlinearity, a module class.
+        num_layers: the network is this many times (LayerNorm, nonlinearity, Linear), with a bias in the last Linear
+            only; for 0, LayerNorm and nonlinearity.
+    """
+
+    def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0) -> None:
+        super().__init__()
+        self.fiber, self.num_layers = fiber, num_layers
+        self.transform = nn.ModuleDict({str(d): _norm_network(m, nonlin, num_layers) for m, d in fiber.structure})
+
+    def forward(self, features: Features, **kwargs) -> Features:
+        """``{degree: [nodes, m, 2 degree + 1]}`` to the same shapes."""
+        check_features(features, self.fiber, next(iter(features.values())).shape[0])
+        output = {}
+        for degree, network in self.transform.items():
+            norm, phase = _norm_and_phase(features[degree])
+            output[degree] = network(norm.squeeze(-1)).unsqueeze(-1) * phase
+        return output
+
+    def extra_repr(self) -> str:
+        return f"fiber={self.fiber}, num_layers={self.num_layers}"
+
+
+class GNormBias(nn.Module):
+    r"""Norm nonlinearity with a bias: :math:`f^l \leftarrow \mathrm{ReLU}(|f^l| + b^l) \; f^l / |f^l|`.
+
+    Args:
+        fiber: fiber of input and output.
+        nonlin: the nonlinearity, a module class.
+    """
+
+    def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.fiber = fiber
+        self.nonlin = nonlin()
+        self.bias = nn.ParameterDict({str(d): nn.Parameter(torch.randn(1, m)) for m, d in fiber.structure})
+
+    def forward(self, features: Features, **kwargs) -> Features:
+        """``{degree: [nodes, m, 2 degree + 1]}`` to the same shapes."""
+        check_features(features, self.fiber, next(iter(features.values())).shape[0])
+        output = {}
+        for degree, bias in self.bias.items():
+            norm, phase = _norm_and_phase(features[degree])
+            output[degree] = self.nonlin(norm + bias.unsqueeze(-1)) * phase
+        return output
+
+    def extra_repr(self) -> str:
+        return f"fiber={self.fiber}"
+
+
+def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
+    if num_layers == 0:
+        return nn.Sequential(BN(m), nonlin())
+    layers: list[nn.Module] = []
+    for i in range(num_layers):
+        linear = nn.Linear(m, m, bias=i == num_layers - 1)
+        nn.init.kaiming_uniform_(linear.weight)
+        layers += [BN(m), nonlin(), linear]
+    return nn.Sequential(*layers)
+
+
+def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:
+    norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
+    return norm, value / norm

@@ -1,0 +1,46 @@
+"""The kernel between one pair of degrees."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from equivariant_attention.modules.radial import RadialFunc
+
+
+class PairwiseConv(nn.Module):
+    r"""Kernel from degree k to degree l along every edge (equation (8) of arXiv 2006.10503).
+
+    .. math:: W^{lk}(x) = \sum_{J=|l-k|}^{l+k} R_J^{lk}(|x|, w) \, W_J^{lk}(x)
+
+    It holds the parameters of the pair, its radial network ``rp``. Layers evaluate it through
+    :func:`equivariant_attention.contraction.contract`, which need not form the kernel; ``forward`` does form it.
+
+    Args:
+        degree_in: k.
+        nc_in: channels of degree k.
+        degree_out: l.
+        nc_out: channels of degree l.
+        edge_dim: number of scalar features per edge, apart from the distance.
+    """
+
+    def __init__(self, degree_in: int, nc_in: int, degree_out: int, nc_out: int, edge_dim: int = 0) -> None:
+        super().__init__()
+        self.degree_in, self.degree_out = degree_in, degree_out
+        self.nc_in, self.nc_out = nc_in, nc_out
+        self.num_freq = 2 * min(degree_in, degree_out) + 1
+        self.d_out = 2 * degree_out + 1
+        self.edge_dim = edge_dim
+        self.rp = RadialFunc(self.num_freq, nc_in, nc_out, edge_dim)
+
+    def forward(self, feat: Tensor, basis: Mapping[str, Tensor]) -> Tensor:
+        """The kernel of every edge.
+
+        Args:
+            feat: edge features, then the distance, ``[edges, edge_dim + 1]``.
+            basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+
+        Returns:
+            ``[edges, nc_out (2l+1), nc_in (2k+1)]``.
+        """
+        kernel = (self.rp(feat) * basis[f"{self.degree_in},{self.degree_out}"]).sum(-1)
+        return kernel.flatten(3, 4).flatten(1, 2)

@@ -1,0 +1,65 @@
+"""Pooling over the nodes of each graph."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features
+from equivariant_attention.graphs import as_graph, graph_of_node
+from equivariant_attention.segments import segment_max, segment_mean
+
+
+class GAvgPooling(nn.Module):
+    """Mean of the features of one degree over the nodes of each graph.
+
+    Args:
+        type: the degree, as a string.
+
+    Raises:
+        ValueError: ``type`` is not the string of a whole number of at least 0.
+    """
+
+    def __init__(self, type: str = "0") -> None:
+        super().__init__()
+        if not (isinstance(type, str) and type.isdecimal()):
+            raise ValueError(f"type must be a degree as a string, such as '0', got {type!r}")
+        self.type = type
+
+    def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor | Features:
+        """Pool ``{degree: [nodes, m, 2 degree + 1]}``.
+
+        Returns:
+            ``[graphs, m]`` for degree 0, ``{degree: [graphs, m, 2 degree + 1]}`` otherwise; 0 for a graph without
+            nodes.
+
+        Raises:
+            ValueError: the features lack the degree, or are not on the nodes of ``G``.
+        """
+        G = as_graph(G)
+        pooled = segment_mean(_on_nodes(features, self.type, G), graph_of_node(G), G.batch_size)
+        return pooled.squeeze(-1) if self.type == "0" else {self.type: pooled}
+
+    def extra_repr(self) -> str:
+        return f"type={self.type!r}"
+
+
+class GMaxPooling(nn.Module):
+    """Maximum of the features of degree 0 over the nodes of each graph."""
+
+    def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor:
+        """Pool ``{'0': [nodes, m, 1]}`` to ``[graphs, m]``; 0 for a graph without nodes.
+
+        Raises:
+            ValueError: the features lack degree 0, or are not on the nodes of ``G``.
+        """
+        G = as_graph(G)
+        return segment_max(_on_nodes(features, "0", G).squeeze(-1), graph_of_node(G), G.batch_size)
+
+
+def _on_nodes(features: Features, degree: str, G: Any) -> Tensor:
+    if degree not in features:
+        raise ValueError(f"features must have degree '{degree}' to be pooled, got {sorted(features)}")
+    value = features[degree]
+    if value.dim() != 3 or value.shape[0] != G.num_nodes():
+        raise ValueError(f"features['{degree}'] must have shape [{G.num_nodes()}, m, 2l+1], got {list(value.shape)}")
+    return value

@@ -1,0 +1,64 @@
+"""The radial network: weights of a kernel as a function of the distance and the edge features."""
+
+from torch import Tensor, nn
+
+HIDDEN = 32
+
+
+class BN(nn.Module):
+    """LayerNorm over the last dimension, ``[..., m]`` to ``[..., m]``, under its published name.
+
+    Args:
+        m: length of the last dimension.
+    """
+
+    def __init__(self, m: int) -> None:
+        super().__init__()
+        self.bn = nn.LayerNorm(m)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, ``[..., m]``."""
+        return self.bn(x)
+
+
+class RadialFunc(nn.Module):
+    r"""Radial weights :math:`R_J^{lk}(|x|, w)` of one pair of degrees (equation (8) of arXiv 2006.10503).
+
+    Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values.
+
+    Args:
+        num_freq: F, the number of basis kernels of the pair, ``2 min(l, k) + 1``.
+        in_dim: channels in.
+        out_dim: channels out.
+        edge_dim: number of scalar features per edge, apart from the distance.
+    """
+
+    def __init__(self, num_freq: int, in_dim: int, out_dim: int, edge_dim: int = 0) -> None:
+        super().__init__()
+        self.num_freq, self.in_dim, self.out_dim, self.edge_dim = num_freq, in_dim, out_dim, edge_dim
+        self.net = nn.Sequential(
+            nn.Linear(edge_dim + 1, HIDDEN),
+            BN(HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            BN(HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, num_freq * in_dim * out_dim),
+        )
+        for layer in self.net:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Radial weights of every edge.
+
+        Args:
+            x: edge features, then the distance, ``[edges, edge_dim + 1]``.
+
+        Returns:
+            ``[edges, out_dim, 1, in_dim, 1, num_freq]``.
+        """
+        return self.net(x).view(-1, self.out_dim, 1, self.in_dim, 1, self.num_freq)
+
+    def extra_repr(self) -> str:
+        return f"num_freq={self.num_freq}, in_dim={self.in_dim}, out_dim={self.out_dim}, edge_dim={self.edge_dim}"

@@ -1,0 +1,142 @@
+"""The SE(3)-Transformer layer: attention, skip connection and self-interaction."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.modules.attention import GMABSE3
+from equivariant_attention.modules.combine import GCat, GSum
+from equivariant_attention.modules.convolution import GConvSE3Partial
+from equivariant_attention.modules.linear import G1x1SE3
+from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
+
+
+class GSE3Res(nn.Module):
+    r"""SE(3)-Transformer layer (section 3.2 of arXiv 2006.10503).
+
+    .. math:: f_i \leftarrow \mathrm{project} \Big( \sum_{j \in N_i} \alpha_{ij} W_V(x_i - x_j) f_j \Vert f_i \Big), \quad
+              \alpha_{ij} = \mathrm{softmax}_j \langle W_Q f_i, W_K(x_i - x_j) f_j \rangle
+
+    Values have the degrees of ``f_out`` and ``floor(m / div)`` channels each; keys and queries have those of them that
+    ``f_in`` has.
+
+    Args:
+        f_in: fiber of the input.
+        f_out: fiber of the output (for ``skip=None`` the output has the fiber of the values).
+        edge_dim: number of scalar features ``edata['w']`` per edge.
+        div: what the channels of ``f_out`` are divided by to give those of keys and values.
+        n_heads: number of attention heads.
+        learnable_skip: whether the 1x1 projection is trained.
+        skip: 'cat', attention output and input are concatenated, then projected; 'sum', the attention output is
+            projected, then the input added, with missing channels taken as zero; None, the attention output itself.
+        selfint: the projection after 'cat': '1x1' (:class:`G1x1SE3`) or 'att' (:class:`GAttentiveSelfInt`).
+        x_ij: as in :class:`GConvSE3Partial`.
+
+    Raises:
+        ValueError: an option has another value; ``div`` leaves a degree without channels; ``n_heads`` does not divide
+            the channels; ``f_in`` and ``f_out`` share no degree; or, for ``skip='sum'``, the input has a degree or
+            more channels than the output.
+    """
+
+    def __init__(
+        self,
+        f_in: Fiber,
+        f_out: Fiber,
+        edge_dim: int = 0,
+        div: float = 4,
+        n_heads: int = 1,
+        learnable_skip: bool = True,
+        skip: str | None = "cat",
+        selfint: str = "1x1",
+        x_ij: str | None = None,
+    ) -> None:
+        super().__init__()
+        if skip not in ("cat", "sum", None):
+            raise ValueError(f"skip must be 'cat', 'sum' or None, got {skip!r}")
+        if selfint not in ("1x1", "att"):
+            raise ValueError(f"selfint must be '1x1' or 'att', got {selfint!r}")
+        self.f_in, self.f_out, self.skip, self.selfint = f_in, f_out, skip, selfint
+        f_value = _divided(f_out, div)
+        f_key = _shared(f_value, f_in)
+        self.GMAB = nn.ModuleDict(
+            {
+                "v": GConvSE3Partial(f_in, f_value, edge_dim=edge_dim, x_ij=x_ij),
+                "k": GConvSE3Partial(f_in, f_key, edge_dim=edge_dim, x_ij=x_ij),
+                "q": G1x1SE3(f_in, f_key),
+                "attn": GMABSE3(f_value, f_key, n_heads=n_heads),
+            }
+        )
+        if skip == "cat":
+            self.cat = GCat(f_value, f_in)
+            if selfint == "att":
+                self.project = GAttentiveSelfInt(self.cat.f_out, f_out)
+            else:
+                self.project = G1x1SE3(self.cat.f_out, f_out, learnable=learnable_skip)
+        elif skip == "sum":
+            _check_sum(f_in, f_out)
+            self.project = G1x1SE3(f_value, f_out, learnable=learnable_skip)
+            self.add = GSum(f_out, f_in)
+
+    def forward(
+        self,
+        features: Features,
+        G: Any = None,
+        r: Tensor | None = None,
+        basis: Mapping[str, Tensor] | None = None,
+        return_attention: bool = False,
+        **kwargs,
+    ) -> Features | tuple[Features, Tensor]:
+        """New node features.
+
+        Args:
+            features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
+            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+            return_attention: also return the attention weights.
+
+        Returns:
+            ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``; and the weights ``[edges, heads]`` if
+            asked for.
+
+        Raises:
+            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+        """
+        inputs = self.GMAB["v"].inputs(features, G, r, basis)
+        v = self.GMAB["v"].messages(inputs)
+        k = self.GMAB["k"].messages(inputs)
+        q = self.GMAB["q"](features)
+        output, attention = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=True)
+        if self.skip == "cat":
+            output = self.project(self.cat(output, features))
+        elif self.skip == "sum":
+            output = self.add(self.project(output), features)
+        return (output, attention) if return_attention else output
+
+    def extra_repr(self) -> str:
+        return f"f_in={self.f_in}, f_out={self.f_out}, skip={self.skip!r}, selfint={self.selfint!r}"
+
+
+def _divided(f_out: Fiber, div: float) -> Fiber:
+    channels = {degree: int(m // div) for degree, m in f_out.dict.items()}
+    for degree, m in f_out.dict.items():
+        if channels[degree] < 1:
+            raise ValueError(f"div must leave every degree a channel: div={div} leaves none of {m} of degree {degree}")
+    return Fiber(dictionary=channels)
+
+
+def _shared(f_value: Fiber, f_in: Fiber) -> Fiber:
+    shared = {degree: m for degree, m in f_value.dict.items() if degree in f_in.dict}
+    if not shared:
+        raise ValueError(f"f_in and f_out must share a degree for keys and queries, got {f_in} and {f_value}")
+    return Fiber(dictionary=shared)
+
+
+def _check_sum(f_in: Fiber, f_out: Fiber) -> None:
+    for degree, m in f_in.dict.items():
+        if m > f_out.dict.get(degree, 0):
+            raise ValueError(
+                f"skip='sum' needs an output with all channels of the input: degree {degree} has {m} channels in f_in, "
+                f"{f_out.dict.get(degree, 0)} in f_out"
+            )

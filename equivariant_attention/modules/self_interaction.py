@@ -1,0 +1,58 @@
+"""Attentive self-interaction."""
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features, Fiber, check_features
+
+SMALLEST_PRODUCT = 1e-12
+
+
+class GAttentiveSelfInt(nn.Module):
+    r"""Mix the channels of each degree with weights that depend on the features (section 3.3 of arXiv 2006.10503).
+
+    .. math:: f^l_{c'} \leftarrow \sum_c w^l_{c'c} f^l_c, \qquad
+              w^l = \mathrm{softmax}_c \, \mathrm{MLP}\big( \langle f^l_a, f^l_b \rangle_{ab} \big)
+
+    The network is LayerNorm, LeakyReLU, Linear on all ``m_in^2`` inner products of one degree; products below 1e-12 in
+    absolute value are raised to it with their sign, and zero stays zero.
+
+    Args:
+        f_in: fiber of the input.
+        f_out: fiber of the output; its degrees are among those of ``f_in``.
+
+    Raises:
+        ValueError: ``f_out`` has a degree that ``f_in`` lacks.
+    """
+
+    def __init__(self, f_in: Fiber, f_out: Fiber) -> None:
+        super().__init__()
+        missing = sorted({*f_out.degrees} - {*f_in.degrees})
+        if missing:
+            raise ValueError(f"f_out must have degrees that f_in has: f_in is {f_in}, f_out also has degrees {missing}")
+        self.f_in, self.f_out = f_in, f_out
+        self.transform = nn.ModuleDict({str(d): _weight_network(f_in.dict[d], m) for m, d in f_out.structure})
+
+    def forward(self, features: Features, **kwargs) -> Features:
+        """``{degree: [nodes, m_in, 2 degree + 1]}`` to ``{degree: [nodes, m_out, 2 degree + 1]}``."""
+        check_features(features, self.f_in, next(iter(features.values())).shape[0])
+        output = {}
+        for degree, network in self.transform.items():
+            value = features[degree]
+            weights = network(_inner_products(value)).unflatten(-1, (-1, value.shape[1])).softmax(dim=-1)
+            output[degree] = weights @ value
+        return output
+
+    def extra_repr(self) -> str:
+        return f"f_in={self.f_in}, f_out={self.f_out}"
+
+
+def _weight_network(m_in: int, m_out: int) -> nn.Sequential:
+    linear = nn.Linear(m_in**2, m_out * m_in)
+    nn.init.kaiming_uniform_(linear.weight)
+    return nn.Sequential(nn.LayerNorm(m_in**2), nn.LeakyReLU(), linear)
+
+
+def _inner_products(value: Tensor) -> Tensor:
+    products = (value @ value.mT).flatten(1)
+    return torch.sign(products) * products.abs().clamp_min(SMALLEST_PRODUCT)

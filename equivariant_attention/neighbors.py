@@ -1,0 +1,202 @@
+"""Graphs from positions: every pair of nodes, the k nearest, or those within a radius.
+
+Which nodes are neighbours is decided on squared distances in float64, written out operation by operation, so that the
+tree searched on a CPU and the blocks of distances made on a GPU find the same edges, ties included.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from equivariant_attention.graphs import Graph, graph_sizes
+
+_BLOCK = 2**22  # distances held at once in the search without a tree: 32 MiB
+_SLACK = 1 + 1e-9  # by how much a tree searches beyond a distance, so that its own rounding misses no candidate
+
+# From the positions of one graph, float64 [n, 3], to its edges (src, dst), int64, ordered by destination, then source.
+_Search = Callable[[Tensor], tuple[Tensor, Tensor]]
+_Array = TypeVar("_Array", Tensor, np.ndarray)
+
+
+def fully_connected_graph(x: Tensor, batch: Tensor | None = None) -> Graph:
+    """Return the graph with an edge, each way, between every two nodes of a graph.
+
+    Args:
+        x: positions `[nodes, 3]`, float32 or float64, in any unit, on any device; may require a gradient.
+        batch: graph number of each node, sorted, int `[nodes]`, as in PyTorch Geometric; by default one graph.
+
+    Returns:
+        A Graph with `ndata['x']` `[nodes, 1, 3]`, `edata['d'] = x_dst - x_src` `[edges, 3]`, differentiable with
+        respect to `x`, and its batch sizes; edges ordered by destination, then source; never from a node to itself.
+
+    Raises:
+        ValueError: `x` or `batch` is not as above, or a position is not finite.
+    """
+    return _graph(x, batch, _every_pair)
+
+
+def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
+    """Return the graph with an edge to every node from each of the `k` nodes of its graph nearest to it.
+
+    Args:
+        x, batch: as for `fully_connected_graph`.
+        k: at least 1; a node with fewer others in its graph has an edge from each of them. Of equally near nodes the
+            first are taken.
+
+    Returns:
+        A Graph as from `fully_connected_graph`.
+
+    Raises:
+        ValueError: `x`, `k` or `batch` is not as above, or a position is not finite.
+    """
+    try:
+        k = operator.index(k)
+    except TypeError:
+        raise ValueError(f"k must be an integer, got {k!r}") from None
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return _graph(x, batch, partial(_nearest, k=k))
+
+
+def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None) -> Graph:
+    """Return the graph with an edge, each way, between every two nodes of a graph at most `radius` apart.
+
+    Args:
+        x, batch: as for `fully_connected_graph`.
+        radius: larger than 0, in the unit of `x`; a distance equal to it counts.
+
+    Returns:
+        A Graph as from `fully_connected_graph`.
+
+    Raises:
+        ValueError: `x`, `radius` or `batch` is not as above, or a position is not finite.
+    """
+    radius = float(radius)
+    if not radius > 0:
+        raise ValueError(f"radius must be larger than 0, got {radius}")
+    return _graph(x, batch, partial(_within, radius=radius))
+
+
+def _graph(x: Tensor, batch: Tensor | None, search: _Search) -> Graph:
+    """The Graph of all edges that the search finds in each graph of the batch."""
+    _check_positions(x)
+    sizes = [len(x)] if batch is None else graph_sizes(batch, len(x)).tolist()
+    # On a GPU other than CUDA there may be no float64.
+    points = x.detach().to(x.device if x.is_cuda else "cpu").double()
+    found, first = [points.new_zeros(2, 0, dtype=torch.int64)], 0
+    for part in points.split(sizes):
+        found.append(torch.stack(search(part)) + first)
+        first += len(part)
+    src, dst = torch.cat(found, dim=1).to(x.device)
+    graph = Graph(src, dst, len(x))
+    graph.set_batch_num_nodes(sizes)
+    graph.set_batch_num_edges([edges.shape[1] for edges in found[1:]])
+    graph.ndata["x"] = x[:, None, :]
+    graph.edata["d"] = x[dst] - x[src]
+    return graph
+
+
+def _check_positions(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 2 or x.shape[1] != 3:
+        got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor [nodes, 3], got {got}")
+    finite = x.isfinite().all(dim=1)
+    if not finite.all():
+        node = int((~finite).nonzero()[0])
+        raise ValueError(f"x must be finite, got {x[node].tolist()} at node {node}")
+
+
+def _every_pair(points: Tensor) -> tuple[Tensor, Tensor]:
+    n = len(points)
+    src, dst = (torch.arange(m, device=points.device) for m in (max(n - 1, 0), n))
+    # The sources of a node are counted past the node itself.
+    return (src + (src >= dst[:, None])).flatten(), dst.repeat_interleave(len(src))
+
+
+def _nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if len(points) < 2:
+        return _every_pair(points)
+    search = _nearest_in_blocks if points.is_cuda else _nearest_in_tree
+    return search(points, min(k, len(points) - 1))
+
+
+def _within(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    if len(points) < 2:
+        return _every_pair(points)
+    search = _within_in_blocks if points.is_cuda else _within_in_tree
+    return search(points, radius)
+
+
+def _nearest_in_tree(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    tree = cKDTree(points.numpy())
+    # The node itself is one of the k + 1. A tree settles ties as it likes, so it is asked for the distance of the last
+    # neighbour, and then for all nodes up to that distance.
+    reach = tree.query(tree.data, k=[k + 1])[0][:, 0]
+    src, dst, squared = _candidates(tree, reach)
+    order = np.lexsort((src, squared, dst))
+    src, dst = src[order], dst[order]
+    rank = np.arange(len(dst)) - np.searchsorted(dst, dst)
+    return _ordered(src[rank < k], dst[rank < k])
+
+
+def _within_in_tree(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    src, dst, squared = _candidates(cKDTree(points.numpy()), radius)
+    near = np.sqrt(squared) <= radius
+    return _ordered(src[near], dst[near])
+
+
+def _candidates(tree: cKDTree, reach: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs of other nodes within reach of a node, or a little beyond: (src, dst, squared distance)."""
+    sources = tree.query_ball_point(tree.data, reach * _SLACK)
+    counts = np.fromiter(map(len, sources), np.int64, len(sources))
+    src = np.fromiter(chain.from_iterable(sources), np.int64, counts.sum())
+    dst = np.repeat(np.arange(len(sources)), counts)
+    src, dst = src[src != dst], dst[src != dst]
+    return src, dst, _squared_distance(tree.data[dst], tree.data[src])
+
+
+def _ordered(src: np.ndarray, dst: np.ndarray) -> tuple[Tensor, Tensor]:
+    order = np.lexsort((src, dst))
+    return torch.from_numpy(src[order]), torch.from_numpy(dst[order])
+
+
+def _nearest_in_blocks(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    # A stable sort settles ties by index, which torch.topk does not.
+    nearest = [squared.sort(dim=1, stable=True).indices[:, :k] for _, squared in _blocks(points)]
+    dst = torch.arange(len(points), device=points.device).repeat_interleave(k)
+    return torch.cat(nearest).sort(dim=1).values.flatten(), dst
+
+
+def _within_in_blocks(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    found = []
+    for rows, squared in _blocks(points):
+        row, src = (squared.sqrt() <= radius).nonzero(as_tuple=True)
+        found.append(torch.stack([src, rows[row]]))
+    return torch.cat(found, dim=1).unbind()
+
+
+def _blocks(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Nodes, block by block, and their squared distances to all nodes: `[block]`, `[block, n]`; NaN to itself."""
+    n = len(points)
+    for rows in torch.arange(n, device=points.device).split(max(1, _BLOCK // n)):
+        squared = _squared_distance(points[rows, None], points)
+        # Not infinity, which is within an infinite radius: NaN is within none, and sorts last.
+        squared[rows - rows[0], rows] = math.nan
+        yield rows, squared
+
+
+def _squared_distance(a: _Array, b: _Array) -> _Array:
+    """Between points `[..., 3]`: `[...]`; no fused or reordered sum, so rounded alike by NumPy, a CPU and a GPU."""
+    difference = a - b
+    x, y, z = (difference[..., i] for i in range(3))
+    return x * x + y * y + z * z

@@ -1,0 +1,34 @@
+"""Sums, means, maxima and softmaxes over segments: the edges into a node, the nodes of a graph."""
+
+import torch
+from torch import Tensor
+
+
+def segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Sum of the rows of each segment: ``[rows, ...]`` to ``[num_segments, ...]``; 0 for a segment without rows."""
+    return values.new_zeros(num_segments, *values.shape[1:]).index_add(0, segment, values)
+
+
+def segment_mean(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Mean of the rows of each segment: ``[rows, ...]`` to ``[num_segments, ...]``; 0 for a segment without rows."""
+    count = segment_size(segment, num_segments).clamp_min(1).to(values.dtype)
+    return segment_sum(values, segment, num_segments) / count.view(-1, *[1] * (values.dim() - 1))
+
+
+def segment_size(segment: Tensor, num_segments: int) -> Tensor:
+    """How many rows each segment has, int64 ``[num_segments]``."""
+    return segment.new_zeros(num_segments).index_add(0, segment, torch.ones_like(segment))
+
+
+def segment_max(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Maximum of the rows of each segment: ``[rows, m]`` to ``[num_segments, m]``; 0 for a segment without rows."""
+    zeros = values.new_zeros(num_segments, values.shape[1])
+    return zeros.scatter_reduce(0, segment[:, None].expand_as(values), values, "amax", include_self=False)
+
+
+def segment_softmax(logits: Tensor, segment: Tensor, num_segments: int) -> Tensor:
+    """Softmax of the rows of each segment, computed in at least float32: ``[rows, m]`` to ``[rows, m]``."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # The softmax does not depend on what is subtracted, so the maximum is a constant to its derivatives.
+    weights = (logits - segment_max(logits.detach(), segment, num_segments)[segment]).exp()
+    return weights / segment_sum(weights, segment, num_segments)[segment]

@@ -1,0 +1,89 @@
+"""Clebsch-Gordan coefficients of the real basis, exact to the last bit of float64, once per process."""
+
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# The published basis agrees with e3nn's Wigner 3j symbols up to one sign per (degree_in, degree_out, J). Published
+# weights were trained with these signs, so they are part of the interface. J runs from |k - l| to k + l.
+_PUBLISHED_SIGNS = {
+    (0, 0): "+", (0, 1): "+", (0, 2): "-", (0, 3): "-", (0, 4): "-",
+    (1, 0): "+", (1, 1): "+-+", (1, 2): "+-+", (1, 3): "++-", (1, 4): "-+-",
+    (2, 0): "-", (2, 1): "--+", (2, 2): "+----", (2, 3): "+-+--", (2, 4): "-+---",
+    (3, 0): "-", (3, 1): "++-", (3, 2): "----+", (3, 3): "-++-+--", (3, 4): "----+-+",
+    (4, 0): "-", (4, 1): "+--", (4, 2): "---++", (4, 3): "++-+---", (4, 4): "--+---+-+",
+}  # fmt: skip
+
+
+@cache
+def coupling(degree_out: int, degree_in: int, J: int) -> Tensor:
+    r"""The coupling :math:`Q_J^{lk}` of equation (8) of arXiv 2006.10503 with the published sign.
+
+    Args:
+        degree_out: l, at least 0.
+        degree_in: k, at least 0.
+        J: degree of the spherical harmonic, from ``|l - k|`` to ``l + k``.
+
+    Returns:
+        float64 ``[2l+1, 2k+1, 2J+1]`` of unit Frobenius norm, such that ``sum_m Y_Jm(x) Q[:, :, m]`` maps degree k to
+        degree l equivariantly. Cached: do not write to it.
+
+    Raises:
+        ValueError: J is not between ``|l - k|`` and ``l + k``.
+    """
+    if not abs(degree_out - degree_in) <= J <= degree_out + degree_in:
+        raise ValueError(f"J must lie between |l - k| and l + k for (l, k) = ({degree_out}, {degree_in}), got {J}")
+    return published_sign(degree_in, degree_out, J) * torch.from_numpy(real_clebsch_gordan(degree_out, degree_in, J))
+
+
+def published_sign(degree_in: int, degree_out: int, J: int) -> int:
+    """Sign of the published basis relative to the real Wigner 3j symbol: +1 or -1, and +1 beyond degree 4."""
+    signs = _PUBLISHED_SIGNS.get((degree_in, degree_out))
+    return -1 if signs and signs[J - abs(degree_in - degree_out)] == "-" else 1
+
+
+@cache
+def real_clebsch_gordan(l1: int, l2: int, l3: int) -> np.ndarray:
+    """Coupling of degrees l1, l2 to l3, float64 ``[2 l1 + 1, 2 l2 + 1, 2 l3 + 1]`` of unit Frobenius norm."""
+    complex_coupling = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
+    for m1 in range(-l1, l1 + 1):
+        for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
+            complex_coupling[l1 + m1, l2 + m2, l3 + m1 + m2] = _clebsch_gordan(l1, m1, l2, m2, l3)
+    real = np.einsum(
+        "abc,ai,bj,ck->ijk",
+        complex_coupling,
+        _real_to_complex(l1),
+        _real_to_complex(l2),
+        _real_to_complex(l3).conj(),
+        optimize=True,
+    ).real
+    return np.ascontiguousarray(real)
+
+
+def _clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int) -> float:
+    """Racah's formula for ``<l1 m1 l2 m2 | l3 m1+m2> / sqrt(2 l3 + 1)``, in integers up to the last two steps."""
+    f = math.factorial
+    m3 = m1 + m2
+    a, b, c = l1 + l2 - l3, l3 + l1 - l2, l3 + l2 - l1
+    total = 0
+    for k in range(max(0, l1 - m1 - b, l2 + m2 - c), min(a, l1 - m1, l2 + m2) + 1):
+        total += (-1) ** k * math.comb(a, k) * math.comb(b, l1 - m1 - k) * math.comb(c, l2 + m2 - k)
+    numerator = f(l1 + m1) * f(l1 - m1) * f(l2 + m2) * f(l2 - m2) * f(l3 + m3) * f(l3 - m3)
+    denominator = f(l1 + l2 + l3 + 1) * f(a) * f(b) * f(c)
+    return math.copysign(math.sqrt(total**2 * numerator / denominator), total)
+
+
+@cache
+def _real_to_complex(degree: int) -> np.ndarray:
+    """Unitary change of basis ``[2l+1 complex orders, 2l+1 real orders]``, with the phase that makes couplings real."""
+    matrix = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=np.complex128)
+    matrix[degree, degree] = 1
+    for m in range(1, degree + 1):
+        matrix[degree - m, degree + m] = 1 / math.sqrt(2)
+        matrix[degree - m, degree - m] = -1j / math.sqrt(2)
+        matrix[degree + m, degree + m] = (-1) ** m / math.sqrt(2)
+        matrix[degree + m, degree - m] = 1j * (-1) ** m / math.sqrt(2)
+    return (-1j) ** degree * matrix

@@ -1,0 +1,25 @@
+"""Length and direction of vectors, without under- or overflow and with defined derivatives at zero."""
+
+import torch
+from torch import Tensor
+
+
+def length_and_direction(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Euclidean length and unit vector; a zero vector has length 0, direction 0, and all derivatives 0.
+
+    Args:
+        vectors: ``[..., 3]``, float32 or float64, of any magnitude that the type holds.
+
+    Returns:
+        length ``[..., 1]`` and direction ``[..., 3]``.
+    """
+    largest = vectors.detach().abs().amax(-1, keepdim=True)
+    is_zero = largest == 0
+    # The scale is a constant per vector, so it leaves every derivative as it is, but the squares stay near one.
+    scale = torch.where(is_zero, 1, largest)
+    scaled = torch.where(is_zero, 1, vectors / scale)
+    scaled_length = scaled.square().sum(-1, keepdim=True).sqrt()
+    return (
+        torch.where(is_zero, 0, scale * scaled_length),
+        torch.where(is_zero, 0, scaled / scaled_length),
+    )

@@ -1,0 +1,209 @@
+"""Is it really equivariant? A check for any callable on a graph, the library's own layers and users' models alike."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
+from equivariant_attention.so3 import random_rotation, wigner_d
+
+Output = Tensor | Mapping[str, Tensor]
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def equivariance_error(
+    model: Callable[[Any], Output],
+    G: Any,
+    *,
+    node_degrees: Mapping[str, int] | None = None,
+    edge_degrees: Mapping[str, int] | None = None,
+    output_degree: int = 0,
+    output_on: str | None = None,
+    reflections: bool = False,
+    seed: int = 0,
+) -> dict[str, float]:
+    r"""How far a model is from equivariance: the relative error under every transformation that it should respect.
+
+    .. math:: \max |f(g \, x) - D(g) f(x)| \; / \; \max |f(x)|
+
+    for a random rotation, translation and permutation of the nodes (and of the edges) within each graph, and for taking
+    each graph of the batch by itself. Outputs of different degrees are compared degree by degree, and the worst counts.
+
+    Args:
+        model: any callable that takes a graph and returns a tensor, or tensors keyed by their degree as a string.
+        G: a (batched) DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data``, float32 or
+            float64, without ties in pooling or top-k. It is not changed; the model gets copies.
+        node_degrees: degrees of the fields on the nodes, such as ``{'v': 1}``. Fields that are not named are scalars;
+            ``'x'`` is always a vector, and alone in being moved by a translation.
+        edge_degrees: degrees of the fields on the edges; ``'d'`` is always a vector.
+        output_degree: degree of the output where it is a tensor, whose last dimension then is ``2 degree + 1``; for
+            scalars (degree 0) any shape.
+        output_on: what the first dimension of the output counts, 'nodes', 'edges' or 'graphs'; None, found by its
+            length.
+        reflections: also check a random reflection. Layers that couple all degrees, as these do, are not equivariant to
+            it.
+        seed: of the random transformations.
+
+    Returns:
+        the errors under ``'rotation'``, ``'translation'``, ``'permutation'``, ``'batch'`` and, if asked for,
+        ``'reflection'``.
+
+    Raises:
+        KeyError: a field that is named is not on the graph.
+        ValueError: a field or output has another last dimension than its degree asks for; or it cannot be told what the
+            output is on.
+    """
+    case = _Case(model, as_graph(G), {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}, output_degree)
+    generator = torch.Generator().manual_seed(seed)
+    expected = case.output(case.graph)
+    place = output_on or case.place(expected)
+    rotation = random_rotation(generator=generator, dtype=torch.float64)
+    errors = {
+        "rotation": case.error(case.output(case.rotated(rotation)), case.turned(expected, rotation)),
+        "translation": case.error(case.output(case.translated(generator)), expected),
+    }
+    permuted, order = case.permuted(generator)
+    errors["permutation"] = case.error(case.output(permuted), {d: v[order[place]] for d, v in expected.items()})
+    parts = [case.output(part) for part in unbatch(case.graph)]
+    errors["batch"] = case.error({d: torch.cat([part[d] for part in parts]) for d in expected}, expected)
+    if reflections:
+        errors["reflection"] = case.error(case.output(case.rotated(-rotation)), case.turned(expected, -rotation))
+    return errors
+
+
+def assert_equivariant(
+    model: Callable[[Any], Output], G: Any, *, tolerance: float | None = None, **options: Any
+) -> dict[str, float]:
+    """Fail unless a model is equivariant.
+
+    Args:
+        model, G: as in :func:`equivariance_error`.
+        tolerance: largest error allowed; by default 1e-5 where ``edata['d']`` is float32 and 1e-12 where it is float64.
+        options: the other arguments of :func:`equivariance_error`.
+
+    Returns:
+        the errors.
+
+    Raises:
+        AssertionError: an error is above the tolerance, or not a number; it lists them all.
+    """
+    if tolerance is None:
+        tolerance = TOLERANCE[as_graph(G).edata["d"].dtype]
+    errors = equivariance_error(model, G, **options)
+    failed = [name for name, error in errors.items() if not error <= tolerance]
+    if failed:
+        listed = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+        raise AssertionError(f"not equivariant to {', '.join(failed)}: errors {listed}; tolerance {tolerance:.0e}")
+    return errors
+
+
+@dataclass
+class _Case:
+    """A model, a graph, and how the fields of the graph and the outputs of the model transform."""
+
+    model: Callable[[Any], Output]
+    graph: GraphLike
+    node_degrees: dict[str, int]
+    edge_degrees: dict[str, int]
+    output_degree: int
+
+    def __post_init__(self) -> None:
+        for label, fields, degrees in self._fields():
+            for name in sorted({*degrees} - {*fields} - {"x", "d"}):
+                raise KeyError(f"no {label}[{name!r}] on this graph, only {sorted(fields)}")
+
+    def _fields(self) -> Iterator[tuple[str, Mapping[str, Tensor], dict[str, int]]]:
+        yield "ndata", self.graph.ndata, self.node_degrees
+        yield "edata", self.graph.edata, self.edge_degrees
+
+    def output(self, graph: GraphLike) -> dict[int, Tensor]:
+        """The outputs by degree, from a copy of the graph that the model may write to."""
+        sizes = graph.batch_num_nodes(), graph.batch_num_edges()
+        output = self.model(rebuilt(graph, *graph.edges(), dict(graph.ndata), dict(graph.edata), *sizes))
+        by_degree = output if isinstance(output, Mapping) else {str(self.output_degree): output}
+        return {int(degree): value.detach() for degree, value in by_degree.items()}
+
+    def place(self, output: dict[int, Tensor]) -> str:
+        """What the rows of the output are, told by their number."""
+        rows = next(iter(output.values())).shape[0]
+        graph = self.graph
+        counts = {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "graphs": graph.batch_size}
+        places = [name for name, count in counts.items() if count == rows]
+        if len(places) != 1:
+            raise ValueError(f"output_on must be given: the output has {rows} rows, and the graph {counts}")
+        return places[0]
+
+    def rotated(self, rotation: Tensor) -> GraphLike:
+        """The graph with every field turned according to its degree."""
+        fields = [
+            {name: _turn(value, degrees.get(name, 0), rotation, f"{label}[{name!r}]") for name, value in fields.items()}
+            for label, fields, degrees in self._fields()
+        ]
+        return self._with(*self.graph.edges(), *fields)
+
+    def turned(self, output: dict[int, Tensor], rotation: Tensor) -> dict[int, Tensor]:
+        """The outputs turned according to their degrees."""
+        return {degree: _turn(value, degree, rotation, "the output") for degree, value in output.items()}
+
+    def translated(self, generator: torch.Generator) -> GraphLike:
+        """The graph with all positions moved by one vector."""
+        ndata = dict(self.graph.ndata)
+        if "x" in ndata:
+            ndata["x"] = ndata["x"] + torch.randn(3, generator=generator).to(ndata["x"])
+        return self._with(*self.graph.edges(), ndata, dict(self.graph.edata))
+
+    def permuted(self, generator: torch.Generator) -> tuple[GraphLike, dict[str, Tensor]]:
+        """The graph with nodes and edges shuffled within each graph, and the old row that each new row was."""
+        graph = self.graph
+        node_graph = graph_of_node(graph)
+        src, dst = (ends.long() for ends in graph.edges())
+        nodes, edges = _shuffled(node_graph, generator), _shuffled(node_graph[dst], generator)
+        new_number = torch.empty_like(nodes).scatter_(0, nodes, torch.arange(len(nodes), device=nodes.device))
+        shuffled = self._with(
+            new_number[src[edges]],
+            new_number[dst[edges]],
+            {name: value[nodes] for name, value in graph.ndata.items()},
+            {name: value[edges] for name, value in graph.edata.items()},
+        )
+        graphs = torch.arange(graph.batch_size, device=nodes.device)
+        return shuffled, {"nodes": nodes, "edges": edges, "graphs": graphs}
+
+    def _with(self, src: Tensor, dst: Tensor, ndata: dict[str, Tensor], edata: dict[str, Tensor]) -> GraphLike:
+        sizes = self.graph.batch_num_nodes(), self.graph.batch_num_edges()
+        return as_graph(rebuilt(self.graph, src, dst, ndata, edata, *sizes))
+
+    @staticmethod
+    def error(found: dict[int, Tensor], expected: dict[int, Tensor]) -> float:
+        """The worst relative error of any degree; infinite where shapes differ, not a number where an output is not."""
+        return max((_relative_error(found[degree], value) for degree, value in expected.items()), key=_nan_last)
+
+
+def _nan_last(error: float) -> float:
+    return error if error == error else float("inf")
+
+
+def _relative_error(found: Tensor, expected: Tensor) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    if not expected.numel():
+        return 0.0
+    worst, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    return worst / largest if worst else worst
+
+
+def _turn(value: Tensor, degree: int, rotation: Tensor, name: str) -> Tensor:
+    if degree == 0:
+        return value
+    if value.shape[-1] != 2 * degree + 1:
+        got = list(value.shape)
+        raise ValueError(f"{name} must have last dimension {2 * degree + 1} for degree {degree}, got {got}")
+    return value @ wigner_d(degree, rotation).T.to(value)
+
+
+def _shuffled(groups: Tensor, generator: torch.Generator) -> Tensor:
+    """A random order of the rows that keeps each (sorted) group in its place."""
+    order = torch.randperm(len(groups), generator=generator).to(groups.device)
+    return order[torch.argsort(groups[order], stable=True)]

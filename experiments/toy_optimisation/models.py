@@ -1,0 +1,126 @@
+"""The iterative SE(3)-Transformer (arXiv 2102.13419): points that move a few times to a configuration of low energy."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.graphs import Graph, as_graph
+from equivariant_attention.modules import GNormBias, GSE3Res, get_basis_and_r
+
+EDGE_DIM = 1  # the potential of the edge
+
+
+def pair_potential(r: Tensor, parameter: Tensor) -> Tensor:
+    """Double well :math:`V = u^4 - u^2 + u / 10 + 0.321919`, :math:`u = r - a - 1`, whose minimum is 0.
+
+    Args:
+        r: distances, any shape.
+        parameter: a, the same shape.
+    """
+    u = r - parameter - 1
+    return u**4 - u**2 + u / 10 + 0.321919
+
+
+class SE3TransformerIterative(nn.Module):
+    """Blocks of SE(3)-Transformer layers; after each, the points move and the graph is refreshed.
+
+    Args:
+        num_layers: number of attention layers per block.
+        num_degrees: degrees 0 to ``num_degrees - 1``.
+        num_channels: channels per degree.
+        div: what the channels are divided by for keys and values.
+        n_heads: number of attention heads.
+        num_iter: number of blocks; they share no weights.
+        si_m: self-interaction of the middle layers, '1x1' or 'att'.
+        si_e: self-interaction of the last layer, '1x1' or 'att'.
+        x_ij: what becomes of relative positions: None, 'cat' or 'add' (see :class:`GConvSE3Partial`).
+        compute_gradients: let gradients flow through the spherical harmonics of every step.
+        k_neighbors: if given, each node attends to this many incoming edges of largest potential, where it has more.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_degrees: int = 4,
+        num_channels: int = 4,
+        div: float = 4,
+        n_heads: int = 1,
+        num_iter: int = 3,
+        si_m: str = "1x1",
+        si_e: str = "att",
+        x_ij: str | None = "add",
+        compute_gradients: bool = True,
+        k_neighbors: int | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        self.num_degrees = num_degrees
+        self.compute_gradients, self.k_neighbors = compute_gradients, k_neighbors
+        middle = {"edge_dim": EDGE_DIM, "div": div, "n_heads": n_heads, "selfint": si_m, "x_ij": x_ij}
+        last = {"edge_dim": EDGE_DIM, "div": 1, "n_heads": 1, "selfint": si_e, "x_ij": x_ij}
+        fiber, fiber_mid, fiber_out = Fiber(1, 1), Fiber(num_degrees, num_channels), Fiber(structure=[(1, 1)])
+        self.blocks = nn.ModuleList()
+        for i in range(num_iter):
+            block = nn.ModuleList()
+            for _ in range(num_layers):
+                block.extend([GSE3Res(fiber, fiber_mid, **middle), GNormBias(fiber_mid)])
+                fiber = fiber_mid
+            if i == num_iter - 1:
+                block.append(GSE3Res(fiber, fiber_out, **last))
+            self.blocks.append(block)
+
+    def forward(self, G: Any) -> tuple[Any, list[Tensor]]:
+        """Move the points.
+
+        Args:
+            G: graph with ``ndata['x']`` ``[points, 1, 3]``, ``ndata['ones']`` ``[points, 1, 1]``, ``edata['d']``
+                ``[edges, 1, 3]``, ``edata['w']`` and ``edata['potential_parameters']`` ``[edges, 1, 1]``.
+
+        Returns:
+            ``G`` itself, with ``ndata['x']``, ``edata['d']``, ``edata['r']`` and ``edata['w']`` after the last step and
+            ``ndata['update_norm_I']`` ``[points, 1, 1]``, how far each point went in step I; and the steps, a list of
+            ``[points, 1, 3]``.
+        """
+        graph = as_graph(G)
+        features: Features = {"0": graph.ndata["ones"]}
+        steps = []
+        for i, block in enumerate(self.blocks):
+            features = self._run(block, features, graph)
+            step = features["1"][:, :1]
+            steps.append(step)
+            move(graph, step)
+            graph.ndata[f"update_norm_{i}"] = step.norm(dim=-1, keepdim=True)
+        return G, steps
+
+    def _run(self, block: nn.ModuleList, features: Features, graph: Any) -> Features:
+        if self.k_neighbors is not None:
+            graph = strongest_neighbors(graph, self.k_neighbors)
+        basis, r = get_basis_and_r(graph, self.num_degrees - 1, compute_gradients=self.compute_gradients)
+        for layer in block:
+            features = layer(features, G=graph, r=r, basis=basis)
+        return features
+
+
+def move(graph: Any, step: Tensor) -> None:
+    """Move the points by ``step`` ``[points, 1, 3]`` and refresh ``x``, ``d``, ``r`` and ``w`` on the graph."""
+    src, dst = graph.edges()
+    graph.ndata["x"] = graph.ndata["x"] + step
+    graph.edata["d"] = graph.ndata["x"][dst] - graph.ndata["x"][src]
+    graph.edata["r"] = graph.edata["d"].square().sum(-1, keepdim=True).sqrt()
+    graph.edata["w"] = pair_potential(graph.edata["r"], graph.edata["potential_parameters"])
+
+
+def strongest_neighbors(graph: Any, k: int) -> Any:
+    """The graph with, per node, its ``k`` incoming edges of largest ``edata['w']`` (all, where it has fewer)."""
+    src, dst = graph.edges()
+    by_potential = torch.argsort(graph.edata["w"].detach().flatten(), descending=True, stable=True)
+    order = by_potential[torch.argsort(dst[by_potential], stable=True)]
+    position = torch.arange(len(order), device=dst.device)
+    first = torch.searchsorted(dst[order].contiguous(), dst[order].contiguous())
+    kept = order[position - first < k].sort().values
+    pruned = Graph(src[kept], dst[kept], num_nodes=graph.num_nodes())
+    for name in ("d", "w"):
+        pruned.edata[name] = graph.edata[name][kept]
+    return pruned

@@ -1,0 +1,36 @@
+"""Packaging. The wheel ships ``equivariant_attention`` alone; an editable install exposes experiments and utils too."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "equivariant_attention" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# DGL's last release on PyPI has no wheel for Python 3.12 or newer, nor outside x86_64.
+DGL = 'dgl==1.1.3; python_version < "3.12" and platform_machine == "x86_64" and sys_platform == "linux"'
+
+setup(
+    name="equivariant-attention",
+    version=VERSION,
+    description="SE(3)-Transformers: graph layers that are exactly equivariant to rotations and translations in 3D",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["equivariant_attention", "equivariant_attention.*"]),
+    package_dir={"": "."},
+    package_data={"equivariant_attention": ["py.typed"]},
+    install_requires=["torch>=2.5", "numpy>=1.24", "scipy>=1.10", "packaging>=23", DGL],
+    extras_require={
+        "experiments": ["lightning-fabric>=2.4", "tqdm>=4.65", "matplotlib>=3.7"],
+        "trackers": ["tensorboard", "wandb"],
+        "pyg": ["torch_geometric>=2.5"],
+        "tests": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "e3nn>=0.5.6", "torch_geometric>=2.5"],
+    },
+)

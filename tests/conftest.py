@@ -1,0 +1,32 @@
+"""Fixtures of all tests. WITHOUT_DGL=1 runs them as where DGL is not installed."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+if os.environ.get("WITHOUT_DGL"):
+    sys.modules["dgl"] = None
+
+# The tests' tensors are tiny: more threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=["own", "dgl", "pyg"])
+def kind(request):
+    """Every kind of graph that is installed."""
+    module = {"dgl": "dgl", "pyg": "torch_geometric.data"}.get(request.param)
+    if module:
+        pytest.importorskip(module)
+    return request.param

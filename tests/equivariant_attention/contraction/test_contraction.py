@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from equivariant_attention.contraction import BACKENDS, Inputs, contract, use_backend
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
+from tests.cases import FULL, MIXED, awkward_graph, random_features, random_graph
+
+FAST = sorted(set(BACKENDS) - {"oracle"})
+PAIRS = [(k, l) for k in range(5) for l in range(5)]
+EDGE_DIM = 2
+
+
+def message(layer, G, features, d=None):
+    """The messages as a function of everything that they depend on."""
+    if d is not None:
+        G.edata["d"] = d
+    basis, r = get_basis_and_r(G, 4, compute_gradients=True)
+    return tuple(layer(features, G=G, r=r, basis=basis).values())
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("graph", [random_graph, awkward_graph])
+@pytest.mark.parametrize("x_ij", [None, "cat", "add"])
+def test_values_and_gradients_are_the_oracles(backend, graph, x_ij, dtype):
+    G = graph(dtype, EDGE_DIM)
+    layer = GConvSE3Partial(MIXED, FULL, edge_dim=EDGE_DIM, x_ij=x_ij).to(dtype)
+    features = {d: v.requires_grad_() for d, v in random_features(MIXED, G.num_nodes(), dtype).items()}
+    d = G.edata["d"].clone().requires_grad_()
+    leaves = [*features.values(), d, *layer.parameters()]
+    results = []
+    for name in ("oracle", backend):
+        with use_backend(name):
+            output = message(layer, G, features, d)
+        cotangents = [torch.randn(v.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)) for v in output]
+        results.append([*output, *torch.autograd.grad(output, leaves, cotangents)])
+    for expected, found in zip(*results, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize(("k", "l"), PAIRS)
+def test_first_and_second_derivatives_of_every_pair(backend, k, l):
+    layer = GConvSE3Partial(Fiber(structure=[(2, k)]), Fiber(structure=[(1, l)]), edge_dim=1).double()
+    G = awkward_graph(edge_dim=1)
+    keep = torch.tensor([0, 4, 7, 13, 24])  # along +x, -y, near +y, off +y; and of length zero
+    G = type(G)(*(ends[keep] for ends in G.edges()), num_nodes=G.num_nodes())
+    G.edata["w"] = torch.randn(len(keep), 1, dtype=torch.float64)
+    full = awkward_graph()
+    d = full.edata["d"][keep]
+    features = torch.randn(full.num_nodes(), 2, 2 * k + 1, dtype=torch.float64, requires_grad=True)
+    moving = d.any(-1)
+
+    def function(features, moved):
+        with use_backend(backend):
+            return message(layer, G, {str(k): features}, d.index_put((moving.nonzero()[:, 0],), moved))
+
+    moved = d[moving].clone().requires_grad_()
+    assert torch.autograd.gradcheck(function, (features, moved), fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, (features, moved), fast_mode=True)
+
+
+def test_the_backend_is_chosen_by_name_and_restored():
+    with pytest.raises(ValueError, match="backend must be None or one of"), use_backend("fastest"):
+        pass
+    calls = []
+    original = BACKENDS["oracle"]
+    BACKENDS["oracle"] = lambda *args: calls.append(1) or original(*args)
+    try:
+        G = random_graph()
+        layer = GConvSE3Partial(MIXED, MIXED).double()
+        features = random_features(MIXED, G.num_nodes(), torch.float64)
+        with use_backend("oracle"):
+            message(layer, G, features)
+        assert len(calls) == 9
+        message(layer, G, features)
+        assert len(calls) == 9
+    finally:
+        BACKENDS["oracle"] = original
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_a_plain_dict_is_a_basis(backend):
+    G = random_graph()
+    layer = GConvSE3Partial(MIXED, FULL).double()
+    features = random_features(MIXED, G.num_nodes(), torch.float64)
+    basis, r = get_basis_and_r(G, 3)
+    with use_backend(backend):
+        expected = layer(features, G=G, r=r, basis=basis)
+        found = layer(features, G=G, r=r, basis=dict(basis))
+    for degree in expected:
+        assert torch.equal(found[degree], expected[degree])
+
+
+def test_a_wrong_basis_is_refused():
+    G, other = random_graph(), awkward_graph()
+    layer = GConvSE3Partial(MIXED, FULL).double()
+    features = random_features(MIXED, G.num_nodes(), torch.float64)
+    _, r = get_basis_and_r(G, 3)
+    with pytest.raises(ValueError, match="needs max_degree of at least 3"):
+        layer(features, G=G, r=r, basis=get_basis_and_r(G, 2)[0])
+    with pytest.raises(ValueError, match=rf"with {G.num_edges()} edges, got one of {other.num_edges()} edges"):
+        layer(features, G=G, r=r, basis=get_basis_and_r(other, 3)[0])
+
+
+def test_the_vector_is_added_on_the_way():
+    src = torch.tensor([1, 0, 1])
+    features = {"1": torch.randn(2, 3, 3)}
+    vector = torch.randn(3, 3)
+    inputs = Inputs(features, src, torch.zeros(3, 1), {}, vector=vector, channel=2)
+    expected = features["1"][src]
+    expected[:, 2] += vector
+    torch.testing.assert_close(inputs.sent(1), expected)
+    torch.testing.assert_close(Inputs(features, src, torch.zeros(3, 1), {}).sent(1), features["1"][src])
+
+
+def test_contract_answers_with_the_degrees_out():
+    G = random_graph()
+    layer = GConvSE3Partial(MIXED, FULL).double()
+    basis, r = get_basis_and_r(G, 3)
+    inputs = Inputs(random_features(MIXED, G.num_nodes(), torch.float64), G.edges()[0], r, basis)
+    messages = contract(layer.kernel_unary, MIXED, FULL, inputs)
+    assert {d: tuple(m.shape) for d, m in messages.items()} == {str(l): (G.num_edges(), 4, 2 * l + 1) for l in range(4)}

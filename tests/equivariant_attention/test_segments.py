@@ -1,0 +1,47 @@
+import torch
+
+from equivariant_attention.segments import segment_max, segment_mean, segment_size, segment_softmax, segment_sum
+
+SEGMENT = torch.tensor([0, 2, 2, 4, 0, 2])  # 1, 3 and 5 are empty
+ROWS = {0: [0, 4], 2: [1, 2, 5], 4: [3]}
+
+
+def test_sum_mean_max_and_size(dtype):
+    values = torch.randn(6, 3, dtype=dtype)
+    for function, reduce in (
+        (segment_sum, lambda v: v.sum(0)),
+        (segment_mean, lambda v: v.mean(0)),
+        (segment_max, lambda v: v.amax(0)),
+    ):
+        result = function(values, SEGMENT, 6)
+        expected = torch.zeros(6, 3, dtype=dtype)
+        for segment, rows in ROWS.items():
+            expected[segment] = reduce(values[rows])
+        torch.testing.assert_close(result, expected)
+    assert segment_size(SEGMENT, 6).tolist() == [2, 0, 3, 0, 1, 0]
+
+
+def test_softmax(dtype):
+    logits = 100 * torch.randn(6, 2, dtype=dtype)
+    result = segment_softmax(logits, SEGMENT, 6)
+    for rows in ROWS.values():
+        torch.testing.assert_close(result[rows], logits[rows].softmax(0))
+
+
+def test_softmax_is_at_least_float32():
+    assert segment_softmax(torch.randn(6, 2, dtype=torch.bfloat16), SEGMENT, 6).dtype == torch.float32
+
+
+def test_no_rows():
+    none = torch.zeros(0, 2)
+    assert not segment_sum(none, SEGMENT[:0], 3).any()
+    assert not segment_mean(none, SEGMENT[:0], 3).any()
+    assert not segment_max(none, SEGMENT[:0], 3).any()
+    assert segment_softmax(none, SEGMENT[:0], 3).shape == (0, 2)
+
+
+def test_derivatives():
+    values = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    for function in (segment_sum, segment_mean, segment_max, segment_softmax):
+        assert torch.autograd.gradcheck(lambda v, f=function: f(v, SEGMENT, 6), values)
+        assert torch.autograd.gradgradcheck(lambda v, f=function: f(v, SEGMENT, 6), values)
