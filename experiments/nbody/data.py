@@ -1,0 +1,323 @@
+"""Trajectories on disk, pairs of frames to learn from, and batches of fully connected graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.nbody.simulation import (
+    DT,
+    PHYSICS_VERSION,
+    SPLITS,
+    Settings,
+    Trajectories,
+    check_count,
+    seed_of,
+    simulate,
+)
+from utils.files import atomic_write
+
+ARRAYS = ("loc", "vel", "charges", "edges")
+SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+def load_or_simulate(
+    folder: str | os.PathLike[str],
+    settings: Settings,
+    num_simulations: int,
+    seed: int,
+    split: Literal["train", "valid", "test"],
+    *,
+    progress: bool = False,
+) -> Trajectories:
+    """Returns simulated trajectories, from a file in `folder` where they were simulated before.
+
+    The file's name and content carry the settings, the number, the seed, the split and the version of the physics. One
+    that cannot be read, or holds something else, is reported by a warning and made anew.
+
+    Args:
+        folder: where the cache is; created if missing.
+        settings, num_simulations: what to simulate.
+        seed, split: equal seeds give independent trajectories in different splits.
+        progress: show a progress bar while simulating.
+
+    Raises ValueError naming a bad argument.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
+    check_count("num_simulations", num_simulations)
+    check_count("seed", seed, least=0)
+    what = {**asdict(settings), "box_size": float(settings.box_size), "physics": PHYSICS_VERSION}
+    key = json.dumps({**what, "num_simulations": num_simulations, "seed": seed, "split": split}, default=int)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    path = Path(folder) / f"{settings.simulation}{settings.n_balls}_{split}_{digest}.npz"
+    if path.exists():
+        try:
+            return _read_cache(path, key, settings.sample_freq)
+        except (OSError, ValueError) as error:
+            warnings.warn(f"{path} is not the cache it should be, simulating again: {error}", stacklevel=2)
+    trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
+    with atomic_write(path) as file:
+        np.savez(file, key=key, **{name: getattr(trajectories, name) for name in ARRAYS})
+    return trajectories
+
+
+def _read_cache(path: Path, key: str, sample_freq: int) -> Trajectories:
+    content = _read_npz(path)
+    if str(content.get("key")) != key:
+        raise ValueError(f"expected the trajectories of {key}, got those of {content.get('key')}")
+    return _trajectories(content, sample_freq)
+
+
+def load_trajectories(path: str | os.PathLike[str], sample_freq: int | None = None) -> Trajectories:
+    """Reads trajectories from a published .pkl or from an .npz.
+
+    The file holds 'loc' (or 'points') and 'vel' [simulations, frames, dim, n], and at least one of 'charges'
+    [simulations, n, 1] and 'edges' (or 'E') [simulations, n, n]: without edges they are the products of the charges,
+    without charges these are ones. 'sample_freq' and 'delta_T' (default 0.001) may be there as well. A pickle is read
+    as data only: anything in it but NumPy arrays, numbers, strings and plain containers is refused, never run.
+
+    Args:
+        path: the file; its ending says how it is read.
+        sample_freq: steps from one frame to the next, needed where the file does not say.
+
+    Raises FileNotFoundError, and ValueError naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise ValueError(f"path: expected a file ending in {' or '.join(READERS)}, got {str(path)!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {str(path)!r}")
+    try:
+        content = READERS[path.suffix](path)
+        return _trajectories({SYNONYMS.get(name, name): value for name, value in content.items()}, sample_freq)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _trajectories(content: dict[str, Any], sample_freq: int | None) -> Trajectories:
+    missing = [name for name in ("loc", "vel") if name not in content]
+    if missing or not {"charges", "edges"} & content.keys():
+        raise ValueError(f"expected 'loc', 'vel' and 'charges' or 'edges', got {sorted(content)}")
+    arrays = {name: _numbers(name, content[name]) for name in ARRAYS if name in content}
+    if "charges" not in arrays:
+        arrays["charges"] = np.ones((*arrays["edges"].shape[:2], 1))
+    if "edges" not in arrays:
+        arrays["edges"] = arrays["charges"] * arrays["charges"].swapaxes(1, 2)
+    stored = np.asarray(content.get("sample_freq", sample_freq)).item()
+    if stored is None:
+        raise ValueError("sample_freq: the file does not hold it, so it must be given")
+    if sample_freq not in (None, stored):
+        raise ValueError(f"sample_freq: expected the file's {stored}, got {sample_freq}")
+    return Trajectories(**arrays, sample_freq=stored, dt=float(content.get("dt", DT)))
+
+
+def _numbers(name: str, value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{name}: expected an array of real numbers, got {kind}")
+    return value.astype(np.float64)
+
+
+def _read_npz(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"damaged entry {damaged}")
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
+        raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except Exception as error:  # damaged pickles raise almost anything
+        raise ValueError(f"expected a whole pickle of arrays and plain containers: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"expected a pickled dict with names as keys, got {type(content).__name__}")
+    return content
+
+
+READERS = {".pkl": _read_pickle, ".npz": _read_npz}
+
+
+# What a pickle of arrays, numbers and sets calls, under the module names of NumPy 1 and 2; other plain containers need
+# no name. The three functions are private, but each object tells its own.
+PICKLE_GLOBALS = {
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+for _core in ("numpy.core", "numpy._core"):
+    PICKLE_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np.zeros(1).__reduce__()[0]
+    PICKLE_GLOBALS[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
+    PICKLE_GLOBALS[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name} is refused")
+        return PICKLE_GLOBALS[module, name]
+
+
+# ------------------------------------------------------------------------------------------------------- samples
+
+
+class NBodyDataset(torch.utils.data.Dataset):
+    """Pairs of frames of each trajectory: an initial state and the state `delta_t` frames later.
+
+    Args:
+        trajectories: simulated or loaded; in 2 dimensions z is 0.
+        delta_t: frames from the initial to the final state.
+        burn_in: frames at the beginning never to start from.
+        start_at: 'zero' starts from frame `burn_in`; 'all' from a random one that leaves `delta_t` frames, drawn from
+            (seed, epoch, index) alone, so that a resumed training sees what an uninterrupted one would.
+        seed: of the random starts.
+
+    An item is (x0, v0, charges, edges, xT, vT), float32 [n, 3], [n, 3], [n, 1], [n, n], [n, 3], [n, 3]. Raises
+    ValueError naming a bad argument, or where no frame leaves `delta_t` frames.
+    """
+
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        delta_t: int = 10,
+        burn_in: int = 0,
+        start_at: Literal["all", "zero"] = "all",
+        seed: int = 0,
+    ) -> None:
+        check_count("delta_t", delta_t)
+        check_count("burn_in", burn_in, least=0)
+        check_count("seed", seed, least=0)
+        if start_at not in ("all", "zero"):
+            raise ValueError(f"start_at: expected 'all' or 'zero', got {start_at!r}")
+        simulations, frames, dim, n = trajectories.loc.shape
+        if burn_in + delta_t >= frames:
+            raise ValueError(f"delta_t: expected at most {frames - 1} - burn_in = {burn_in} frames, got {delta_t}")
+        self.delta_t, self.burn_in, self.start_at, self.seed = delta_t, burn_in, start_at, seed
+        self.sample_freq, self.dt = trajectories.sample_freq, trajectories.dt
+        self._states = np.zeros((2, simulations, frames, n, 3), dtype=np.float32)
+        self._states[0, ..., :dim] = trajectories.loc.swapaxes(2, 3)
+        self._states[1, ..., :dim] = trajectories.vel.swapaxes(2, 3)
+        self._charges = trajectories.charges.astype(np.float32)
+        self._edges = trajectories.edges.astype(np.float32)
+        self.set_epoch(0)
+
+    @property
+    def horizon(self) -> int:
+        """Steps of the simulation from the initial to the final state."""
+        return self.delta_t * self.sample_freq
+
+    @property
+    def horizon_time(self) -> float:
+        """Time from the initial to the final state, in the simulation's units."""
+        return self.horizon * self.dt
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the start frames of an epoch, a non-negative number.
+
+        Call it before the data loader is iterated; persistent workers keep their copy of the dataset and do not see it.
+        """
+        check_count("epoch", epoch, least=0)
+        if self.start_at == "zero":
+            self._starts = np.full(len(self), self.burn_in)
+            return
+        stop = self._states.shape[2] - self.delta_t
+        self._starts = np.random.default_rng((self.seed, epoch)).integers(self.burn_in, stop, size=len(self))
+
+    def __len__(self) -> int:
+        return self._states.shape[1]
+
+    def __getitem__(self, index: int) -> Sample:
+        start = self._starts[index]
+        x0, v0 = self._states[:, index, start]
+        xT, vT = self._states[:, index, start + self.delta_t]
+        return x0, v0, self._charges[index], self._edges[index], xT, vT
+
+
+# ------------------------------------------------------------------------------------------------------- batches
+
+
+def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> tuple[Any, Tensor]:
+    """Joins samples of n particles each into one batched, fully connected graph.
+
+    Args:
+        samples: items of an NBodyDataset, S of them.
+        graph: 'own' for equivariant_attention.graphs.Graph, 'dgl' for a dgl.DGLGraph.
+
+    Returns (G, target). With N = S n and E = S n (n - 1), all float32:
+        G.ndata: 'x' [N, 1, 3] positions, 'v' [N, 1, 3] velocities, 'c' [N, 1, 1] charges;
+        G.edata: 'd' [E, 3] = x_dst - x_src, 'w' [E, 1] strengths of the interactions; edges are in the order of their
+        destinations, then sources;
+        target [N, 2, 3]: displacements and changes of velocity.
+
+    Raises ValueError for another `graph`, and for samples of different numbers of particles.
+    """
+    if graph not in ("own", "dgl"):
+        raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
+    sizes = {len(x0) for x0, *_ in samples}
+    if len(sizes) != 1:
+        raise ValueError(f"samples: expected one number of particles in all of at least one, got {sorted(sizes)}")
+    x0, v0, charges, edges, xT, vT = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+    num_graphs, n, _ = x0.shape
+    dst, src = (~torch.eye(n, dtype=torch.bool)).nonzero(as_tuple=True)
+    first = torch.arange(num_graphs).mul(n).unsqueeze(1)
+    G = _graph_class(graph)((first + src).flatten(), (first + dst).flatten(), num_nodes=num_graphs * n)
+    G.set_batch_num_nodes(torch.full((num_graphs,), n))
+    G.set_batch_num_edges(torch.full((num_graphs,), n * (n - 1)))
+    G.ndata["x"] = x0.reshape(-1, 1, 3)
+    G.ndata["v"] = v0.reshape(-1, 1, 3)
+    G.ndata["c"] = charges.reshape(-1, 1, 1)
+    G.edata["d"] = (x0[:, dst] - x0[:, src]).reshape(-1, 3)
+    G.edata["w"] = edges[:, dst, src].reshape(-1, 1)
+    target = torch.stack([xT - x0, vT - v0], dim=2).reshape(-1, 2, 3)
+    return G, target
+
+
+def _graph_class(graph: str) -> Any:
+    if graph == "dgl":
+        import dgl
+
+        return lambda src, dst, num_nodes: dgl.graph((src, dst), num_nodes=num_nodes)
+    from equivariant_attention.graphs import Graph
+
+    return Graph
+
+
+# ----------------------------------------------------------------------------------------------------- baselines
+
+
+def linear_motion(v0: Tensor, horizon_time: float) -> Tensor:
+    """Predicts that every particle keeps its velocity: displacement v0 T, velocity change 0.
+
+    Arguments: v0 [N, 3] or [N, 1, 3], velocities; horizon_time, T. Returns [N, 2, 3], as the target of `collate`.
+    """
+    velocities = v0.reshape(-1, 3)
+    return torch.stack([velocities * horizon_time, torch.zeros_like(velocities)], dim=1)
+
+
+def constant(v0: Tensor) -> Tensor:
+    """Predicts that nothing changes. Argument: v0 [N, 3] or [N, 1, 3]. Returns zeros [N, 2, 3]."""
+    return linear_motion(v0, 0.0)

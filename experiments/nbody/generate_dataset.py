@@ -1,0 +1,92 @@
+"""Writes simulated training, validation and test sets in the published format.
+
+    python -m experiments.nbody.generate_dataset --simulation charged --num-train 3000 --n-balls 5
+
+Each of ds_train_NAME.pkl, ds_valid_NAME.pkl and ds_test_NAME.pkl is a pickled dict of NumPy arrays and numbers:
+'points' and 'vel' [simulations, frames, dim, n], 'edges' (also under the name 'E') [simulations, n, n],
+'charges' [simulations, n, 1], 'sample_freq' and 'delta_T'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.nbody.simulation import SPLITS, SPREAD, Settings, Trajectories, check_count, seed_of, simulate
+from utils.files import atomic_write
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Path]:
+    """Runs the command line (`sys.argv` without `arguments`). Returns the paths of the three files written."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    length_test = flags.length if flags.length_test is None else flags.length_test
+    name = f"{flags.simulation}{flags.n_balls}" if flags.name is None else flags.name
+    lengths = {"train": flags.length, "valid": flags.length, "test": length_test}
+    sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
+    try:  # all of it before the first file is written
+        if not name or Path(name).name != name:
+            raise ValueError(f"name: expected part of a file name, got {name!r}")
+        check_count("seed", flags.seed, least=0)
+        for split in SPLITS:
+            check_count(f"num_{split}", sizes[split])
+        settings = {
+            split: Settings(
+                flags.simulation, flags.n_balls, flags.dim, flags.boxsize, lengths[split], flags.sample_freq
+            )
+            for split in SPLITS
+        }
+    except ValueError as error:
+        parser.error(str(error))
+
+    paths = []
+    for split in SPLITS:
+        trajectories = simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True)
+        paths.append(flags.output / f"ds_{split}_{name}.pkl")
+        write_published(paths[-1], trajectories)
+    print("Wrote " + ", ".join(map(str, paths)))
+    return paths
+
+
+def write_published(path: Path, trajectories: Trajectories) -> None:
+    """Writes `trajectories` to `path` as a pickled dict in the published layout, atomically."""
+    content = {
+        "points": trajectories.loc,
+        "vel": trajectories.vel,
+        "E": trajectories.edges,
+        "edges": trajectories.edges,
+        "charges": trajectories.charges,
+        "sample_freq": trajectories.sample_freq,
+        "delta_T": trajectories.dt,
+    }
+    with atomic_write(path) as file:
+        pickle.dump(content, file, protocol=4)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Simulate charged particles or springs and write training, validation and test sets.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--simulation", choices=sorted(SPREAD), default="charged", help="what acts between the particles")
+    add("--num-train", type=int, default=3000, help="trajectories for training")
+    add("--num-valid", type=int, default=1000, help="trajectories for validation")
+    add("--num-test", type=int, default=1000, help="trajectories for testing")
+    add("--length", type=int, default=5000, help="steps of a trajectory")
+    add("--length-test", type=int, default=None, help="steps of a test trajectory (None: as --length)")
+    add("--sample-freq", type=int, default=100, help="steps from one frame to the next; divides the lengths")
+    add("--n-balls", type=int, default=5, help="particles")
+    add("--seed", type=int, default=42, help="random seed; each split has its own numbers")
+    add("--dim", type=int, default=3, help="dimensions, 2 or 3")
+    add("--boxsize", type=float, default=5.0, help="half-width of the box; 0 for none")
+    add("--name", default=None, help="ending of the file names (None: simulation and particles, as in charged5)")
+    add("--output", type=Path, default=Path("."), help="folder to write to")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Files that are either the whole new content or the untouched old one, whatever interrupts the writing."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") -> Iterator[IO]:
+    """Opens a file that takes the place of `path` only once the `with` block has ended without an exception.
+
+    The content goes to a temporary file in the same folder, is forced to disk, and is then renamed. After an exception
+    the temporary file is gone and what was at `path` is as before.
+
+    Arguments:
+        path: file to write; missing parent folders are created, a symbolic link is followed.
+        mode: 'wb' for bytes, 'w' for text (UTF-8, line ends as written).
+
+    Raises ValueError for another mode, IsADirectoryError where `path` is a folder, OSError from the file system.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode: expected 'wb' or 'w', got {mode!r}")
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"path: expected a file, got the folder {str(path)!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Not tempfile: it would leave the file readable by its owner only.
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    try:
+        with open(temporary, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], obj: Any) -> None:
+    """Writes `obj` as indented JSON, atomically.
+
+    Raises TypeError or ValueError for what JSON cannot hold (NaN and infinity included), before touching the file.
+    """
+    content = json.dumps(obj, indent=2, allow_nan=False)
+    with atomic_write(path, "w") as file:
+        file.write(content + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Returns what the JSON file `path` holds. Raises FileNotFoundError, and ValueError where it is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"path: expected a JSON file, got {str(path)!r}: {error}") from error
