@@ -67,7 +67,7 @@ def equivariance_error(
     }
     permuted, order = case.permuted(generator)
     errors["permutation"] = case.error(case.output(permuted), {d: v[order[place]] for d, v in expected.items()})
-    parts = [case.output(part) for part in unbatch(case.graph)]
+    parts = [case.output(as_graph(part)) for part in unbatch(case.graph)]
     errors["batch"] = case.error({d: torch.cat([part[d] for part in parts]) for d in expected}, expected)
     if reflections:
         errors["reflection"] = case.error(case.output(case.rotated(-rotation)), case.turned(expected, -rotation))

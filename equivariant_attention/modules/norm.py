@@ -80,5 +80,6 @@ def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> n
 
 
 def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
+    # Raised before the root, so that derivatives of every order are finite at zero.
+    norm = value.square().sum(-1, keepdim=True).clamp_min(SMALLEST_NORM**2).sqrt()
     return norm, value / norm

@@ -16,8 +16,8 @@ from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
 class GSE3Res(nn.Module):
     r"""SE(3)-Transformer layer (section 3.2 of arXiv 2006.10503).
 
-    .. math:: f_i \leftarrow \mathrm{project} \Big( \sum_{j \in N_i} \alpha_{ij} W_V(x_i - x_j) f_j \Vert f_i \Big), \quad
-              \alpha_{ij} = \mathrm{softmax}_j \langle W_Q f_i, W_K(x_i - x_j) f_j \rangle
+    .. math:: f_i \leftarrow \mathrm{project} \Big( \sum_{j \in N_i} \alpha_{ij} W_V(x_i - x_j) f_j \Vert f_i \Big),
+              \quad \alpha_{ij} = \mathrm{softmax}_j \langle W_Q f_i, W_K(x_i - x_j) f_j \rangle
 
     Values have the degrees of ``f_out`` and ``floor(m / div)`` channels each; keys and queries have those of them that
     ``f_in`` has.

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.modules import GNormBias, GNormSE3
+from tests.cases import MIXED, random_features
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+def test_norms_change_and_directions_stay(num_layers):
+    layer = GNormSE3(MIXED, num_layers=num_layers)
+    features = random_features(MIXED, 5, torch.float32)
+    for degree, value in layer(features).items():
+        norm = features[degree].norm(dim=-1)
+        expected = layer.transform[degree](norm).unsqueeze(-1) * features[degree] / norm.unsqueeze(-1)
+        torch.testing.assert_close(value, expected)
+
+
+def test_only_the_last_linear_has_a_bias():
+    names = {name for name, _ in GNormSE3(Fiber(1, 4), num_layers=2).named_parameters()}
+    assert names == {
+        "transform.0.0.bn.weight", "transform.0.0.bn.bias", "transform.0.2.weight",
+        "transform.0.3.bn.weight", "transform.0.3.bn.bias", "transform.0.5.weight", "transform.0.5.bias",
+    }  # fmt: skip
+
+
+def test_the_nonlinearity_is_an_argument():
+    assert isinstance(GNormSE3(MIXED, nonlin=torch.nn.SiLU).transform["1"][1], torch.nn.SiLU)
+    assert isinstance(GNormBias(MIXED, nonlin=torch.nn.SiLU).nonlin, torch.nn.SiLU)
+
+
+def test_norm_bias():
+    layer = GNormBias(MIXED)
+    features = random_features(MIXED, 5, torch.float32)
+    for degree, value in layer(features).items():
+        norm = features[degree].norm(dim=-1, keepdim=True)
+        expected = (norm + layer.bias[degree].unsqueeze(-1)).relu() * features[degree] / norm
+        torch.testing.assert_close(value, expected)
+    assert abs(GNormBias(Fiber(1, 4096)).bias["0"].std() - 1) < 0.05
+
+
+@pytest.mark.parametrize("make", [lambda: GNormSE3(MIXED, num_layers=1), lambda: GNormBias(MIXED)])
+def test_zero_features_stay_zero_with_finite_gradients(make, dtype):
+    layer = make().to(dtype)
+    features = {d: torch.zeros_like(v).requires_grad_() for d, v in random_features(MIXED, 5, dtype).items()}
+    output = layer(features)
+    assert not any(v.any() for v in output.values())
+    total = sum(v.square().sum() + v.sum() for v in output.values())
+    gradients = torch.autograd.grad(total, [*features.values(), *layer.parameters()], create_graph=True)
+    assert all(torch.isfinite(g).all() for g in gradients)
+    second = torch.autograd.grad(sum(g.sum() for g in gradients), list(features.values()), allow_unused=True)
+    assert all(g is None or torch.isfinite(g).all() for g in second)

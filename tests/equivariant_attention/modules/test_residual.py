@@ -1,0 +1,114 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equivariant_attention.fibers import Fiber, check_features
+from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from equivariant_attention.testing import assert_equivariant
+from tests.cases import FULL, MIXED, VECTORS, on_graph, random_features, random_graph, with_features
+
+OUT = Fiber(structure=[(4, 0), (4, 1), (4, 2)])
+
+
+def run(layer, G, features, **options):
+    basis, r = get_basis_and_r(G, 3)
+    return layer(features, G=G, r=r, basis=basis, **options)
+
+
+def test_the_parts_fit_together():
+    """'cat' and 'sum', put together by hand from the submodules."""
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    basis, r = get_basis_and_r(G, 3)
+    for skip in ("cat", "sum", None):
+        layer = GSE3Res(MIXED, OUT, div=2, n_heads=2, skip=skip).double()
+        v, k = (layer.GMAB[name](features, G=G, r=r, basis=basis) for name in "vk")
+        expected = layer.GMAB["attn"](v, k=k, q=layer.GMAB["q"](features), G=G)
+        if skip == "cat":
+            expected = layer.project(layer.cat(expected, features))
+        elif skip == "sum":
+            expected = layer.add(layer.project(expected), features)
+        for degree, value in run(layer, G, features).items():
+            torch.testing.assert_close(value, expected[degree])
+
+
+def test_fibers_of_values_and_keys():
+    layer = GSE3Res(VECTORS, FULL, div=2)
+    assert layer.GMAB["v"].f_out == Fiber(4, 2)
+    assert layer.GMAB["k"].f_out == layer.GMAB["q"].f_out == Fiber(structure=[(2, 1)])
+    check_features(
+        run(GSE3Res(MIXED, OUT, div=3, skip=None).double(), random_graph(), random_features(MIXED, 15, torch.float64)),
+        Fiber(3, 1),
+        15,
+    )
+
+
+def test_attention_weights_on_request(kind):
+    G = random_graph(kind=kind)
+    features = random_features(MIXED, 15, torch.float64)
+    layer = GSE3Res(MIXED, OUT, div=2, n_heads=2).double()
+    output, attention = run(layer, G, features, return_attention=True)
+    plain = run(layer, G, features)
+    assert attention.shape == (basis_edges(G), 2)
+    assert all(torch.equal(output[d], plain[d]) for d in plain)
+
+
+def basis_edges(G):
+    return get_basis_and_r(G, 0)[1].shape[0]
+
+
+def test_a_frozen_projection():
+    assert not any(p.requires_grad for p in GSE3Res(MIXED, OUT, learnable_skip=False).project.parameters())
+    assert all(p.requires_grad for p in GSE3Res(MIXED, OUT).project.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"skip": "add"}, "skip must be 'cat', 'sum' or None, got 'add'"),
+        ({"selfint": "2x2"}, "selfint must be '1x1' or 'att', got '2x2'"),
+        ({"div": 5}, "div=5 leaves none of 4 of degree 0"),
+        ({"div": 1, "n_heads": 3}, "3 heads do not divide 4 channels of degree 0"),
+        ({"x_ij": "sub"}, "x_ij must be one of"),
+    ],
+)
+def test_bad_options_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GSE3Res(MIXED, OUT, **arguments)
+
+
+def test_a_sum_that_loses_input_is_refused():
+    with pytest.raises(ValueError, match="degree 3 has 4 channels in f_in, 0 in f_out"):
+        GSE3Res(FULL, OUT, skip="sum")
+    with pytest.raises(ValueError, match="degree 0 has 6 channels in f_in, 4 in f_out"):
+        GSE3Res(Fiber(1, 6), OUT, skip="sum")
+
+
+def test_fibers_without_a_common_degree_are_refused():
+    with pytest.raises(ValueError, match="must share a degree"):
+        GSE3Res(VECTORS, Fiber(1, 4))
+
+
+fibers = st.dictionaries(st.integers(0, 3), st.sampled_from([1, 2, 4]), min_size=1).map(lambda d: Fiber(dictionary=d))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    f_in=fibers,
+    f_out=fibers,
+    edge_dim=st.integers(0, 2),
+    div=st.sampled_from([1, 2]),
+    n_heads=st.sampled_from([1, 2]),
+    skip=st.sampled_from(["cat", "sum", None]),
+    selfint=st.sampled_from(["1x1", "att"]),
+    x_ij=st.sampled_from([None, "cat", "add"]),
+)
+def test_any_layer_is_refused_with_a_reason_or_equivariant(f_in, f_out, edge_dim, div, n_heads, skip, selfint, x_ij):
+    try:
+        layer = GSE3Res(f_in, f_out, edge_dim, div, n_heads, True, skip, selfint, x_ij).double()
+    except ValueError as error:
+        assert any(word in str(error) for word in ("div must", "n_heads must", "share a degree", "skip='sum' needs"))
+        return
+    G = random_graph(edge_dim=edge_dim)
+    G, degrees = with_features(G, random_features(f_in, G.num_nodes(), torch.float64))
+    assert_equivariant(on_graph(layer, f_in), G, node_degrees=degrees)

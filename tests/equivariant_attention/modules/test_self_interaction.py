@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.modules import GAttentiveSelfInt
+from equivariant_attention.modules.self_interaction import _inner_products
+from tests.cases import FULL, MIXED, random_features
+
+
+def test_outputs_are_weighted_means_of_the_channels():
+    layer = GAttentiveSelfInt(FULL, MIXED)
+    same = {d: v[:, :1].repeat(1, 4, 1) for d, v in random_features(FULL, 5, torch.float32).items()}
+    for degree, value in layer(same).items():
+        torch.testing.assert_close(value, same[degree][:, :1].expand_as(value))
+
+
+def test_small_inner_products_keep_their_sign():
+    value = torch.tensor([[[1.0, 0, 0], [1e-20, 0, 0], [-1e-20, 0, 0], [0, 0, 0]]])
+    products = _inner_products(value).view(4, 4)
+    torch.testing.assert_close(products[0], torch.tensor([1.0, 1e-12, -1e-12, 0]), rtol=0, atol=0)
+
+
+def test_parameter_names():
+    layer = GAttentiveSelfInt(Fiber(1, 3), Fiber(1, 2))
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {
+        "transform.0.0.weight": (9,),
+        "transform.0.0.bias": (9,),
+        "transform.0.2.weight": (6, 9),
+        "transform.0.2.bias": (6,),
+    }
+
+
+def test_a_degree_from_nowhere_is_refused():
+    with pytest.raises(ValueError, match=r"f_out also has degrees \[3\]"):
+        GAttentiveSelfInt(MIXED, FULL)
+
+
+def test_zero_features(dtype):
+    layer = GAttentiveSelfInt(FULL, MIXED).to(dtype)
+    zeros = {d: torch.zeros_like(v).requires_grad_() for d, v in random_features(FULL, 5, dtype).items()}
+    output = layer(zeros)
+    gradients = torch.autograd.grad(sum(v.sum() for v in output.values()), list(zeros.values()), allow_unused=True)
+    assert not any(v.any() for v in output.values())
+    assert all(g is None or torch.isfinite(g).all() for g in gradients)

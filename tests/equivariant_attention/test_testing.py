@@ -1,0 +1,104 @@
+import math
+
+import pytest
+import torch
+
+from equivariant_attention.graphs import Graph, as_graph
+from equivariant_attention.testing import assert_equivariant, equivariance_error
+from tests.cases import random_graph
+
+
+def distances(G):
+    return as_graph(G).edata["d"].norm(dim=-1)
+
+
+def relative_positions(G):
+    graph = as_graph(G)
+    src, dst = graph.edges()
+    x = graph.ndata["x"].reshape(-1, 3)
+    return x[dst] - x[src]
+
+
+def test_equivariant_callables_pass(kind, dtype):
+    G = random_graph(dtype, kind=kind)
+    errors = assert_equivariant(distances, G)
+    assert set(errors) == {"rotation", "translation", "permutation", "batch"}
+    assert_equivariant(relative_positions, G, output_degree=1, reflections=True)
+    assert_equivariant(lambda G: {"0": distances(G).unsqueeze(-1), "1": as_graph(G).edata["d"]}, G)
+
+
+def test_each_kind_of_failure_is_found():
+    G = random_graph()
+    n = G.num_nodes()
+    broken = {
+        "rotation": lambda G: as_graph(G).edata["d"][:, 0],
+        "translation": lambda G: as_graph(G).ndata["x"].norm(dim=-1),
+        "permutation": lambda G: distances(G) * torch.arange(as_graph(G).num_edges()),
+        "batch": lambda G: distances(G) / as_graph(G).num_nodes() * n,
+    }
+    for name, model in broken.items():
+        assert equivariance_error(model, G)[name] > 1e-3
+        with pytest.raises(AssertionError, match=f"not equivariant to .*{name}"):
+            assert_equivariant(model, G)
+
+
+def test_pseudovectors_fail_under_reflection():
+    G = random_graph()
+    G.ndata["v"] = torch.randn(G.num_nodes(), 1, 3, dtype=torch.float64)
+
+    def cross(G):
+        src, _ = G.edges()
+        return torch.linalg.cross(G.edata["d"], G.ndata["v"][src].squeeze(1))
+
+    assert_equivariant(cross, G, node_degrees={"v": 1}, output_degree=1)
+    with pytest.raises(AssertionError, match="not equivariant to reflection"):
+        assert_equivariant(cross, G, node_degrees={"v": 1}, output_degree=1, reflections=True)
+
+
+def test_a_wrong_declaration_is_found():
+    """A vector that is called a scalar does not stay as it is."""
+    G = random_graph()
+    with pytest.raises(AssertionError, match="rotation"):
+        assert_equivariant(lambda G: G.edata["d"], G)
+
+
+def test_nan_fails():
+    G = random_graph()
+    with pytest.raises(AssertionError, match="nan"):
+        assert_equivariant(lambda G: distances(G) * math.nan, G)
+
+
+def test_a_shape_that_changes_fails():
+    G = random_graph()
+    assert equivariance_error(lambda G: distances(G).reshape(-1, 1).expand(-1, G.batch_size), G)["batch"] == math.inf
+
+
+def test_the_graph_is_not_changed():
+    G = random_graph()
+    before = {name: value.clone() for name, value in G.ndata.items()}
+
+    def careless(G):
+        G.ndata["x"] = 2 * G.ndata["x"]
+        return distances(G)
+
+    equivariance_error(careless, G)
+    assert all(torch.equal(G.ndata[name], value) for name, value in before.items())
+
+
+def test_what_the_output_is_on():
+    assert_equivariant(lambda G: torch.ones(G.batch_size), random_graph())
+    square = Graph([0, 1, 2], [1, 2, 0])
+    square.edata["d"] = torch.randn(3, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="output_on must be given"):
+        equivariance_error(distances, square)
+    assert_equivariant(distances, square, output_on="edges")
+
+
+def test_bad_declarations_are_refused():
+    G = random_graph()
+    with pytest.raises(KeyError, match="no ndata"):
+        equivariance_error(distances, G, node_degrees={"u": 1})
+    with pytest.raises(ValueError, match="must have last dimension 5 for degree 2"):
+        equivariance_error(distances, G, edge_degrees={"d": 2})
+    with pytest.raises(ValueError, match="the output must have last dimension 3 for degree 1"):
+        equivariance_error(distances, G, output_degree=1)

@@ -1,0 +1,37 @@
+"""The recorded figures of the published code, on every kind of graph, in every order of evaluation."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from equivariant_attention.contraction import BACKENDS, use_backend
+
+FOLDER = Path(__file__).parents[1].parent / "shared" / "conformance"
+CASES = sorted(FOLDER.glob("*.npz"))
+
+pytestmark = pytest.mark.skipif(not CASES, reason="the recorded figures are not here")
+
+
+@pytest.fixture(scope="module")
+def check():
+    spec = importlib.util.spec_from_file_location("conformance_check", FOLDER / "check.py")
+    module = importlib.util.module_from_spec(spec)
+    path, writes = list(sys.path), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    spec.loader.exec_module(module)
+    sys.path[:], sys.dont_write_bytecode = path, writes
+    return module
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("graph", ["own", "dgl"])
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_recorded_figures(check, path, graph, backend):
+    if graph == "dgl":
+        pytest.importorskip("dgl")
+    with use_backend(backend):
+        for name, error in check.run(np.load(path, allow_pickle=False), graph):
+            assert error < check.TOLERANCE[name.split("/")[0]], name
