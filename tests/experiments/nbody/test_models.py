@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from equivariant_attention.graphs import as_graph
+from experiments.nbody.models import TFN, SE3Transformer
+from tests.cases import random_graph
+from tests.experiments.models import assert_model_is_equivariant
+
+
+def bodies(kind="own"):
+    G = random_graph(torch.float64, edge_dim=1, kind=kind)
+    graph = as_graph(G)
+    graph.ndata["v"] = torch.randn(graph.num_nodes(), 1, 3, dtype=torch.float64)
+    graph.ndata["c"] = torch.randn(graph.num_nodes(), 1, 1, dtype=torch.float64).sign()
+    return G
+
+
+MODELS = {
+    "published": lambda: SE3Transformer(num_layers=4, num_channels=8, num_degrees=4, div=4, n_heads=2),
+    "small": lambda: SE3Transformer(num_layers=1, num_channels=4, num_degrees=2, div=2, si_m="att", x_ij="cat"),
+    "no layers": lambda: SE3Transformer(num_layers=0, num_channels=4, si_e="1x1", x_ij=None),
+    "many heads": lambda: SE3Transformer(num_layers=1, num_channels=16, num_degrees=3, div=4, n_heads=4),
+    "TFN": lambda: TFN(num_layers=4, num_channels=8, num_degrees=4),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equivariance(name, kind):
+    assert_model_is_equivariant(lambda m, G: m(G), MODELS[name](), bodies(kind), node_degrees={"v": 1}, output_degree=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shape_and_gradients_of_every_parameter(name):
+    model = MODELS[name]().double()
+    output = model(bodies())
+    assert output.shape == (15, 2, 3)
+    output.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert sum(p.grad is not None and bool(p.grad.any()) for p in model.parameters()) > 0
+
+
+def test_published_tfn_checkpoints_repeat_their_parameters():
+    model, other = TFN(num_layers=2, num_channels=4, num_degrees=2), TFN(num_layers=2, num_channels=4, num_degrees=2)
+    published = model.state_dict()
+    published |= {name.replace("Gblock", "enc", 1): value for name, value in published.items()}
+    other.load_state_dict(published, strict=True)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    name = next(name for name in published if name.startswith("enc"))
+    published[name] = published[name] + 1
+    with pytest.raises(RuntimeError, match="enc"):
+        other.load_state_dict(published, strict=True)

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from equivariant_attention.graphs import Graph, as_graph
+from experiments.toy_optimisation.models import SE3TransformerIterative, pair_potential, strongest_neighbors
+from tests.cases import as_kind
+from tests.experiments.models import assert_model_is_equivariant
+
+
+def points(kind="own", graphs=2, n=5):
+    i = torch.arange(n)
+    dst, src = (ends.flatten() for ends in torch.meshgrid(i, i, indexing="ij"))
+    keep = dst != src
+    first = n * torch.arange(graphs)[:, None]
+    src, dst = ((first + ends[keep]).flatten() for ends in (src, dst))
+    G = Graph(src, dst, num_nodes=n * graphs)
+    G.set_batch_num_nodes([n] * graphs)
+    G.set_batch_num_edges([n * (n - 1)] * graphs)
+    symmetric = torch.rand(n * graphs, n * graphs, dtype=torch.float64)
+    x = 0.5 * torch.randn(n * graphs, 1, 3, dtype=torch.float64)
+    G.ndata["x"], G.ndata["ones"] = x, torch.ones(n * graphs, 1, 1, dtype=torch.float64)
+    G.edata["d"] = x[dst] - x[src]
+    G.edata["r"] = G.edata["d"].norm(dim=-1, keepdim=True)
+    G.edata["potential_parameters"] = (symmetric + symmetric.T)[src, dst].view(-1, 1, 1) / 2
+    G.edata["w"] = pair_potential(G.edata["r"], G.edata["potential_parameters"])
+    return as_kind(G, kind)
+
+
+def make(**options):
+    return SE3TransformerIterative(**{"num_layers": 2, "num_degrees": 3, "num_channels": 4, "div": 2, **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"x_ij": "cat", "k_neighbors": 2}, {"num_iter": 1, "compute_gradients": False}]
+)
+def test_equivariance_of_the_last_step(options, kind):
+    assert_model_is_equivariant(lambda m, G: m(G)[1][-1], make(**options), points(kind), output_degree=1)
+
+
+def test_the_graph_is_refreshed(kind):
+    G = points(kind)
+    before = as_graph(G).ndata["x"].clone()
+    moved, steps = make().double()(G)
+    graph = as_graph(moved)
+    src, dst = graph.edges()
+    x = graph.ndata["x"].reshape(-1, 1, 3)
+    torch.testing.assert_close(x, before.reshape(-1, 1, 3) + sum(steps))
+    torch.testing.assert_close(graph.edata["d"], x[dst] - x[src])
+    torch.testing.assert_close(graph.edata["r"], graph.edata["d"].norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(graph.edata["w"], pair_potential(graph.edata["r"], graph.edata["potential_parameters"]))
+    for i, step in enumerate(steps):
+        torch.testing.assert_close(graph.ndata[f"update_norm_{i}"], step.norm(dim=-1, keepdim=True))
+
+
+def test_gradients_of_the_basis_reach_earlier_blocks():
+    gradients = {}
+    for through_basis in (False, True):
+        torch.manual_seed(3)
+        model = make(compute_gradients=through_basis).double()
+        torch.manual_seed(4)
+        model(points())[0].edata["w"].mean().backward()
+        gradients[through_basis] = model.blocks[0][0].project.transform["0"].grad
+    assert not torch.allclose(gradients[False], gradients[True])
+
+
+def test_the_potential():
+    r = torch.linspace(0, 4, 4001, dtype=torch.float64)
+    V = pair_potential(r, torch.full_like(r, 0.5))
+    assert abs(V.min()) < 1e-6
+    wells = ((V[1:-1] < V[:-2]) & (V[1:-1] < V[2:])).sum()
+    assert wells == 2
+
+
+def test_the_strongest_neighbors_are_kept():
+    G = points()
+    kept = strongest_neighbors(G, 2)
+    for node in range(G.num_nodes()):
+        all_w = G.edata["w"].flatten()[G.edges()[1] == node]
+        kept_w = kept.edata["w"].flatten()[kept.edges()[1] == node]
+        assert torch.equal(kept_w.sort().values, all_w.sort().values[-2:])
+    assert torch.equal(strongest_neighbors(G, 4).edata["w"], G.edata["w"])
