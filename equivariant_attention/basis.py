@@ -45,7 +45,7 @@ class Basis(Mapping[str, Tensor]):
     def _form(self, k: int, l: int) -> Tensor:
         matrices = []
         for J in range(abs(l - k), l + k + 1):
-            Q = coupling(l, k, J).to(self.harmonics)
+            Q = coupling(l, k, J, self.harmonics.dtype, self.harmonics.device)
             matrices.append(self.harmonics[:, J**2 : (J + 1) ** 2] @ Q.flatten(0, 1).T)
         return torch.stack(matrices, dim=-1).view(-1, 1, 2 * l + 1, 1, 2 * k + 1, len(matrices))
 
@@ -111,6 +111,10 @@ def _relative_positions(G: Any) -> Tensor:
         )
     if d.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
+    _check_finite(d)
+    return d.reshape(-1, 3)
+
+
+def _check_finite(d: Tensor) -> None:
     if not d.isfinite().all():
         raise ValueError("edata['d'] must be finite, got NaN or infinite relative positions")
-    return d.reshape(-1, 3)

@@ -57,10 +57,10 @@ def equivariance_error(
             output is on.
     """
     case = _Case(model, as_graph(G), {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}, output_degree)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     expected = case.output(case.graph)
     place = output_on or case.place(expected)
-    rotation = random_rotation(generator=generator, dtype=torch.float64)
+    rotation = random_rotation(generator=generator, dtype=torch.float64, device="cpu")
     errors = {
         "rotation": case.error(case.output(case.rotated(rotation)), case.turned(expected, rotation)),
         "translation": case.error(case.output(case.translated(generator)), expected),
@@ -152,7 +152,7 @@ class _Case:
         """The graph with all positions moved by one vector."""
         ndata = dict(self.graph.ndata)
         if "x" in ndata:
-            ndata["x"] = ndata["x"] + torch.randn(3, generator=generator).to(ndata["x"])
+            ndata["x"] = ndata["x"] + torch.randn(3, generator=generator, device="cpu").to(ndata["x"])
         return self._with(*self.graph.edges(), ndata, dict(self.graph.edata))
 
     def permuted(self, generator: torch.Generator) -> tuple[GraphLike, dict[str, Tensor]]:
@@ -205,5 +205,5 @@ def _turn(value: Tensor, degree: int, rotation: Tensor, name: str) -> Tensor:
 
 def _shuffled(groups: Tensor, generator: torch.Generator) -> Tensor:
     """A random order of the rows that keeps each (sorted) group in its place."""
-    order = torch.randperm(len(groups), generator=generator).to(groups.device)
+    order = torch.randperm(len(groups), generator=generator, device="cpu").to(groups.device)
     return order[torch.argsort(groups[order], stable=True)]

@@ -40,8 +40,8 @@ class Inputs:
         if degree not in self._sent:
             sent = self.features[str(degree)][self.src]
             if degree == 1 and self.vector is not None:
-                index = torch.tensor([self.channel], device=sent.device)
-                sent = sent.index_add(1, index, self.vector[:, None].to(sent.dtype))
+                before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
+                sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)
             self._sent[degree] = sent
         return self._sent[degree]
 

@@ -19,16 +19,23 @@ _PUBLISHED_SIGNS = {
 
 
 @cache
-def coupling(degree_out: int, degree_in: int, J: int) -> Tensor:
+def coupling(
+    degree_out: int,
+    degree_in: int,
+    J: int,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
     r"""The coupling :math:`Q_J^{lk}` of equation (8) of arXiv 2006.10503 with the published sign.
 
     Args:
         degree_out: l, at least 0.
         degree_in: k, at least 0.
         J: degree of the spherical harmonic, from ``|l - k|`` to ``l + k``.
+        dtype, device: of the result; it is computed in float64.
 
     Returns:
-        float64 ``[2l+1, 2k+1, 2J+1]`` of unit Frobenius norm, such that ``sum_m Y_Jm(x) Q[:, :, m]`` maps degree k to
+        ``[2l+1, 2k+1, 2J+1]`` of unit Frobenius norm, such that ``sum_m Y_Jm(x) Q[:, :, m]`` maps degree k to
         degree l equivariantly. Cached: do not write to it.
 
     Raises:
@@ -36,7 +43,8 @@ def coupling(degree_out: int, degree_in: int, J: int) -> Tensor:
     """
     if not abs(degree_out - degree_in) <= J <= degree_out + degree_in:
         raise ValueError(f"J must lie between |l - k| and l + k for (l, k) = ({degree_out}, {degree_in}), got {J}")
-    return published_sign(degree_in, degree_out, J) * torch.from_numpy(real_clebsch_gordan(degree_out, degree_in, J))
+    signed = published_sign(degree_in, degree_out, J) * real_clebsch_gordan(degree_out, degree_in, J)
+    return torch.from_numpy(signed).to(device, dtype)
 
 
 def published_sign(degree_in: int, degree_out: int, J: int) -> int:

@@ -1,0 +1,303 @@
+import csv
+import json
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.nbody import run
+from experiments.nbody.data import load_or_simulate
+from experiments.nbody.models import TFN
+from experiments.nbody.simulation import Settings
+from utils.cli import UsageError
+from utils.training import NonFiniteError
+
+SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--num_train", "12", "--num_valid", "6"]
+SMALL += ["--num_test", "5", "--batch_size", "4", "--device", "cpu", "--log_interval", "2"]
+FILES = {
+    "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
+    "plots/learning_curves.png", "plots/predictions.png",
+}  # fmt: skip
+# For the script in another process. Threads change the order of sums: as many there as here.
+ENVIRONMENT = {
+    **os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(Path(run.__file__).parents[2])
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Where every run of these tests finds its simulations after the first."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    def call(*arguments, epochs=2, output="run"):
+        given = [] if "--resume" in arguments else [*SMALL, "--output", str(tmp_path / output)]
+        return run.main([*given, "--data", data, "--num_epochs", str(epochs), *arguments])
+
+    return call
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def outcome(folder):
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["seconds_per_epoch"]
+    return rows(folder / "metrics.csv"), rows(folder / "steps.csv"), metrics
+
+
+# ------------------------------------------------------------------------------------------------- command line
+
+
+def test_every_flag_has_a_value_in_every_preset():
+    flags = {action.dest for action in run.build_parser()._actions} - {"help", "preset"}
+    for preset in run.PRESETS.values():
+        assert preset.keys() == flags
+    assert flags > run.FREE
+
+
+def test_presets_state_their_horizon():
+    frames = {name: preset["ri_delta_t"] for name, preset in run.PRESETS.items()}
+    assert frames == {"quick": 5, "paper": 5, "published": 10}
+    assert next(iter(run.PRESETS)) == "quick"
+
+
+def test_published_command_is_the_published_preset():
+    published = "--ri_delta_t 10 --num_degrees 4 --batch_size 128 --num_channels 8 --div 4 --ri_burn_in 0 "
+    published += "--siend att --xij add --head 2"
+    given = vars(run.build_parser().parse_args(published.split()))
+    preset = run.PRESETS["published"]
+    assert given == {name: preset[name] for name in given}
+    assert (preset["num_layers"], preset["lr"], preset["num_train"]) == (4, 1e-3, 3000)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--layers", "3"], ["--num_layer", "3"], ["--head", "0"], ["--xij", "sub"], ["--model", "GCN"], ["--lr", "-1"]],
+)
+def test_bad_flags_are_errors(arguments):
+    with pytest.raises(SystemExit, match="2"):
+        run.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ri_delta_t", "51"], "delta_t: expected at most 50"),
+        (["--ri_burn_in", "46"], "delta_t: expected at most 50"),
+        (["--device", "tpu"], "device: expected auto, cpu, cuda"),
+        (["--ri_data", "nowhere"], "ds_train_charged5.pkl"),
+        (["--restore", "nowhere.pt"], "nowhere.pt: there is no such file"),
+        (["--evaluate", "nowhere.npz"], "nowhere.npz"),
+        (["--div", "8"], "div=8"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        train(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_script_reports_errors_without_a_traceback(tmp_path):
+    command = [sys.executable, run.__file__, "--resume", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --resume: {tmp_path} holds no run (there is no config.json)\n"
+
+
+# -------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.parametrize("graph", ["own", "dgl"])
+@pytest.mark.parametrize("model", ["SE3Transformer", "TFN"])
+def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, graph, model):
+    if graph == "dgl":
+        pytest.importorskip("dgl")
+    metrics = train("--graph", graph, "--model", model)
+    folder = tmp_path / "run"
+    assert files(folder) == FILES
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert len(rows(folder / "metrics.csv")) == 2
+    assert metrics["test"].keys() == {model, "linear motion", "constant"}
+    assert max(metrics["equivariance_error"].values()) < 1e-4
+    assert metrics["horizon_steps"] == 500
+    printed = capsys.readouterr().out
+    for text in ("5 trajectories, 500 steps ahead", "linear motion", "equivariance error", "parameters", "seconds per"):
+        assert text in printed
+
+
+def test_both_graph_classes_train_alike(train, tmp_path):
+    pytest.importorskip("dgl")
+    losses = []
+    for graph in ("own", "dgl"):
+        train("--graph", graph, output=graph)
+        losses.append([float(row["train_loss"]) for row in rows(tmp_path / graph / "metrics.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("model", ["SE3Transformer", "TFN"])
+def test_double_precision_is_equivariant(train, model):
+    metrics = train("--precision", "64-true", "--model", model, epochs=1)
+    assert max(metrics["equivariance_error"].values()) < 1e-12
+
+
+def test_mixed_precision(train, tmp_path):
+    train("--precision", "bf16-mixed", epochs=1)
+    weights = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+def test_workers_and_other_flags(train, tmp_path):
+    train("--num_workers", "1", "--graph", "own", "--ri_data_type", "springs", "--n_balls", "3", "--xij", "cat",
+          "--simid", "att", "--siend", "1x1", "--head", "2", "--div", "1", "--ri_start_at", "zero")  # fmt: skip
+    assert files(tmp_path / "run") == FILES
+
+
+def test_training_beats_linear_motion_on_its_own_data(train):
+    metrics = train("--lr", "0.01", "--num_train", "64", "--batch_size", "16", epochs=12)
+    results = metrics["valid"]
+    assert results["SE3Transformer"]["loss"] < 0.9 * results["linear motion"]["loss"]
+
+
+def test_runs_do_not_share_a_folder(data, tmp_path, train):
+    for _ in range(2):
+        run.main([*SMALL, "--data", data, "--num_epochs", "1", "--save_dir", str(tmp_path), "--name", "trial"])
+    assert {"trial", "trial-2"} <= {path.name for path in tmp_path.iterdir()}
+    before = (tmp_path / "trial" / "metrics.csv").read_bytes()
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(output="trial")
+    assert (tmp_path / "trial" / "metrics.csv").read_bytes() == before
+
+
+def test_profile_stops_before_training_and_can_be_resumed(train, tmp_path, capsys):
+    assert train("--profile") == {}
+    folder = tmp_path / "run"
+    assert files(folder) == {"config.json", "lock", "profile/trace.json", "profile/table.txt"}
+    assert "stopped after profiling" in capsys.readouterr().out
+    train("--resume", str(folder))
+    assert files(folder) > FILES
+
+
+@pytest.mark.parametrize("graph", ["own", "dgl"])
+def test_training_that_diverges_stops_with_the_batch_saved(train, tmp_path, graph):
+    if graph == "dgl":
+        pytest.importorskip("dgl")
+    with pytest.raises(NonFiniteError, match=r"nonfinite\.pt"):
+        train("--lr", "1e30", "--graph", graph)
+    G, target = torch.load(tmp_path / "run" / "nonfinite.pt", weights_only=False)["batch"]
+    assert G.ndata["v"].isfinite().all()
+    assert len(target) == G.num_nodes()
+
+
+# -------------------------------------------------------------------------------------------------------- data
+
+
+def published(trajectories):
+    names = ("loc", "vel", "charges", "edges", "sample_freq")
+    return {{"loc": "points"}.get(name, name): getattr(trajectories, name) for name in names}
+
+
+@pytest.mark.parametrize("with_valid", [True, False])
+def test_published_data_files(train, tmp_path, data, with_valid):
+    for split in ("train", "valid", "test") if with_valid else ("train", "test"):
+        content = published(load_or_simulate(data, Settings(length=1000), 6, 0, split))
+        with open(tmp_path / f"ds_{split}_mine.pkl", "wb") as file:
+            pickle.dump(content, file)
+    metrics = train("--ri_data", str(tmp_path), "--data_str", "mine", "--ri_delta_t", "10")
+    assert metrics["horizon_steps"] == 1000
+    assert ("valid" in metrics) == with_valid
+    assert ("valid_loss" in rows(tmp_path / "run" / "metrics.csv")[0]) == with_valid
+    assert metrics["epochs"] == 2
+
+
+def test_extra_evaluation_file(train, tmp_path, data):
+    trajectories = load_or_simulate(data, Settings(length=1000, sample_freq=500), 6, 0, "test")
+    arrays = {name: getattr(trajectories, name) for name in ("loc", "vel", "charges")}
+    np.savez(tmp_path / "extra.npz", **arrays)
+    extra = ["--evaluate", str(tmp_path / "extra.npz"), "--evaluate_sample_freq", "500"]
+    metrics = train(*extra, epochs=1)
+    assert metrics["evaluate"].keys() == metrics["test"].keys()
+    with pytest.raises(UsageError, match=r"2 frames of .* are 1000 steps .*, but the model predicts 500"):
+        train(*extra, "--evaluate_delta_t", "2", output="other")
+    with pytest.raises(UsageError, match="sample_freq"):
+        train(*extra[:2], output="other")
+    again = train("--resume", str(tmp_path / "run"), *extra, epochs=1)  # only evaluates
+    assert again == metrics
+
+
+# ------------------------------------------------------------------------------------------- weights, resuming
+
+
+def test_restore(train, tmp_path):
+    train(epochs=1)
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    weights = torch.load(best, weights_only=True)["model"]
+    torch.save(weights, tmp_path / "published.pt")
+    starts = []
+    for number, path in enumerate((best, tmp_path / "published.pt", None)):
+        train(*(["--restore", str(path)] if path else []), "--log_interval", "1", epochs=1, output=f"restored{number}")
+        starts.append(rows(tmp_path / f"restored{number}" / "steps.csv")[0]["step_loss"])
+    assert starts[0] == starts[1] != starts[2]
+    with pytest.raises(UsageError, match="the weights do not fit the model"):
+        train("--restore", str(best), "--num_channels", "8", output="other")
+
+
+def test_restore_of_a_published_tensor_field_network(train, tmp_path):
+    weights = TFN(1, 4, 2).state_dict()
+    repeated = {name.replace("Gblock", "enc"): value for name, value in weights.items()}
+    torch.save({**weights, **repeated}, tmp_path / "published.pt")
+    train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
+
+
+def test_resume_refuses_contradictions(train, tmp_path):
+    train(epochs=1)
+    folder = str(tmp_path / "run")
+    with pytest.raises(UsageError, match=r"--lr 0\.5 contradicts the resumed run, which has 0\.003"):
+        train("--resume", folder, "--lr", "0.5")
+    with pytest.raises(UsageError, match="--preset paper contradicts"):
+        train("--resume", folder, "--preset", "paper")
+    metrics = train("--resume", folder, "--lr", "0.003", "--print_interval", "1", "--num_workers", "0", epochs=2)
+    assert metrics["epochs"] == 2
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["flags"]["num_epochs"] == 2
+
+
+def test_resume_from_a_truncated_checkpoint(train, tmp_path):
+    train(epochs=1)
+    path = tmp_path / "run" / "checkpoints" / "last.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=r"last\.pt: expected a whole checkpoint"):
+        train("--resume", str(tmp_path / "run"))
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("attempt", range(3))
+def test_killed_and_resumed_gives_the_same(train, data, tmp_path, attempt):
+    epochs = 6
+    train(epochs=epochs, output="whole")
+    killed = tmp_path / "killed"
+    command = [sys.executable, run.__file__, *SMALL, "--data", data, "--num_epochs", str(epochs), "--output", killed]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (killed / "config.json").exists():
+            time.sleep(0.01)
+        time.sleep(random.SystemRandom().uniform(0, 1.5))
+        process.send_signal(signal.SIGKILL)
+    train("--resume", str(killed), epochs=epochs)
+    assert outcome(killed) == outcome(tmp_path / "whole")

@@ -1,0 +1,38 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from utils.cli import UsageError
+from utils.trackers import TensorBoard, WandB
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    for module in ("tensorboard", "torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match="pip install tensorboard"):
+        TensorBoard(tmp_path, 0)
+    with pytest.raises(UsageError, match="pip install wandb"):
+        WandB(tmp_path, {"id": "1234"})
+
+
+def test_tensorboard_writes_events(tmp_path):
+    pytest.importorskip("tensorboard")
+    tracker = TensorBoard(tmp_path, 0)
+    tracker.log({"loss": 0.5}, 3)
+    tracker.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_wandb_is_told_which_run_goes_on(tmp_path, monkeypatch):
+    calls = []
+    started = SimpleNamespace(
+        log=lambda values, step: calls.append((values, step)), finish=lambda: calls.append("finished")
+    )
+    fake = SimpleNamespace(init=lambda **options: calls.append(options) or started)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    tracker = WandB(tmp_path, {"id": "1234"})
+    tracker.log({"loss": 0.5}, 3)
+    tracker.close()
+    assert (calls[0]["id"], calls[0]["resume"], calls[0]["dir"]) == ("1234", "allow", str(tmp_path))
+    assert calls[1:] == [({"loss": 0.5}, 3), "finished"]

@@ -1,0 +1,230 @@
+import csv
+import os
+
+import pytest
+import torch
+
+from utils.checkpoints import CheckpointError
+from utils.loaders import EpochLoader
+from utils.training import NonFiniteError, Trainer, cosine_schedule, make_fabric
+
+EPOCHS, STEPS = 4, 5
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL; nothing here catches it."""
+
+
+def batch_loss(model, batch):
+    x, y = batch
+    error = (model(x) - y).square().mean()
+    return {"loss": error, "root": error.sqrt()}, len(x)
+
+
+def make_loaders(rows=17):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 3, generator=generator)
+    data = torch.utils.data.TensorDataset(x, x.sum(1, keepdim=True) + torch.randn(rows, 1, generator=generator))
+    collate = torch.utils.data.default_collate
+    return EpochLoader(data, 4, collate, shuffle=True, seed=1), EpochLoader(data, 8, collate)
+
+
+def make_trainer(folder, loss=batch_loss, width=8, **options):
+    torch.manual_seed(0)
+    # Dropout draws from the global generator: resuming has to put that back.
+    model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Dropout(0.3), torch.nn.Linear(width, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    schedule = cosine_schedule(optimizer, EPOCHS * STEPS)
+    return Trainer(make_fabric("cpu", "32-true"), model, optimizer, schedule, loss, folder, **options)
+
+
+def fit(trainer, epochs=EPOCHS, valid=True):
+    train, valid_loader = make_loaders()
+    trainer.fit(train, valid_loader if valid else None, epochs, log_interval=2, print_interval=3)
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def outcome(folder):
+    best = torch.load(folder / "checkpoints" / "best.pt", weights_only=True)
+    return rows(folder / "metrics.csv"), rows(folder / "steps.csv"), best["epoch"], best["model"]["0.weight"].tolist()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    fit(make_trainer(folder))
+    return outcome(folder)
+
+
+def resume(folder):
+    trainer = make_trainer(folder)
+    if trainer.checkpoint.exists():
+        torch.rand(7)  # in another process the generators are elsewhere
+        trainer.resume()
+    fit(trainer)
+    return outcome(folder)
+
+
+def test_history(uninterrupted):
+    epochs, steps, best, _ = uninterrupted
+    assert list(epochs[0]) == [
+        "epoch", "step", "learning_rate", "train_loss", "train_root", "valid_loss", "valid_root"
+    ]  # fmt: skip
+    assert [int(row["epoch"]) for row in epochs] == list(range(1, EPOCHS + 1))
+    assert [int(row["step"]) for row in steps] == list(range(2, EPOCHS * STEPS + 1, 2))
+    losses = [float(row["valid_loss"]) for row in epochs]
+    assert losses[-1] < losses[0]
+    assert best == 1 + losses.index(min(losses))
+
+
+def test_learning_rate_falls_to_a_tenth():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = cosine_schedule(optimizer, 10)
+    rates = []
+    for _ in range(12):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == 2.0
+    assert rates == sorted(rates, reverse=True)
+    assert rates[10:] == pytest.approx([0.2, 0.2])
+
+
+@pytest.mark.parametrize("step", [0, 1, STEPS, STEPS + 3, 3 * STEPS - 1])
+def test_killed_in_a_step_and_resumed(tmp_path, uninterrupted, step):
+    calls = []
+
+    def killing_loss(model, batch):
+        calls.append(1)
+        if len(calls) > step:
+            raise Killed
+        return batch_loss(model, batch)
+
+    with pytest.raises(Killed):
+        fit(make_trainer(tmp_path, killing_loss))
+    assert resume(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("write", range(4 * EPOCHS))
+def test_killed_while_writing_and_resumed(tmp_path, uninterrupted, monkeypatch, write):
+    replace, calls = os.replace, []
+
+    def killing_replace(source, target):
+        calls.append(target)
+        if len(calls) > write:
+            raise Killed
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):  # noqa: PT012
+        patch.setattr(os, "replace", killing_replace)
+        fit(make_trainer(tmp_path))
+    assert resume(tmp_path) == uninterrupted
+
+
+def test_resuming_a_finished_training_changes_nothing(tmp_path, uninterrupted):
+    fit(make_trainer(tmp_path))
+    assert resume(tmp_path) == uninterrupted
+
+
+def test_resuming_with_more_epochs(tmp_path):
+    fit(make_trainer(tmp_path), epochs=1)
+    trainer = make_trainer(tmp_path)
+    trainer.resume()
+    fit(trainer, epochs=3)
+    assert [row["epoch"] for row in rows(tmp_path / "metrics.csv")] == ["1", "2", "3"]
+
+
+def test_resuming_another_model(tmp_path):
+    fit(make_trainer(tmp_path), epochs=1)
+    with pytest.raises(CheckpointError, match="of another model"):
+        make_trainer(tmp_path, width=9).resume()
+
+
+def test_best_weights_are_those_of_the_best_epoch(tmp_path):
+    trainer = make_trainer(tmp_path)
+    fit(trainer)
+    trainer.use_best()
+    assert trainer.evaluate(make_loaders()[1])["loss"] == trainer.best["loss"]
+
+
+def test_without_validation_the_last_weights_are_the_best(tmp_path):
+    trainer = make_trainer(tmp_path)
+    fit(trainer, valid=False)
+    assert (trainer.best["epoch"], trainer.best["loss"]) == (EPOCHS, None)
+    assert "valid_loss" not in rows(tmp_path / "metrics.csv")[0]
+
+
+def test_metrics_are_means_over_samples_not_batches(tmp_path):
+    trainer = make_trainer(tmp_path)
+    x, y = make_loaders()[1].dataset.tensors
+    loss = trainer.evaluate(make_loaders()[1])["loss"]  # batches of 8, 8 and 1
+    assert loss == pytest.approx((trainer.model(x) - y).square().mean().item(), rel=1e-5)
+
+
+def test_clipping(tmp_path):
+    batch = next(iter(make_loaders()[0]))
+    for clip_norm, largest in ((None, torch.inf), (0.01, 0.0101)):
+        trainer = make_trainer(tmp_path, clip_norm=clip_norm)
+        _, _, norm = trainer.take_step(batch)
+        left = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+        assert norm > 0.1  # the norm before clipping
+        assert left == pytest.approx(min(norm, largest), rel=0.02)
+
+
+def poisoned_loss(what):
+    def loss(model, batch):
+        metrics, size = batch_loss(model, batch)
+        if batch[0].shape[0] == 1:  # the last batch of an epoch
+            if what == "loss":
+                metrics["loss"] = metrics["loss"] * torch.nan
+            else:
+                metrics["loss"] = metrics["loss"] + (model(batch[0]) * 0).sum().sqrt()  # value 0, derivative NaN
+        return metrics, size
+
+    return loss
+
+
+@pytest.mark.parametrize(("what", "message"), [("loss", "the loss is nan"), ("gradient", "the norm of the gradient")])
+def test_not_finite(tmp_path, what, message):
+    trainer = make_trainer(tmp_path, poisoned_loss(what))
+    with pytest.raises(NonFiniteError, match=rf"{message}.* in epoch 1, step 5.*nonfinite\.pt"):
+        fit(trainer)
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=False)
+    assert saved["batch"][0].shape == (1, 3)
+    assert (saved["epoch"], saved["step"]) == (1, 5)
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert not trainer.checkpoint.exists()
+
+
+def test_validation_not_finite(tmp_path):
+    def loss(model, batch):
+        metrics, size = batch_loss(model, batch)
+        return (metrics if torch.is_grad_enabled() else {"loss": metrics["loss"] / 0}), size
+
+    with pytest.raises(NonFiniteError, match="validation loss is inf after epoch 1"):
+        fit(make_trainer(tmp_path, loss))
+
+
+def test_trackers_get_every_row(tmp_path):
+    class Tracker:
+        points = []  # noqa: RUF012
+
+        def log(self, values, step):
+            self.points.append((step, set(values)))
+
+    trainer = make_trainer(tmp_path)
+    trainer.trackers = [Tracker()]
+    fit(trainer, epochs=1)
+    assert [step for step, _ in Tracker.points] == [2, 4, 5]
+    assert "step_loss" in Tracker.points[0][1]
+    assert "valid_loss" in Tracker.points[2][1]
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", "cuda:-1", "", "cuda:99"])
+def test_bad_devices(device):
+    with pytest.raises(ValueError, match="device: "):
+        make_fabric(device, "32-true")

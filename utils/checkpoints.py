@@ -1,0 +1,91 @@
+"""Training states and weights on disk: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.cli import UsageError
+from utils.files import atomic_write
+
+STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
+
+
+class CheckpointError(UsageError):
+    """A file is not the checkpoint it should be."""
+
+
+def save(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically.
+
+    Arguments:
+        path: file to write.
+        kind: STATE or WEIGHTS.
+        content: tensors, numbers, strings, lists and dicts.
+    """
+    with atomic_write(path) as file:
+        torch.save({"kind": kind, **content}, file)
+
+
+def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Returns the content of a checkpoint of that kind, tensors on the CPU. Raises CheckpointError for another file."""
+    content = _read(path)
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        found = content.get("kind", sorted(map(str, content))[:5]) if isinstance(content, dict) else type(content)
+        raise CheckpointError(f"{path}: expected a checkpoint of kind {kind!r}, got {found}")
+    return content
+
+
+def restore(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Loads weights into `model`, strictly.
+
+    Arguments:
+        path: a checkpoint of either kind, or a bare state dict as the published code saves it.
+
+    Raises CheckpointError where the file is none of these or does not fit the model.
+    """
+    content = _read(path)
+    weights = content.get("model") if isinstance(content, dict) and "kind" in content else content
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(f"{path}: expected weights (a dict of tensors)")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: the weights do not fit the model: {error}") from error
+
+
+def _read(path: str | os.PathLike[str]) -> Any:
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: there is no such file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged and foreign files raise almost anything
+        raise CheckpointError(f"{path}: expected a whole checkpoint of tensors and plain values: {error}") from error
+
+
+def rng_state() -> dict[str, Any]:
+    """Returns the states of the global random generators: torch's, of every GPU, NumPy's, Python's."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (used or not by datasets, it must come back)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": numpy_state,
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Puts back what `rng_state` returned; the GPUs' only on as many GPUs."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    key = np.array(state["numpy"]["state"]["key"], dtype=np.uint32)
+    np.random.set_state({**state["numpy"], "state": {**state["numpy"]["state"], "key": key}})  # noqa: NPY002
+    random.setstate(state["python"])

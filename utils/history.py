@@ -1,0 +1,39 @@
+"""Rows of numbers collected while training, and their CSV files."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+
+from utils.files import atomic_write
+
+Row = dict[str, float]
+
+
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
+    """Writes rows of the same columns, whole and atomically; floats as Python prints them, so nothing is rounded."""
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class Mean:
+    """Weighted means of named numbers, accumulated in double precision."""
+
+    def __init__(self) -> None:
+        self._sums: Row = {}
+        self._weight = 0.0
+
+    def add(self, values: Row, weight: float) -> None:
+        """Counts `values` with that weight."""
+        self._weight += weight
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + weight * value
+
+    def result(self, prefix: str = "") -> Row:
+        """Returns the means, `prefix` put before every name. Raises ValueError where nothing was added."""
+        if not self._weight:
+            raise ValueError("mean of nothing: the loader gave no batches")
+        return {prefix + name: total / self._weight for name, total in self._sums.items()}

@@ -1,0 +1,45 @@
+"""Plots every experiment has. Drawn without pyplot, so that no display and no global state is involved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from utils.files import atomic_write
+from utils.history import Row
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG, atomically."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+
+
+def learning_curves(
+    rows: Sequence[Row], names: Sequence[str], path: str | os.PathLike[str], references: dict[str, Row] | None = None
+) -> None:
+    """Draws metrics over the epochs, for training and validation, one panel each.
+
+    Arguments:
+        rows: of metrics.csv, with 'epoch', 'train_NAME' and, where there was validation, 'valid_NAME'.
+        names: metrics to draw, all above zero.
+        path: PNG file to write.
+        references: values of the metrics to draw as horizontal lines, by their label.
+    """
+    figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    for number, name in enumerate(names, start=1):
+        axes = figure.add_subplot(1, len(names), number, title=name, xlabel="epoch", yscale="log")
+        for split in ("train", "valid"):
+            if f"{split}_{name}" in rows[0]:
+                axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], label=split)
+        labels: dict[float, list[str]] = {}
+        for label, values in (references or {}).items():
+            labels.setdefault(values[name], []).append(label)
+        for value, of_value in labels.items():
+            axes.axhline(value, linestyle="--", color="grey")
+            axes.annotate(", ".join(of_value), (epochs[0], value), fontsize="small", va="bottom")
+        axes.legend()
+    save_figure(figure, path)

@@ -1,0 +1,36 @@
+"""Where the time of a training step goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from utils.files import atomic_write
+
+
+def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, steps: int = 3) -> str:
+    """Profiles a few calls of `step`.
+
+    Arguments:
+        step: does one training step.
+        folder: gets trace.json (for chrome://tracing or ui.perfetto.dev) and table.txt; made if missing.
+        warmup: calls before the recorded ones.
+        steps: calls recorded.
+
+    Returns the table: operations, by their own time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    on_gpu = torch.cuda.is_available()
+    for _ in range(warmup):
+        step()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
+        for _ in range(steps):
+            step()
+    recorded.export_chrome_trace(str(folder / "trace.json"))
+    table = recorded.key_averages().table(f"self_{'cuda' if on_gpu else 'cpu'}_time_total", row_limit=30)
+    with atomic_write(folder / "table.txt", "w") as file:
+        file.write(table)
+    return table

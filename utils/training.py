@@ -1,0 +1,244 @@
+"""The training loop: epochs of steps, validation, checkpoints that an interrupted run goes on from exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from tqdm import tqdm
+
+from utils import checkpoints
+from utils.files import atomic_write
+from utils.history import Mean, Row, write_csv
+from utils.loaders import EpochLoader
+from utils.trackers import Tracker
+
+# (model, batch) -> (means over the batch, one of them 'loss', each a tensor of one number; how many they are means of)
+BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], int]]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or a gradient is NaN or infinite."""
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """Returns what moves model and batches, and sets the precision.
+
+    Arguments:
+        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+        precision: '32-true', 'bf16-mixed' or '64-true'.
+
+    Raises ValueError for another device, or one that is not there.
+    """
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: {device} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
+
+
+def cosine_schedule(optimizer: Optimizer, steps: int, final: float = 0.1) -> LambdaLR:
+    """Returns a schedule, stepped once per batch, from the optimiser's learning rate to `final` times it."""
+    return LambdaLR(optimizer, lambda step: final + (1 - final) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+
+
+def evaluate(
+    fabric: Fabric, model: Callable[[Any], Tensor], batch_loss: BatchLoss, loader: EpochLoader, prefix: str = ""
+) -> Row:
+    """Returns the means of the metrics of `batch_loss` over all batches, without gradients, named with `prefix`."""
+    mean = Mean()
+    with torch.no_grad():
+        for batch in loader:
+            metrics, size = batch_loss(model, fabric.to_device(batch))
+            mean.add(_numbers(metrics), size)
+    return mean.result(prefix)
+
+
+class Trainer:
+    """A model in training, with everything needed to go on.
+
+    The state after each epoch is one file, FOLDER/checkpoints/last.pt. The other files (checkpoints/best.pt,
+    metrics.csv with a row per epoch, steps.csv) only repeat parts of it.
+
+    Arguments:
+        fabric: device and precision; see `make_fabric`.
+        model, optimizer: moved to the device; `optimizer` was made with the model's parameters.
+        schedule: stepped once per batch.
+        batch_loss: what is minimised ('loss'), and what else is recorded.
+        folder: of the run.
+        clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
+
+    Attributes:
+        model: the model itself, on the device.
+        epoch, step: how many are done.
+        epochs, steps: rows recorded so far.
+        trackers: get every row as well; none unless set.
+        best: epoch, validation loss and weights of the best epoch so far (the last epoch, without validation data).
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        model: nn.Module,
+        optimizer: Optimizer,
+        schedule: LRScheduler,
+        batch_loss: BatchLoss,
+        folder: Path,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.fabric, self.model, self.optimizer, self.schedule = fabric, model, optimizer, schedule
+        self._model, self._optimizer = fabric.setup(model, optimizer)
+        self.batch_loss, self.folder = batch_loss, folder
+        self.trackers: Sequence[Tracker] = ()
+        self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self.epoch, self.step = 0, 0
+        self.epochs: list[Row] = []
+        self.steps: list[Row] = []
+        self.best: dict[str, Any] = {}
+
+    def fit(
+        self, train: EpochLoader, valid: EpochLoader | None, epochs: int, log_interval: int, print_interval: int
+    ) -> None:
+        """Trains until `epochs` epochs are done, those before a resumption included.
+
+        Arguments:
+            train: its `set_epoch` is called before each epoch.
+            valid: chooses the best weights; the same batches in each epoch.
+            epochs: how many in all.
+            log_interval: steps from one row of steps.csv to the next.
+            print_interval: steps from one refreshing of the progress bar to the next.
+
+        Raises NonFiniteError, after saving the batch in the run's folder.
+        """
+        with tqdm(total=epochs * len(train), initial=self.step, unit="step", disable=None) as bar:
+            while self.epoch < epochs:
+                bar.set_description(f"epoch {self.epoch + 1}/{epochs}")
+                started = time.perf_counter()
+                row = {"epoch": self.epoch + 1, **self._train_epoch(train, bar, log_interval, print_interval)}
+                if valid is not None:
+                    row |= self._validate(valid)
+                row["seconds"] = time.perf_counter() - started
+                self._end_epoch(row)
+                bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
+
+    def take_step(self, batch: Any) -> tuple[Row, int, float]:
+        """Changes the weights once. Returns the batch's metrics, their weight, and the norm of the gradient."""
+        batch = self.fabric.to_device(batch)
+        self._optimizer.zero_grad()
+        metrics, size = self.batch_loss(self._model, batch)
+        values = _numbers(metrics)
+        self._check_finite("loss", values["loss"], batch)
+        self.fabric.backward(metrics["loss"])
+        norm = self.fabric.clip_gradients(
+            self._model, self._optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
+        )
+        self._check_finite("norm of the gradient", float(norm), batch)
+        self._optimizer.step()
+        self.schedule.step()
+        return values, size, float(norm)
+
+    def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:
+        """Returns `evaluate` of the model as it is."""
+        self._model.eval()
+        return evaluate(self.fabric, self._model, self.batch_loss, loader, prefix)
+
+    def use_best(self) -> None:
+        """Gives the model its best weights."""
+        self.model.load_state_dict(self.best["model"])
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state after the last finished epoch is, if there is one."""
+        return self.folder / "checkpoints" / "last.pt"
+
+    def resume(self) -> None:
+        """Goes back to the state in `checkpoint`. Raises CheckpointError where it is damaged or of another model."""
+        state = checkpoints.load(self.checkpoint, checkpoints.STATE)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+        except (RuntimeError, ValueError) as error:
+            raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {error}") from error
+        for name in ("epoch", "step", "epochs", "steps", "best"):
+            setattr(self, name, state[name])
+        checkpoints.set_rng_state(state["rng"])
+        self._write_views()
+
+    def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
+        train.set_epoch(self.epoch)
+        self._model.train()
+        mean = Mean()
+        for batch in train:
+            learning_rate = self.schedule.get_last_lr()[0]
+            values, size, norm = self.take_step(batch)
+            self.step += 1
+            mean.add(values, size)
+            if self.step % log_interval == 0:
+                row = {"epoch": self.epoch + 1, "step": self.step, "learning_rate": learning_rate}
+                self._record(self.steps, {**row, "step_loss": values["loss"], "gradient_norm": norm})
+            if self.step % print_interval == 0:
+                bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+                bar.update(self.step - bar.n)
+        bar.update(self.step - bar.n)
+        return {"step": self.step, "learning_rate": learning_rate, **mean.result("train_")}
+
+    def _validate(self, valid: EpochLoader) -> Row:
+        row = self.evaluate(valid, "valid_")
+        if not math.isfinite(row["valid_loss"]):
+            raise NonFiniteError(f"the validation loss is {row['valid_loss']} after epoch {self.epoch + 1}")
+        return row
+
+    def _end_epoch(self, row: Row) -> None:
+        self.epoch += 1
+        self._record(self.epochs, row)
+        loss = row.get("valid_loss")
+        if not self.best or loss is None or loss < self.best["loss"]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
+        state = {name: getattr(self, name) for name in ("epoch", "step", "epochs", "steps", "best")}
+        for name in ("model", "optimizer", "schedule"):
+            state[name] = getattr(self, name).state_dict()
+        checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
+        self._write_views()
+
+    def _write_views(self) -> None:
+        # After the state: a kill in between leaves them one epoch behind, which resuming mends.
+        checkpoints.save(self.checkpoint.with_name("best.pt"), checkpoints.WEIGHTS, self.best)
+        write_csv(self.folder / "metrics.csv", self.epochs)
+        write_csv(self.folder / "steps.csv", self.steps)
+
+    def _record(self, rows: list[Row], row: Row) -> None:
+        rows.append(row)
+        for tracker in self.trackers:
+            tracker.log({name: value for name, value in row.items() if name != "step"}, self.step)
+
+    def _check_finite(self, what: str, value: float, batch: Any) -> None:
+        if math.isfinite(value):
+            return
+        path = self.folder / "nonfinite.pt"
+        content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": self.step + 1}
+        with atomic_write(path) as file:
+            torch.save(content, file)
+        raise NonFiniteError(
+            f"the {what} is {value} in epoch {self.epoch + 1}, step {self.step + 1}; batch and weights are in {path} "
+            "(torch.load with weights_only=False)"
+        )
+
+
+def _numbers(metrics: dict[str, Tensor]) -> Row:
+    # One transfer from the device for all of them.
+    values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()
+    return dict(zip(metrics, values, strict=True))
