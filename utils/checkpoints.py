@@ -24,7 +24,7 @@ class CheckpointError(UsageError):
 def save(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
     """Writes a checkpoint atomically.
 
-    Arguments:
+    Args:
         path: file to write.
         kind: STATE or WEIGHTS.
         content: tensors, numbers, strings, lists and dicts.
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 def restore(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Loads weights into `model`, strictly.
 
-    Arguments:
+    Args:
         path: a checkpoint of either kind, or a bare state dict as the published code saves it.
 
     Raises CheckpointError where the file is none of these or does not fit the model.

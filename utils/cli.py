@@ -19,7 +19,7 @@ class UsageError(ValueError):
 def make_parser(description: str, presets: Presets) -> ArgumentParser:
     """Returns a parser with the flag --preset, to which a program adds its own; for `parse`.
 
-    Arguments:
+    Args:
         description: first lines of the help.
         presets: a default of every flag, for every preset; shown in the help.
     """

@@ -18,7 +18,7 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
     The content goes to a temporary file in the same folder, is forced to disk, and is then renamed. After an exception
     the temporary file is gone and what was at `path` is as before.
 
-    Arguments:
+    Args:
         path: file to write; missing parent folders are created, a symbolic link is followed.
         mode: 'wb' for bytes, 'w' for text (UTF-8, line ends as written).
 

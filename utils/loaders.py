@@ -25,7 +25,7 @@ class ShuffleByEpoch(Sampler[int]):
 class EpochLoader(DataLoader):
     """A DataLoader with `set_epoch`.
 
-    Arguments:
+    Args:
         dataset: of fixed size; its own `set_epoch`, if any, is called as well.
         batch_size: samples in a batch; the last one may be smaller.
         collate: makes a batch of a list of samples.

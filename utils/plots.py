@@ -22,7 +22,7 @@ def learning_curves(
 ) -> None:
     """Draws metrics over the epochs, for training and validation, one panel each.
 
-    Arguments:
+    Args:
         rows: of metrics.csv, with 'epoch', 'train_NAME' and, where there was validation, 'valid_NAME'.
         names: metrics to draw, all above zero.
         path: PNG file to write.

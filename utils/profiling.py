@@ -14,7 +14,7 @@ from utils.files import atomic_write
 def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, steps: int = 3) -> str:
     """Profiles a few calls of `step`.
 
-    Arguments:
+    Args:
         step: does one training step.
         folder: gets trace.json (for chrome://tracing or ui.perfetto.dev) and table.txt; made if missing.
         warmup: calls before the recorded ones.

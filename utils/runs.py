@@ -68,7 +68,7 @@ class Run:
 def create(flags: Mapping[str, Any], output: str | None, save_dir: str, name: str) -> Run:
     """Makes the folder of a new run.
 
-    Arguments:
+    Args:
         flags: what the run is made of, for config.json.
         output: the folder, which must not hold a run; None for `save_dir`/`name`, or `save_dir`/`name`-2, ... if taken.
 
@@ -110,7 +110,7 @@ def reconcile(
 ) -> dict[str, Any]:
     """Returns the flags of a resumed run: the stored ones, with those given now that are free to change.
 
-    Arguments:
+    Args:
         flags: every flag, whatever its value.
         given: flags on the command line.
         stored: flags in the run's config.json.

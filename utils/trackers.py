@@ -20,7 +20,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files in FOLDER/tensorboard.
 
-    Arguments:
+    Args:
         folder: of the run.
         first_step: points of later steps, from before an interruption, are hidden.
 
@@ -47,7 +47,7 @@ class TensorBoard:
 class WandB:
     """A run at Weights & Biases, of the folder's name; a resumed run goes on there too.
 
-    Arguments:
+    Args:
         folder: of the run.
         config: of the run, with its 'id'.
 

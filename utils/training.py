@@ -32,7 +32,7 @@ class NonFiniteError(FloatingPointError):
 def make_fabric(device: str, precision: str) -> Fabric:
     """Returns what moves model and batches, and sets the precision.
 
-    Arguments:
+    Args:
         device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
         precision: '32-true', 'bf16-mixed' or '64-true'.
 
@@ -71,7 +71,7 @@ class Trainer:
     The state after each epoch is one file, FOLDER/checkpoints/last.pt. The other files (checkpoints/best.pt,
     metrics.csv with a row per epoch, steps.csv) only repeat parts of it.
 
-    Arguments:
+    Args:
         fabric: device and precision; see `make_fabric`.
         model, optimizer: moved to the device; `optimizer` was made with the model's parameters.
         schedule: stepped once per batch.
@@ -113,7 +113,7 @@ class Trainer:
     ) -> None:
         """Trains until `epochs` epochs are done, those before a resumption included.
 
-        Arguments:
+        Args:
             train: its `set_epoch` is called before each epoch.
             valid: chooses the best weights; the same batches in each epoch.
             epochs: how many in all.

@@ -1,7 +1,7 @@
 """Nothing assumes a CPU: layers run on another device, and never look at values.
 
-PyTorch's 'meta' tensors have a device and a shape but no values. Mixing them with a CPU's is an error, as on a GPU, and so
-is asking for a value, which on a GPU would make the host wait.
+PyTorch's 'meta' tensors have a device and a shape but no values. Mixing them with a CPU's is an error, as on a GPU, and
+so is asking for a value, which on a GPU would make the host wait.
 """
 
 import pytest

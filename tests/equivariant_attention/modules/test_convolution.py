@@ -64,7 +64,7 @@ def test_appended_positions_are_one_more_vector_channel():
     layer = GConvSE3Partial(MIXED, FULL, x_ij="cat").double()
     assert layer.kernel_unary["(1,2)"].nc_in == MIXED.dict[1] + 1
     # The same, edge by edge: a graph with one source node per edge that has the vector as a channel of its own.
-    src, dst = G.edges()
+    src, _ = G.edges()
     lone = Graph(torch.arange(len(src)) + 1, torch.zeros_like(src))
     lone.edata["d"] = G.edata["d"]
     sent = {d: torch.cat([v[:1], v[src]]) for d, v in features.items()}

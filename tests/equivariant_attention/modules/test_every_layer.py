@@ -1,4 +1,4 @@
-"""What holds of every layer that maps node features: equivariance, shapes, derivatives, odd graphs, untouched inputs."""
+"""What holds of every layer on node features: equivariance, shapes, derivatives, odd graphs, untouched inputs."""
 
 import copy
 

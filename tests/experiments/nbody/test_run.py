@@ -74,15 +74,15 @@ def test_every_flag_has_a_value_in_every_preset():
 
 def test_presets_state_their_horizon():
     frames = {name: preset["ri_delta_t"] for name, preset in run.PRESETS.items()}
-    assert frames == {"quick": 5, "paper": 5, "published": 10}
+    assert frames == {"quick": 5, "paper": 10, "paper-500": 5}
     assert next(iter(run.PRESETS)) == "quick"
 
 
-def test_published_command_is_the_published_preset():
+def test_published_command_is_the_paper_preset():
     published = "--ri_delta_t 10 --num_degrees 4 --batch_size 128 --num_channels 8 --div 4 --ri_burn_in 0 "
     published += "--siend att --xij add --head 2"
     given = vars(run.build_parser().parse_args(published.split()))
-    preset = run.PRESETS["published"]
+    preset = run.PRESETS["paper"]
     assert given == {name: preset[name] for name in given}
     assert (preset["num_layers"], preset["lr"], preset["num_train"]) == (4, 1e-3, 3000)
 
