@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from equivariant_attention.graphs import as_graph
-from equivariant_attention.so3 import coupling, spherical_harmonics
+from equivariant_attention.so3 import aligning_rotation, coupling, spherical_harmonics, wigner_matrices
 from equivariant_attention.so3.vectors import length_and_direction
 
 
@@ -24,11 +25,11 @@ class Basis(Mapping[str, Tensor]):
     Args:
         direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
         max_degree: largest degree in or out.
+        zero_edges: the edges of length zero, int64.
     """
 
-    def __init__(self, direction: Tensor, max_degree: int) -> None:
-        self.max_degree = max_degree
-        self.harmonics = spherical_harmonics(2 * max_degree, direction)
+    def __init__(self, direction: Tensor, max_degree: int, zero_edges: Tensor) -> None:
+        self.direction, self.max_degree, self.zero_edges = direction, max_degree, zero_edges
         degrees = range(max_degree + 1)
         self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
 
@@ -41,6 +42,21 @@ class Basis(Mapping[str, Tensor]):
 
     def __contains__(self, pair: object) -> bool:
         return pair in self._formed
+
+    @cached_property
+    def harmonics(self) -> Tensor:
+        """Spherical harmonics of degrees 0 to ``2 max_degree``, ``[edges, (2 max_degree + 1)^2]``."""
+        return spherical_harmonics(2 * self.max_degree, self.direction)
+
+    @cached_property
+    def frames(self) -> list[Tensor]:
+        """Wigner-D matrices that turn each edge to the polar axis, one ``[edges, 2l+1, 2l+1]`` per degree.
+
+        On an edge of length zero they are 0 for l > 0, where directions mean nothing.
+        """
+        matrices = wigner_matrices(self.max_degree, aligning_rotation(self.direction))
+        is_zero = (self.direction == 0).all(-1)[:, None, None]
+        return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
 
     def _form(self, k: int, l: int) -> Tensor:
         matrices = []
@@ -56,7 +72,7 @@ class Basis(Mapping[str, Tensor]):
         return len(self._formed)
 
     def __repr__(self) -> str:
-        return f"Basis(edges={self.harmonics.shape[0]}, max_degree={self.max_degree})"
+        return f"Basis(edges={self.direction.shape[0]}, max_degree={self.max_degree})"
 
 
 def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) -> tuple[Basis, Tensor]:
@@ -76,8 +92,12 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) ->
         TypeError, ValueError: ``edata['d']`` is not floating-point, has another shape or is not finite;
             ``max_degree`` is not a whole number of at least 0.
     """
-    r, direction = length_and_direction(_relative_positions(G))
-    return _basis(direction, max_degree, compute_gradients), r
+    if not isinstance(max_degree, int) or max_degree < 0:
+        raise ValueError(f"max_degree must be a whole number of at least 0, got {max_degree!r}")
+    d = _relative_positions(G)
+    zero_edges = _inspect(d)
+    r, direction = length_and_direction(d)
+    return Basis(direction if compute_gradients else direction.detach(), max_degree, zero_edges), r
 
 
 def get_basis(G: Any, max_degree: int, compute_gradients: bool = False) -> Basis:
@@ -87,13 +107,9 @@ def get_basis(G: Any, max_degree: int, compute_gradients: bool = False) -> Basis
 
 def get_r(G: Any) -> Tensor:
     """The distances alone, ``[edges, 1]``: arguments and errors as in :func:`get_basis_and_r`."""
-    return length_and_direction(_relative_positions(G))[0]
-
-
-def _basis(direction: Tensor, max_degree: int, compute_gradients: bool) -> Basis:
-    if not isinstance(max_degree, int) or max_degree < 0:
-        raise ValueError(f"max_degree must be a whole number of at least 0, got {max_degree!r}")
-    return Basis(direction if compute_gradients else direction.detach(), max_degree)
+    d = _relative_positions(G)
+    _inspect(d)
+    return length_and_direction(d)[0]
 
 
 def _relative_positions(G: Any) -> Tensor:
@@ -111,10 +127,11 @@ def _relative_positions(G: Any) -> Tensor:
         )
     if d.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
-    _check_finite(d)
     return d.reshape(-1, 3)
 
 
-def _check_finite(d: Tensor) -> None:
+def _inspect(d: Tensor) -> Tensor:
+    """The one look at values of a forward pass: refuse what is not finite, and find the edges of length zero."""
     if not d.isfinite().all():
         raise ValueError("edata['d'] must be finite, got NaN or infinite relative positions")
+    return (d == 0).all(-1).nonzero().squeeze(-1)

@@ -13,13 +13,33 @@ from contextvars import ContextVar
 
 from torch import Tensor, nn
 
-from equivariant_attention.contraction import edge, oracle
+from equivariant_attention.basis import Basis
+from equivariant_attention.contraction import edge, frame, oracle
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.fibers import Features, Fiber
 
 __all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
 
-BACKENDS: dict[str, Callable[[nn.Module, Inputs, int, int], Tensor]] = {"oracle": oracle.message, "edge": edge.message}
+Order = Callable[[nn.ModuleDict, Fiber, Fiber, Inputs], Features]
+
+
+def _pair_by_pair(message: Callable[[nn.Module, Inputs, int, int], Tensor]) -> Order:
+    """An order that is told pair of degrees by pair of degrees, as one for whole convolutions."""
+
+    def messages(kernels: nn.ModuleDict, fiber_in: Fiber, fiber_out: Fiber, inputs: Inputs) -> Features:
+        return {
+            str(l): sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
+            for l in fiber_out.degrees
+        }
+
+    return messages
+
+
+BACKENDS: dict[str, Order] = {
+    "oracle": _pair_by_pair(oracle.message),
+    "edge": _pair_by_pair(edge.message),
+    "frame": frame.messages,
+}
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -28,7 +48,7 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Within this context every convolution runs in the order ``name``; None lets the library choose.
 
     Args:
-        name: 'oracle', 'edge' or None.
+        name: 'oracle', 'edge', 'frame' or None.
 
     Raises:
         ValueError: there is no such order.
@@ -55,11 +75,12 @@ def contract(kernels: nn.ModuleDict, fiber_in: Fiber, fiber_out: Fiber, inputs: 
         ``{degree: [edges, channels, 2 degree + 1]}`` for the degrees of ``fiber_out``.
 
     Raises:
-        ValueError: the basis lacks a pair of degrees, or is of another graph.
+        ValueError: the basis lacks a pair of degrees, is of another graph, or is a plain dict where the order chosen by
+            name needs frames.
     """
     inputs.check_basis(fiber_in, fiber_out)
-    message = BACKENDS[_chosen.get() or "edge"]
-    messages = {}
-    for l in fiber_out.degrees:
-        messages[str(l)] = sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
-    return messages
+    has_frames = isinstance(inputs.basis, Basis)
+    name = _chosen.get() or ("frame" if has_frames else "edge")
+    if name == "frame" and not has_frames:
+        raise ValueError("backend 'frame' needs the basis of get_basis_and_r, got a plain dict, which has no frames")
+    return BACKENDS[name](kernels, fiber_in, fiber_out, inputs)

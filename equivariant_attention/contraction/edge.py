@@ -7,8 +7,8 @@ from equivariant_attention.contraction.inputs import Inputs
 
 
 def message(kernel: nn.Module, inputs: Inputs, k: int, l: int) -> Tensor:
-    """Message from degree k to degree l, ``[edges, channels_out, 2l+1]``."""
+    """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     W = inputs.basis[f"{k},{l}"][:, 0, :, 0]
     steered = torch.einsum("epqf,eiq->eifp", W, inputs.sent(k))
-    R = kernel.rp(inputs.scalars).flatten(3).flatten(2)
-    return R.flatten(2) @ steered.flatten(1, 2)
+    R = kernel.rp(inputs.scalars).flatten(2)
+    return R @ steered.flatten(1, 2)

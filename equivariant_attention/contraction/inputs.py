@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from equivariant_attention.basis import Basis
 from equivariant_attention.fibers import Features, Fiber
 
 
@@ -34,6 +35,7 @@ class Inputs:
         self.features, self.src, self.scalars, self.basis = features, src, scalars, basis
         self.vector, self.channel = vector, channel
         self._sent: dict[int, Tensor] = {}
+        self._aligned: dict[int, tuple[Tensor, Tensor]] = {}
 
     def sent(self, degree: int) -> Tensor:
         """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
@@ -44,6 +46,21 @@ class Inputs:
                 sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)
             self._sent[degree] = sent
         return self._sent[degree]
+
+    def aligned(self, degree: int) -> tuple[Tensor, Tensor]:
+        """What is sent in one degree, in the frame of the edge, ready to be mixed.
+
+        Returns:
+            order 0, ``[edges, channels, 1]``, and orders m = 1 .. degree, ``[m, edges, 2 channels, 2]``: with
+            :math:`f_{\\pm m}` of every channel, first the rows :math:`(f_m, f_{-m})`, then :math:`(f_{-m}, -f_m)`.
+        """
+        if degree not in self._aligned:
+            turned = self.sent(degree) @ self.basis.frames[degree].mT
+            positive = turned[..., degree + 1 :].permute(2, 0, 1)
+            negative = turned[..., :degree].flip(-1).permute(2, 0, 1)
+            rows = torch.cat([torch.stack([positive, negative], -1), torch.stack([negative, -positive], -1)], dim=2)
+            self._aligned[degree] = turned[..., degree : degree + 1], rows
+        return self._aligned[degree]
 
     def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
         """Refuse a basis that lacks a pair of degrees, or that is of another graph.
@@ -58,6 +75,6 @@ class Inputs:
                         f"basis must hold '{k},{l}': "
                         f"get_basis_and_r needs max_degree of at least {max(k, l)} for this layer"
                     )
-        edges = self.basis[f"{fiber_in.max_degree},{fiber_out.max_degree}"].shape[0]
+        edges = (self.basis.direction if isinstance(self.basis, Basis) else next(iter(self.basis.values()))).shape[0]
         if edges != self.src.shape[0]:
             raise ValueError(f"basis must be of this graph, with {self.src.shape[0]} edges, got one of {edges} edges")

@@ -6,6 +6,6 @@ from equivariant_attention.contraction.inputs import Inputs
 
 
 def message(kernel: nn.Module, inputs: Inputs, k: int, l: int) -> Tensor:
-    """Message from degree k to degree l, ``[edges, channels_out, 2l+1]``."""
+    """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     W = kernel(inputs.scalars, inputs.basis)
     return (W @ inputs.sent(k).flatten(1).unsqueeze(-1)).view(W.shape[0], -1, 2 * l + 1)

@@ -60,5 +60,11 @@ class RadialFunc(nn.Module):
         """
         return self.net(x).view(-1, self.out_dim, 1, self.in_dim, 1, self.num_freq)
 
+    def hidden(self, x: Tensor) -> Tensor:
+        """What the last linear layer sees, ``[edges, 32]``, for orders of evaluation that apply that layer themselves."""
+        for layer in self.net[:-1]:
+            x = layer(x)
+        return x
+
     def extra_repr(self) -> str:
         return f"num_freq={self.num_freq}, in_dim={self.in_dim}, out_dim={self.out_dim}, edge_dim={self.edge_dim}"

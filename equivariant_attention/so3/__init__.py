@@ -3,8 +3,16 @@
 The basis is that of e3nn: degree 1 is ``(x, y, z)`` itself, orders run from -l to l, and the polar axis is y.
 """
 
-from equivariant_attention.so3.couplings import coupling
+from equivariant_attention.so3.couplings import aligned_coupling, coupling
 from equivariant_attention.so3.harmonics import spherical_harmonics
-from equivariant_attention.so3.wigner import random_rotation, wigner_d
+from equivariant_attention.so3.wigner import aligning_rotation, random_rotation, wigner_d, wigner_matrices
 
-__all__ = ["coupling", "random_rotation", "spherical_harmonics", "wigner_d"]
+__all__ = [
+    "aligned_coupling",
+    "aligning_rotation",
+    "coupling",
+    "random_rotation",
+    "spherical_harmonics",
+    "wigner_d",
+    "wigner_matrices",
+]

@@ -47,6 +47,40 @@ def coupling(
     return torch.from_numpy(signed).to(device, dtype)
 
 
+@cache
+def aligned_coupling(
+    degree_out: int,
+    degree_in: int,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    r"""What the basis of a pair of degrees is on an edge along the polar axis: it couples orders +m and -m alone.
+
+    There :math:`W^{lk} = \sum_J R_J W_J^{lk}(y)` acts as :math:`w_0` on order 0, and on +m and -m as
+
+    .. math:: \begin{pmatrix} a_m & b_m \\ -b_m & a_m \end{pmatrix}
+
+    These ``F = 2 min(l, k) + 1`` numbers are linear in the F numbers :math:`R_J`: one basis of the SO(2)-equivariant
+    maps for another.
+
+    Args:
+        degree_out, degree_in: l and k, at least 0.
+        dtype, device: of the result; it is computed in float64.
+
+    Returns:
+        ``[F, F]``: rows ``w_0, a_1, b_1, a_2, b_2, ...``, columns J ascending. Cached: do not write to it.
+    """
+    l, k = degree_out, degree_in
+    columns = []
+    for J in range(abs(l - k), l + k + 1):
+        W = math.sqrt((2 * J + 1) / (4 * math.pi)) * coupling(l, k, J)[:, :, J]
+        column = [W[l, k]]
+        for m in range(1, min(l, k) + 1):
+            column += [W[l + m, k + m], W[l + m, k - m]]
+        columns.append(torch.stack(column))
+    return torch.stack(columns, dim=1).to(device, dtype)
+
+
 def published_sign(degree_in: int, degree_out: int, J: int) -> int:
     """Sign of the published basis relative to the real Wigner 3j symbol: +1 or -1, and +1 beyond degree 4."""
     signs = _PUBLISHED_SIGNS.get((degree_in, degree_out))

@@ -1,5 +1,7 @@
 """Rotations and how features of each degree turn under them."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,20 @@ from equivariant_attention.so3.couplings import real_clebsch_gordan
 
 
 def wigner_d(degree: int, rotation: Tensor) -> Tensor:
-    r"""Wigner-D matrix of a rotation in the real basis, from that of degree l - 1 coupled with degree 1.
+    """Wigner-D matrix of one degree: the last of :func:`wigner_matrices`.
+
+    Args:
+        degree: l, at least 0.
+        rotation: orthogonal matrices ``[..., 3, 3]``, float32 or float64; gradients flow through.
+
+    Returns:
+        ``[..., 2l+1, 2l+1]`` with ``Y_l(R x) = D^l(R) Y_l(x)``.
+    """
+    return wigner_matrices(degree, rotation)[-1]
+
+
+def wigner_matrices(max_degree: int, rotation: Tensor) -> list[Tensor]:
+    r"""Wigner-D matrices of degrees 0 to ``max_degree`` in the real basis, each from the one before.
 
     .. math:: D^l = (2l+1) \, C^T (D^{l-1} \otimes R) \, C, \qquad D^0 = 1, \; D^1 = R
 
@@ -15,20 +30,51 @@ def wigner_d(degree: int, rotation: Tensor) -> Tensor:
     :math:`(-1)^l`.
 
     Args:
-        degree: l, at least 0.
+        max_degree: largest degree, at least 0.
         rotation: orthogonal matrices ``[..., 3, 3]``, float32 or float64; gradients flow through.
 
     Returns:
-        ``[..., 2l+1, 2l+1]`` with :math:`Y_l(R x) = D^l(R) Y_l(x)`.
+        ``max_degree + 1`` tensors ``[..., 2l+1, 2l+1]``.
     """
-    if degree == 0:
-        return torch.ones_like(rotation[..., :1, :1])
-    matrix = rotation
-    for l in range(2, degree + 1):
-        C = torch.from_numpy(real_clebsch_gordan(l - 1, 1, l)).to(rotation)
-        half = torch.einsum("...ab,bjk->...ajk", matrix, C)
-        matrix = (2 * l + 1) * torch.einsum("...ajk,...ij,ail->...lk", half, rotation, C)
-    return matrix
+    matrices = [torch.ones_like(rotation[..., :1, :1]), rotation]
+    for l in range(2, max_degree + 1):
+        C = _step(l, rotation.dtype, rotation.device)
+        half = torch.einsum("...ab,bjk->...ajk", matrices[-1], C)
+        half = torch.einsum("...ij,...ajk->...aik", rotation, half)
+        matrices.append((2 * l + 1) * torch.einsum("ail,...aik->...lk", C, half))
+    return matrices[: max_degree + 1]
+
+
+@cache
+def _step(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(real_clebsch_gordan(degree - 1, 1, degree)).to(device, dtype)
+
+
+def aligning_rotation(direction: Tensor) -> Tensor:
+    """Rotations that take each direction to the polar axis y.
+
+    No such choice is continuous on the whole sphere. Where y >= 0 it is the shortest arc to +y, elsewhere the shortest
+    arc to -y and then half a turn about x; no denominator is ever below one.
+
+    Args:
+        direction: unit vectors ``[..., 3]``; zero gives the identity.
+
+    Returns:
+        ``[..., 3, 3]``.
+    """
+    side = torch.where(direction[..., 1:2] < 0, -1, 1).to(direction.dtype)
+    x, y, z = (side * direction).unbind(-1)
+    shrink = 1 / (1 + y)
+    arc = torch.stack(
+        [
+            1 - x * x * shrink, -x, -x * z * shrink,
+            x, 1 - (x * x + z * z) * shrink, z,
+            -x * z * shrink, -z, 1 - z * z * shrink,
+        ],
+        dim=-1,
+    ).unflatten(-1, (3, 3))  # fmt: skip
+    half_turn = torch.cat([torch.ones_like(side), side, side], dim=-1)
+    return half_turn.unsqueeze(-1) * arc
 
 
 def random_rotation(
