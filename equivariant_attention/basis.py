@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_whole_number
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.so3 import aligning_rotation, coupling, spherical_harmonics, wigner_matrices
 from equivariant_attention.so3.vectors import length_and_direction
+
+LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 
 
 class Basis(Mapping[str, Tensor]):
@@ -30,14 +34,18 @@ class Basis(Mapping[str, Tensor]):
 
     def __init__(self, direction: Tensor, max_degree: int, zero_edges: Tensor) -> None:
         self.direction, self.max_degree, self.zero_edges = direction, max_degree, zero_edges
+        self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         degrees = range(max_degree + 1)
         self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
 
     def __getitem__(self, pair: str) -> Tensor:
+        if pair not in self._formed:
+            raise KeyError(f"basis has the pairs 'k,l' of degrees 0 to {self.max_degree}, not {pair!r}")
         tensor = self._formed[pair]
         if tensor is None:
             degree_in, degree_out = pair.split(",")
-            tensor = self._formed[pair] = self._form(int(degree_in), int(degree_out))
+            with self._as_constructed():
+                tensor = self._formed[pair] = self._form(int(degree_in), int(degree_out))
         return tensor
 
     def __contains__(self, pair: object) -> bool:
@@ -46,7 +54,8 @@ class Basis(Mapping[str, Tensor]):
     @cached_property
     def harmonics(self) -> Tensor:
         """Spherical harmonics of degrees 0 to ``2 max_degree``, ``[edges, (2 max_degree + 1)^2]``."""
-        return spherical_harmonics(2 * self.max_degree, self.direction)
+        with self._as_constructed():
+            return spherical_harmonics(2 * self.max_degree, self.direction)
 
     @cached_property
     def frames(self) -> list[Tensor]:
@@ -54,9 +63,18 @@ class Basis(Mapping[str, Tensor]):
 
         On an edge of length zero they are 0 for l > 0, where directions mean nothing.
         """
-        matrices = wigner_matrices(self.max_degree, aligning_rotation(self.direction))
-        is_zero = (self.direction == 0).all(-1)[:, None, None]
-        return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+        with self._as_constructed():
+            matrices = wigner_matrices(self.max_degree, aligning_rotation(self.direction))
+            is_zero = (self.direction == 0).all(-1)[:, None, None]
+            return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+
+    @contextmanager
+    def _as_constructed(self) -> Iterator[None]:
+        # What is formed is kept for whoever asks next: it must not depend on who asks first, under no_grad or autocast.
+        kind = self.direction.device.type
+        autocast = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with torch.inference_mode(self._inference), torch.set_grad_enabled(self._gradients), autocast:
+            yield
 
     def _form(self, k: int, l: int) -> Tensor:
         matrices = []
@@ -89,13 +107,12 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) ->
 
     Raises:
         KeyError: the graph has no ``edata['d']``.
-        TypeError, ValueError: ``edata['d']`` is not floating-point, has another shape or is not finite;
-            ``max_degree`` is not a whole number of at least 0.
+        TypeError, ValueError: ``edata['d']`` is not float32 or float64, has another shape, or is not finite and below
+            1e18; an edge leads from or to a node that is not there; ``max_degree`` is not a whole number of at least 0.
     """
-    if not isinstance(max_degree, int) or max_degree < 0:
-        raise ValueError(f"max_degree must be a whole number of at least 0, got {max_degree!r}")
+    check_whole_number(max_degree, 0, "max_degree")
     d = _relative_positions(G)
-    zero_edges = _inspect(d)
+    zero_edges = _inspect(G, d)
     r, direction = length_and_direction(d)
     return Basis(direction if compute_gradients else direction.detach(), max_degree, zero_edges), r
 
@@ -108,7 +125,7 @@ def get_basis(G: Any, max_degree: int, compute_gradients: bool = False) -> Basis
 def get_r(G: Any) -> Tensor:
     """The distances alone, ``[edges, 1]``: arguments and errors as in :func:`get_basis_and_r`."""
     d = _relative_positions(G)
-    _inspect(d)
+    _inspect(G, d)
     return length_and_direction(d)[0]
 
 
@@ -130,8 +147,12 @@ def _relative_positions(G: Any) -> Tensor:
     return d.reshape(-1, 3)
 
 
-def _inspect(d: Tensor) -> Tensor:
-    """The one look at values of a forward pass: refuse what is not finite, and find the edges of length zero."""
-    if not d.isfinite().all():
-        raise ValueError("edata['d'] must be finite, got NaN or infinite relative positions")
+def _inspect(G: Any, d: Tensor) -> Tensor:
+    """The one look at values of a forward pass: refuse what layers cannot use, and find the edges of length zero."""
+    G = as_graph(G)
+    if not (d.abs() <= LARGEST_DISTANCE).all():
+        raise ValueError(f"edata['d'] must be finite and at most {LARGEST_DISTANCE:.0e}, got {float(d.abs().max())}")
+    for name, ends in zip(("src", "dst"), G.edges(), strict=True):
+        if ((ends < 0) | (ends >= G.num_nodes())).any():
+            raise ValueError(f"{name} must hold nodes in [0, {G.num_nodes()}), got {ends.min()} to {ends.max()}")
     return (d == 0).all(-1).nonzero().squeeze(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import index
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Fiber:
         feature_indices: ``{degree: (start, end)}`` in the flattened feature.
 
     Raises:
+        TypeError: a degree or multiplicity is not a whole number.
         ValueError: none or several descriptions are given, a degree is negative or given twice, a multiplicity is not
             positive, or there is no degree at all.
     """
@@ -52,8 +54,9 @@ class Fiber:
             structure = [(num_channels, degree) for degree in range(num_degrees)]
         elif dictionary is not None:
             structure = [(multiplicity, degree) for degree, multiplicity in dictionary.items()]
-        self.structure = sorted(((int(m), int(d)) for m, d in structure), key=lambda pair: pair[1])
+        self.structure = sorted(((index(m), index(d)) for m, d in structure), key=lambda pair: pair[1])
         self._validate()
+        self._identity = tuple(self.structure)
         self.multiplicities: tuple[int, ...] = tuple(m for m, _ in self.structure)
         self.degrees: tuple[int, ...] = tuple(d for _, d in self.structure)
         self.min_degree, self.max_degree = self.degrees[0], self.degrees[-1]
@@ -108,36 +111,13 @@ class Fiber:
         return combined
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fiber) and self.structure == other.structure
+        return isinstance(other, Fiber) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        return hash(tuple(self.structure))
+        return hash(self._identity)
 
     def __repr__(self) -> str:
         return f"Fiber(structure={self.structure})"
-
-
-def check_features(features: Mapping[str, Tensor], fiber: Fiber, rows: int, name: str = "features") -> None:
-    """Refuse features that are not those of ``fiber`` on ``rows`` nodes or edges.
-
-    Raises:
-        TypeError: ``features`` is not a mapping, or its tensors are not floating-point.
-        ValueError: a degree is missing or not in the fiber, or a tensor has another shape than
-            ``[rows, multiplicity, 2 degree + 1]``.
-    """
-    if not isinstance(features, Mapping):
-        got = type(features).__name__
-        raise TypeError(f"{name} must be a dict of tensors keyed by the degree as a string, got {got}")
-    expected = {str(degree) for degree in fiber.degrees}
-    if set(features) != expected:
-        got = sorted(map(str, features))
-        raise ValueError(f"{name} must have the degrees {sorted(expected)} of {fiber}, got {got}")
-    for multiplicity, degree in fiber.structure:
-        value, shape = features[str(degree)], (rows, multiplicity, 2 * degree + 1)
-        if tuple(value.shape) != shape:
-            raise ValueError(f"{name}['{degree}'] must have shape {list(shape)}, got {list(value.shape)}")
-        if not value.is_floating_point():
-            raise TypeError(f"{name}['{degree}'] must be floating-point, got {value.dtype}")
 
 
 def get_fiber_dict(
@@ -168,7 +148,17 @@ def get_fiber_dict(
 
 
 def get_fiber_tensor(F: Mapping[str, Tensor], struct: Fiber) -> Tensor:
-    """Flatten features: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., struct.n_features]``."""
+    """Flatten features: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., struct.n_features]``.
+
+    Raises:
+        ValueError: a tensor has other channels than the fiber says.
+    """
+    for multiplicity, degree in struct.structure:
+        value = F[str(degree)]
+        if tuple(value.shape[-2:]) != (multiplicity, 2 * degree + 1):
+            raise ValueError(
+                f"F['{degree}'] must have shape [..., {multiplicity}, {2 * degree + 1}], got {list(value.shape)}"
+            )
     return torch.cat([F[str(degree)].flatten(-2) for degree in struct.degrees], dim=-1)
 
 
@@ -199,11 +189,9 @@ def fiber2head(F: Mapping[str, Tensor], h: int, structure: Fiber, squeeze: bool 
 
 
 def check_heads(fiber: Fiber, n_heads: int, name: str) -> None:
-    """Refuse a number of heads that does not divide the channels of every degree, naming both."""
-    if n_heads < 1:
-        raise ValueError(f"n_heads must be at least 1, got {n_heads}")
+    """Refuse a number of heads that does not divide the channels of every degree with a ValueError naming both."""
     for multiplicity, degree in fiber.structure:
-        if multiplicity % n_heads:
+        if n_heads < 1 or multiplicity % n_heads:
             raise ValueError(
                 f"n_heads must divide the channels of every degree of {name}: "
                 f"{n_heads} heads do not divide {multiplicity} channels of degree {degree}"

@@ -31,6 +31,7 @@ def equivariance_error(
 
     for a random rotation, translation and permutation of the nodes (and of the edges) within each graph, and for taking
     each graph of the batch by itself. Outputs of different degrees are compared degree by degree, and the worst counts.
+    A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use positions in another way.
 
     Args:
         model: any callable that takes a graph and returns a tensor, or tensors keyed by their degree as a string.
@@ -53,12 +54,15 @@ def equivariance_error(
 
     Raises:
         KeyError: a field that is named is not on the graph.
+        TypeError: the model returns something else.
         ValueError: a field or output has another last dimension than its degree asks for; or it cannot be told what the
             output is on.
     """
     case = _Case(model, as_graph(G), {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}, output_degree)
     generator = torch.Generator("cpu").manual_seed(seed)
     expected = case.output(case.graph)
+    if output_on not in (None, "nodes", "edges", "graphs"):
+        raise ValueError(f"output_on must be None, 'nodes', 'edges' or 'graphs', got {output_on!r}")
     place = output_on or case.place(expected)
     rotation = random_rotation(generator=generator, dtype=torch.float64, device="cpu")
     errors = {
@@ -122,7 +126,10 @@ class _Case:
     def output(self, graph: GraphLike) -> dict[int, Tensor]:
         """The outputs by degree, from a copy of the graph that the model may write to."""
         sizes = graph.batch_num_nodes(), graph.batch_num_edges()
-        output = self.model(rebuilt(graph, *graph.edges(), dict(graph.ndata), dict(graph.edata), *sizes))
+        ndata, edata = ({name: value.clone() for name, value in of.items()} for of in (graph.ndata, graph.edata))
+        output = self.model(rebuilt(graph, *graph.edges(), ndata, edata, *sizes))
+        if not isinstance(output, Tensor | Mapping):
+            raise TypeError(f"model must return a tensor or a dict of tensors by degree, got {type(output).__name__}")
         by_degree = output if isinstance(output, Mapping) else {str(self.output_degree): output}
         return {int(degree): value.detach() for degree, value in by_degree.items()}
 

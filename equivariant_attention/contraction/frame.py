@@ -46,7 +46,7 @@ def _mix(kernel: nn.Module, hidden: Tensor, zero_order: Tensor, orders: Tensor) 
     Returns:
         order 0, ``[edges, channels_out, 1]``, and orders m = 1 .. min(l, k), ``[m, edges, channels_out, 2]``.
     """
-    last, F, edges = kernel.rp.net[6], kernel.num_freq, hidden.shape[0]
+    last, F, edges = kernel.rp.last, kernel.num_freq, hidden.shape[0]
     T = aligned_coupling(kernel.degree_out, kernel.degree_in, last.weight.dtype, last.weight.device)
     # Rows of the last layer are numbered (channel out, channel in, J); here they become (order, a or b, out, in).
     weight = torch.einsum("mJ,oiJh->moih", T, last.weight.view(kernel.nc_out, kernel.nc_in, F, -1))
@@ -74,7 +74,7 @@ def _add_zero_edges(
     if degree == 0 or not len(edges) or pair not in kernels:
         return message
     kernel = kernels[pair]
-    last = kernel.rp.net[6]
+    last = kernel.rp.last
     weight, bias = last.weight[:: kernel.num_freq], last.bias[:: kernel.num_freq]
     R = (hidden[pair][edges] @ weight.T + bias).view(len(edges), kernel.nc_out, kernel.nc_in)
     scale = float(coupling(degree, degree, 0)[0, 0, 0]) / math.sqrt(4 * math.pi)

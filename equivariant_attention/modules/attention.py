@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.fibers import Features, Fiber, check_features, check_heads, fiber2head
+from equivariant_attention.checks import check_features, check_whole_number
+from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
 from equivariant_attention.graphs import as_graph, edges_on
 from equivariant_attention.segments import segment_softmax, segment_sum
 
@@ -29,6 +30,7 @@ class GMABSE3(nn.Module):
 
     def __init__(self, f_value: Fiber, f_key: Fiber, n_heads: int) -> None:
         super().__init__()
+        check_whole_number(n_heads, 1, "n_heads")
         check_heads(f_value, n_heads, "f_value")
         check_heads(f_key, n_heads, "f_key")
         self.f_value, self.f_key, self.n_heads = f_value, f_key, n_heads

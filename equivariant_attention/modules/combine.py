@@ -3,11 +3,14 @@
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.fibers import Features, Fiber, check_features
+from equivariant_attention.checks import check_features
+from equivariant_attention.fibers import Features, Fiber
 
 
 class GSum(nn.Module):
-    """Sum of two features; the shorter list of channels is padded with zeros, a degree of one alone is passed on.
+    r"""Sum of two features, :math:`f^l \leftarrow x^l + y^l`.
+
+    The shorter list of channels is padded with zeros, and a degree that one has alone is passed on.
 
     Args:
         f_x: fiber of the first.
@@ -23,7 +26,18 @@ class GSum(nn.Module):
         self.f_out = Fiber.combine_max(f_x, f_y)
 
     def forward(self, x: Features, y: Features, **kwargs) -> Features:
-        """``{degree: [nodes, m, 2 degree + 1]}`` of fibers ``f_x`` and ``f_y`` to the same of fiber ``f_out``."""
+        """Combine the two.
+
+        Args:
+            x: of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
+            y: the same of fiber ``f_y``.
+
+        Returns:
+            the same of fiber ``f_out``.
+
+        Raises:
+            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they are of different numbers of nodes.
+        """
         _check_pair(x, self.f_x, y, self.f_y)
         output = {}
         for m, d in self.f_out.structure:
@@ -36,7 +50,7 @@ class GSum(nn.Module):
 
 
 class GCat(nn.Module):
-    """Concatenation of the channels of two features, for the degrees of the first.
+    r"""Concatenation of channels, :math:`f^l \leftarrow x^l \Vert y^l`, for the degrees of the first.
 
     Args:
         f_x: fiber of the first.
@@ -52,7 +66,18 @@ class GCat(nn.Module):
         self.f_out = Fiber.combine_selectively(f_x, f_y)
 
     def forward(self, x: Features, y: Features, **kwargs) -> Features:
-        """``{degree: [nodes, m, 2 degree + 1]}`` of fibers ``f_x`` and ``f_y`` to the same of fiber ``f_out``."""
+        """Combine the two.
+
+        Args:
+            x: of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
+            y: the same of fiber ``f_y``.
+
+        Returns:
+            the same of fiber ``f_out``.
+
+        Raises:
+            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they are of different numbers of nodes.
+        """
         _check_pair(x, self.f_x, y, self.f_y)
         combined = Fiber.combine_fibers(x, self.f_x, y, self.f_y)
         return {str(d): combined[str(d)] for d in self.f_out.degrees}
@@ -62,9 +87,8 @@ class GCat(nn.Module):
 
 
 def _check_pair(x: Features, f_x: Fiber, y: Features, f_y: Fiber) -> None:
-    rows = next(iter(x.values())).shape[0]
-    check_features(x, f_x, rows, "x")
-    check_features(y, f_y, rows, "y")
+    check_features(x, f_x, name="x")
+    check_features(y, f_y, rows=x[str(f_x.min_degree)].shape[0], name="y")
 
 
 def _padded(value: Tensor, channels: int) -> Tensor:

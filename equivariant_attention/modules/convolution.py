@@ -1,14 +1,18 @@
 """Tensor field network convolutions: on the nodes, and the messages alone on the edges."""
 
+from __future__ import annotations
+
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention.checks import check_features, check_fiber, check_floating_point
 from equivariant_attention.contraction import Inputs, contract
-from equivariant_attention.fibers import Features, Fiber, check_features
-from equivariant_attention.graphs import as_graph, edges_on
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.graphs import GraphLike, as_graph, edges_on
 from equivariant_attention.modules.pairwise import PairwiseConv
 from equivariant_attention.segments import segment_mean, segment_size
 
@@ -41,23 +45,20 @@ class GConvSE3Partial(nn.Module):
         if x_ij not in X_IJ:
             raise ValueError(f"x_ij must be one of {X_IJ}, got {x_ij!r}")
         self.f_in, self.f_out, self.edge_dim, self.x_ij = f_in, f_out, edge_dim, x_ij
+        check_fiber(f_in, "f_in")
         self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
         self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim)
 
-    def inputs(self, h: Features, G: Any, r: Tensor, basis: Mapping[str, Tensor]) -> Inputs:
+    def inputs(self, h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None) -> Inputs:
         """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options."""
-        G = as_graph(G)
-        check_features(h, self.f_in, G.num_nodes(), "h")
-        src, _ = edges_on(G, h[str(self.f_in.min_degree)].device)
-        scalars = edge_scalars(G, r, self.edge_dim)
-        if self.x_ij is None or (self.x_ij == "add" and self.f_in.dict.get(1, 0) < 2):
-            return Inputs(h, src, scalars, basis)
-        d = _relative_positions(G)
-        if self.x_ij == "add":
-            return Inputs(h, src, scalars, basis, vector=d, channel=0)
-        room = d.new_zeros(G.num_nodes(), 1, 3)
-        h = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
-        return Inputs(h, src, scalars, basis, vector=d, channel=self.f_sent.dict[1] - 1)
+        inputs = checked_inputs(self, h, as_graph(G), r, basis)
+        if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):
+            inputs.vector = _relative_positions(as_graph(G))
+        if self.x_ij == "cat":
+            room = inputs.vector.new_zeros(as_graph(G).num_nodes(), 1, 3)
+            inputs.features = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
+            inputs.channel = self.f_sent.dict[1] - 1
+        return inputs
 
     def messages(self, inputs: Inputs) -> Features:
         """The messages themselves, ``{degree: [edges, channels, 2 degree + 1]}``."""
@@ -77,7 +78,7 @@ class GConvSE3Partial(nn.Module):
             ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_out``.
 
         Raises:
-            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+            TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         return self.messages(self.inputs(h, G, r, basis))
 
@@ -135,12 +136,11 @@ class GConvSE3(nn.Module):
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``.
 
         Raises:
-            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+            TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         G = as_graph(G)
-        check_features(h, self.f_in, G.num_nodes(), "h")
-        src, dst = edges_on(G, h[str(self.f_in.min_degree)].device)
-        inputs = Inputs(h, src, edge_scalars(G, r, self.edge_dim), basis)
+        inputs = checked_inputs(self, h, G, r, basis)
+        _, dst = edges_on(G, inputs.src.device)
         messages = contract(self.kernel_unary, self.f_in, self.f_out, inputs)
         output = {degree: segment_mean(m, dst, G.num_nodes()) for degree, m in messages.items()}
         return self._interact_with_self(output, h, segment_size(dst, G.num_nodes()) > 0)
@@ -162,6 +162,8 @@ class GConvSE3(nn.Module):
 
 def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:
     """A :class:`PairwiseConv` for every pair of degrees, keyed ``'(k,l)'``."""
+    check_fiber(f_in, "f_in")
+    check_fiber(f_out, "f_out")
     return nn.ModuleDict(
         {
             f"({k},{l})": PairwiseConv(k, m_in, l, m_out, edge_dim)
@@ -171,30 +173,56 @@ def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:
     )
 
 
-def _relative_positions(G: Any) -> Tensor:
-    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
-    d = G.edata["d"].reshape(-1, 3)
-    if "x" not in G.ndata:
-        return d
-    src, dst = G.edges()
-    x = G.ndata["x"].reshape(-1, 3)
-    difference = x[dst] - x[src]
-    return d.detach() + (difference - difference.detach())
-
-
-def edge_scalars(G: Any, r: Tensor, edge_dim: int) -> Tensor:
-    """What the radial networks see, ``[edges, edge_dim + 1]``: ``edata['w']`` where there is one, then the distance.
+def checked_inputs(
+    layer: GConvSE3 | GConvSE3Partial,
+    h: Features,
+    G: GraphLike,
+    r: Tensor | None,
+    basis: Mapping[str, Tensor] | None,
+) -> Inputs:
+    """What a layer's messages are made from, or an error that names what does not fit.
 
     Raises:
-        ValueError: ``r`` or ``edata['w']`` has another shape than the graph and the layer ask for.
+        TypeError: ``r`` or ``basis`` is missing, or something has another dtype than the layer.
+        ValueError: features, ``r`` or ``edata['w']`` have another shape than the graph and the layer ask for.
     """
-    edges = G.num_edges()
+    check_features(h, layer.f_in, G.num_nodes(), "h", layer)
+    if r is None or not isinstance(basis, Mapping):
+        raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
+    src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
+    return Inputs(h, src, _edge_scalars(G, r, layer), basis)
+
+
+def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) -> Tensor:
+    """What the radial networks see, ``[edges, edge_dim + 1]``: ``edata['w']`` where there is one, then the distance."""
+    edges, edge_dim = G.num_edges(), layer.edge_dim
+    check_floating_point(r, "r", layer)
     if tuple(r.shape) != (edges, 1):
         raise ValueError(f"r must have shape [{edges}, 1], got {list(r.shape)}")
     w = G.edata["w"] if "w" in G.edata else r.new_zeros(edges, 0)
+    check_floating_point(w, "edata['w']", layer)
     if tuple(w.shape) not in ((edges, edge_dim), (edges, edge_dim, 1)):
         raise ValueError(
             f"edata['w'] must have shape [{edges}, {edge_dim}] for a layer with edge_dim={edge_dim}, "
             + (f"got {list(w.shape)}" if "w" in G.edata else "but the graph has no edata['w']")
         )
     return torch.cat([w.reshape(edges, edge_dim), r], dim=-1)
+
+
+def _relative_positions(G: GraphLike) -> Tensor:
+    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
+    d = G.edata["d"].reshape(-1, 3)
+    if "x" not in G.ndata:
+        return d
+    x, nodes = G.ndata["x"], G.num_nodes()
+    if tuple(x.shape) not in ((nodes, 3), (nodes, 1, 3)):
+        raise ValueError(f"ndata['x'] must be positions [{nodes}, 1, 3] or [{nodes}, 3], got {list(x.shape)}")
+    if d.requires_grad and not x.requires_grad:
+        warnings.warn(
+            "x_ij sends its gradient to ndata['x'], which requires none, and not to edata['d'], which does: "
+            "take ndata['x'] off the graph if that is not meant",
+            stacklevel=2,
+        )
+    src, dst = G.edges()
+    difference = (x[dst] - x[src]).reshape(-1, 3)
+    return d.detach() + (difference - difference.detach())

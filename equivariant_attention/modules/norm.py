@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.fibers import Features, Fiber, check_features
+from equivariant_attention.checks import check_features, check_fiber, check_whole_number
+from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.modules.radial import BN
 
 SMALLEST_NORM = 1e-12
@@ -21,16 +22,31 @@ class GNormSE3(nn.Module):
         nonlin: the nonlinearity, a module class.
         num_layers: the network is this many times (LayerNorm, nonlinearity, Linear), with a bias in the last Linear
             only; for 0, LayerNorm and nonlinearity.
+
+    Raises:
+        TypeError, ValueError: ``fiber`` is not a Fiber, or ``num_layers`` not a whole number of at least 0.
     """
 
     def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0) -> None:
         super().__init__()
+        check_fiber(fiber, "fiber")
+        check_whole_number(num_layers, 0, "num_layers")
         self.fiber, self.num_layers = fiber, num_layers
         self.transform = nn.ModuleDict({str(d): _norm_network(m, nonlin, num_layers) for m, d in fiber.structure})
 
     def forward(self, features: Features, **kwargs) -> Features:
-        """``{degree: [nodes, m, 2 degree + 1]}`` to the same shapes."""
-        check_features(features, self.fiber, next(iter(features.values())).shape[0])
+        """Change the norms and keep the directions.
+
+        Args:
+            features: of fiber ``fiber``, ``{degree: [nodes, m, 2 degree + 1]}``.
+
+        Returns:
+            the same degrees and shapes; a zero feature stays zero.
+
+        Raises:
+            TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
+        """
+        check_features(features, self.fiber, layer=self)
         output = {}
         for degree, network in self.transform.items():
             norm, phase = _norm_and_phase(features[degree])
@@ -51,13 +67,24 @@ class GNormBias(nn.Module):
 
     def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
+        check_fiber(fiber, "fiber")
         self.fiber = fiber
         self.nonlin = nonlin()
         self.bias = nn.ParameterDict({str(d): nn.Parameter(torch.randn(1, m)) for m, d in fiber.structure})
 
     def forward(self, features: Features, **kwargs) -> Features:
-        """``{degree: [nodes, m, 2 degree + 1]}`` to the same shapes."""
-        check_features(features, self.fiber, next(iter(features.values())).shape[0])
+        """Change the norms and keep the directions.
+
+        Args:
+            features: of fiber ``fiber``, ``{degree: [nodes, m, 2 degree + 1]}``.
+
+        Returns:
+            the same degrees and shapes; a zero feature stays zero.
+
+        Raises:
+            TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
+        """
+        check_features(features, self.fiber, layer=self)
         output = {}
         for degree, bias in self.bias.items():
             norm, phase = _norm_and_phase(features[degree])
@@ -80,6 +107,7 @@ def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> n
 
 
 def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:
+    wide = value.to(torch.promote_types(value.dtype, torch.float32))  # float16 would round the smallest norm to 0
     # Raised before the root, so that derivatives of every order are finite at zero.
-    norm = value.square().sum(-1, keepdim=True).clamp_min(SMALLEST_NORM**2).sqrt()
-    return norm, value / norm
+    norm = wide.square().sum(-1, keepdim=True).clamp_min(SMALLEST_NORM**2).sqrt()
+    return norm.to(value.dtype), (wide / norm).to(value.dtype)

@@ -4,13 +4,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equivariant_attention.checks import check_floating_point
 from equivariant_attention.fibers import Features
 from equivariant_attention.graphs import as_graph, graph_of_node
 from equivariant_attention.segments import segment_max, segment_mean
 
 
 class GAvgPooling(nn.Module):
-    """Mean of the features of one degree over the nodes of each graph.
+    r"""Mean of the features of one degree over the nodes of each graph, :math:`\frac{1}{N} \sum_i f_i^l`.
 
     Args:
         type: the degree, as a string.
@@ -21,19 +22,23 @@ class GAvgPooling(nn.Module):
 
     def __init__(self, type: str = "0") -> None:
         super().__init__()
-        if not (isinstance(type, str) and type.isdecimal()):
+        if not (isinstance(type, str) and type.isascii() and type.isdecimal() and str(int(type)) == type):
             raise ValueError(f"type must be a degree as a string, such as '0', got {type!r}")
         self.type = type
 
     def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor | Features:
-        """Pool ``{degree: [nodes, m, 2 degree + 1]}``.
+        """Pool.
+
+        Args:
+            features: ``{degree: [nodes, m, 2 degree + 1]}``; other degrees than ``type`` are not looked at.
+            G: the graph.
 
         Returns:
             ``[graphs, m]`` for degree 0, ``{degree: [graphs, m, 2 degree + 1]}`` otherwise; 0 for a graph without
             nodes.
 
         Raises:
-            ValueError: the features lack the degree, or are not on the nodes of ``G``.
+            TypeError, ValueError: the features lack the degree, or are not on the nodes of ``G``.
         """
         G = as_graph(G)
         pooled = segment_mean(_on_nodes(features, self.type, G), graph_of_node(G), G.batch_size)
@@ -44,13 +49,20 @@ class GAvgPooling(nn.Module):
 
 
 class GMaxPooling(nn.Module):
-    """Maximum of the features of degree 0 over the nodes of each graph."""
+    r"""Maximum of the features of degree 0 over the nodes of each graph, :math:`\max_i f_i^0`."""
 
     def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor:
-        """Pool ``{'0': [nodes, m, 1]}`` to ``[graphs, m]``; 0 for a graph without nodes.
+        """Pool.
+
+        Args:
+            features: ``{'0': [nodes, m, 1]}``; other degrees are not looked at.
+            G: the graph.
+
+        Returns:
+            ``[graphs, m]``; 0 for a graph without nodes.
 
         Raises:
-            ValueError: the features lack degree 0, or are not on the nodes of ``G``.
+            TypeError, ValueError: the features lack degree 0, or are not on the nodes of ``G``.
         """
         G = as_graph(G)
         return segment_max(_on_nodes(features, "0", G).squeeze(-1), graph_of_node(G), G.batch_size)
@@ -59,7 +71,8 @@ class GMaxPooling(nn.Module):
 def _on_nodes(features: Features, degree: str, G: Any) -> Tensor:
     if degree not in features:
         raise ValueError(f"features must have degree '{degree}' to be pooled, got {sorted(features)}")
-    value = features[degree]
-    if value.dim() != 3 or value.shape[0] != G.num_nodes():
-        raise ValueError(f"features['{degree}'] must have shape [{G.num_nodes()}, m, 2l+1], got {list(value.shape)}")
+    value, last = features[degree], 2 * int(degree) + 1
+    check_floating_point(value, f"features['{degree}']")
+    if value.dim() != 3 or value.shape[0] != G.num_nodes() or value.shape[2] != last:
+        raise ValueError(f"features['{degree}'] must have shape [{G.num_nodes()}, m, {last}], got {list(value.shape)}")
     return value

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from equivariant_attention.checks import check_whole_number
+
 HIDDEN = 32
 
 
@@ -31,10 +33,14 @@ class RadialFunc(nn.Module):
         in_dim: channels in.
         out_dim: channels out.
         edge_dim: number of scalar features per edge, apart from the distance.
+
+    Raises:
+        ValueError: ``edge_dim`` is not a whole number of at least 0.
     """
 
     def __init__(self, num_freq: int, in_dim: int, out_dim: int, edge_dim: int = 0) -> None:
         super().__init__()
+        check_whole_number(edge_dim, 0, "edge_dim")
         self.num_freq, self.in_dim, self.out_dim, self.edge_dim = num_freq, in_dim, out_dim, edge_dim
         self.net = nn.Sequential(
             nn.Linear(edge_dim + 1, HIDDEN),
@@ -60,8 +66,13 @@ class RadialFunc(nn.Module):
         """
         return self.net(x).view(-1, self.out_dim, 1, self.in_dim, 1, self.num_freq)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The last linear layer, whose rows are numbered (channel out, channel in, J)."""
+        return self.net[-1]
+
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last linear layer sees, ``[edges, 32]``, for orders of evaluation that apply that layer themselves."""
+        """What the last linear layer sees, ``[edges, 32]``, for orders of evaluation that apply it themselves."""
         for layer in self.net[:-1]:
             x = layer(x)
         return x

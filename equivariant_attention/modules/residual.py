@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equivariant_attention.checks import check_fiber
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.modules.attention import GMABSE3
 from equivariant_attention.modules.combine import GCat, GSum
@@ -101,7 +102,7 @@ class GSE3Res(nn.Module):
             asked for.
 
         Raises:
-            ValueError: features, edge features, distances or basis are not those of the layer and the graph.
+            TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         inputs = self.GMAB["v"].inputs(features, G, r, basis)
         v = self.GMAB["v"].messages(inputs)
@@ -119,6 +120,9 @@ class GSE3Res(nn.Module):
 
 
 def _divided(f_out: Fiber, div: float) -> Fiber:
+    check_fiber(f_out, "f_out")
+    if not div > 0:
+        raise ValueError(f"div must be larger than 0, got {div}")
     channels = {degree: int(m // div) for degree, m in f_out.dict.items()}
     for degree, m in f_out.dict.items():
         if channels[degree] < 1:
@@ -127,6 +131,7 @@ def _divided(f_out: Fiber, div: float) -> Fiber:
 
 
 def _shared(f_value: Fiber, f_in: Fiber) -> Fiber:
+    check_fiber(f_in, "f_in")
     shared = {degree: m for degree, m in f_value.dict.items() if degree in f_in.dict}
     if not shared:
         raise ValueError(f"f_in and f_out must share a degree for keys and queries, got {f_in} and {f_value}")

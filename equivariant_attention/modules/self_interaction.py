@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.fibers import Features, Fiber, check_features
+from equivariant_attention.checks import check_degrees, check_features
+from equivariant_attention.fibers import Features, Fiber
 
 SMALLEST_PRODUCT = 1e-12
 
@@ -27,15 +28,23 @@ class GAttentiveSelfInt(nn.Module):
 
     def __init__(self, f_in: Fiber, f_out: Fiber) -> None:
         super().__init__()
-        missing = sorted({*f_out.degrees} - {*f_in.degrees})
-        if missing:
-            raise ValueError(f"f_out must have degrees that f_in has: f_in is {f_in}, f_out also has degrees {missing}")
+        check_degrees(f_in, f_out)
         self.f_in, self.f_out = f_in, f_out
         self.transform = nn.ModuleDict({str(d): _weight_network(f_in.dict[d], m) for m, d in f_out.structure})
 
     def forward(self, features: Features, **kwargs) -> Features:
-        """``{degree: [nodes, m_in, 2 degree + 1]}`` to ``{degree: [nodes, m_out, 2 degree + 1]}``."""
-        check_features(features, self.f_in, next(iter(features.values())).shape[0])
+        """Mix the channels.
+
+        Args:
+            features: of fiber ``f_in``, ``{degree: [nodes, m_in, 2 degree + 1]}``.
+
+        Returns:
+            ``{degree: [nodes, m_out, 2 degree + 1]}`` of fiber ``f_out``.
+
+        Raises:
+            TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
+        """
+        check_features(features, self.f_in, layer=self)
         output = {}
         for degree, network in self.transform.items():
             value = features[degree]

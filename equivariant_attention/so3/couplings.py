@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equivariant_attention.so3.constants import constant
+
 # The published basis agrees with e3nn's Wigner 3j symbols up to one sign per (degree_in, degree_out, J). Published
 # weights were trained with these signs, so they are part of the interface. J runs from |k - l| to k + l.
 _PUBLISHED_SIGNS = {
@@ -18,7 +20,7 @@ _PUBLISHED_SIGNS = {
 }  # fmt: skip
 
 
-@cache
+@constant
 def coupling(
     degree_out: int,
     degree_in: int,
@@ -47,7 +49,7 @@ def coupling(
     return torch.from_numpy(signed).to(device, dtype)
 
 
-@cache
+@constant
 def aligned_coupling(
     degree_out: int,
     degree_in: int,

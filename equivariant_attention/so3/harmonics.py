@@ -43,7 +43,7 @@ def spherical_harmonics(max_degree: int, direction: Tensor) -> Tensor:
 
 def _legendre_derivatives(m: int, max_degree: int, y: Tensor) -> list[tuple[int, Tensor]]:
     """``(l, P_l^(m)(y))`` for l = m .. max_degree, by the three-term recursion in l."""
-    previous, current = torch.zeros_like(y), torch.full_like(y, math.prod(range(1, 2 * m, 2)))
+    previous, current = torch.zeros_like(y), torch.full_like(y, float(math.prod(range(1, 2 * m, 2))))
     values = [(m, current)]
     for degree in range(m + 1, max_degree + 1):
         previous, current = (

@@ -1,10 +1,9 @@
 """Rotations and how features of each degree turn under them."""
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
+from equivariant_attention.so3.constants import constant
 from equivariant_attention.so3.couplings import real_clebsch_gordan
 
 
@@ -45,7 +44,7 @@ def wigner_matrices(max_degree: int, rotation: Tensor) -> list[Tensor]:
     return matrices[: max_degree + 1]
 
 
-@cache
+@constant
 def _step(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.from_numpy(real_clebsch_gordan(degree - 1, 1, degree)).to(device, dtype)
 

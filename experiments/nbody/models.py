@@ -98,7 +98,7 @@ class TFN(nn.Module):
                 ``edata['w']`` ``[edges, 1]``.
         """
         G = as_graph(G)
-        basis, r = get_basis_and_r(G, self.num_degrees - 1)
+        basis, r = get_basis_and_r(G, max(self.num_degrees - 1, 1))
         h = {"0": G.ndata["c"], "1": G.ndata["v"]}
         for layer in self.Gblock:
             h = layer(h, G=G, r=r, basis=basis)

@@ -1,12 +1,14 @@
+import contextlib
 import math
 
 import pytest
 import torch
 
 from equivariant_attention.graphs import Graph
-from equivariant_attention.modules import Basis, get_basis, get_basis_and_r, get_r
-from equivariant_attention.so3 import random_rotation, wigner_d
-from tests.cases import awkward_graph, random_graph
+from equivariant_attention.modules import Basis, GConvSE3, get_basis, get_basis_and_r, get_r
+from equivariant_attention.so3 import aligned_coupling, coupling, random_rotation, wigner_d
+from equivariant_attention.so3.wigner import _step as wigner_step
+from tests.cases import MIXED, awkward_graph, random_graph
 
 PAIRS = [(k, l) for k in range(5) for l in range(5)]
 
@@ -42,7 +44,7 @@ def test_it_is_a_mapping_of_all_pairs(kind):
     assert "2,2" in basis
     assert "3,0" not in basis
     assert basis["1,2"] is basis["1,2"]
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="degrees 0 to 2, not '0,3'"):
         basis["0,3"]
     assert repr(basis) == f"Basis(edges={basis['0,0'].shape[0]}, max_degree=2)"
 
@@ -104,13 +106,61 @@ def test_coincident_nodes(dtype):
     assert torch.all(gradient == 0)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e17])
 def test_extreme_distances_stay_finite(scale):
     G = random_graph(torch.float32)
     G.edata["d"] = (scale * G.edata["d"]).requires_grad_()
     basis, r = get_basis_and_r(G, 3)
     assert torch.isfinite(r).all()
     assert all(torch.isfinite(W).all() for W in basis.values())
+
+
+@pytest.mark.parametrize(
+    "first_look", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_who_looks_first_does_not_matter(first_look):
+    """Neither for what a basis holds, nor for the constants that it leaves behind."""
+    G = random_graph(torch.float32)
+    G.edata["d"] = G.edata["d"].requires_grad_()
+    for cached in (coupling, aligned_coupling, wigner_step):
+        cached.cache_clear()
+    results = []
+    for look in (contextlib.nullcontext, first_look):
+        basis, r = get_basis_and_r(G, 3, compute_gradients=True)
+        with look():
+            first = [*basis.values(), *basis.frames]
+        assert all(value.dtype == torch.float32 for value in first)
+        layer = GConvSE3(MIXED, MIXED)
+        torch.manual_seed(1)
+        for parameter in layer.parameters():
+            torch.nn.init.normal_(parameter)
+        features = {str(d): torch.ones(15, m, 2 * d + 1) for m, d in MIXED.structure}
+        output = layer(features, G=G, r=r, basis=basis)
+        loss = sum(v.sin().sum() for v in [*output.values(), *basis.values()])
+        results.append(torch.autograd.grad(loss, G.edata["d"])[0])
+    torch.testing.assert_close(*results)
+
+
+def test_training_works_after_a_first_call_in_inference_mode():
+    G = random_graph(torch.float32)
+    for cached in (coupling, aligned_coupling, wigner_step):
+        cached.cache_clear()
+    layer = GConvSE3(MIXED, MIXED)
+    features = {str(d): torch.ones(15, m, 2 * d + 1) for m, d in MIXED.structure}
+    for mode in (torch.inference_mode, contextlib.nullcontext):
+        with mode():
+            basis, r = get_basis_and_r(G, 2)
+            output = layer(features, G=G, r=r, basis=basis)
+    sum(v.sum() for v in output.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+
+
+def test_edges_that_lead_nowhere_are_refused():
+    data = pytest.importorskip("torch_geometric.data").Data(
+        edge_index=torch.tensor([[0, -1], [1, 0]]), pos=torch.randn(2, 3), d=torch.randn(2, 3)
+    )
+    with pytest.raises(ValueError, match=r"src must hold nodes in \[0, 2\), got -1 to 0"):
+        get_basis_and_r(data, 1)
 
 
 def test_no_edges(dtype):
@@ -123,7 +173,7 @@ def test_no_edges(dtype):
 
 def test_bad_input_is_refused(kind):
     G = random_graph(kind=kind)
-    for value in (-1, 1.5, None):
+    for value in (-1, 1.5, None, True):
         with pytest.raises(ValueError, match="max_degree must be a whole number"):
             get_basis_and_r(G, value)
     with pytest.raises(KeyError, match="x_dst - x_src"):
@@ -137,6 +187,7 @@ def test_bad_input_is_refused(kind):
         (torch.zeros(2, 3, dtype=torch.int64), TypeError, "float32 or float64, got torch.int64"),
         (torch.full((2, 3), math.nan), ValueError, "must be finite"),
         (torch.full((2, 3), math.inf), ValueError, "must be finite"),
+        (torch.full((2, 3), 1e19), ValueError, "at most 1e\\+18, got"),
     ],
 )
 def test_bad_relative_positions_are_refused(d, error, message):

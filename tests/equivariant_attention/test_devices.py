@@ -18,7 +18,7 @@ from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYER
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_stay_on_their_device_and_do_not_wait(name, backend, monkeypatch):
     none = torch.zeros(0, dtype=torch.int64, device="meta")
-    monkeypatch.setattr(equivariant_attention.basis, "_inspect", lambda d: none)
+    monkeypatch.setattr(equivariant_attention.basis, "_inspect", lambda G, d: none)
     make, fiber, _ = LAYERS[name]
     layer, G = make().to("meta"), random_graph(torch.float32, EDGE_DIM).to("meta")
     features = random_features(fiber, G.num_nodes(), torch.float32)

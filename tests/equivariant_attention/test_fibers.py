@@ -3,9 +3,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from equivariant_attention.checks import check_features
 from equivariant_attention.fibers import (
     Fiber,
-    check_features,
     fiber2head,
     fiber2tensor,
     get_fiber_dict,
@@ -33,6 +33,18 @@ def test_equality_hash_and_repr():
     assert fiber != Fiber(2, 2)
     assert fiber != "Fiber"
     assert eval(repr(fiber)) == fiber
+
+
+def test_a_changed_structure_does_not_change_what_a_fiber_equals():
+    fiber = Fiber(2, 1)
+    fiber.structure.append((1, 9))
+    assert fiber == Fiber(2, 1)
+    assert hash(fiber) == hash(Fiber(2, 1))
+
+
+def test_fractions_of_channels_are_refused():
+    with pytest.raises(TypeError, match="float"):
+        Fiber(structure=[(2.7, 1)])
 
 
 def test_combinations():
@@ -83,6 +95,11 @@ def test_flattening_and_cutting_are_inverse(fiber):
     assert torch.equal(fiber2tensor(features, fiber), F.unsqueeze(-1))
     for degree, (start, end) in fiber.feature_indices.items():
         assert torch.equal(features[str(degree)].flatten(1), F[:, start:end])
+
+
+def test_flattening_another_fiber_is_refused():
+    with pytest.raises(ValueError, match=r"F\['0'\] must have shape \[..., 4, 1\], got \[2, 3, 1\]"):
+        get_fiber_tensor({"0": torch.zeros(2, 3, 1)}, Fiber(1, 4))
 
 
 def test_cutting_with_a_mask():

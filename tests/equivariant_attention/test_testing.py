@@ -78,7 +78,8 @@ def test_the_graph_is_not_changed():
     before = {name: value.clone() for name, value in G.ndata.items()}
 
     def careless(G):
-        G.ndata["x"] = 2 * G.ndata["x"]
+        G.ndata["x"].mul_(2)
+        G.ndata["x"] = G.ndata["x"] + 1
         return distances(G)
 
     equivariance_error(careless, G)
@@ -96,6 +97,10 @@ def test_what_the_output_is_on():
 
 def test_bad_declarations_are_refused():
     G = random_graph()
+    with pytest.raises(ValueError, match="output_on must be None, 'nodes', 'edges' or 'graphs', got 'atoms'"):
+        equivariance_error(distances, G, output_on="atoms")
+    with pytest.raises(TypeError, match="model must return a tensor or a dict of tensors by degree, got tuple"):
+        equivariance_error(lambda G: (distances(G),), G)
     with pytest.raises(KeyError, match="no ndata"):
         equivariance_error(distances, G, node_degrees={"u": 1})
     with pytest.raises(ValueError, match="must have last dimension 5 for degree 2"):

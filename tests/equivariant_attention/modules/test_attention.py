@@ -68,8 +68,9 @@ def test_weights_sum_to_one_and_large_logits_do_not_overflow(dtype):
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ValueError, match="4 heads do not divide 2 channels of degree 1"):
         GMABSE3(VALUE, KEY, 4)
-    with pytest.raises(ValueError, match="n_heads must be at least 1, got 0"):
-        GMABSE3(VALUE, KEY, 0)
+    for wrong in (0, 2.0):
+        with pytest.raises(ValueError, match=f"n_heads must be a whole number of at least 1, got {wrong}"):
+            GMABSE3(VALUE, KEY, wrong)
 
 
 def test_wrong_inputs_are_refused():

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from equivariant_attention.fibers import Fiber, check_features
+from equivariant_attention.checks import check_features
+from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GCat, GSum
 from tests.cases import random_features
 

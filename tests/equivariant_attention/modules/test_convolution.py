@@ -118,6 +118,32 @@ def test_forces_through_positions_and_through_d_agree(x_ij):
     torch.testing.assert_close(through_x.squeeze(1), forces)
 
 
+def test_a_gradient_that_goes_nowhere_is_warned_of():
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    G.edata["d"] = G.edata["d"].requires_grad_()
+    with pytest.warns(UserWarning, match="x_ij sends its gradient"):
+        run(GConvSE3Partial(MIXED, FULL, x_ij="cat").double(), G, features)
+
+
+def test_positions_of_another_shape_are_refused():
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    G.ndata["x"] = torch.zeros(15, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"ndata\['x'\] must be positions \[15, 1, 3\] or \[15, 3\], got \[15, 6\]"):
+        run(GConvSE3Partial(MIXED, FULL, x_ij="cat").double(), G, features)
+
+
+def test_dtypes_that_do_not_fit_the_layer_are_named():
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    layer = GConvSE3(MIXED, FULL)
+    basis, r = get_basis_and_r(G, 3)
+    with pytest.raises(TypeError, match=r"h\['0'\] must be torch.float32, as the layer is, got torch.float64"):
+        layer(features, G=G, r=r, basis=basis)
+    with pytest.raises(TypeError, match=r"r must be torch\.float32, as the layer is, got torch\.float64"):
+        layer({d: v.float() for d, v in features.items()}, G=G, r=r, basis=basis)
+    with pytest.raises(TypeError, match="r and basis must come from get_basis_and_r"):
+        layer({d: v.float() for d, v in features.items()}, G=G)
+
+
 def test_edge_features():
     layer = GConvSE3(SCALARS, MIXED, edge_dim=3)
     features = random_features(SCALARS, 15, torch.float32)
@@ -139,6 +165,10 @@ def test_bad_arguments_are_refused():
         GConvSE3(MIXED, FULL, flavor="tfn")
     with pytest.raises(ValueError, match="x_ij must be one of"):
         GConvSE3Partial(MIXED, FULL, x_ij="concat")
+    with pytest.raises(ValueError, match="edge_dim must be a whole number of at least 0, got -1"):
+        GConvSE3(MIXED, FULL, edge_dim=-1)
+    with pytest.raises(TypeError, match="f_out must be a Fiber, got dict"):
+        GConvSE3(MIXED, {0: 4})
     G, features = random_graph(), random_features(MIXED, 15, torch.float64)
     basis, r = get_basis_and_r(G, 3)
     layer = GConvSE3(MIXED, FULL).double()

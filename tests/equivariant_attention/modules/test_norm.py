@@ -39,6 +39,16 @@ def test_norm_bias():
     assert abs(GNormBias(Fiber(1, 4096)).bias["0"].std() - 1) < 0.05
 
 
+@pytest.mark.parametrize("scale", [0, 1e-4, 1])
+@pytest.mark.parametrize("make", [lambda: GNormSE3(MIXED), lambda: GNormBias(MIXED)])
+def test_half_precision(make, scale):
+    features = {d: (scale * v).half() for d, v in random_features(MIXED, 5, torch.float32).items()}
+    layer = make()
+    expected = layer({d: v.float() for d, v in features.items()})
+    for degree, value in layer.half()(features).items():
+        torch.testing.assert_close(value.float(), expected[degree], rtol=0.01, atol=0.01)
+
+
 @pytest.mark.parametrize("make", [lambda: GNormSE3(MIXED, num_layers=1), lambda: GNormBias(MIXED)])
 def test_zero_features_stay_zero_with_finite_gradients(make, dtype):
     layer = make().to(dtype)
@@ -50,3 +60,16 @@ def test_zero_features_stay_zero_with_finite_gradients(make, dtype):
     assert all(torch.isfinite(g).all() for g in gradients)
     second = torch.autograd.grad(sum(g.sum() for g in gradients), list(features.values()), allow_unused=True)
     assert all(g is None or torch.isfinite(g).all() for g in second)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="num_layers must be a whole number of at least 0, got -1"):
+        GNormSE3(MIXED, num_layers=-1)
+    with pytest.raises(TypeError, match="fiber must be a Fiber, got dict"):
+        GNormBias({0: 4})
+    with pytest.raises(TypeError, match=r"features\['0'\] must be torch.float32, as the layer is, got torch.float64"):
+        GNormBias(MIXED)(random_features(MIXED, 5, torch.float64))
+    with pytest.raises(TypeError, match="features must be a dict"):
+        GNormBias(MIXED)([])
+    with pytest.raises(ValueError, match="must have the degrees"):
+        GNormBias(MIXED)({})

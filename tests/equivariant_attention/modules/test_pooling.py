@@ -28,10 +28,15 @@ def test_a_graph_without_nodes_gives_zero():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="type must be a degree as a string"):
-        GAvgPooling(0)
+    for wrong in (0, "01", "-1", "x"):
+        with pytest.raises(ValueError, match="type must be a degree as a string"):
+            GAvgPooling(wrong)
     G = random_graph()
     with pytest.raises(ValueError, match="must have degree '3' to be pooled"):
         GAvgPooling("3")(random_features(MIXED, 15, torch.float32), G=G)
-    with pytest.raises(ValueError, match=r"features\['0'\] must have shape \[15, m, 2l\+1\], got \[14, 4, 1\]"):
+    with pytest.raises(ValueError, match=r"features\['0'\] must have shape \[15, m, 1\], got \[14, 4, 1\]"):
         GMaxPooling()(random_features(MIXED, 14, torch.float32), G=G)
+    with pytest.raises(ValueError, match=r"features\['1'\] must have shape \[15, m, 3\], got \[15, 2, 7\]"):
+        GAvgPooling("1")({"1": torch.zeros(15, 2, 7)}, G=G)
+    with pytest.raises(TypeError, match=r"must be a floating-point tensor, got torch\.int64"):
+        GMaxPooling()({"0": torch.zeros(15, 2, 1, dtype=torch.int64)}, G=G)

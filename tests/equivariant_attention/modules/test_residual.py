@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equivariant_attention.fibers import Fiber, check_features
+from equivariant_attention.checks import check_features
+from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.testing import assert_equivariant
 from tests.cases import FULL, MIXED, VECTORS, on_graph, random_features, random_graph, with_features
@@ -67,6 +68,7 @@ def test_a_frozen_projection():
     [
         ({"skip": "add"}, "skip must be 'cat', 'sum' or None, got 'add'"),
         ({"selfint": "2x2"}, "selfint must be '1x1' or 'att', got '2x2'"),
+        ({"div": 0}, "div must be larger than 0, got 0"),
         ({"div": 5}, "div=5 leaves none of 4 of degree 0"),
         ({"div": 1, "n_heads": 3}, "3 heads do not divide 4 channels of degree 0"),
         ({"x_ij": "sub"}, "x_ij must be one of"),

@@ -63,5 +63,15 @@ def test_no_direction():
     assert torch.all(gradient == 0)
 
 
+@pytest.mark.parametrize("degree", [12, 18])
+def test_high_degrees(degree, dtype):
+    """The sum over orders is (2l + 1) / 4 pi, whatever the direction."""
+    Y = spherical_harmonics(degree, directions(dtype))[:, degree**2 :]
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-12
+    torch.testing.assert_close(
+        Y.square().sum(-1), torch.full((len(Y),), (2 * degree + 1) / (4 * math.pi), dtype=dtype), rtol=tolerance, atol=0
+    )
+
+
 def test_empty():
     assert spherical_harmonics(3, torch.zeros(0, 3)).shape == (0, 16)
