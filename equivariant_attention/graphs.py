@@ -353,6 +353,8 @@ def unbatch(G: Any) -> list[Any]:
     graph = as_graph(G)
     nodes = _checked_sizes("batch_num_nodes", graph.batch_num_nodes(), graph.num_nodes(), graph.device)
     edges = _checked_sizes("batch_num_edges", graph.batch_num_edges(), graph.num_edges(), graph.device)
+    if not len(nodes) and not len(edges):
+        return []
     if len(nodes) != len(edges):
         raise ValueError(f"batch_num_edges must count {len(nodes)} graphs as batch_num_nodes does, got {len(edges)}")
     src, dst = edges_on(graph, graph.device)

@@ -15,7 +15,8 @@ SMALLEST_NORM = 1e-12
 class GNormSE3(nn.Module):
     r"""Norm nonlinearity: :math:`f^l \leftarrow \mathrm{MLP}(|f^l|) \; f^l / |f^l|` (section 3.3 of arXiv 2006.10503).
 
-    The network sees the norms of all channels of one degree at once; norms below 1e-12 are raised to it.
+    The network sees the norms of all channels of one degree at once. Norms below 1e-12 are raised to it, and there the
+    derivative is defined as 0.
 
     Args:
         fiber: fiber of input and output.
@@ -59,6 +60,8 @@ class GNormSE3(nn.Module):
 
 class GNormBias(nn.Module):
     r"""Norm nonlinearity with a bias: :math:`f^l \leftarrow \mathrm{ReLU}(|f^l| + b^l) \; f^l / |f^l|`.
+
+    Norms below 1e-12 are raised to it, and there the derivative is defined as 0.
 
     Args:
         fiber: fiber of input and output.
@@ -108,6 +111,10 @@ def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> n
 
 def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:
     wide = value.to(torch.promote_types(value.dtype, torch.float32))  # float16 would round the smallest norm to 0
-    # Raised before the root, so that derivatives of every order are finite at zero.
-    norm = wide.square().sum(-1, keepdim=True).clamp_min(SMALLEST_NORM**2).sqrt()
-    return norm.to(value.dtype), (wide / norm).to(value.dtype)
+    square = wide.square().sum(-1, keepdim=True)
+    norm = square.clamp_min(SMALLEST_NORM**2).sqrt()  # raised before the root: all derivatives are finite at zero
+    # A zero feature (of a node without edges, say) has no direction to change. Its derivative, 1 / SMALLEST_NORM, would
+    # grow by that factor from layer to layer until it overflows.
+    phase = wide / norm
+    phase = torch.where(square < SMALLEST_NORM**2, phase.detach(), phase)
+    return norm.to(value.dtype), phase.to(value.dtype)

@@ -58,6 +58,7 @@ def test_zero_features_stay_zero_with_finite_gradients(make, dtype):
     total = sum(v.square().sum() + v.sum() for v in output.values())
     gradients = torch.autograd.grad(total, [*features.values(), *layer.parameters()], create_graph=True)
     assert all(torch.isfinite(g).all() for g in gradients)
+    assert not any(g.any() for g in gradients[: len(features)])
     second = torch.autograd.grad(sum(g.sum() for g in gradients), list(features.values()), allow_unused=True)
     assert all(g is None or torch.isfinite(g).all() for g in second)
 

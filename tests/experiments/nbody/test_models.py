@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import as_graph
+from equivariant_attention.modules import get_basis_and_r
 from experiments.nbody.models import TFN, SE3Transformer
 from tests.cases import random_graph
-from tests.experiments.models import assert_model_is_equivariant
+from tests.experiments.models import assert_model_is_equivariant, in_dtype
 
 
 def bodies(kind="own"):
@@ -30,13 +31,44 @@ def test_equivariance(name, kind):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_shape_and_gradients_of_every_parameter(name):
-    model = MODELS[name]().double()
-    output = model(bodies())
+def test_shape_and_gradients_of_every_parameter(name, dtype):
+    """Also where nodes without incoming edges have features that are exactly zero."""
+    model = MODELS[name]().to(dtype)
+    output = model(in_dtype(bodies(), dtype))
     assert output.shape == (15, 2, 3)
     output.square().sum().backward()
-    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    assert sum(p.grad is not None and bool(p.grad.any()) for p in model.parameters()) > 0
+    for parameter in model.parameters():
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.any()
+
+
+@pytest.mark.parametrize("model", [TFN, SE3Transformer])
+def test_scalars_alone(model):
+    """The output is a vector, whatever the degrees in the middle."""
+    if model is SE3Transformer:
+        with pytest.raises(ValueError, match="must share a degree"):
+            model(num_layers=1, num_channels=4, num_degrees=1)
+    else:
+        assert model(num_layers=2, num_channels=4, num_degrees=1).double()(bodies()).shape == (15, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["small", "TFN"])
+def test_forces_of_a_model(name):
+    """First and second derivatives with respect to positions: what training on forces needs."""
+    model, G = MODELS[name]().double(), bodies()
+    src, dst = G.edges()
+
+    def function(x):
+        G.ndata["x"], G.edata["d"] = x, (x[dst] - x[src]).squeeze(1)
+        basis_gradients = get_basis_and_r(G, 3, compute_gradients=True)
+        h = {"0": G.ndata["c"], "1": G.ndata["v"]} if name == "TFN" else {"1": G.ndata["v"]}
+        for layer in model.Gblock:
+            h = layer(h, G=G, basis=basis_gradients[0], r=basis_gradients[1])
+        return h["1"]
+
+    x = G.ndata["x"].clone().requires_grad_()
+    assert torch.autograd.gradcheck(function, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, x, fast_mode=True)
 
 
 def test_published_tfn_checkpoints_repeat_their_parameters():
