@@ -22,11 +22,11 @@ class CheckpointError(UsageError):
 
 
 def save(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically.
+    """Write a checkpoint atomically.
 
     Args:
         path: file to write.
-        kind: STATE or WEIGHTS.
+        kind: ``STATE`` or ``WEIGHTS``.
         content: tensors, numbers, strings, lists and dicts.
     """
     with atomic_write(path) as file:
@@ -34,7 +34,18 @@ def save(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> No
 
 
 def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
-    """Returns the content of a checkpoint of that kind, tensors on the CPU. Raises CheckpointError for another file."""
+    """The content of a checkpoint, tensors on the CPU.
+
+    Args:
+        path: file to read.
+        kind: ``STATE`` or ``WEIGHTS``.
+
+    Returns:
+        what :func:`save` got, and the kind under ``'kind'``.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no checkpoint of that kind.
+    """
     content = _read(path)
     if not isinstance(content, dict) or content.get("kind") != kind:
         found = content.get("kind", sorted(map(str, content))[:5]) if isinstance(content, dict) else type(content)
@@ -43,12 +54,14 @@ def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
 
 
 def restore(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Loads weights into `model`, strictly.
+    """Load weights into a model, strictly.
 
     Args:
+        model: gets the weights.
         path: a checkpoint of either kind, or a bare state dict as the published code saves it.
 
-    Raises CheckpointError where the file is none of these or does not fit the model.
+    Raises:
+        CheckpointError: the file is none of these, or does not fit the model.
     """
     content = _read(path)
     weights = content.get("model") if isinstance(content, dict) and "kind" in content else content
@@ -70,7 +83,7 @@ def _read(path: str | os.PathLike[str]) -> Any:
 
 
 def rng_state() -> dict[str, Any]:
-    """Returns the states of the global random generators: torch's, of every GPU, NumPy's, Python's."""
+    """The states of the global random generators: torch's, of every GPU, NumPy's, Python's."""
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 (used or not by datasets, it must come back)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
     return {
@@ -82,7 +95,11 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Puts back what `rng_state` returned; the GPUs' only on as many GPUs."""
+    """Put the global random generators back; the GPUs' only on as many GPUs.
+
+    Args:
+        state: what :func:`rng_state` returned.
+    """
     torch.set_rng_state(state["torch"])
     if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 Presets = Mapping[str, Mapping[str, Any]]
@@ -16,14 +18,22 @@ class UsageError(ValueError):
     """What was asked for cannot be done; the message says all there is to know."""
 
 
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)  # without the usage, which would bury it under dozens of flags
+
+
 def make_parser(description: str, presets: Presets) -> ArgumentParser:
-    """Returns a parser with the flag --preset, to which a program adds its own; for `parse`.
+    """A parser with the flag --preset, to which a program adds its own; for :func:`parse`.
 
     Args:
         description: first lines of the help.
         presets: a default of every flag, for every preset; shown in the help.
+
+    Returns:
+        the parser, which raises :class:`UsageError` for a command line that it does not understand.
     """
-    parser = ArgumentParser(
+    parser = _Parser(
         description=description,
         epilog="defaults:\n" + _table(presets),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,14 +47,45 @@ def make_parser(description: str, presets: Presets) -> ArgumentParser:
 def parse(
     parser: ArgumentParser, presets: Presets, arguments: Sequence[str] | None = None
 ) -> tuple[Namespace, dict[str, Any]]:
-    """Parses a command line (`sys.argv` without `arguments`).
+    """Parse a command line.
 
-    Returns (flags, given): every flag, those not on the command line from the preset (the first one unless another is
-    named); and only those on the command line.
+    Args:
+        parser: from :func:`make_parser`.
+        presets: as the parser got them.
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        every flag, those not on the command line from the preset (the first one unless another is named); and only
+        those on the command line.
+
+    Raises:
+        UsageError: a flag is unknown, or its value is not one of its own.
     """
     given = vars(parser.parse_args(arguments))
     preset = given.get("preset", next(iter(presets)))
     return Namespace(**{"preset": preset, **presets[preset], **given}), given
+
+
+def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any]) -> None:
+    """Refuse flags, read from a file, that :func:`parse` cannot have returned.
+
+    Args:
+        parser: from :func:`make_parser`; its switches are of ``BooleanOptionalAction``.
+        presets: as the parser got them.
+        flags: every flag.
+
+    Raises:
+        UsageError: a flag has a value that no command line gives it.
+    """
+    words = []
+    for name, value in flags.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words.append(f"--{name}={value}")
+    parsed = vars(parse(parser, presets, words)[0])
+    if wrong := [name for name in flags if parsed[name] != flags[name]]:
+        raise UsageError(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}")
 
 
 def _table(presets: Presets) -> str:
@@ -55,7 +96,11 @@ def _table(presets: Presets) -> str:
 
 
 def count(least: int) -> Callable[[str], int]:
-    """Returns a converter to integers of at least `least`, for argparse's `type`."""
+    """A converter to integers, for argparse's ``type``.
+
+    Args:
+        least: the smallest integer that it accepts.
+    """
 
     def convert(text: str) -> int:
         value = int(text)
@@ -68,7 +113,14 @@ def count(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """Converts to a finite number above zero, for argparse's `type`."""
+    """Convert to a finite number above zero, for argparse's ``type``.
+
+    Args:
+        text: the word of the command line.
+
+    Raises:
+        ValueError, argparse.ArgumentTypeError: it is no such number.
+    """
     value = float(text)
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
@@ -78,13 +130,48 @@ def positive(text: str) -> float:
 positive.__name__ = "number"
 
 
+def none_or_text(text: str) -> str | None:
+    """Convert 'none' to None, and leave any other word, for argparse's ``type``.
+
+    Args:
+        text: the word of the command line.
+    """
+    return None if text == "none" else text
+
+
+@contextmanager
+def blame(flag: str, **arguments: str) -> Iterator[None]:
+    """Turn a ValueError or OSError of the ``with`` block into a UsageError that begins with the flag to mend.
+
+    Args:
+        flag: what to blame, unless the message begins with a flag already.
+        **arguments: the flags behind arguments of functions, whose messages read 'argument: expected ...'.
+
+    Raises:
+        UsageError: the block raised one of these.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        of_system = isinstance(error, OSError) and error.strerror
+        message = f"{error.filename}: {error.strerror}" if of_system else str(error)
+        for argument, its_flag in arguments.items():
+            message = re.sub(rf"(?<!\S){argument}: ", f"{its_flag}: ", message)
+        raise UsageError(message if message.startswith("--") else f"{flag}: {message}") from error
+
+
 def run(main: Callable[[], object]) -> NoReturn:
-    """Calls a program's `main` and exits: 0, 2 with its message after a UsageError, 130 after Ctrl-C."""
+    """Call a program and exit: with 0, or with a message instead of a traceback where the error needs none.
+
+    Args:
+        main: the program. After a :class:`UsageError` the exit code is 2, after a FloatingPointError (a simulation or
+            a training went out of bounds) 1, after Ctrl-C 130.
+    """
     try:
         main()
-    except UsageError as error:
+    except (UsageError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

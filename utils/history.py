@@ -12,7 +12,12 @@ Row = dict[str, float]
 
 
 def write_csv(path: str | os.PathLike[str], rows: Sequence[Row]) -> None:
-    """Writes rows of the same columns, whole and atomically; floats as Python prints them, so nothing is rounded."""
+    """Write rows whole and atomically; floats as Python prints them, so nothing is rounded.
+
+    Args:
+        path: file to write.
+        rows: of the same columns.
+    """
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
@@ -27,13 +32,25 @@ class Mean:
         self._weight = 0.0
 
     def add(self, values: Row, weight: float) -> None:
-        """Counts `values` with that weight."""
+        """Count numbers in.
+
+        Args:
+            values: numbers by name.
+            weight: how much they count.
+        """
         self._weight += weight
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + weight * value
 
     def result(self, prefix: str = "") -> Row:
-        """Returns the means, `prefix` put before every name. Raises ValueError where nothing was added."""
+        """The means.
+
+        Args:
+            prefix: put before every name.
+
+        Raises:
+            ValueError: nothing was added.
+        """
         if not self._weight:
             raise ValueError("mean of nothing: the loader gave no batches")
         return {prefix + name: total / self._weight for name, total in self._sums.items()}

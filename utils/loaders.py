@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class ShuffleByEpoch(Sampler[int]):
-    """A permutation of a dataset drawn from (seed, epoch)."""
+    """A permutation of a dataset drawn from (seed, epoch).
+
+    Args:
+        dataset: of fixed size.
+        seed: of the permutations.
+    """
 
     def __init__(self, dataset: Sized, seed: int) -> None:
         self.size, self.seed, self.epoch = len(dataset), seed, 0
@@ -23,10 +28,10 @@ class ShuffleByEpoch(Sampler[int]):
 
 
 class EpochLoader(DataLoader):
-    """A DataLoader with `set_epoch`.
+    """A DataLoader with :meth:`set_epoch`.
 
     Args:
-        dataset: of fixed size; its own `set_epoch`, if any, is called as well.
+        dataset: of fixed size; its own ``set_epoch``, if any, is called as well.
         batch_size: samples in a batch; the last one may be smaller.
         collate: makes a batch of a list of samples.
         shuffle: whether to permute, differently in each epoch.
@@ -48,7 +53,11 @@ class EpochLoader(DataLoader):
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses what the next iteration gives. Not while one is under way."""
+        """Choose what the next iteration gives. Not while one is under way.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
         if isinstance(self.sampler, ShuffleByEpoch):
             self.sampler.epoch = epoch
         if hasattr(self.dataset, "set_epoch"):

@@ -12,7 +12,12 @@ from utils.history import Row
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes a figure as PNG, atomically."""
+    """Write a figure as PNG, atomically.
+
+    Args:
+        figure: what to write.
+        path: PNG file to write.
+    """
     with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
 
@@ -20,10 +25,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 def learning_curves(
     rows: Sequence[Row], names: Sequence[str], path: str | os.PathLike[str], references: dict[str, Row] | None = None
 ) -> None:
-    """Draws metrics over the epochs, for training and validation, one panel each.
+    """Draw metrics over the epochs, for training and validation, one panel each.
 
     Args:
-        rows: of metrics.csv, with 'epoch', 'train_NAME' and, where there was validation, 'valid_NAME'.
+        rows: of metrics.csv, with ``'epoch'``, ``'train_NAME'`` and, where there was validation, ``'valid_NAME'``.
         names: metrics to draw, all above zero.
         path: PNG file to write.
         references: values of the metrics to draw as horizontal lines, by their label.

@@ -12,7 +12,7 @@ from utils.files import atomic_write
 
 
 def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, steps: int = 3) -> str:
-    """Profiles a few calls of `step`.
+    """Profile a few training steps.
 
     Args:
         step: does one training step.
@@ -20,7 +20,8 @@ def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, ste
         warmup: calls before the recorded ones.
         steps: calls recorded.
 
-    Returns the table: operations, by their own time.
+    Returns:
+        the table: operations, by their own time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from utils.cli import UsageError
-from utils.files import read_json, write_json
+from utils.cli import UsageError, blame
+from utils.files import make_folder, read_json, write_json
 
 try:
     import fcntl
@@ -24,13 +24,20 @@ CONFIG, LOCK = "config.json", "lock"
 
 
 class Run:
-    """A run's folder, locked against other processes until `close` or the end of this one.
+    """A run's folder, locked against other processes until :meth:`close` or the end of this one.
 
-    Use as a context manager. Made by `create` or `reopen`.
+    Use as a context manager. Made by :func:`create` or :func:`reopen`.
+
+    Args:
+        path: the folder, which is there.
 
     Attributes:
         path: the folder.
-        config: what config.json holds: 'id', 'flags' and 'environment'.
+        config: what config.json holds: ``'id'``, ``'flags'`` and ``'environment'``.
+
+    Raises:
+        UsageError: another process has it.
+        OSError: from the file system.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,13 +46,17 @@ class Run:
         self._lock: int | None = _lock(path)
 
     def write_config(self, flags: Mapping[str, Any]) -> None:
-        """Writes `flags`, with a name for the run and the environment it was started in, to config.json."""
+        """Write config.json: flags, with a name for the run and the environment it was started in.
+
+        Args:
+            flags: what the run is made of.
+        """
         start = {"id": secrets.token_hex(4), "environment": environment()}
         self.config = {**start, **self.config, "flags": dict(flags)}
         write_json(self.path / CONFIG, self.config)
 
     def discard_if_new(self) -> None:
-        """Forgets a run that could not start: the same command, mended, may use the folder."""
+        """Forget a run that could not start: the same command, mended, may use the folder."""
         if self._is_new:
             (self.path / CONFIG).unlink()
             (self.path / LOCK).unlink()
@@ -53,7 +64,7 @@ class Run:
                 self.path.rmdir()
 
     def close(self) -> None:
-        """Lets others use the folder. May be called again."""
+        """Let others use the folder. May be called again."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -66,49 +77,57 @@ class Run:
 
 
 def create(flags: Mapping[str, Any], output: str | None, save_dir: str, name: str) -> Run:
-    """Makes the folder of a new run.
+    """Make the folder of a new run.
 
     Args:
         flags: what the run is made of, for config.json.
-        output: the folder, which must not hold a run; None for `save_dir`/`name`, or `save_dir`/`name`-2, ... if taken.
+        output: the folder, which must not hold a run; None for SAVE_DIR/NAME, or SAVE_DIR/NAME-2, ... if taken.
+        save_dir: SAVE_DIR.
+        name: NAME.
 
-    Raises UsageError where `output` holds a run, or `name` is no folder's name.
+    Raises:
+        UsageError: ``output`` holds a run, ``name`` is no folder's name, or the folder cannot be written to.
     """
-    if output is not None:
-        path = Path(output)
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"--output: expected a folder, got the file {output}")
-        path.mkdir(parents=True, exist_ok=True)
-    else:
-        path = _unique_folder(save_dir, name)
-    run = Run(path)
-    if (path / CONFIG).exists():
-        run.close()
-        raise UsageError(f"--output: {path} already holds a run; go on with it by --resume {path}, or name another")
-    run.write_config(flags)
+    with blame("--save_dir" if output is None else "--output"):
+        run = Run(_unique_folder(save_dir, name) if output is None else make_folder(output))
+        try:
+            if (run.path / CONFIG).exists():
+                raise UsageError(f"{output} already holds a run; go on with it by --resume {output}, or name another")
+            run.write_config(flags)
+        except BaseException:
+            run.close()
+            raise
     return run
 
 
 def reopen(path: str) -> Run:
-    """Returns the interrupted (or finished) run in the folder `path`. Raises UsageError where there is none."""
+    """The interrupted (or finished) run in a folder.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        UsageError: it holds no run, another process has it, or it cannot be written to.
+    """
     folder = Path(path)
-    if not (folder / CONFIG).is_file():
-        raise UsageError(f"--resume: {path} holds no run (there is no {CONFIG})")
-    run = Run(folder)
-    try:
-        run.config = _read_config(folder)
-    except UsageError:
-        run.close()
-        raise
-    for leftover in folder.rglob(".*.tmp"):  # of an atomic write that a kill cut short
-        leftover.unlink()
+    with blame("--resume"):
+        if not (folder / CONFIG).is_file():
+            raise UsageError(f"{path} holds no run (there is no {CONFIG})")
+        run = Run(make_folder(folder))
+        try:
+            run.config = _read_config(folder / CONFIG)
+            for leftover in folder.rglob(".*.tmp"):  # of an atomic write that a kill cut short
+                leftover.unlink()
+        except BaseException:
+            run.close()
+            raise
     return run
 
 
 def reconcile(
     flags: Mapping[str, Any], given: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str]
 ) -> dict[str, Any]:
-    """Returns the flags of a resumed run: the stored ones, with those given now that are free to change.
+    """The flags of a resumed run: the stored ones, with those given now that are free to change.
 
     Args:
         flags: every flag, whatever its value.
@@ -116,7 +135,8 @@ def reconcile(
         stored: flags in the run's config.json.
         free: names of flags that may differ.
 
-    Raises UsageError naming a flag that contradicts the stored one, or that config.json has not or has in excess.
+    Raises:
+        UsageError: a flag contradicts the stored one, or config.json has not the same flags.
     """
     if unknown := flags.keys() ^ stored.keys():
         raise UsageError(f"--resume: {CONFIG} is of another version, it differs in the flags {sorted(unknown)}")
@@ -127,7 +147,7 @@ def reconcile(
 
 
 def environment() -> dict[str, Any]:
-    """Returns what results depend on besides the flags: versions, kind of machine, number of threads."""
+    """What results depend on besides the flags: versions, kind of machine, number of threads."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -138,23 +158,22 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = read_json(folder / CONFIG)
-    except ValueError as error:
-        raise UsageError(f"--resume: {error}") from error
-    if not isinstance(config, dict) or {"id", "flags", "environment"} - config.keys():
-        raise UsageError(f"--resume: {folder / CONFIG} is not the configuration of a run")
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_json(path)
+    kinds = {"id": str, "flags": dict, "environment": dict}
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
+        raise UsageError(f"{path} is not the configuration of a run")
     return config
 
 
 def _unique_folder(save_dir: str, name: str) -> Path:
     if name in ("", "..") or Path(name).name != name:
         raise UsageError(f"--name: expected the name of a folder, got {name!r}")
+    folder = make_folder(save_dir)
     for suffix in itertools.chain([""], (f"-{number}" for number in itertools.count(2))):
-        path = Path(save_dir) / f"{name}{suffix}"
+        path = folder / f"{name}{suffix}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir()
         except FileExistsError:
             continue
         return path

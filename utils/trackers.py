@@ -24,7 +24,8 @@ class TensorBoard:
         folder: of the run.
         first_step: points of later steps, from before an interruption, are hidden.
 
-    Raises UsageError where tensorboard is not installed.
+    Raises:
+        UsageError: tensorboard is not installed.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -35,12 +36,17 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
     def log(self, values: Row, step: int) -> None:
-        """Adds a point to the curve of every value."""
+        """Add a point to the curve of every value.
+
+        Args:
+            values: numbers by name.
+            step: training steps done.
+        """
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is not yet written."""
+        """Write what is not yet written."""
         self._writer.close()
 
 
@@ -49,9 +55,10 @@ class WandB:
 
     Args:
         folder: of the run.
-        config: of the run, with its 'id'.
+        config: of the run, with its ``'id'``.
 
-    Raises UsageError where wandb is not installed.
+    Raises:
+        UsageError: wandb is not installed.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -69,9 +76,14 @@ class WandB:
         )
 
     def log(self, values: Row, step: int) -> None:
-        """Adds a point to the curve of every value."""
+        """Add a point to the curve of every value.
+
+        Args:
+            values: numbers by name.
+            step: training steps done.
+        """
         self._run.log(values, step=step)
 
     def close(self) -> None:
-        """Ends the run there."""
+        """End the run there."""
         self._run.finish()

@@ -25,18 +25,23 @@ from utils.trackers import Tracker
 BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], int]]
 
 
+PROGRESS = ("epoch", "step", "epochs", "steps", "best")  # attributes of a Trainer that its checkpoint holds
+PARTS = ("model", "optimizer", "schedule")  # attributes whose state_dict it holds
+
+
 class NonFiniteError(FloatingPointError):
     """A loss or a gradient is NaN or infinite."""
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """Returns what moves model and batches, and sets the precision.
+    """What moves model and batches, and sets the precision.
 
     Args:
-        device: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
-        precision: '32-true', 'bf16-mixed' or '64-true'.
+        device: ``'auto'`` (a GPU where there is one), ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
+        precision: ``'32-true'``, ``'bf16-mixed'`` or ``'64-true'``.
 
-    Raises ValueError for another device, or one that is not there.
+    Raises:
+        ValueError: another device, or one that is not there.
     """
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
@@ -49,14 +54,28 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, final: float = 0.1) -> LambdaLR:
-    """Returns a schedule, stepped once per batch, from the optimiser's learning rate to `final` times it."""
+    """A schedule, stepped once per batch, that lowers the learning rate along a cosine.
+
+    Args:
+        optimizer: its learning rate is where the schedule starts.
+        steps: when it ends.
+        final: where it ends, as a fraction of the start.
+    """
     return LambdaLR(optimizer, lambda step: final + (1 - final) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
 
 
 def evaluate(
     fabric: Fabric, model: Callable[[Any], Tensor], batch_loss: BatchLoss, loader: EpochLoader, prefix: str = ""
 ) -> Row:
-    """Returns the means of the metrics of `batch_loss` over all batches, without gradients, named with `prefix`."""
+    """The means of metrics over all batches, without gradients.
+
+    Args:
+        fabric: moves the batches.
+        model: first argument of ``batch_loss``.
+        batch_loss: gives the metrics of a batch.
+        loader: gives the batches.
+        prefix: put before the name of every metric.
+    """
     mean = Mean()
     with torch.no_grad():
         for batch in loader:
@@ -72,10 +91,11 @@ class Trainer:
     metrics.csv with a row per epoch, steps.csv) only repeat parts of it.
 
     Args:
-        fabric: device and precision; see `make_fabric`.
-        model, optimizer: moved to the device; `optimizer` was made with the model's parameters.
+        fabric: device and precision; see :func:`make_fabric`.
+        model: moved to the device.
+        optimizer: made with the model's parameters.
         schedule: stepped once per batch.
-        batch_loss: what is minimised ('loss'), and what else is recorded.
+        batch_loss: what is minimised (``'loss'``), and what else is recorded.
         folder: of the run.
         clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
 
@@ -111,16 +131,18 @@ class Trainer:
     def fit(
         self, train: EpochLoader, valid: EpochLoader | None, epochs: int, log_interval: int, print_interval: int
     ) -> None:
-        """Trains until `epochs` epochs are done, those before a resumption included.
+        """Train until enough epochs are done, those before a resumption included.
 
         Args:
-            train: its `set_epoch` is called before each epoch.
+            train: its ``set_epoch`` is called before each epoch.
             valid: chooses the best weights; the same batches in each epoch.
             epochs: how many in all.
             log_interval: steps from one row of steps.csv to the next.
             print_interval: steps from one refreshing of the progress bar to the next.
 
-        Raises NonFiniteError, after saving the batch in the run's folder.
+        Raises:
+            NonFiniteError: a loss, validation's included, or a gradient is NaN or infinite. The batch and the weights
+                are in nonfinite.pt in the run's folder.
         """
         with tqdm(total=epochs * len(train), initial=self.step, unit="step", disable=None) as bar:
             while self.epoch < epochs:
@@ -128,34 +150,58 @@ class Trainer:
                 started = time.perf_counter()
                 row = {"epoch": self.epoch + 1, **self._train_epoch(train, bar, log_interval, print_interval)}
                 if valid is not None:
-                    row |= self._validate(valid)
+                    row |= self.evaluate(valid, "valid_")
                 row["seconds"] = time.perf_counter() - started
                 self._end_epoch(row)
                 bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
 
     def take_step(self, batch: Any) -> tuple[Row, int, float]:
-        """Changes the weights once. Returns the batch's metrics, their weight, and the norm of the gradient."""
+        """Change the weights once.
+
+        Args:
+            batch: to learn from.
+
+        Returns:
+            the batch's metrics, their weight, and the norm of the gradient before clipping.
+
+        Raises:
+            NonFiniteError: as in :meth:`fit`.
+        """
         batch = self.fabric.to_device(batch)
         self._optimizer.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
         values = _numbers(metrics)
-        self._check_finite("loss", values["loss"], batch)
+        self._check_finite("loss", values["loss"], batch, self.step + 1)
         self.fabric.backward(metrics["loss"])
         norm = self.fabric.clip_gradients(
             self._model, self._optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
         )
-        self._check_finite("norm of the gradient", float(norm), batch)
+        self._check_finite("norm of the gradient", float(norm), batch, self.step + 1)
         self._optimizer.step()
         self.schedule.step()
         return values, size, float(norm)
 
     def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:
-        """Returns `evaluate` of the model as it is."""
+        """The means of the metrics over all batches, of the model as it is, without gradients.
+
+        Args:
+            loader: gives the batches.
+            prefix: put before the name of every metric.
+
+        Raises:
+            NonFiniteError: as in :meth:`fit`.
+        """
+
+        def checked_loss(model: Callable[[Any], Tensor], batch: Any) -> tuple[dict[str, Tensor], int]:
+            metrics, size = self.batch_loss(model, batch)
+            self._check_finite(f"{prefix}loss", metrics["loss"].item(), batch, self.step)
+            return metrics, size
+
         self._model.eval()
-        return evaluate(self.fabric, self._model, self.batch_loss, loader, prefix)
+        return evaluate(self.fabric, self._model, checked_loss, loader, prefix)
 
     def use_best(self) -> None:
-        """Gives the model its best weights."""
+        """Give the model its best weights."""
         self.model.load_state_dict(self.best["model"])
 
     @property
@@ -164,17 +210,22 @@ class Trainer:
         return self.folder / "checkpoints" / "last.pt"
 
     def resume(self) -> None:
-        """Goes back to the state in `checkpoint`. Raises CheckpointError where it is damaged or of another model."""
+        """Go back to the state in :attr:`checkpoint`.
+
+        Raises:
+            CheckpointError: it is damaged, incomplete or of another model.
+        """
         state = checkpoints.load(self.checkpoint, checkpoints.STATE)
+        if missing := {*PROGRESS, *PARTS, "rng"} - state.keys():
+            raise checkpoints.CheckpointError(f"{self.checkpoint}: incomplete, without {sorted(missing)}")
         try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
-        except (RuntimeError, ValueError) as error:
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
+            checkpoints.set_rng_state(state["rng"])
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {error}") from error
-        for name in ("epoch", "step", "epochs", "steps", "best"):
+        for name in PROGRESS:
             setattr(self, name, state[name])
-        checkpoints.set_rng_state(state["rng"])
         self._write_views()
 
     def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
@@ -195,12 +246,6 @@ class Trainer:
         bar.update(self.step - bar.n)
         return {"step": self.step, "learning_rate": learning_rate, **mean.result("train_")}
 
-    def _validate(self, valid: EpochLoader) -> Row:
-        row = self.evaluate(valid, "valid_")
-        if not math.isfinite(row["valid_loss"]):
-            raise NonFiniteError(f"the validation loss is {row['valid_loss']} after epoch {self.epoch + 1}")
-        return row
-
     def _end_epoch(self, row: Row) -> None:
         self.epoch += 1
         self._record(self.epochs, row)
@@ -208,9 +253,8 @@ class Trainer:
         if not self.best or loss is None or loss < self.best["loss"]:
             weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
-        state = {name: getattr(self, name) for name in ("epoch", "step", "epochs", "steps", "best")}
-        for name in ("model", "optimizer", "schedule"):
-            state[name] = getattr(self, name).state_dict()
+        state = {name: getattr(self, name) for name in PROGRESS}
+        state |= {name: getattr(self, name).state_dict() for name in PARTS}
         checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
         self._write_views()
 
@@ -225,15 +269,15 @@ class Trainer:
         for tracker in self.trackers:
             tracker.log({name: value for name, value in row.items() if name != "step"}, self.step)
 
-    def _check_finite(self, what: str, value: float, batch: Any) -> None:
+    def _check_finite(self, what: str, value: float, batch: Any, step: int) -> None:
         if math.isfinite(value):
             return
         path = self.folder / "nonfinite.pt"
-        content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": self.step + 1}
+        content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": step}
         with atomic_write(path) as file:
             torch.save(content, file)
         raise NonFiniteError(
-            f"the {what} is {value} in epoch {self.epoch + 1}, step {self.step + 1}; batch and weights are in {path} "
+            f"the {what} is {value} in epoch {self.epoch + 1}, step {step}; batch and weights are in {path} "
             "(torch.load with weights_only=False)"
         )
 

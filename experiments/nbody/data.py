@@ -27,7 +27,7 @@ from experiments.nbody.simulation import (
     seed_of,
     simulate,
 )
-from utils.files import atomic_write
+from utils.files import atomic_write, make_folder
 
 ARRAYS = ("loc", "vel", "charges", "edges")
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
@@ -47,18 +47,23 @@ def load_or_simulate(
     *,
     progress: bool = False,
 ) -> Trajectories:
-    """Returns simulated trajectories, from a file in `folder` where they were simulated before.
+    """Simulated trajectories, from a file where they were simulated before.
 
     The file's name and content carry the settings, the number, the seed, the split and the version of the physics. One
     that cannot be read, or holds something else, is reported by a warning and made anew.
 
     Args:
-        folder: where the cache is; created if missing.
-        settings, num_simulations: what to simulate.
-        seed, split: equal seeds give independent trajectories in different splits.
+        folder: where the files are; made if missing.
+        settings: what to simulate.
+        num_simulations: how many trajectories.
+        seed: non-negative integer.
+        split: equal seeds give independent trajectories in different splits.
         progress: show a progress bar while simulating.
 
-    Raises ValueError naming a bad argument.
+    Raises:
+        ValueError: an argument, named, is out of range.
+        OSError: the folder cannot be written to.
+        FloatingPointError: as in :func:`simulate`.
     """
     if split not in SPLITS:
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
@@ -73,6 +78,7 @@ def load_or_simulate(
             return _read_cache(path, key, settings.sample_freq)
         except (OSError, ValueError) as error:
             warnings.warn(f"{path} is not the cache it should be, simulating again: {error}", stacklevel=2)
+    make_folder(folder)  # not found out only after simulating
     trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
     with atomic_write(path) as file:
         np.savez(file, key=key, **{name: getattr(trajectories, name) for name in ARRAYS})
@@ -87,27 +93,31 @@ def _read_cache(path: Path, key: str, sample_freq: int) -> Trajectories:
 
 
 def load_trajectories(path: str | os.PathLike[str], sample_freq: int | None = None) -> Trajectories:
-    """Reads trajectories from a published .pkl or from an .npz.
+    """Read trajectories from a published .pkl or from an .npz.
 
-    The file holds 'loc' (or 'points') and 'vel' [simulations, frames, dim, n], and at least one of 'charges'
-    [simulations, n, 1] and 'edges' (or 'E') [simulations, n, n]: without edges they are the products of the charges,
-    without charges these are ones. 'sample_freq' and 'delta_T' (default 0.001) may be there as well. A pickle is read
-    as data only: anything in it but NumPy arrays, numbers, strings and plain containers is refused, never run.
+    The file holds ``'loc'`` (or ``'points'``) and ``'vel'`` ``[simulations, frames, dim, n]``, and at least one of
+    ``'charges'`` ``[simulations, n, 1]`` and ``'edges'`` (or ``'E'``) ``[simulations, n, n]``: without edges they are
+    the products of the charges, without charges these are ones. ``'sample_freq'`` and ``'delta_T'`` (default 0.001) may
+    be there as well. Of two names for one thing, the first counts. A pickle is read as data only: anything in it but
+    NumPy arrays, numbers, strings and plain containers is refused, never run.
 
     Args:
         path: the file; its ending says how it is read.
         sample_freq: steps from one frame to the next, needed where the file does not say.
 
-    Raises FileNotFoundError, and ValueError naming the file and what is wrong with it.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file, named, is not what it should be.
     """
     path = Path(path)
     if path.suffix not in READERS:
-        raise ValueError(f"path: expected a file ending in {' or '.join(READERS)}, got {str(path)!r}")
+        raise ValueError(f"{path}: expected a file ending in {' or '.join(READERS)}")
     if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {str(path)!r}")
+        raise FileNotFoundError(f"{path}: there is no such file")
     try:
         content = READERS[path.suffix](path)
-        return _trajectories({SYNONYMS.get(name, name): value for name, value in content.items()}, sample_freq)
+        published = {SYNONYMS[name]: content[name] for name in SYNONYMS.keys() & content.keys()}
+        return _trajectories({**published, **content}, sample_freq)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -186,18 +196,21 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 class NBodyDataset(torch.utils.data.Dataset):
-    """Pairs of frames of each trajectory: an initial state and the state `delta_t` frames later.
+    """Pairs of frames of each trajectory: an initial state and the state ``delta_t`` frames later.
+
+    An item is (x0, v0, charges, edges, xT, vT), float32 ``[n, 3]``, ``[n, 3]``, ``[n, 1]``, ``[n, n]``, ``[n, 3]``,
+    ``[n, 3]``.
 
     Args:
         trajectories: simulated or loaded; in 2 dimensions z is 0.
         delta_t: frames from the initial to the final state.
         burn_in: frames at the beginning never to start from.
-        start_at: 'zero' starts from frame `burn_in`; 'all' from a random one that leaves `delta_t` frames, drawn from
-            (seed, epoch, index) alone, so that a resumed training sees what an uninterrupted one would.
+        start_at: ``'zero'`` starts from frame ``burn_in``; ``'all'`` from a random one that leaves ``delta_t`` frames,
+            drawn from (seed, epoch, index) alone, so that a resumed training sees what an uninterrupted one would.
         seed: of the random starts.
 
-    An item is (x0, v0, charges, edges, xT, vT), float32 [n, 3], [n, 3], [n, 1], [n, n], [n, 3], [n, 3]. Raises
-    ValueError naming a bad argument, or where no frame leaves `delta_t` frames.
+    Raises:
+        ValueError: an argument, named, is out of range, or no frame leaves ``delta_t`` frames.
     """
 
     def __init__(
@@ -215,7 +228,7 @@ class NBodyDataset(torch.utils.data.Dataset):
             raise ValueError(f"start_at: expected 'all' or 'zero', got {start_at!r}")
         simulations, frames, dim, n = trajectories.loc.shape
         if burn_in + delta_t >= frames:
-            raise ValueError(f"delta_t: expected at most {frames - 1} - burn_in = {burn_in} frames, got {delta_t}")
+            raise ValueError(f"delta_t: expected at most {frames - 1 - burn_in} frames, got {delta_t}")
         self.delta_t, self.burn_in, self.start_at, self.seed = delta_t, burn_in, start_at, seed
         self.sample_freq, self.dt = trajectories.sample_freq, trajectories.dt
         self._states = np.zeros((2, simulations, frames, n, 3), dtype=np.float32)
@@ -236,9 +249,15 @@ class NBodyDataset(torch.utils.data.Dataset):
         return self.horizon * self.dt
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws the start frames of an epoch, a non-negative number.
+        """Draw the start frames of an epoch.
 
         Call it before the data loader is iterated; persistent workers keep their copy of the dataset and do not see it.
+
+        Args:
+            epoch: number of the epoch, from 0.
+
+        Raises:
+            ValueError: it is no such number.
         """
         check_count("epoch", epoch, least=0)
         if self.start_at == "zero":
@@ -261,19 +280,20 @@ class NBodyDataset(torch.utils.data.Dataset):
 
 
 def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> tuple[Any, Tensor]:
-    """Joins samples of n particles each into one batched, fully connected graph.
+    """Join samples of n particles each into one batched, fully connected graph.
 
     Args:
-        samples: items of an NBodyDataset, S of them.
-        graph: 'own' for equivariant_attention.graphs.Graph, 'dgl' for a dgl.DGLGraph.
+        samples: items of an :class:`NBodyDataset`, S of them.
+        graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
 
-    Returns (G, target). With N = S n and E = S n (n - 1), all float32:
-        G.ndata: 'x' [N, 1, 3] positions, 'v' [N, 1, 3] velocities, 'c' [N, 1, 1] charges;
-        G.edata: 'd' [E, 3] = x_dst - x_src, 'w' [E, 1] strengths of the interactions; edges are in the order of their
-        destinations, then sources;
-        target [N, 2, 3]: displacements and changes of velocity.
+    Returns:
+        G and the target, all float32. With N = S n and E = S n (n - 1), ``G.ndata`` has positions ``'x'``
+        ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
+        x_dst - x_src, ``[E, 3]`` and strengths of the interactions ``'w'`` ``[E, 1]``, edges in the order of their
+        destinations, then sources. The target ``[N, 2, 3]`` is displacements and changes of velocity.
 
-    Raises ValueError for another `graph`, and for samples of different numbers of particles.
+    Raises:
+        ValueError: another ``graph``, or samples of different numbers of particles.
     """
     if graph not in ("own", "dgl"):
         raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
@@ -310,14 +330,26 @@ def _graph_class(graph: str) -> Any:
 
 
 def linear_motion(v0: Tensor, horizon_time: float) -> Tensor:
-    """Predicts that every particle keeps its velocity: displacement v0 T, velocity change 0.
+    """Predict that every particle keeps its velocity: displacement v0 T, velocity change 0.
 
-    Arguments: v0 [N, 3] or [N, 1, 3], velocities; horizon_time, T. Returns [N, 2, 3], as the target of `collate`.
+    Args:
+        v0: velocities, ``[N, 3]`` or ``[N, 1, 3]``.
+        horizon_time: T.
+
+    Returns:
+        ``[N, 2, 3]``, as the target of :func:`collate`.
     """
     velocities = v0.reshape(-1, 3)
     return torch.stack([velocities * horizon_time, torch.zeros_like(velocities)], dim=1)
 
 
 def constant(v0: Tensor) -> Tensor:
-    """Predicts that nothing changes. Argument: v0 [N, 3] or [N, 1, 3]. Returns zeros [N, 2, 3]."""
+    """Predict that nothing changes.
+
+    Args:
+        v0: velocities, ``[N, 3]`` or ``[N, 1, 3]``.
+
+    Returns:
+        zeros ``[N, 2, 3]``.
+    """
     return linear_motion(v0, 0.0)

@@ -22,10 +22,11 @@ def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor]) -> tup
     """Mean squared errors per coordinate, the published loss among them.
 
     Args:
-        model: maps G to predictions [N, 2, 3].
-        batch: (G, target) from `collate`.
+        model: maps G to predictions ``[N, 2, 3]``.
+        batch: (G, target) from :func:`collate`.
 
-    Returns ('position' and 'velocity', and their sum as 'loss'), N.
+    Returns:
+        ``'position'`` and ``'velocity'``, and their sum as ``'loss'``; and N.
     """
     G, target = batch
     position, velocity = (model(G) - target).square().mean(dim=(0, 2))
@@ -33,7 +34,13 @@ def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor]) -> tup
 
 
 def compare(fabric: Fabric, model: nn.Module, loader: EpochLoader) -> dict[str, Row]:
-    """Returns the metrics of the model (under its class's name) and of the baselines."""
+    """The metrics of a model (under its class's name) and of the baselines.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+        loader: what to evaluate on.
+    """
     horizon_time = loader.dataset.horizon_time
     predictors = {
         type(model).__name__: as_trained(fabric, model),
@@ -44,7 +51,12 @@ def compare(fabric: Fabric, model: nn.Module, loader: EpochLoader) -> dict[str, 
 
 
 def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:
-    """Returns the model as a function of G in the precision of the training, without gradients."""
+    """A model as a function of G in the precision of the training, without gradients.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+    """
 
     def predict(G: Any) -> Tensor:
         with torch.no_grad(), fabric.autocast():
@@ -54,13 +66,23 @@ def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:
 
 
 def relative_equivariance_error(fabric: Fabric, model: nn.Module, G: Any) -> Row:
-    """Returns the errors of `equivariance_error` for a batch of systems, in the precision of the training."""
-    predict = as_trained(fabric, model)
-    return equivariance_error(predict, fabric.to_device(G), node_degrees={"x": 1, "v": 1}, output_degree=1)
+    """The errors of :func:`equivariance_error`, in the precision of the training.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+        G: batch of systems.
+    """
+    predict, degrees = as_trained(fabric, model), {"x": 1, "v": 1}
+    return equivariance_error(predict, fabric.to_device(G), node_degrees=degrees, output_degree=1, output_on="nodes")
 
 
 def table(results: dict[str, Row]) -> str:
-    """Returns position and velocity errors of every predictor in `results` as lines of text."""
+    """Position and velocity errors as lines of text.
+
+    Args:
+        results: metrics of every predictor, by its name.
+    """
     width = max(map(len, results))
     lines = [f"{'':{width}}  MSE position  MSE velocity"]
     lines += [f"{name:{width}}  {row['position']:12.5f}  {row['velocity']:12.5f}" for name, row in results.items()]

@@ -15,43 +15,63 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.nbody.simulation import SPLITS, SPREAD, Settings, Trajectories, check_count, seed_of, simulate
-from utils.files import atomic_write
+from utils.cli import UsageError, blame, run
+from utils.files import atomic_write, make_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
-    """Runs the command line (`sys.argv` without `arguments`). Returns the paths of the three files written."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
-    length_test = flags.length if flags.length_test is None else flags.length_test
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        the paths of the three files written.
+
+    Raises:
+        UsageError: a flag, named, is out of range, or the files cannot be written.
+        FloatingPointError: as in :func:`simulate`.
+    """
+    flags = _parser().parse_args(arguments)
     name = f"{flags.simulation}{flags.n_balls}" if flags.name is None else flags.name
-    lengths = {"train": flags.length, "valid": flags.length, "test": length_test}
     sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
-    try:  # all of it before the first file is written
-        if not name or Path(name).name != name:
-            raise ValueError(f"name: expected part of a file name, got {name!r}")
+    # All that can be wrong is found out before the first simulation.
+    if not name or Path(name).name != name:
+        raise UsageError(f"--name: expected part of a file name, got {name!r}")
+    with blame("--seed", seed="--seed", **{f"num_{split}": f"--num-{split}" for split in SPLITS}):
         check_count("seed", flags.seed, least=0)
         for split in SPLITS:
             check_count(f"num_{split}", sizes[split])
-        settings = {
-            split: Settings(
-                flags.simulation, flags.n_balls, flags.dim, flags.boxsize, lengths[split], flags.sample_freq
-            )
-            for split in SPLITS
-        }
-    except ValueError as error:
-        parser.error(str(error))
+    settings = {split: _settings(flags, split) for split in SPLITS}
+    paths = {split: flags.output / f"ds_{split}_{name}.pkl" for split in SPLITS}
+    with blame("--output"):
+        make_folder(flags.output)
+        if taken := [str(path) for path in paths.values() if path.is_dir()]:
+            raise UsageError(f"expected places for files, got the folders {taken}")
 
-    paths = []
     for split in SPLITS:
         trajectories = simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True)
-        paths.append(flags.output / f"ds_{split}_{name}.pkl")
-        write_published(paths[-1], trajectories)
-    print("Wrote " + ", ".join(map(str, paths)))
-    return paths
+        with blame("--output"):
+            write_published(paths[split], trajectories)
+    print("Wrote " + ", ".join(map(str, paths.values())))
+    return list(paths.values())
+
+
+def _settings(flags: argparse.Namespace, split: str) -> Settings:
+    for_test = split == "test" and flags.length_test is not None
+    names = {"n_balls": "--n-balls", "dim": "--dim", "box_size": "--boxsize", "sample_freq": "--sample-freq"}
+    with blame("--simulation", length="--length-test" if for_test else "--length", **names):
+        length = flags.length_test if for_test else flags.length
+        return Settings(flags.simulation, flags.n_balls, flags.dim, flags.boxsize, length, flags.sample_freq)
 
 
 def write_published(path: Path, trajectories: Trajectories) -> None:
-    """Writes `trajectories` to `path` as a pickled dict in the published layout, atomically."""
+    """Write trajectories as a pickled dict in the published layout, atomically.
+
+    Args:
+        path: file to write.
+        trajectories: what to write.
+    """
     content = {
         "points": trajectories.loc,
         "vel": trajectories.vel,
@@ -89,4 +109,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

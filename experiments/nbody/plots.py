@@ -12,11 +12,12 @@ from utils.plots import save_figure
 
 
 def predictions(G: Any, target: Tensor, prediction: Tensor, title: str, path: str | os.PathLike[str]) -> None:
-    """Draws every system of a batch in 3D: from where each particle starts to where it is, and is predicted to be.
+    """Draw every system of a batch in 3D: from where each particle starts to where it is, and is predicted to be.
 
     Args:
-        G: batch of a few systems, with ndata['x'] [N, 1, 3].
-        target, prediction: [N, 2, 3]; displacements are [:, 0].
+        G: batch of a few systems, with ``ndata['x']`` ``[N, 1, 3]``.
+        target: ``[N, 2, 3]``; displacements are ``[:, 0]``.
+        prediction: the same of the model.
         title: of the whole figure.
         path: PNG file to write.
     """

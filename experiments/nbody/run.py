@@ -23,7 +23,7 @@ from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.simulation import Settings, Trajectories
 from utils import checkpoints, runs
-from utils.cli import UsageError, count, make_parser, parse, positive, run
+from utils.cli import UsageError, blame, check, count, make_parser, none_or_text, parse, positive, run
 from utils.files import write_json
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
@@ -71,7 +71,7 @@ FREE = {
 
 
 def build_parser() -> ArgumentParser:
-    """Returns the parser of the command line."""
+    """The parser of the command line."""
     parser = make_parser(__doc__, PRESETS)
 
     add = parser.add_argument_group("model").add_argument
@@ -106,7 +106,8 @@ def build_parser() -> ArgumentParser:
     add("--ri_data", metavar="FOLDER", help="read ds_{train,valid,test}_NAME.pkl from there instead of simulating")
     add("--data_str", metavar="NAME", help="of these files (None: as in charged5)")
     add("--data", metavar="FOLDER", help="where simulated data are kept")
-    add("--evaluate", metavar="FILE", help="also evaluate on the trajectories in this .npz or .pkl")
+    add("--evaluate", metavar="FILE", type=none_or_text,
+        help="also evaluate on the trajectories in this .npz or .pkl (none: no longer)")  # fmt: skip
     add("--evaluate_delta_t", type=count(1), help="frames of that file between input and target")
     add("--evaluate_sample_freq", type=count(1), help="simulation steps between its frames (None: what it says)")
 
@@ -125,16 +126,45 @@ def build_parser() -> ArgumentParser:
     add("--print_interval", type=count(1), help="steps between refreshings of the progress bar")
     add("--tensorboard", action=BooleanOptionalAction, help="also log to TensorBoard")
     add("--wandb", action=BooleanOptionalAction, help="also log to Weights & Biases")
-    add("--profile", action="store_true", help="write a profile of a few training steps, then stop without training")
+    add(
+        "--profile",
+        action=BooleanOptionalAction,
+        help="write a profile of a few training steps, then stop without training",
+    )
     return parser
+
+
+def refuse_idle(flags: Namespace, given: dict[str, Any]) -> None:
+    """Refuse flags that would have no effect.
+
+    Args:
+        flags: every flag.
+        given: those on the command line.
+
+    Raises:
+        UsageError: a flag on the command line does nothing without, or with, another.
+    """
+    idle = {}
+    if flags.ri_data is None:
+        idle["data_str"] = "without --ri_data"
+    else:
+        idle |= dict.fromkeys(("n_balls", "num_train", "num_valid", "num_test"), "with --ri_data")
+    if flags.evaluate is None:
+        idle |= dict.fromkeys(("evaluate_delta_t", "evaluate_sample_freq"), "without --evaluate")
+    for name in sorted(idle.keys() & given.keys()):
+        raise UsageError(f"--{name} has no effect {idle[name]}")
 
 
 # ---------------------------------------------------------------------------------------------------------- data
 
 
 def load_splits(flags: Namespace) -> dict[str, NBodyDataset]:
-    """Returns the datasets 'train', 'test' and, unless files were given without one, 'valid'."""
-    splits = _read_splits(flags) if flags.ri_data else _simulate_splits(flags)
+    """The datasets ``'train'``, ``'test'`` and, unless files were given without one, ``'valid'``.
+
+    Args:
+        flags: every flag.
+    """
+    splits = _simulate_splits(flags) if flags.ri_data is None else _read_splits(flags)
     return {
         split: NBodyDataset(trajectories, flags.ri_delta_t, flags.ri_burn_in, flags.ri_start_at, flags.seed)
         for split, trajectories in splits.items()
@@ -159,7 +189,15 @@ def _read_splits(flags: Namespace) -> dict[str, Trajectories]:
 
 
 def load_extra(flags: Namespace, horizon: int) -> NBodyDataset:
-    """Returns the dataset of --evaluate. Raises UsageError unless it has the horizon of the training, in steps."""
+    """The dataset of --evaluate.
+
+    Args:
+        flags: every flag.
+        horizon: of the training, in steps.
+
+    Raises:
+        UsageError: its horizon is another.
+    """
     trajectories = load_trajectories(flags.evaluate, flags.evaluate_sample_freq)
     dataset = NBodyDataset(trajectories, flags.evaluate_delta_t, start_at=flags.ri_start_at, seed=flags.seed)
     if dataset.horizon != horizon:
@@ -170,8 +208,16 @@ def load_extra(flags: Namespace, horizon: int) -> NBodyDataset:
     return dataset
 
 
-def graph_class(graph: str, device: torch.device) -> str:
-    """Resolves --graph to 'dgl' or 'own'. Raises UsageError where DGL is asked for and cannot be used."""
+def choose_graph(graph: str, device: torch.device) -> str:
+    """What --graph means here, ``'dgl'`` or ``'own'``.
+
+    Args:
+        graph: the flag.
+        device: of the training.
+
+    Raises:
+        UsageError: DGL is asked for and cannot be used.
+    """
     if graph == "own" or (graph == "auto" and device.type != "cpu"):
         return "own"
     try:
@@ -186,7 +232,13 @@ def graph_class(graph: str, device: torch.device) -> str:
 
 
 def make_batch(samples: list, graph: str, dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
-    """Returns `collate(samples, graph)`, all numbers in `dtype`."""
+    """The batch of :func:`collate`, all numbers in one type.
+
+    Args:
+        samples: as for :func:`collate`.
+        graph: as for :func:`collate`.
+        dtype: type of the numbers.
+    """
     G, target = collate(samples, graph)
     for fields in (G.ndata, G.edata):
         for name in list(fields):
@@ -195,9 +247,16 @@ def make_batch(samples: list, graph: str, dtype: torch.dtype) -> tuple[Any, torc
 
 
 def make_loader(flags: Namespace, fabric: Fabric, dataset: NBodyDataset, shuffle: bool = False) -> EpochLoader:
-    """Returns the batches of a dataset."""
+    """The batches of a dataset.
+
+    Args:
+        flags: every flag.
+        fabric: of the training.
+        dataset: what to make batches of.
+        shuffle: whether to permute, differently in each epoch.
+    """
     dtype = torch.float64 if flags.precision == "64-true" else torch.float32
-    batch = functools.partial(make_batch, graph=graph_class(flags.graph, fabric.device), dtype=dtype)
+    batch = functools.partial(make_batch, graph=choose_graph(flags.graph, fabric.device), dtype=dtype)
     return EpochLoader(
         dataset, flags.batch_size, batch, shuffle=shuffle, seed=flags.seed, num_workers=flags.num_workers
     )
@@ -207,7 +266,11 @@ def make_loader(flags: Namespace, fabric: Fabric, dataset: NBodyDataset, shuffle
 
 
 def make_model(flags: Namespace) -> nn.Module:
-    """Returns the untrained model."""
+    """The untrained model.
+
+    Args:
+        flags: every flag.
+    """
     return getattr(models, flags.model)(
         num_layers=flags.num_layers,
         num_channels=flags.num_channels,
@@ -221,16 +284,31 @@ def make_model(flags: Namespace) -> nn.Module:
 
 
 def make_trainer(flags: Namespace, fabric: Fabric, folder: Path, steps_per_epoch: int) -> Trainer:
-    """Returns the training in the state its folder holds, if any, else at its beginning."""
+    """The training in the state its folder holds, if any, else at its beginning.
+
+    Args:
+        flags: every flag.
+        fabric: device and precision.
+        folder: of the run.
+        steps_per_epoch: batches in an epoch.
+
+    Raises:
+        UsageError: the flags make no model, or one that the weights do not fit; more epochs are done than asked for.
+    """
     fabric.seed_everything(flags.seed, verbose=False)
-    model = make_model(flags)
+    with blame("--model"):
+        model = make_model(flags)
     optimizer = torch.optim.Adam(model.parameters(), lr=flags.lr)
     schedule = cosine_schedule(optimizer, flags.num_epochs * steps_per_epoch)
     trainer = Trainer(fabric, model, optimizer, schedule, batch_loss, folder, clip_norm=flags.clip_norm)
     if trainer.checkpoint.exists():
-        trainer.resume()
-    elif flags.restore:
-        checkpoints.restore(model, flags.restore)
+        with blame("--resume"):
+            trainer.resume()
+    elif flags.restore is not None:
+        with blame("--restore"):
+            checkpoints.restore(model, flags.restore)
+    if trainer.epoch > flags.num_epochs:
+        raise UsageError(f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already")
     return trainer
 
 
@@ -238,7 +316,16 @@ def make_trainer(flags: Namespace, fabric: Fabric, folder: Path, steps_per_epoch
 
 
 def report(trainer: Trainer, loaders: dict[str, EpochLoader], folder: Path) -> dict[str, Any]:
-    """Evaluates the best weights, writes metrics.json and plots, prints the table. Returns what metrics.json holds."""
+    """Evaluate the best weights, write metrics.json and plots, print the table.
+
+    Args:
+        trainer: after the training.
+        loaders: batches of every split.
+        folder: of the run.
+
+    Returns:
+        what metrics.json holds.
+    """
     trainer.use_best()
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"].dataset
     results = {split: compare(fabric, model, loader) for split, loader in loaders.items() if split != "train"}
@@ -268,7 +355,14 @@ def report(trainer: Trainer, loaders: dict[str, EpochLoader], folder: Path) -> d
 
 
 def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> None:
-    """Draws the learning curves, and the first test cases."""
+    """Draw the learning curves, and the first test cases.
+
+    Args:
+        trainer: after the training.
+        test: the test set.
+        results: metrics on it, by predictor.
+        folder: gets the plots.
+    """
     baselines = {name: row for name, row in results.items() if name != type(trainer.model).__name__}
     learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", baselines)
     batch = test.collate_fn([test.dataset[i] for i in range(min(len(test.dataset), 3))])
@@ -282,37 +376,76 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
 
 
 def open_run(flags: Namespace, given: dict[str, Any]) -> tuple[runs.Run, Namespace]:
-    """Returns the run's folder, new or resumed, and the flags that hold in it."""
-    once = {"resume": None, "profile": False}  # not part of what is resumed
+    """The run's folder, new or resumed, and the flags that hold in it.
+
+    Args:
+        flags: every flag.
+        given: those on the command line.
+
+    Raises:
+        UsageError: there is no such folder to be had, or the flags contradict those of the resumed run.
+    """
     if flags.resume is None:
-        return runs.create({**vars(flags), **once}, flags.output, flags.save_dir, flags.name or flags.preset), flags
+        refuse_idle(flags, given)
+        name = flags.preset if flags.name is None else flags.name
+        return runs.create(lasting(flags), flags.output, flags.save_dir, name), flags
     folder = runs.reopen(flags.resume)
     try:
-        merged = runs.reconcile(vars(flags), given, folder.config["flags"], FREE)
+        stored = folder.config["flags"]
+        merged = Namespace(**runs.reconcile(vars(flags), given, stored, FREE))
+        with blame(f"--resume: {folder.path / runs.CONFIG}"):
+            check(build_parser(), PRESETS, stored)
+        refuse_idle(merged, given)
     except UsageError:
         folder.close()
         raise
-    folder.write_config({**merged, **once})
-    return folder, Namespace(**merged)
+    return folder, merged
+
+
+def lasting(flags: Namespace) -> dict[str, Any]:
+    """The flags of a run as its config.json holds them: those that only say how to start are unset.
+
+    Args:
+        flags: every flag.
+    """
+    return {**vars(flags), "resume": None, "profile": False}
 
 
 def prepare(flags: Namespace, folder: runs.Run) -> tuple[Trainer, dict[str, EpochLoader]]:
-    """Returns the training, and the batches of every split. Raises UsageError for what the flags make impossible."""
-    try:
+    """The training, and the batches of every split.
+
+    Args:
+        flags: every flag.
+        folder: of the run.
+
+    Raises:
+        UsageError: a flag, named, asks for what cannot be done.
+    """
+    with blame("--device", device="--device"):
         fabric = make_fabric(flags.device, flags.precision)
+    source = "--data" if flags.ri_data is None else "--ri_data"
+    with blame(source, delta_t="--ri_delta_t", burn_in="--ri_burn_in", sample_freq="--sample_freq"):
         datasets = load_splits(flags)
-        if flags.evaluate:
+    if flags.evaluate is not None:
+        with blame("--evaluate", delta_t="--evaluate_delta_t", sample_freq="--evaluate_sample_freq"):
             datasets["evaluate"] = load_extra(flags, datasets["train"].horizon)
-        loaders = {split: make_loader(flags, fabric, data, split == "train") for split, data in datasets.items()}
-        trainer = make_trainer(flags, fabric, folder.path, len(loaders["train"]))
-        trainer.trackers = make_trackers(flags, folder, trainer.step)
-    except (ValueError, OSError) as error:
-        raise UsageError(str(error)) from error
+    loaders = {split: make_loader(flags, fabric, data, split == "train") for split, data in datasets.items()}
+    trainer = make_trainer(flags, fabric, folder.path, len(loaders["train"]))
+    trainer.trackers = make_trackers(flags, folder, trainer.step)
     return trainer, loaders
 
 
 def make_trackers(flags: Namespace, folder: runs.Run, first_step: int) -> list[Tracker]:
-    """Returns the trackers asked for. Raises UsageError where one is not installed."""
+    """The trackers asked for.
+
+    Args:
+        flags: every flag.
+        folder: of the run.
+        first_step: steps done before.
+
+    Raises:
+        UsageError: one is not installed.
+    """
     trackers: list[Tracker] = []
     if flags.tensorboard:
         trackers.append(TensorBoard(folder.path, first_step))
@@ -322,10 +455,17 @@ def make_trackers(flags: Namespace, folder: runs.Run, first_step: int) -> list[T
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Runs the command line (`sys.argv` without `arguments`).
+    """Run the command line.
 
-    Returns what metrics.json holds; nothing after --profile. Raises UsageError for flags that make no sense, and
-    NonFiniteError.
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        what metrics.json holds; nothing after --profile.
+
+    Raises:
+        UsageError: flags ask for what cannot be done.
+        NonFiniteError: the training diverged.
     """
     flags, given = parse(build_parser(), PRESETS, arguments)
     folder, flags = open_run(flags, given)
@@ -335,6 +475,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         except Exception:
             folder.discard_if_new()
             raise
+        folder.write_config(lasting(flags))  # a resumed run that could not start stays as it was
         if flags.profile:
             batch = next(iter(loaders["train"]))
             print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))

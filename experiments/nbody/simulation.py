@@ -35,17 +35,18 @@ class Settings:
     """What is simulated, and how often it is recorded.
 
     Args:
-        simulation: 'charged' (unit charges of either sign) or 'springs'.
+        simulation: ``'charged'`` (unit charges of either sign) or ``'springs'``.
         n_balls: number of particles, at least 1.
         dim: 2 or 3 dimensions.
         box_size: half-width of the box with elastic walls, in units of length; 0 for no box.
-        length: number of steps of DT = 0.001, a multiple of sample_freq.
+        length: number of steps of DT = 0.001, a multiple of ``sample_freq``.
         sample_freq: steps from one recorded frame to the next.
 
-    `length // sample_freq + 1` frames are recorded: frame 0 is the initial state, the last one the state after `length`
-    steps. (NRI's published files stop two frames earlier: 49 frames for length 5000.)
+    ``length // sample_freq + 1`` frames are recorded: frame 0 is the initial state, the last one the state after
+    ``length`` steps. (NRI's published files stop two frames earlier: 49 frames for length 5000.)
 
-    Raises ValueError naming the argument that is out of range.
+    Raises:
+        ValueError: an argument, named, is out of range.
     """
 
     simulation: Literal["charged", "springs"] = "charged"
@@ -66,7 +67,7 @@ class Settings:
         if not (is_number and math.isfinite(self.box_size) and self.box_size >= 0):
             raise ValueError(f"box_size: expected a finite half-width, or 0 for no box, got {self.box_size!r}")
         if self.length % self.sample_freq:
-            raise ValueError(f"length: expected a multiple of sample_freq = {self.sample_freq}, got {self.length}")
+            raise ValueError(f"sample_freq: expected a divisor of {self.length} steps, got {self.sample_freq}")
 
     @property
     def frames(self) -> int:
@@ -79,14 +80,16 @@ class Trajectories:
     """Recorded motions, all of the same number of particles and frames.
 
     Args:
-        loc, vel: float64 [simulations, frames, dim, n], positions and velocities.
-        charges: float64 [simulations, n, 1]; ones for springs.
-        edges: float64 [simulations, n, n], strengths of the interactions: products of charges (a particle with itself
-            included, as published) or strengths of springs (zero diagonal).
+        loc: positions, float64 ``[simulations, frames, dim, n]``.
+        vel: velocities, of the same shape.
+        charges: float64 ``[simulations, n, 1]``; ones for springs.
+        edges: float64 ``[simulations, n, n]``, strengths of the interactions: products of charges (a particle with
+            itself included, as published) or strengths of springs (zero diagonal).
         sample_freq: steps from one frame to the next.
         dt: duration of a step.
 
-    Raises ValueError naming the array whose shape does not fit or that is not finite.
+    Raises:
+        ValueError: the shape of an array, named, does not fit, or it is not finite.
     """
 
     loc: Array
@@ -113,13 +116,31 @@ class Trajectories:
 
 
 def check_count(name: str, value: object, least: int = 1) -> None:
-    """Raises ValueError unless `value` is an integer of at least `least`."""
+    """Refuse what is not an integer, or too small.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        least: the smallest that is accepted.
+
+    Raises:
+        ValueError: it is refused.
+    """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
 
 def check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless `value` is finite and has the shape `shape`."""
+    """Refuse an array of another shape, or that is not finite.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        shape: the one that is accepted.
+
+    Raises:
+        ValueError: it is refused.
+    """
     if value.shape != shape:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if not np.isfinite(value).all():
@@ -129,7 +150,7 @@ def check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:
 def simulate(
     settings: Settings, num_simulations: int, seed: int | Sequence[int], *, progress: bool = False
 ) -> Trajectories:
-    """Simulates from random initial states.
+    """Simulate from random initial states.
 
     Positions are normal, charges +-1 with equal probability, springs of strength 1 present with probability 1/2; the
     initial speed is 0.5 in a uniformly random direction.
@@ -140,7 +161,12 @@ def simulate(
         seed: non-negative integer, or several; trajectory i depends on (seed, i) alone.
         progress: show a progress bar (needs tqdm).
 
-    Returns Trajectories of `settings.frames` frames. Raises ValueError naming a bad argument.
+    Returns:
+        trajectories of ``settings.frames`` frames.
+
+    Raises:
+        ValueError: an argument, named, is out of range.
+        FloatingPointError: as in :func:`advance`.
     """
     check_count("num_simulations", num_simulations)
     for number in seed if isinstance(seed, Sequence) else (seed,):
@@ -166,12 +192,22 @@ def simulate(
 
 
 def seed_of(seed: int, split: str) -> tuple[int, int]:
-    """The seed under which `simulate` gives a split trajectories that neither another split nor `seed` itself gives."""
+    """A seed under which :func:`simulate` gives trajectories that neither another split nor the bare seed gives.
+
+    Args:
+        seed: of all splits.
+        split: ``'train'``, ``'valid'`` or ``'test'``.
+    """
     return seed, 1 + SPLITS.index(split)  # NumPy pads seeds with zeros: (seed, 0) would be `seed` itself
 
 
 def fold(loc: Array, half_width: float) -> Array:
-    """Mirrors positions at the walls, as often as it takes, into the box [-half_width, half_width]."""
+    """Mirror positions at the walls, as often as it takes, into the box.
+
+    Args:
+        loc: positions, of any shape.
+        half_width: of the box.
+    """
     unfolded = np.mod(loc + half_width, 4 * half_width) - half_width
     return np.where(np.abs(loc) <= half_width, loc, half_width - np.abs(unfolded - half_width))
 
@@ -186,7 +222,7 @@ def advance(
     *,
     progress: bool = False,
 ) -> tuple[Array, Array]:
-    """Continues motions from given states; each step is a kick, a drift, then the walls.
+    """Continue motions from given states; each step is a kick, a drift, then the walls.
 
         v <- v + dt F(x),    x <- x + dt v
         charged:  F_i =        sum_j s_ij (x_i - x_j) / |x_i - x_j|^3     (zero between coincident particles)
@@ -195,15 +231,21 @@ def advance(
     Each component of F_i is capped at +-0.1 / dt.
 
     Args:
-        loc, vel: [simulations, dim, n], the states to start from.
-        strengths: [simulations, n, n], symmetric; the diagonal does not act.
-        settings: its `simulation`, `n_balls`, `dim` and `box_size` count here.
-        steps: number of steps, a multiple of `frame_every`.
+        loc: positions to start from, ``[simulations, dim, n]``.
+        vel: velocities to start from, of the same shape.
+        strengths: ``[simulations, n, n]``, symmetric; the diagonal does not act.
+        settings: its ``simulation``, ``n_balls``, ``dim`` and ``box_size`` count here.
+        steps: number of steps, a multiple of ``frame_every``.
         frame_every: steps from one returned frame to the next.
         progress: show a progress bar (needs tqdm).
 
-    Returns positions and velocities, float64 [simulations, steps // frame_every + 1, dim, n]; frame 0 is the given
-    state. Raises ValueError naming a bad argument, FloatingPointError where a particle is too fast for box or floats.
+    Returns:
+        positions and velocities, float64 ``[simulations, steps // frame_every + 1, dim, n]``; frame 0 is the given
+        state.
+
+    Raises:
+        ValueError: an argument, named, is out of range.
+        FloatingPointError: a particle is too fast for the box, or for floats.
     """
     check_count("frame_every", frame_every)
     check_count("steps", steps, least=0)

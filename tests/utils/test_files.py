@@ -1,6 +1,6 @@
 import pytest
 
-from utils.files import atomic_write, read_json, write_json
+from utils.files import atomic_write, make_folder, read_json, write_json
 
 
 def test_new_content_replaces_old_only_at_the_end(tmp_path):
@@ -62,9 +62,18 @@ def test_symbolic_link_is_followed(tmp_path):
 def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="mode: expected 'wb' or 'w', got 'a'"), atomic_write(tmp_path / "x", "a"):
         pass
-    with pytest.raises(IsADirectoryError, match="expected a file, got the folder"), atomic_write(tmp_path):
+    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"), atomic_write(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_made_and_left_empty(tmp_path):
+    for _ in range(2):
+        assert list(make_folder(tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").touch()
+    for impossible in ("file", "file/below"):
+        with pytest.raises(NotADirectoryError, match="file"):
+            make_folder(tmp_path / impossible)
 
 
 def test_json_round_trip(tmp_path):

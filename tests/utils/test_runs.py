@@ -9,6 +9,7 @@ import pytest
 from utils import runs
 from utils.cli import UsageError
 
+NO_FLAGS = '{"id": "0", "environment": {}, "flags": []}'
 FLAGS = {"rate": 0.1, "epochs": 3, "output": None}
 
 
@@ -76,6 +77,18 @@ def test_output_must_not_be_a_file(create, tmp_path):
         create(output=tmp_path / "x")
 
 
+def test_impossible_folders_are_errors_of_the_flag(create, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "deep")
+    for path in ("file", "file/x", "dangling", "x" * 300):
+        with pytest.raises(UsageError, match=r"^--output: "):
+            create(output=tmp_path / path)
+        with pytest.raises(UsageError, match=r"^--save_dir: "):
+            runs.create(FLAGS, None, str(tmp_path / path), "trial")
+        with pytest.raises(UsageError, match=r"^--resume: "):
+            runs.reopen(str(tmp_path / path))
+
+
 def test_a_run_that_could_not_start_is_forgotten(create, tmp_path):
     create(output=tmp_path / "x").discard_if_new()
     assert not (tmp_path / "x").exists()
@@ -102,7 +115,7 @@ def test_folder_in_use_by_another_process(create):
     assert "in use by another process" in other.stderr
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"flags": {}}'])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"flags": {}}', NO_FLAGS])
 def test_folders_that_cannot_be_resumed(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_text(content)

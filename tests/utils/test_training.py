@@ -4,6 +4,7 @@ import os
 import pytest
 import torch
 
+from utils import checkpoints
 from utils.checkpoints import CheckpointError
 from utils.loaders import EpochLoader
 from utils.training import NonFiniteError, Trainer, cosine_schedule, make_fabric
@@ -144,6 +145,17 @@ def test_resuming_another_model(tmp_path):
         make_trainer(tmp_path, width=9).resume()
 
 
+@pytest.mark.parametrize("key", ["model", "optimizer", "best", "rng"])
+def test_resuming_from_an_incomplete_state(tmp_path, key):
+    fit(make_trainer(tmp_path), epochs=1)
+    path = make_trainer(tmp_path).checkpoint
+    state = checkpoints.load(path, checkpoints.STATE)
+    del state[key]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=rf"last\.pt: incomplete, without \['{key}'\]"):
+        make_trainer(tmp_path).resume()
+
+
 def test_best_weights_are_those_of_the_best_epoch(tmp_path):
     trainer = make_trainer(tmp_path)
     fit(trainer)
@@ -203,10 +215,15 @@ def test_not_finite(tmp_path, what, message):
 def test_validation_not_finite(tmp_path):
     def loss(model, batch):
         metrics, size = batch_loss(model, batch)
-        return (metrics if torch.is_grad_enabled() else {"loss": metrics["loss"] / 0}), size
+        spoiled = size == 1 and not torch.is_grad_enabled()  # the last batch of validation
+        return ({**metrics, "loss": metrics["loss"] / 0} if spoiled else metrics), size
 
-    with pytest.raises(NonFiniteError, match="validation loss is inf after epoch 1"):
-        fit(make_trainer(tmp_path, loss))
+    trainer = make_trainer(tmp_path, loss)
+    with pytest.raises(NonFiniteError, match=rf"the valid_loss is inf in epoch 1, step {STEPS}; .*nonfinite\.pt"):
+        fit(trainer)
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=False)
+    torch.testing.assert_close(saved["batch"], [tensor[-1:] for tensor in make_loaders()[1].dataset.tensors])
+    assert (saved["epoch"], saved["step"], saved["model"].keys()) == (1, STEPS, trainer.model.state_dict().keys())
 
 
 def test_trackers_get_every_row(tmp_path):

@@ -147,6 +147,20 @@ def test_missing_edges_or_charges_are_completed(tmp_path, trajectories):
     assert (read.charges == 1).all()
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_names_the_library_s_own_counts(tmp_path, trajectories, order):
+    content = {**published(trajectories), "E": 2 * trajectories.edges, "edges": trajectories.edges}
+    content = dict(list(content.items())[::order])
+    np.testing.assert_array_equal(load_trajectories(write(tmp_path, content)).edges, trajectories.edges)
+
+
+def test_unwritable_cache_is_found_out_before_simulating(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "simulate", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="expected a folder, got a file"):
+        load_or_simulate(tmp_path / "file", SETTINGS, 4, 0, "train")
+
+
 class Malicious:
     def __init__(self, path):
         self.path = path

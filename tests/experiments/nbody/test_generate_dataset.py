@@ -3,8 +3,10 @@ import pickle
 import numpy as np
 import pytest
 
+from experiments.nbody import generate_dataset
 from experiments.nbody.data import load_trajectories
 from experiments.nbody.generate_dataset import main
+from utils.cli import UsageError
 
 SMALL = ["--num-train", "4", "--num-valid", "3", "--num-test", "2", "--length", "20", "--sample-freq", "10"]
 
@@ -51,19 +53,32 @@ def test_springs_in_two_dimensions_without_a_box(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--num-trains", "3"], "unrecognized arguments"),
-        (["--num", "3"], "unrecognized arguments"),
-        (["--n-balls", "0"], "n_balls: expected"),
-        (["--num-test", "0"], "num_test: expected"),
-        (["--seed", "-1"], "seed: expected"),
-        (["--length-test", "25"], "length: expected a multiple of sample_freq"),
-        (["--boxsize", "-1"], "box_size: expected"),
-        (["--name", "a/b"], "name: expected"),
-        (["--simulation", "gravity"], "invalid choice"),
+        (["--n-balls", "0"], "--n-balls: expected"),
+        (["--num-test", "0"], "--num-test: expected"),
+        (["--seed", "-1"], "--seed: expected"),
+        (["--length", "0"], "--length: expected"),
+        (["--length-test", "0"], "--length-test: expected"),
+        (["--length-test", "25"], "--sample-freq: expected a divisor of 25 steps"),
+        (["--boxsize", "-1"], "--boxsize: expected"),
+        (["--name", "a/b"], "--name: expected"),
     ],
 )
-def test_bad_flags_are_refused_before_anything_is_written(tmp_path, capsys, flags, message):
+def test_bad_flags_are_refused_before_anything_is_written(tmp_path, flags, message):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        run(tmp_path, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["--num-trains", "3"], ["--num", "3"], ["--simulation", "gravity"]])
+def test_unknown_flags_are_refused(tmp_path, flags):
     with pytest.raises(SystemExit, match="2"):
         run(tmp_path, *flags)
-    assert message in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_output_is_found_out_before_simulating(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate_dataset, "simulate", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "ds_test_charged5.pkl").mkdir(parents=True)
+    for output in ("file", "file/below", "folder"):
+        with pytest.raises(UsageError, match=r"^--output: "):
+            run(tmp_path / output)

@@ -185,7 +185,7 @@ def test_progress_bar_changes_nothing(capsys):
     [
         ("simulation", "gravity"), ("n_balls", 0), ("n_balls", 2.5), ("n_balls", True), ("dim", 4), ("dim", 1),
         ("box_size", -1.0), ("box_size", float("nan")), ("box_size", float("inf")), ("box_size", "5"), ("length", 0),
-        ("length", 150), ("sample_freq", 0), ("sample_freq", -100),
+        ("sample_freq", 0), ("sample_freq", -100), ("sample_freq", 300),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_by_name(name, value):
