@@ -9,10 +9,13 @@ def segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     return values.new_zeros(num_segments, *values.shape[1:]).index_add(0, segment, values)
 
 
-def segment_mean(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Mean of the rows of each segment: ``[rows, ...]`` to ``[num_segments, ...]``; 0 for a segment without rows."""
-    count = segment_size(segment, num_segments).clamp_min(1).to(values.dtype)
-    return segment_sum(values, segment, num_segments) / count.view(-1, *[1] * (values.dim() - 1))
+def segment_mean(values: Tensor, segment: Tensor, size: Tensor) -> Tensor:
+    """Mean of the rows of each segment, given its :func:`segment_size`: ``[rows, ...]`` to ``[num_segments, ...]``.
+
+    It is 0 for a segment without rows.
+    """
+    count = size.clamp_min(1).to(values.dtype)
+    return segment_sum(values, segment, len(size)) / count.view(-1, *[1] * (values.dim() - 1))
 
 
 def segment_size(segment: Tensor, num_segments: int) -> Tensor:

@@ -51,11 +51,12 @@ class GConvSE3Partial(nn.Module):
 
     def inputs(self, h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None) -> Inputs:
         """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options."""
-        inputs = checked_inputs(self, h, as_graph(G), r, basis)
+        G = as_graph(G)
+        inputs = checked_inputs(self, h, G, r, basis)
         if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):
-            inputs.vector = _relative_positions(as_graph(G))
+            inputs.vector = _x_ij(G)
         if self.x_ij == "cat":
-            room = inputs.vector.new_zeros(as_graph(G).num_nodes(), 1, 3)
+            room = inputs.vector.new_zeros(G.num_nodes(), 1, 3)
             inputs.features = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
             inputs.channel = self.f_sent.dict[1] - 1
         return inputs
@@ -142,8 +143,9 @@ class GConvSE3(nn.Module):
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
         messages = contract(self.kernel_unary, self.f_in, self.f_out, inputs)
-        output = {degree: segment_mean(m, dst, G.num_nodes()) for degree, m in messages.items()}
-        return self._interact_with_self(output, h, segment_size(dst, G.num_nodes()) > 0)
+        incoming = segment_size(dst, G.num_nodes())
+        output = {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}
+        return self._interact_with_self(output, h, incoming > 0)
 
     def _interact_with_self(self, output: Features, h: Features, has_edges: Tensor) -> Features:
         for degree, S in self.kernel_self.items():
@@ -209,7 +211,7 @@ def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) ->
     return torch.cat([w.reshape(edges, edge_dim), r], dim=-1)
 
 
-def _relative_positions(G: GraphLike) -> Tensor:
+def _x_ij(G: GraphLike) -> Tensor:
     """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
     d = G.edata["d"].reshape(-1, 3)
     if "x" not in G.ndata:

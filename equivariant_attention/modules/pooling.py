@@ -41,7 +41,7 @@ class GAvgPooling(nn.Module):
             TypeError, ValueError: the features lack the degree, or are not on the nodes of ``G``.
         """
         G = as_graph(G)
-        pooled = segment_mean(_on_nodes(features, self.type, G), graph_of_node(G), G.batch_size)
+        pooled = segment_mean(_on_nodes(features, self.type, G), graph_of_node(G), G.batch_num_nodes())
         return pooled.squeeze(-1) if self.type == "0" else {self.type: pooled}
 
     def extra_repr(self) -> str:
