@@ -12,10 +12,9 @@ from torch import Tensor
 
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.graphs import as_graph
+from equivariant_attention.plan import Plan, relative_positions
 from equivariant_attention.so3 import aligning_rotation, coupling, spherical_harmonics, wigner_matrices
 from equivariant_attention.so3.vectors import length_and_direction
-
-LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 
 
 class Basis(Mapping[str, Tensor]):
@@ -29,11 +28,13 @@ class Basis(Mapping[str, Tensor]):
     Args:
         direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
         max_degree: largest degree in or out.
-        zero_edges: the edges of length zero, int64.
+        plan: of the graph.
+        radial: ``edata['w']`` (or None) and the distances that go with it.
     """
 
-    def __init__(self, direction: Tensor, max_degree: int, zero_edges: Tensor) -> None:
-        self.direction, self.max_degree, self.zero_edges = direction, max_degree, zero_edges
+    def __init__(self, direction: Tensor, max_degree: int, plan: Plan, radial: tuple[Tensor | None, Tensor]) -> None:
+        self.direction, self.max_degree, self.plan = direction, max_degree, plan
+        self._radial = [(tensor, _version(tensor)) for tensor in radial]
         self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         degrees = range(max_degree + 1)
         self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
@@ -61,12 +62,21 @@ class Basis(Mapping[str, Tensor]):
     def frames(self) -> list[Tensor]:
         """Wigner-D matrices that turn each edge to the polar axis, one ``[edges, 2l+1, 2l+1]`` per degree.
 
-        On an edge of length zero they are 0 for l > 0, where directions mean nothing.
+        The edges are in the order of the plan. On an edge of length zero they are 0 for l > 0, where directions mean
+        nothing.
         """
         with self._as_constructed():
-            matrices = wigner_matrices(self.max_degree, aligning_rotation(self.direction))
-            is_zero = (self.direction == 0).all(-1)[:, None, None]
+            direction = self.direction[self.plan.order]
+            matrices = wigner_matrices(self.max_degree, aligning_rotation(direction))
+            is_zero = (direction == 0).all(-1)[:, None, None]
             return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+
+    def is_of(self, w: Tensor | None, r: Tensor) -> bool:
+        """Whether these are the edge features and distances seen by the plan, so that its pairs share radial weights."""
+        return all(
+            seen is given and version == _version(given)
+            for (seen, version), given in zip(self._radial, (w, r), strict=True)
+        )
 
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
@@ -93,7 +103,14 @@ class Basis(Mapping[str, Tensor]):
         return f"Basis(edges={self.direction.shape[0]}, max_degree={self.max_degree})"
 
 
-def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) -> tuple[Basis, Tensor]:
+def _version(tensor: Tensor | None) -> int:
+    """How often a tensor has been written to, where PyTorch counts that."""
+    return 0 if tensor is None or tensor.is_inference() else tensor._version
+
+
+def get_basis_and_r(
+    G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None
+) -> tuple[Basis, Tensor]:
     """The equivariant basis and the distances of a graph; call it once per forward pass.
 
     Args:
@@ -101,6 +118,7 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) ->
             relative positions ``x_dst - x_src``, ``[edges, 3]`` or ``[edges, 1, 3]``, float32 or float64.
         max_degree: largest degree of any feature of the model, at least 0.
         compute_gradients: let gradients flow from the basis to ``edata['d']``. They flow from the distances always.
+        plan: of this graph, made ahead; None makes one, which looks at values.
 
     Returns:
         the :class:`Basis` and r, the lengths of ``edata['d']``, ``[edges, 1]``.
@@ -108,51 +126,27 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False) ->
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64, has another shape, or is not finite and below
-            1e18; an edge leads from or to a node that is not there; ``max_degree`` is not a whole number of at least 0.
+            1e18; an edge leads from or to a node that is not there; ``max_degree`` is not a whole number of at least 0;
+            or ``plan`` is of another graph.
+        RuntimeError: ``plan`` is of a graph with other values.
     """
     check_whole_number(max_degree, 0, "max_degree")
-    d = _relative_positions(G)
-    zero_edges = _inspect(G, d)
+    G = as_graph(G)
+    d = relative_positions(G)
+    if plan is None:
+        plan = Plan(G)
+    else:
+        plan.check(G)
     r, direction = length_and_direction(d)
-    return Basis(direction if compute_gradients else direction.detach(), max_degree, zero_edges), r
+    radial = (G.edata.get("w"), r)
+    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, radial), r
 
 
-def get_basis(G: Any, max_degree: int, compute_gradients: bool = False) -> Basis:
+def get_basis(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> Basis:
     """The equivariant basis alone: arguments, errors and value as in :func:`get_basis_and_r`."""
-    return get_basis_and_r(G, max_degree, compute_gradients)[0]
+    return get_basis_and_r(G, max_degree, compute_gradients, plan)[0]
 
 
 def get_r(G: Any) -> Tensor:
     """The distances alone, ``[edges, 1]``: arguments and errors as in :func:`get_basis_and_r`."""
-    d = _relative_positions(G)
-    _inspect(G, d)
-    return length_and_direction(d)[0]
-
-
-def _relative_positions(G: Any) -> Tensor:
-    """``edata['d']`` as ``[edges, 3]``, checked."""
-    G = as_graph(G)
-    if "d" not in G.edata:
-        raise KeyError(
-            "the graph must have edata['d'] (data.d in PyTorch Geometric), "
-            "the relative positions x_dst - x_src of its edges"
-        )
-    d = G.edata["d"]
-    if d.shape not in ((G.num_edges(), 3), (G.num_edges(), 1, 3)):
-        raise ValueError(
-            f"edata['d'] must have shape [{G.num_edges()}, 3] or [{G.num_edges()}, 1, 3], got {list(d.shape)}"
-        )
-    if d.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
-    return d.reshape(-1, 3)
-
-
-def _inspect(G: Any, d: Tensor) -> Tensor:
-    """The one look at values of a forward pass: refuse what layers cannot use, and find the edges of length zero."""
-    G = as_graph(G)
-    if not (d.abs() <= LARGEST_DISTANCE).all():
-        raise ValueError(f"edata['d'] must be finite and at most {LARGEST_DISTANCE:.0e}, got {float(d.abs().max())}")
-    for name, ends in zip(("src", "dst"), G.edges(), strict=True):
-        if ((ends < 0) | (ends >= G.num_nodes())).any():
-            raise ValueError(f"{name} must hold nodes in [0, {G.num_nodes()}), got {ends.min()} to {ends.max()}")
-    return (d == 0).all(-1).nonzero().squeeze(-1)
+    return get_basis_and_r(G, 0)[1]

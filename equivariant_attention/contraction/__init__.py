@@ -7,30 +7,34 @@ The sums over channels, orders and J may be done in any order. Each module here 
 function of the same parameters. ``oracle`` is the equation as it is written, and what the others are tested against.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 from torch import Tensor, nn
 
 from equivariant_attention.basis import Basis
-from equivariant_attention.contraction import edge, frame, oracle
+from equivariant_attention.contraction import blockwise, edge, oracle
 from equivariant_attention.contraction.inputs import Inputs
+from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.fibers import Features, Fiber
 
 __all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
 
-Order = Callable[[nn.ModuleDict, Fiber, Fiber, Inputs], Features]
+Order = Callable[[Sequence[KernelSet], Fiber, Inputs], list[Features]]
 
 
 def _pair_by_pair(message: Callable[[nn.Module, Inputs, int, int], Tensor]) -> Order:
     """An order that is told pair of degrees by pair of degrees, as one for whole convolutions."""
 
-    def messages(kernels: nn.ModuleDict, fiber_in: Fiber, fiber_out: Fiber, inputs: Inputs) -> Features:
-        return {
-            str(l): sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
-            for l in fiber_out.degrees
-        }
+    def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+        return [
+            {
+                str(l): sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
+                for l in fiber_out.degrees
+            }
+            for kernels, fiber_out in sets
+        ]
 
     return messages
 
@@ -38,7 +42,7 @@ def _pair_by_pair(message: Callable[[nn.Module, Inputs, int, int], Tensor]) -> O
 BACKENDS: dict[str, Order] = {
     "oracle": _pair_by_pair(oracle.message),
     "edge": _pair_by_pair(edge.message),
-    "frame": frame.messages,
+    "frame": blockwise.messages,
 }
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
@@ -62,25 +66,26 @@ def use_backend(name: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def contract(kernels: nn.ModuleDict, fiber_in: Fiber, fiber_out: Fiber, inputs: Inputs) -> Features:
-    """Messages along every edge.
+def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+    """Messages along every edge, of several sets of kernels at once.
 
     Args:
-        kernels: the :class:`~equivariant_attention.modules.PairwiseConv` of every pair of degrees, keyed ``'(k,l)'``.
+        sets: the :class:`~equivariant_attention.modules.PairwiseConv` of every pair of degrees, keyed ``'(k,l)'``, with
+            the degrees l and channels of the messages that they make.
         fiber_in: degrees k and channels of what the nodes send.
-        fiber_out: degrees l and channels of the messages.
-        inputs: what they are made from.
+        inputs: what the messages are made from.
 
     Returns:
-        ``{degree: [edges, channels, 2 degree + 1]}`` for the degrees of ``fiber_out``.
+        ``{degree: [edges, channels, 2 degree + 1]}`` for each of the sets.
 
     Raises:
         ValueError: the basis lacks a pair of degrees, is of another graph, or is a plain dict where the order chosen by
             name needs frames.
     """
-    inputs.check_basis(fiber_in, fiber_out)
+    for _, fiber_out in sets:
+        inputs.check_basis(fiber_in, fiber_out)
     has_frames = isinstance(inputs.basis, Basis)
     name = _chosen.get() or ("frame" if has_frames else "edge")
     if name == "frame" and not has_frames:
         raise ValueError("backend 'frame' needs the basis of get_basis_and_r, got a plain dict, which has no frames")
-    return BACKENDS[name](kernels, fiber_in, fiber_out, inputs)
+    return BACKENDS[name](sets, fiber_in, inputs)

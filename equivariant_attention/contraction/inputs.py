@@ -29,38 +29,22 @@ class Inputs:
         src: Tensor,
         scalars: Tensor,
         basis: Mapping[str, Tensor],
+        pairs_share: bool = False,
         vector: Tensor | None = None,
         channel: int = 0,
     ) -> None:
         self.features, self.src, self.scalars, self.basis = features, src, scalars, basis
+        self.pairs_share = pairs_share
         self.vector, self.channel = vector, channel
-        self._sent: dict[int, Tensor] = {}
-        self._aligned: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def sent(self, degree: int) -> Tensor:
-        """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
-        if degree not in self._sent:
-            sent = self.features[str(degree)][self.src]
-            if degree == 1 and self.vector is not None:
-                before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
-                sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)
-            self._sent[degree] = sent
-        return self._sent[degree]
-
-    def aligned(self, degree: int) -> tuple[Tensor, Tensor]:
-        """What is sent in one degree, in the frame of the edge, ready to be mixed.
-
-        Returns:
-            order 0, ``[edges, channels, 1]``, and orders m = 1 .. degree, ``[m, edges, 2 channels, 2]``: with
-            :math:`f_{\\pm m}` of every channel, first the rows :math:`(f_m, f_{-m})`, then :math:`(f_{-m}, -f_m)`.
-        """
-        if degree not in self._aligned:
-            turned = self.sent(degree) @ self.basis.frames[degree].mT
-            positive = turned[..., degree + 1 :].permute(2, 0, 1)
-            negative = turned[..., :degree].flip(-1).permute(2, 0, 1)
-            rows = torch.cat([torch.stack([positive, negative], -1), torch.stack([negative, -positive], -1)], dim=2)
-            self._aligned[degree] = turned[..., degree : degree + 1], rows
-        return self._aligned[degree]
+    def sent(self, degree: int, edges: Tensor | None = None) -> Tensor:
+        """What the source nodes of the edges, or of some of them, send in one degree: ``[edges, channels, 2k+1]``."""
+        src, vector = (v if edges is None or v is None else v[edges] for v in (self.src, self.vector))
+        sent = self.features[str(degree)][src]
+        if degree == 1 and vector is not None:
+            before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
+            sent = torch.cat([before, one + vector[:, None].to(sent.dtype), after], dim=1)
+        return sent
 
     def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
         """Refuse a basis that lacks a pair of degrees, or that is of another graph.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention.basis import Basis
 from equivariant_attention.checks import check_features, check_fiber, check_floating_point
 from equivariant_attention.contraction import Inputs, contract
 from equivariant_attention.fibers import Features, Fiber
@@ -61,10 +62,6 @@ class GConvSE3Partial(nn.Module):
             inputs.channel = self.f_sent.dict[1] - 1
         return inputs
 
-    def messages(self, inputs: Inputs) -> Features:
-        """The messages themselves, ``{degree: [edges, channels, 2 degree + 1]}``."""
-        return contract(self.kernel_unary, self.f_sent, self.f_out, inputs)
-
     def forward(
         self, h: Features, G: Any = None, r: Tensor | None = None, basis: Mapping[str, Tensor] | None = None, **kwargs
     ) -> Features:
@@ -81,7 +78,7 @@ class GConvSE3Partial(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
-        return self.messages(self.inputs(h, G, r, basis))
+        return messages([self], self.inputs(h, G, r, basis))[0]
 
     def extra_repr(self) -> str:
         return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}"
@@ -142,7 +139,7 @@ class GConvSE3(nn.Module):
         G = as_graph(G)
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
-        messages = contract(self.kernel_unary, self.f_in, self.f_out, inputs)
+        (messages,) = contract([(self.kernel_unary, self.f_out)], self.f_in, inputs)
         incoming = segment_size(dst, G.num_nodes())
         output = {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}
         return self._interact_with_self(output, h, incoming > 0)
@@ -160,6 +157,14 @@ class GConvSE3(nn.Module):
             f"f_in={self.f_in}, f_out={self.f_out}, self_interaction={self.self_interaction}, "
             f"edge_dim={self.edge_dim}, flavor={self.flavor!r}"
         )
+
+
+def messages(layers: Sequence[GConvSE3Partial], inputs: Inputs) -> list[Features]:
+    """The messages of several layers of equal ``f_in`` and options, from :meth:`GConvSE3Partial.inputs` of any of them.
+
+    They are made in one pass over the edges.
+    """
+    return contract([(layer.kernel_unary, layer.f_out) for layer in layers], layers[0].f_sent, inputs)
 
 
 def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:
@@ -192,7 +197,9 @@ def checked_inputs(
     if r is None or not isinstance(basis, Mapping):
         raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
     src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
-    return Inputs(h, src, _edge_scalars(G, r, layer), basis)
+    scalars = _edge_scalars(G, r, layer)
+    pairs_share = isinstance(basis, Basis) and basis.is_of(G.edata.get("w"), r)
+    return Inputs(h, src, scalars, basis, pairs_share)
 
 
 def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) -> Tensor:

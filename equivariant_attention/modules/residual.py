@@ -9,7 +9,7 @@ from equivariant_attention.checks import check_fiber
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.modules.attention import GMABSE3
 from equivariant_attention.modules.combine import GCat, GSum
-from equivariant_attention.modules.convolution import GConvSE3Partial
+from equivariant_attention.modules.convolution import GConvSE3Partial, messages
 from equivariant_attention.modules.linear import G1x1SE3
 from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
 
@@ -105,8 +105,7 @@ class GSE3Res(nn.Module):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         inputs = self.GMAB["v"].inputs(features, G, r, basis)
-        v = self.GMAB["v"].messages(inputs)
-        k = self.GMAB["k"].messages(inputs)
+        v, k = messages([self.GMAB["v"], self.GMAB["k"]], inputs)
         q = self.GMAB["q"](features)
         output, attention = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=True)
         if self.skip == "cat":

@@ -129,5 +129,5 @@ def test_contract_answers_with_the_degrees_out():
     layer = GConvSE3Partial(MIXED, FULL).double()
     basis, r = get_basis_and_r(G, 3)
     inputs = Inputs(random_features(MIXED, G.num_nodes(), torch.float64), G.edges()[0], r, basis)
-    messages = contract(layer.kernel_unary, MIXED, FULL, inputs)
+    (messages,) = contract([(layer.kernel_unary, FULL)], MIXED, inputs)
     assert {d: tuple(m.shape) for d, m in messages.items()} == {str(l): (G.num_edges(), 4, 2 * l + 1) for l in range(4)}

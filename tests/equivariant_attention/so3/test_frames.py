@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from equivariant_attention.basis import Basis
+from equivariant_attention.basis import get_basis
+from equivariant_attention.graphs import Graph
 from equivariant_attention.so3 import aligned_coupling, aligning_rotation, wigner_matrices
 
 AXIS = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
@@ -29,7 +30,10 @@ def test_every_direction_is_taken_to_the_axis_by_a_rotation():
 def test_the_basis_in_the_frame_is_the_aligned_coupling(l, k):
     u = directions()
     D = wigner_matrices(5, aligning_rotation(u))
-    W = Basis(u, 5, torch.zeros(0, dtype=torch.int64))[f"{k},{l}"][:, 0, :, 0]
+    ends = torch.zeros(len(u), dtype=torch.int64)
+    G = Graph(ends, ends)
+    G.edata["d"] = u
+    W = get_basis(G, 5)[f"{k},{l}"][:, 0, :, 0]
     found = torch.einsum("eap,epqf,ebq->eabf", D[l], W, D[k])
     T = aligned_coupling(l, k)
     expected = torch.zeros(2 * l + 1, 2 * k + 1, 2 * min(l, k) + 1, dtype=torch.float64)

@@ -1,0 +1,248 @@
+"""Messages block by block of edges: what a block needs beside input and output is made again in the backward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.contraction import frame
+from equivariant_attention.contraction.inputs import Inputs
+from equivariant_attention.contraction.kernels import KernelSet, hidden, stacked
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.so3 import coupling
+
+CACHE = 4 * 2**20
+BLOCK = 512
+
+
+def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+    """Messages along every edge, for each of the sets of kernels."""
+    layout = frame.Layout(sets, fiber_in)
+    t = Tensors(
+        sent=torch.cat([inputs.features[str(k)].mT.flatten(1) for k in fiber_in.degrees], dim=1),
+        vector=inputs.vector,
+        scalars=inputs.scalars,
+        frames=[inputs.basis.frames[l] for l in layout.degrees],
+        trunk=stacked(layout.kernels),
+        last=[p for kernel in layout.kernels for p in (kernel.rp.last.weight, kernel.rp.last.bias)],
+    )
+    output = Messages.apply(Problem(layout, inputs), t, *t.flat())
+    found: list[Features] = [{} for _ in sets]
+    for (l, s), value in zip(layout.messages, output, strict=True):
+        found[s][str(l)] = value
+    if len(inputs.basis.plan.zero_edges):
+        _add_zero_length(sets, fiber_in, inputs, found)
+    return found
+
+
+def _add_zero_length(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, messages: list[Features]) -> None:
+    """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
+    edges = inputs.basis.plan.zero_edges
+    for (kernels, fiber_out), found in zip(sets, messages, strict=True):
+        for l in set(fiber_in.degrees) & set(fiber_out.degrees) - {0}:
+            R = kernels[f"({l},{l})"].rp(inputs.scalars[edges])[:, :, 0, :, 0, 0]
+            scale = float(coupling(l, l, 0)[0, 0, 0]) / math.sqrt(4 * math.pi)
+            found[str(l)] = found[str(l)].index_add(0, edges, scale * (R @ inputs.sent(l, edges)))
+
+
+class Tensors(NamedTuple):
+    """All that messages are a function of, on all edges or on a block of them."""
+
+    sent: Any  # features, all degrees side by side: of the nodes, or of the source nodes of a block
+    vector: Any
+    scalars: Any
+    frames: Sequence[Any]
+    trunk: Sequence[Any]
+    last: Sequence[Any]
+
+    def flat(self) -> tuple[Any, ...]:
+        return (*self[:3], *self.frames, *self.trunk, *self.last)
+
+    def like(self, values: Sequence[Any]) -> Tensors:
+        """Other values in the places of these."""
+        f, t = 3 + len(self.frames), 3 + len(self.frames) + len(self.trunk)
+        return Tensors(*values[:3], values[3:f], values[f:t], values[t:])
+
+
+class Block(NamedTuple):
+    """Edges that are evaluated together: which, where in the order of the plan, and how many share radial weights."""
+
+    edges: Tensor
+    planned: slice
+    D: int
+
+
+class Problem:
+    """What messages depend on apart from tensors that have derivatives."""
+
+    def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
+        self.layout, self.src, self.channel = layout, inputs.src, inputs.channel
+        self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
+
+    def blocks(self, pairs_share: bool) -> Iterator[Block]:
+        shared = 2 * len(self.plan.pairs) if pairs_share else 0
+        for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
+            for first in range(start, end, D * BLOCK):
+                planned = slice(first, min(first + D * BLOCK, end))
+                yield Block(self.plan.order[planned], planned, D)
+
+    def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
+        """The part of all tensors that a block needs, with the scalars of every so many edges."""
+        return t._replace(
+            sent=t.sent[self.src[block.edges]],
+            vector=None if t.vector is None else t.vector[block.edges],
+            scalars=t.scalars[block.edges[::every]],
+            frames=[frame[block.planned] for frame in t.frames],
+        )
+
+    def turn(self, t: Tensors, D: int) -> frame.Parts:
+        return frame.turn(self.layout, t.sent, t.vector, self.channel, t.frames, D)
+
+    def messages(self, t: Tensors, weights: Sequence[Tensor], D: int) -> list[Tensor]:
+        """The messages of a block."""
+        mixed = frame.mix(self.layout, self.turn(t, D), hidden(t.scalars, *t.trunk), weights, CACHE)
+        return frame.turn_back(self.layout, mixed, t.frames, D)
+
+
+class Messages(torch.autograd.Function):
+    """The messages along all edges, of which only the tensors they are a function of are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
+        ctx.save_for_backward(*tensors)
+        t = t.like(tensors)
+        weights = frame.aligned_weights(problem.layout, t.last)
+        edges = problem.plan.num_edges
+        output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+        for block in problem.blocks(problem.pairs_share):
+            found = problem.messages(problem.on_block(t, block, block.D), weights, block.D)
+            for whole, part in zip(output, found, strict=True):
+                whole.index_copy_(0, block.edges, part)
+        return tuple(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
+        derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
+        return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
+
+
+def _leaf(value: Tensor | None, needed: bool) -> Tensor | None:
+    return None if value is None else value.detach().requires_grad_(needed)
+
+
+def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    return [_leaf(*pair) for pair in zip(values, needed, strict=True)]
+
+
+def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives."""
+    layout = problem.layout
+    total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
+    t = t._replace(trunk=_leaves(t.trunk, needed.trunk), last=_leaves(t.last, needed.last))
+    with torch.enable_grad():
+        weights = frame.aligned_weights(layout, t.last)
+    dweights = [torch.zeros_like(A.mT, memory_format=torch.contiguous_format) for A in weights]
+    for block in problem.blocks(problem.pairs_share):
+        # Edges that share radial weights have derivatives of their own by the scalars these are made from.
+        separate = block.D if needed.scalars else 1
+        b = problem.on_block(t, block, block.D // separate)
+        sent, vector, scalars = _leaves(b[:3], needed[:3])
+        b = b._replace(sent=sent, vector=vector, scalars=scalars, frames=_leaves(b.frames, needed.frames))
+        with torch.enable_grad():
+            parts, g = problem.turn(b, block.D), hidden(b.scalars, *b.trunk)
+        x, h = {key: v.detach() for key, v in parts.items()}, g.detach()[:, ::separate]
+        moving = [f for f in b.frames if f.requires_grad]
+        mixed = frame.mix(layout, x, h, weights, CACHE) if moving else frame.zero_parts(layout, h.shape[1], block.D, h)
+        with torch.enable_grad():
+            messages = frame.turn_back(layout, {key: v.requires_grad_() for key, v in mixed.items()}, b.frames, block.D)
+        torch.autograd.backward(messages, [d[block.edges] for d in gradients], inputs=[*mixed.values(), *moving])
+        dmixed = {key: v.grad for key, v in mixed.items()}
+        dparts, dg = frame.mix_gradient(layout, x, h, weights, dmixed, dweights, separate, CACHE)
+        _backward([*parts.values(), g], [*dparts.values(), dg])
+        if needed.sent:
+            total.sent.index_add_(0, problem.src[block.edges], b.sent.grad)
+        if needed.vector:
+            total.vector.index_copy_(0, block.edges, b.vector.grad)
+        if needed.scalars:
+            total.scalars.index_copy_(0, block.edges, b.scalars.grad)
+        for whole, part in zip(total.frames, b.frames, strict=True):
+            if part.grad is not None:
+                whole[block.planned] = part.grad
+    _backward(weights, [d.mT for d in dweights])
+    return total._replace(trunk=[p.grad for p in t.trunk], last=[p.grad for p in t.last])
+
+
+def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
+
+
+def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    ends = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
+    if ends:
+        torch.autograd.backward(*zip(*ends, strict=True))
+
+
+def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives as a function that has derivatives itself, whose backward pass also makes blocks again."""
+    which = [i for i, n in enumerate(needed.flat()) if n]
+
+    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
+        with torch.enable_grad():
+            b = t.like(tensors[:count])
+            messages = problem.messages(b, frame.aligned_weights(problem.layout, b.last), 1)
+        leaves = [tensors[i] for i in which]
+        found = torch.autograd.grad(messages, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
+        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
+
+    total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
+    for block in problem.blocks(pairs_share=False):
+        b = problem.on_block(t, block, 1).flat()
+        found = iter(Recomputed.apply(gradient, len(b), *b, *(d[block.edges] for d in gradients)))
+        d = t.like([next(found) if n else None for n in needed.flat()])
+        where = t.like([None] * len(b))._replace(
+            sent=problem.src[block.edges],
+            vector=block.edges,
+            scalars=block.edges,
+            frames=[torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)] * len(t.frames),
+        )
+        total = t.like([_added(*parts) for parts in zip(total.flat(), d.flat(), where.flat(), strict=True)])
+    return total
+
+
+def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    if whole is None:
+        return None
+    return whole + part if rows is None else whole.index_add(0, rows, part)
+
+
+class Recomputed(torch.autograd.Function):
+    """A function of tensors of which only these are kept: it runs again in the backward pass of any order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.function, ctx.count = function, count
+        ctx.save_for_backward(*tensors)
+        return function(count, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            tensors = _leaves(tensors, needed)
+        with torch.enable_grad():
+            output = ctx.function(ctx.count, *tensors)
+        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
+        found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
+        return None, None, *(next(found) if n else None for n in needed)

@@ -1,0 +1,139 @@
+"""What the values of a graph decide, looked at once: edges that share radial weights, edges of length zero."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.graphs import GraphLike, as_graph
+from equivariant_attention.so3.vectors import length_and_direction
+
+LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
+
+
+class Plan:
+    """All that depends on the values of a graph, so that no layer need look at any.
+
+    Looking at values makes the host of a GPU wait. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
+    where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
+    length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
+    waiting.
+
+    Args:
+        G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``.
+
+    Attributes:
+        num_nodes, num_edges: of the graph.
+        pairs: an edge and its reverse, of equal length and ``edata['w']`` and so of equal radial weights,
+            ``[pairs, 2]``.
+        order: all edges, first those of the pairs, ``[edges]``.
+        zero_edges: the edges of length zero, ascending.
+
+    Raises:
+        KeyError: the graph has no ``edata['d']``.
+        TypeError, ValueError: ``edata['d']`` is not float32 or float64, has another shape, or is not finite and below
+            1e18; an edge leads from or to a node that is not there.
+    """
+
+    def __init__(self, G: Any) -> None:
+        G = as_graph(G)
+        d = relative_positions(G).detach()
+        _check_values(G, d)
+        self.num_nodes, self.num_edges = G.num_nodes(), G.num_edges()
+        self.zero_edges = _is_zero(d).nonzero().squeeze(-1)
+        self.pairs = _pairs(*G.edges(), self.num_nodes, _radial_input(G, d))
+        alone = torch.ones(self.num_edges, dtype=torch.bool, device=d.device).index_fill(0, self.pairs.flatten(), False)
+        self.order = torch.cat([self.pairs.flatten(), alone.nonzero().squeeze(-1)])
+
+    def to(self, device: torch.device | str) -> Plan:
+        """The same plan on another device."""
+        moved = copy.copy(self)
+        moved.__dict__ = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in vars(self).items()}
+        return moved
+
+    def check(self, G: Any) -> None:
+        """Refuse a graph that the plan is not of.
+
+        Raises:
+            ValueError: it has another number of nodes or edges, or is on another device.
+            RuntimeError: its values are not as the plan has them. On a GPU the error comes when the host next waits.
+        """
+        G = as_graph(G)
+        d = relative_positions(G).detach()
+        for name, found, expected in (
+            ("nodes", self.num_nodes, G.num_nodes()),
+            ("edges", self.num_edges, G.num_edges()),
+            ("device", self.order.device, d.device),
+        ):
+            if found != expected:
+                raise ValueError(f"plan must be of this graph: {name} must be {expected}, got {found}")
+        first, second = _radial_input(G, d)[self.pairs.T]
+        planned_zero = torch.zeros_like(d[:, 0], dtype=torch.bool).index_fill(0, self.zero_edges, True)
+        fits = (first == second).all() & (_is_zero(d) == planned_zero).all() & (d.abs() <= LARGEST_DISTANCE).all()
+        torch._assert_async(
+            fits,
+            "plan must be of this graph: edata['d'] is not finite, other edges have length zero, or the two directions "
+            "of an edge no longer agree in length or edata['w']",
+        )
+
+    def __repr__(self) -> str:
+        return f"Plan(nodes={self.num_nodes}, edges={self.num_edges}, pairs={len(self.pairs)})"
+
+
+def relative_positions(G: GraphLike) -> Tensor:
+    """``edata['d']`` as ``[edges, 3]``, its type and shape checked."""
+    if "d" not in G.edata:
+        raise KeyError(
+            "the graph must have edata['d'] (data.d in PyTorch Geometric), "
+            "the relative positions x_dst - x_src of its edges"
+        )
+    d = G.edata["d"]
+    if d.shape not in ((G.num_edges(), 3), (G.num_edges(), 1, 3)):
+        raise ValueError(
+            f"edata['d'] must have shape [{G.num_edges()}, 3] or [{G.num_edges()}, 1, 3], got {list(d.shape)}"
+        )
+    if d.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
+    return d.reshape(-1, 3)
+
+
+def _check_values(G: GraphLike, d: Tensor) -> None:
+    if not (d.abs() <= LARGEST_DISTANCE).all():
+        raise ValueError(f"edata['d'] must be finite and at most {LARGEST_DISTANCE:.0e}, got {float(d.abs().max())}")
+    for name, ends in zip(("src", "dst"), G.edges(), strict=True):
+        if ((ends < 0) | (ends >= G.num_nodes())).any():
+            raise ValueError(f"{name} must hold nodes in [0, {G.num_nodes()}), got {ends.min()} to {ends.max()}")
+
+
+def _is_zero(d: Tensor) -> Tensor:
+    return (d == 0).all(-1)
+
+
+def _radial_input(G: GraphLike, d: Tensor) -> Tensor:
+    """What the radial networks see of each edge, ``[edges, edge_dim + 1]``."""
+    w = [G.edata["w"].detach().flatten(1)] if "w" in G.edata else []
+    return torch.cat([*w, length_and_direction(d)[0]], dim=-1)
+
+
+def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
+    """Edges and their reverses with equal rows of ``scalars``, each edge at most once, ``[pairs, 2]``."""
+    ahead, back = (src < dst).nonzero().squeeze(-1), (src > dst).nonzero().squeeze(-1)
+    ahead_key, ahead = _sorted(src[ahead].long() * num_nodes + dst[ahead], ahead)
+    back_key, back = _sorted(dst[back].long() * num_nodes + src[back], back)
+    if not len(back):
+        return back.new_zeros(0, 2)
+    # Of repeated edges the first is paired with the first, the second with the second ...
+    place = torch.arange(len(ahead), device=src.device) - torch.searchsorted(ahead_key, ahead_key)
+    partner = torch.searchsorted(back_key, ahead_key) + place
+    exists = partner < len(back)
+    partner = torch.where(exists, partner, 0)
+    matches = exists & (back_key[partner] == ahead_key) & (scalars[ahead] == scalars[back[partner]]).all(-1)
+    return torch.stack([ahead, back[partner]], dim=1)[matches]
+
+
+def _sorted(key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    key, order = key.sort(stable=True)
+    return key, values[order]
