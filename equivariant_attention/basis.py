@@ -72,7 +72,7 @@ class Basis(Mapping[str, Tensor]):
             return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
-        """Whether these are the edge features and distances seen by the plan, so that its pairs share radial weights."""
+        """Whether these are the edge features and distances that the plan has seen: only then its pairs share weights."""
         return all(
             seen is given and version == _version(given)
             for (seen, version), given in zip(self._radial, (w, r), strict=True)
