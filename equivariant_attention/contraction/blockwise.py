@@ -28,7 +28,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         scalars=inputs.scalars,
         frames=[inputs.basis.frames[l] for l in layout.degrees],
         trunk=stacked(layout.kernels),
-        last=[p for kernel in layout.kernels for p in (kernel.rp.last.weight, kernel.rp.last.bias)],
+        weights=frame.aligned_weights(layout),
     )
     output = Messages.apply(Problem(layout, inputs), t, *t.flat())
     found: list[Features] = [{} for _ in sets]
@@ -57,10 +57,10 @@ class Tensors(NamedTuple):
     scalars: Any
     frames: Sequence[Any]
     trunk: Sequence[Any]
-    last: Sequence[Any]
+    weights: Sequence[Any]
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self[:3], *self.frames, *self.trunk, *self.last)
+        return (*self[:3], *self.frames, *self.trunk, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
@@ -102,9 +102,9 @@ class Problem:
     def turn(self, t: Tensors, D: int) -> frame.Parts:
         return frame.turn(self.layout, t.sent, t.vector, self.channel, t.frames, D)
 
-    def messages(self, t: Tensors, weights: Sequence[Tensor], D: int) -> list[Tensor]:
+    def messages(self, t: Tensors, D: int, room: Tensor | None) -> list[Tensor]:
         """The messages of a block."""
-        mixed = frame.mix(self.layout, self.turn(t, D), hidden(t.scalars, *t.trunk), weights, CACHE)
+        mixed = frame.mix(self.layout, self.turn(t, D), hidden(t.scalars, *t.trunk), t.weights, room)
         return frame.turn_back(self.layout, mixed, t.frames, D)
 
 
@@ -116,11 +116,10 @@ class Messages(torch.autograd.Function):
         ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
         ctx.save_for_backward(*tensors)
         t = t.like(tensors)
-        weights = frame.aligned_weights(problem.layout, t.last)
-        edges = problem.plan.num_edges
+        edges, room = problem.plan.num_edges, _room(t.weights)
         output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
         for block in problem.blocks(problem.pairs_share):
-            found = problem.messages(problem.on_block(t, block, block.D), weights, block.D)
+            found = problem.messages(problem.on_block(t, block, block.D), block.D, room)
             for whole, part in zip(output, found, strict=True):
                 whole.index_copy_(0, block.edges, part)
         return tuple(output)
@@ -136,6 +135,12 @@ def _leaf(value: Tensor | None, needed: bool) -> Tensor | None:
     return None if value is None else value.detach().requires_grad_(needed)
 
 
+def _room(weights: Sequence[Tensor]) -> Tensor:
+    """Room for radial weights: what a cache holds, or those of one row."""
+    size = max(CACHE // weights[0].element_size(), *(A.shape[0] * A.shape[2] for A in weights))
+    return weights[0].new_empty(size)
+
+
 def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     return [_leaf(*pair) for pair in zip(values, needed, strict=True)]
 
@@ -144,10 +149,8 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
     """First derivatives."""
     layout = problem.layout
     total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
-    t = t._replace(trunk=_leaves(t.trunk, needed.trunk), last=_leaves(t.last, needed.last))
-    with torch.enable_grad():
-        weights = frame.aligned_weights(layout, t.last)
-    dweights = [torch.zeros_like(A.mT, memory_format=torch.contiguous_format) for A in weights]
+    t = t._replace(trunk=_leaves(t.trunk, needed.trunk))
+    room = _room(t.weights)
     for block in problem.blocks(problem.pairs_share):
         # Edges that share radial weights have derivatives of their own by the scalars these are made from.
         separate = block.D if needed.scalars else 1
@@ -158,12 +161,12 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
             parts, g = problem.turn(b, block.D), hidden(b.scalars, *b.trunk)
         x, h = {key: v.detach() for key, v in parts.items()}, g.detach()[:, ::separate]
         moving = [f for f in b.frames if f.requires_grad]
-        mixed = frame.mix(layout, x, h, weights, CACHE) if moving else frame.zero_parts(layout, h.shape[1], block.D, h)
+        mixed = frame.mix(layout, x, h, t.weights, room) if moving else frame.zero_parts(layout, h.shape[1], block.D, h)
         with torch.enable_grad():
             messages = frame.turn_back(layout, {key: v.requires_grad_() for key, v in mixed.items()}, b.frames, block.D)
         torch.autograd.backward(messages, [d[block.edges] for d in gradients], inputs=[*mixed.values(), *moving])
         dmixed = {key: v.grad for key, v in mixed.items()}
-        dparts, dg = frame.mix_gradient(layout, x, h, weights, dmixed, dweights, separate, CACHE)
+        dparts, dg = frame.mix_gradient(layout, x, h, t.weights, dmixed, total.weights, separate, room)
         _backward([*parts.values(), g], [*dparts.values(), dg])
         if needed.sent:
             total.sent.index_add_(0, problem.src[block.edges], b.sent.grad)
@@ -174,8 +177,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         for whole, part in zip(total.frames, b.frames, strict=True):
             if part.grad is not None:
                 whole[block.planned] = part.grad
-    _backward(weights, [d.mT for d in dweights])
-    return total._replace(trunk=[p.grad for p in t.trunk], last=[p.grad for p in t.last])
+    return total._replace(trunk=[p.grad for p in t.trunk])
 
 
 def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
@@ -198,7 +200,7 @@ def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, grad
             tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
         with torch.enable_grad():
             b = t.like(tensors[:count])
-            messages = problem.messages(b, frame.aligned_weights(problem.layout, b.last), 1)
+            messages = problem.messages(b, 1, None)
         leaves = [tensors[i] for i in which]
         found = torch.autograd.grad(messages, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
         return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))

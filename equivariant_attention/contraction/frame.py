@@ -89,19 +89,20 @@ def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)
 
 
-def aligned_weights(layout: Layout, last: Sequence[Tensor]) -> list[Tensor]:
-    """The last layers of the radial networks, weight and bias in turn, in the basis of the orders.
+def aligned_weights(layout: Layout) -> list[Tensor]:
+    """The last layers of the radial networks in the basis of the orders, their biases last.
 
     Returns:
-        for each product ``[kernels, (a, b) x channels out x channels in, 33]``.
+        for each product ``[kernels, 33, (a, b) x channels out x channels in]``.
     """
     aligned = []
-    for kernel, weight, bias in zip(layout.kernels, last[::2], last[1::2], strict=True):
+    for kernel in layout.kernels:
+        weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
         T = aligned_coupling(kernel.degree_out, kernel.degree_in, weight.dtype, weight.device)
         both = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, len(T)))
         aligned.append((T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2]))
     return [
-        torch.stack([aligned[i][max(0, 2 * p.m - 1) : 2 * p.m + 1].flatten(0, 1) for i in p.kernels])
+        torch.stack([aligned[i][max(0, 2 * p.m - 1) : 2 * p.m + 1].flatten(0, 1).T for i in p.kernels])
         for p in layout.products
     ]
 
@@ -143,14 +144,14 @@ def zero_parts(layout: Layout, rows: int, D: int, like: Tensor) -> Parts:
     }
 
 
-def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], cache: int) -> Parts:
+def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room: Tensor | None) -> Parts:
     """Every kernel along the axis.
 
     Args:
         parts: from :func:`turn`.
         g: from the radial networks, ``[networks, rows, 33]``.
         weights: from :func:`aligned_weights`.
-        cache: bytes of radial weights to be made at a time.
+        room: where radial weights are made, as many at a time as it holds; None makes all, as derivatives need.
 
     Returns:
         ``[messages, rows, (-m, +m), D, (a, b), channels]`` for ``layout.outputs``: what a and b make of each order.
@@ -159,10 +160,9 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], cach
     mixed = zero_parts(layout, some.shape[1], some.shape[3], g)
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
-        for rows in _slices(g.shape[1], p, cache, g.element_size()):
-            R = (g[:, rows].index_select(0, _index(p.kernels, g.device)) @ A.mT).view(
-                -1, A.shape[1] // p.channels_in, p.channels_in
-            )
+        for rows in _slices(g.shape[1], A, room):
+            h = g[:, rows].index_select(0, _index(p.kernels, g.device))
+            R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
             x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
             y_all[:, rows] += (x @ R.mT).view(p.sources, p.targets, *y_all[0, rows].shape).sum(0)
     return mixed
@@ -174,47 +174,50 @@ def mix_gradient(
     g: Tensor,
     weights: Sequence[Tensor],
     gradients: Parts,
-    dweights: Sequence[Tensor],
+    dweights: Sequence[Tensor | None],
     separate: int,
-    cache: int,
+    room: Tensor,
 ) -> tuple[Parts, Tensor]:
     """The derivatives of :func:`mix`, which makes the radial weights again.
 
     Args:
-        parts, g, weights, cache: as there.
+        parts, g, weights, room: as there.
         gradients: by what it returned.
-        dweights: those by the weights are added here, ``[kernels, 33, ...]``.
+        dweights: those by the weights are added to these, where they are wanted.
         separate: D, for derivatives by g of every edge, or 1, for their sum over a row.
 
     Returns:
         the derivatives by ``parts``, and by g, ``[networks, rows x separate, 33]``.
     """
-    some = next(iter(parts.values()))
-    D = some.shape[3]
     dparts = {key: torch.zeros_like(x) for key, x in parts.items()}
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, dA in zip(layout.products, weights, dweights, strict=True):
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], gradients[p.m, p.channels_out]
         index = _index(p.kernels, g.device)
-        for rows in _slices(g.shape[1], p, cache, g.element_size()):
+        for rows in _slices(g.shape[1], A, room):
             h = g[:, rows].index_select(0, index)
-            R = (h @ A.mT).view(-1, A.shape[1] // p.channels_in, p.channels_in)
-            n = len(R)
-            x = _on_grid(x_all[:, rows], 1, p.targets).reshape(n, p.orders, D, -1)
-            dy = _on_grid(dy_all[:, rows], 0, p.sources).reshape(n, p.orders, D, -1)
-            dx = dy.view(n, p.orders * D, -1) @ R
-            dx_all[:, rows] += dx.view(p.sources, p.targets, *dx_all[0, rows].shape).sum(1)
+            R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
+            x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
+            dy = _on_grid(dy_all[:, rows], 0, p.sources).reshape(len(R), -1, R.shape[1])
+            dx_all[:, rows] += (dy @ R).view(p.sources, p.targets, *dx_all[0, rows].shape).sum(1)
             for d in range(separate):
-                xd, dyd = (v[:, :, d::separate].reshape(n, -1, v.shape[-1]) for v in (x, dy))
-                dR = torch.bmm(dyd.mT, xd, out=R).view(*h.shape[:2], -1)
-                dg[:, rows, d].index_add_(0, index, dR @ A)
-                dA.baddbmm_(h.mT, dR)
+                dR = torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R).view(*h.shape[:2], -1)
+                dg[:, rows, d, :-1].index_add_(0, index, dR @ A[:, :-1].mT)
+                if dA is not None:
+                    dA.baddbmm_(h.mT, dR)
     return dparts, dg.flatten(1, 2)
 
 
-def _slices(rows: int, p: Product, cache: int, element_size: int) -> Iterator[slice]:
-    step = max(16, cache // (element_size * len(p.kernels) * p.orders * p.channels_in * p.channels_out))
+def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:
+    step = max(1, rows if room is None else len(room) // (A.shape[0] * A.shape[2]))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _radial_weights(h: Tensor, A: Tensor, room: Tensor | None) -> Tensor:
+    if room is None:
+        return h @ A
+    size = h.shape[0] * h.shape[1] * A.shape[2]
+    return torch.bmm(h, A, out=room[:size].view(*h.shape[:2], -1))
 
 
 def _on_grid(values: Tensor, dim: int, size: int) -> Tensor:
