@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equivariant_attention.contraction import frame
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet, hidden, stacked
+from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3 import coupling
 
@@ -99,13 +99,27 @@ class Problem:
             frames=[frame[block.planned] for frame in t.frames],
         )
 
-    def turn(self, t: Tensors, D: int) -> frame.Parts:
-        return frame.turn(self.layout, t.sent, t.vector, self.channel, t.frames, D)
+    def sent(self, t: Tensors) -> frame.Values:
+        return frame.sent_values(self.layout, t.sent, t.vector, self.channel)
+
+    def turned(self, t: Tensors, values: frame.Values) -> frame.Values:
+        """Values in the frames of the edges."""
+        frames = dict(zip(self.layout.degrees, t.frames, strict=True))
+        return {key: frames[key[0]] @ v if key[0] else v for key, v in values.items()}
+
+    def turned_back(self, t: Tensors, values: frame.Values) -> frame.Values:
+        frames = dict(zip(self.layout.degrees, t.frames, strict=True))
+        return {key: frames[key[0]].mT @ v if key[0] else v for key, v in values.items()}
+
+    def mixed(self, t: Tensors, parts: frame.Parts, g: Tensor, room: Tensor | None) -> frame.Values:
+        return frame.by_degree(self.layout.outputs, frame.mix(self.layout, parts, g, t.weights, room))
 
     def messages(self, t: Tensors, D: int, room: Tensor | None) -> list[Tensor]:
-        """The messages of a block."""
-        mixed = frame.mix(self.layout, self.turn(t, D), hidden(t.scalars, *t.trunk), t.weights, room)
-        return frame.turn_back(self.layout, mixed, t.frames, D)
+        """The messages of a block, ``[edges, channels, 2l+1]``."""
+        parts = frame.by_order(self.layout.inputs, self.turned(t, self.sent(t)), D)
+        g = hidden(t.scalars, *t.trunk) if room is None else Hidden(t.scalars, t.trunk, keep=False).output
+        values = self.turned_back(t, self.mixed(t, parts, g, room))
+        return [values[key].mT for key in self.layout.messages]
 
 
 class Messages(torch.autograd.Function):
@@ -131,63 +145,47 @@ class Messages(torch.autograd.Function):
         return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
 
 
-def _leaf(value: Tensor | None, needed: bool) -> Tensor | None:
-    return None if value is None else value.detach().requires_grad_(needed)
-
-
 def _room(weights: Sequence[Tensor]) -> Tensor:
     """Room for radial weights: what a cache holds, or those of one row."""
     size = max(CACHE // weights[0].element_size(), *(A.shape[0] * A.shape[2] for A in weights))
     return weights[0].new_empty(size)
 
 
-def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    return [_leaf(*pair) for pair in zip(values, needed, strict=True)]
-
-
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
-    layout = problem.layout
+    layout, room = problem.layout, _room(t.weights)
     total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
-    t = t._replace(trunk=_leaves(t.trunk, needed.trunk))
-    room = _room(t.weights)
     for block in problem.blocks(problem.pairs_share):
         # Edges that share radial weights have derivatives of their own by the scalars these are made from.
         separate = block.D if needed.scalars else 1
         b = problem.on_block(t, block, block.D // separate)
-        sent, vector, scalars = _leaves(b[:3], needed[:3])
-        b = b._replace(sent=sent, vector=vector, scalars=scalars, frames=_leaves(b.frames, needed.frames))
-        with torch.enable_grad():
-            parts, g = problem.turn(b, block.D), hidden(b.scalars, *b.trunk)
-        x, h = {key: v.detach() for key, v in parts.items()}, g.detach()[:, ::separate]
-        moving = [f for f in b.frames if f.requires_grad]
-        mixed = frame.mix(layout, x, h, t.weights, room) if moving else frame.zero_parts(layout, h.shape[1], block.D, h)
-        with torch.enable_grad():
-            messages = frame.turn_back(layout, {key: v.requires_grad_() for key, v in mixed.items()}, b.frames, block.D)
-        torch.autograd.backward(messages, [d[block.edges] for d in gradients], inputs=[*mixed.values(), *moving])
-        dmixed = {key: v.grad for key, v in mixed.items()}
-        dparts, dg = frame.mix_gradient(layout, x, h, t.weights, dmixed, total.weights, separate, room)
-        _backward([*parts.values(), g], [*dparts.values(), dg])
+        sent, radial = problem.sent(b), Hidden(b.scalars, b.trunk, keep=True)
+        parts, g = frame.by_order(layout.inputs, problem.turned(b, sent), block.D), radial.output[:, ::separate]
+        arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
+        dmixed = frame.by_order(layout.outputs, problem.turned(b, arriving), block.D)
+        dparts, dg = frame.mix_gradient(layout, parts, g, t.weights, dmixed, total.weights, separate, room)
+        dturned = frame.by_degree(layout.inputs, dparts)
+        dsent = problem.turned_back(b, dturned)
         if needed.sent:
-            total.sent.index_add_(0, problem.src[block.edges], b.sent.grad)
+            flat = torch.cat([dsent[key].flatten(1) for key in layout.features], dim=1)
+            total.sent.index_add_(0, problem.src[block.edges], flat)
         if needed.vector:
-            total.vector.index_copy_(0, block.edges, b.vector.grad)
+            total.vector.index_copy_(0, block.edges, dsent[1, 0][:, :, problem.channel])
+        dscalars = radial.gradient(dg, total.trunk, needed.scalars)
         if needed.scalars:
-            total.scalars.index_copy_(0, block.edges, b.scalars.grad)
-        for whole, part in zip(total.frames, b.frames, strict=True):
-            if part.grad is not None:
-                whole[block.planned] = part.grad
-    return total._replace(trunk=[p.grad for p in t.trunk])
+            total.scalars.index_copy_(0, block.edges, dscalars)
+        if any(needed.frames):
+            mixed = problem.mixed(b, parts, g, room)
+            frames = dict(zip(layout.degrees, total.frames, strict=True))
+            for before, after in ((sent, dturned), (arriving, mixed)):
+                for key, value in before.items():
+                    if frames[key[0]] is not None:
+                        frames[key[0]][block.planned] += after[key] @ value.mT
+    return total
 
 
 def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
     return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
-
-
-def _backward(outputs: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
-    ends = [pair for pair in zip(outputs, gradients, strict=True) if pair[0].requires_grad]
-    if ends:
-        torch.autograd.backward(*zip(*ends, strict=True))
 
 
 def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:

@@ -6,8 +6,8 @@ Along the axis the kernel mixes orders +m and -m alone (:func:`equivariant_atten
 of degrees costs ``2 F`` products per pair of channels instead of ``F (2l+1)``, and no basis of the pair is ever formed.
 The change of basis from J to m is folded into the last layer of the radial networks.
 
-Here are the three steps for one block of edges, batched over the pairs of degrees; ``blockwise`` runs the blocks.
-Throughout, a row is an edge, or a pair of edges that share radial weights, and D is the number of edges in a row.
+Here are the steps for one block of edges, batched over the pairs of degrees; ``blockwise`` runs the blocks. Throughout,
+a row is an edge, or a pair of edges that share radial weights, and D is the number of edges in a row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.so3 import aligned_coupling
 from equivariant_attention.so3.constants import constant
 
-Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels
+Key = tuple[int, int]  # of a feature or message: its degree, and the number of its set
+Values = dict[Key, Tensor]  # [edges, 2l+1, channels]
+Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels, [keys, rows, (-m, +m), D, channels]
+Places = dict[tuple[int, int], list[Key]]  # whose these are
 
 
 class Product(NamedTuple):
@@ -56,32 +59,36 @@ class Layout:
 
     Attributes:
         kernels: all kernels, in one list.
-        messages: channels of every message, by degree and number of the set.
+        features, messages: how many channels each has.
         degrees: all degrees, in or out.
-        inputs, outputs: which degrees, and which messages, have order m and so many channels.
+        inputs, outputs: which features, and which messages, have order m and so many channels.
         products: the products.
     """
 
     def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber) -> None:
-        self.fiber_in = fiber_in
+        self.features = {(k, 0): m for k, m in fiber_in.dict.items()}
         self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
-        self.degrees = sorted({*fiber_in.degrees, *(l for l, _ in self.messages)})
-        pairs = [(k, message) for k in fiber_in.degrees for message in self.messages]
-        self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for k, (l, s) in pairs]
-        highest = min(fiber_in.max_degree, max(l for l, _ in self.messages))
-        self.inputs, self.outputs = defaultdict(list), defaultdict(list)
-        for m in range(highest + 1):
-            for k, channels in fiber_in.dict.items():
-                self.inputs[m, channels] += [k] if k >= m else []
-            for message, channels in self.messages.items():
-                self.outputs[m, channels] += [message] if message[0] >= m else []
+        self.degrees = sorted({degree for degree, _ in (*self.features, *self.messages)})
+        pairs = [(feature, message) for feature in self.features for message in self.messages]
+        self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for (k, _), (l, s) in pairs]
+        highest = min(max(k for k, _ in self.features), max(l for l, _ in self.messages))
+        self.inputs, self.outputs = _places(self.features, highest), _places(self.messages, highest)
         number = {pair: i for i, pair in enumerate(pairs)}
         self.products = [
             Product(m, c_in, c_out, len(sources), len(targets), tuple(number[k, t] for k in sources for t in targets))
             for (m, c_in), sources in self.inputs.items()
             for (n, c_out), targets in self.outputs.items()
-            if m == n and sources and targets
+            if m == n
         ]
+
+
+def _places(channels: dict[Key, int], highest_order: int) -> Places:
+    places = defaultdict(list)
+    for m in range(highest_order + 1):
+        for key, c in channels.items():
+            if key[0] >= m:
+                places[m, c].append(key)
+    return dict(places)
 
 
 @constant
@@ -107,57 +114,78 @@ def aligned_weights(layout: Layout) -> list[Tensor]:
     ]
 
 
-def turn(layout: Layout, sent: Tensor, vector: Tensor | None, channel: int, frames: Sequence[Tensor], D: int) -> Parts:
-    """What the source nodes send, in the frames of the edges.
+def sent_values(layout: Layout, sent: Tensor, vector: Tensor | None, channel: int) -> Values:
+    """What the source nodes send, taken apart.
 
     Args:
-        sent: by edge, all degrees side by side, ``[edges, (2k+1) x channels, ...]``.
-        vector: added to one channel of degree 1, ``[edges, 3]``.
+        sent: all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
+        vector: if given, added to one channel of degree 1, ``[edges, 3]``.
         channel: which.
-        frames: ``[edges, 2l+1, 2l+1]`` for ``layout.degrees``.
-        D: edges in a row.
-
-    Returns:
-        ``[degrees, rows, (-m, +m), D, channels]`` for ``layout.inputs``.
     """
-    turned, start = {}, 0
-    for k, channels in layout.fiber_in.dict.items():
-        f = sent[:, start : start + (2 * k + 1) * channels].unflatten(1, (2 * k + 1, channels))
-        start += (2 * k + 1) * channels
-        if k == 1 and vector is not None:
-            f = f + pad(vector[:, :, None], (channel, channels - 1 - channel))
-        f = frames[layout.degrees.index(k)] @ f if k else f
-        turned[k] = f.unflatten(0, (-1, D)).transpose(1, 2)
+    sizes = [(2 * k + 1, channels) for (k, _), channels in layout.features.items()]
+    parts = sent.split([rows * channels for rows, channels in sizes], dim=1)
+    values = {key: v.unflatten(1, size) for key, v, size in zip(layout.features, parts, sizes, strict=True)}
+    if vector is not None:
+        channels = layout.features[1, 0]
+        values[1, 0] = values[1, 0] + pad(vector[:, :, None], (channel, channels - 1 - channel))
+    return values
+
+
+def by_order(places: Places, values: Values, D: int) -> Parts:
+    """Values in the frames of the edges, sorted by order."""
+    rows = {key: v.unflatten(0, (-1, D)).transpose(1, 2) for key, v in values.items()}
     return {
-        (m, c): torch.stack([turned[k][:, k - m : k + m + 1 : 2 * m or 1] for k in degrees])
-        for (m, c), degrees in layout.inputs.items()
-        if degrees
+        (m, c): torch.stack([rows[l, s][:, l - m : l + m + 1 : 2 * m or 1] for l, s in keys])
+        for (m, c), keys in places.items()
     }
 
 
-def zero_parts(layout: Layout, rows: int, D: int, like: Tensor) -> Parts:
-    """Zeros in the shape of what :func:`mix` returns."""
-    return {
-        (m, channels): like.new_zeros(len(messages), rows, 2 if m else 1, D, 2 if m else 1, channels)
-        for (m, channels), messages in layout.outputs.items()
-        if messages
-    }
+def by_degree(places: Places, parts: Parts) -> Values:
+    """The inverse and the transpose of :func:`by_order`; orders that no part has are zero."""
+    orders: dict[Key, dict[int, Tensor]] = defaultdict(dict)
+    for (m, c), keys in places.items():
+        for key, value in zip(keys, parts[m, c], strict=True):
+            orders[key].update({-m: value[:, 0], m: value[:, -1]})
+    values = {}
+    for key, found in orders.items():
+        rows = [found[m] if m in found else torch.zeros_like(found[0]) for m in range(-key[0], key[0] + 1)]
+        values[key] = torch.stack(rows, dim=2).flatten(0, 1)
+    return values
+
+
+def _combined(mixed: Tensor) -> Tensor:
+    """What (a, b) made of orders (-m, +m), put together: ``[keys, rows, (-m, +m), D, (a, b), channels]`` to a part."""
+    if mixed.shape[2] == 1:
+        return mixed.squeeze(4)
+    (minus_a, minus_b), (plus_a, plus_b) = (order.unbind(3) for order in mixed.unbind(2))
+    return torch.stack([minus_a - plus_b, plus_a + minus_b], dim=2)
+
+
+def _spread(part: Tensor) -> Tensor:
+    """The transpose of :func:`_combined`."""
+    if part.shape[2] == 1:
+        return part.unsqueeze(4)
+    minus, plus = part.unbind(2)
+    return torch.stack([torch.stack([minus, plus], dim=3), torch.stack([plus, -minus], dim=3)], dim=2)
 
 
 def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room: Tensor | None) -> Parts:
     """Every kernel along the axis.
 
     Args:
-        parts: from :func:`turn`.
+        parts: what is sent.
         g: from the radial networks, ``[networks, rows, 33]``.
         weights: from :func:`aligned_weights`.
         room: where radial weights are made, as many at a time as it holds; None makes all, as derivatives need.
 
     Returns:
-        ``[messages, rows, (-m, +m), D, (a, b), channels]`` for ``layout.outputs``: what a and b make of each order.
+        the messages, by order.
     """
-    some = next(iter(parts.values()))
-    mixed = zero_parts(layout, some.shape[1], some.shape[3], g)
+    rows, _, D = next(iter(parts.values())).shape[1:4]
+    mixed = {
+        (m, c): g.new_zeros(len(keys), rows, 2 if m else 1, D, 2 if m else 1, c)
+        for (m, c), keys in layout.outputs.items()
+    }
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
         for rows in _slices(g.shape[1], A, room):
@@ -165,7 +193,7 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
             R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
             x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
             y_all[:, rows] += (x @ R.mT).view(p.sources, p.targets, *y_all[0, rows].shape).sum(0)
-    return mixed
+    return {key: _combined(y) for key, y in mixed.items()}
 
 
 def mix_gradient(
@@ -190,9 +218,10 @@ def mix_gradient(
         the derivatives by ``parts``, and by g, ``[networks, rows x separate, 33]``.
     """
     dparts = {key: torch.zeros_like(x) for key, x in parts.items()}
+    dmixed = {key: _spread(d) for key, d in gradients.items()}
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, dA in zip(layout.products, weights, dweights, strict=True):
-        x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], gradients[p.m, p.channels_out]
+        x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
         index = _index(p.kernels, g.device)
         for rows in _slices(g.shape[1], A, room):
             h = g[:, rows].index_select(0, index)
@@ -223,25 +252,3 @@ def _radial_weights(h: Tensor, A: Tensor, room: Tensor | None) -> Tensor:
 def _on_grid(values: Tensor, dim: int, size: int) -> Tensor:
     """Repeat what there is of each degree for every message (dim 1), or of each message for every degree (dim 0)."""
     return values.unsqueeze(dim).expand(*values.shape[:dim], size, *values.shape[dim:]).flatten(0, 1)
-
-
-def turn_back(layout: Layout, mixed: Parts, frames: Sequence[Tensor], D: int) -> list[Tensor]:
-    """The messages, turned back: ``[edges, channels, 2l+1]`` for ``layout.messages``."""
-    rotated = {}
-    for (m, c), y in mixed.items():
-        minus, plus = y[:, :, 0], y[:, :, -1]
-        rotated[m, c] = (
-            (minus[:, :, :, 0] - plus[:, :, :, 1], plus[:, :, :, 0] + minus[:, :, :, 1]) if m else (y[:, :, 0, :, 0],)
-        )
-    output = []
-    for (l, s), c in layout.messages.items():
-        rows = []
-        for order in range(-l, l + 1):
-            m = abs(order)
-            if (m, c) in mixed:
-                rows.append(rotated[m, c][order > 0][layout.outputs[m, c].index((l, s))])
-            else:  # no degree in has this order
-                rows.append(frames[0].new_zeros(frames[0].shape[0] // D, D, c))
-        value = torch.stack(rows, dim=2).flatten(0, 1)
-        output.append((frames[layout.degrees.index(l)].mT @ value if l else value).mT)
-    return output
