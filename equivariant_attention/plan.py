@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equivariant_attention.graphs import GraphLike, as_graph
+from equivariant_attention.segments import segment_size
 from equivariant_attention.so3.vectors import length_and_direction
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
+LONGEST_ROW = 64
 
 
 class Plan:
@@ -31,6 +34,7 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
+        out_edges: the :class:`OutEdges` of the graph.
 
     Raises:
         KeyError: the graph has no ``edata['d']``.
@@ -47,11 +51,14 @@ class Plan:
         self.pairs = _pairs(*G.edges(), self.num_nodes, _radial_input(G, d))
         alone = torch.ones(self.num_edges, dtype=torch.bool, device=d.device).index_fill(0, self.pairs.flatten(), False)
         self.order = torch.cat([self.pairs.flatten(), alone.nonzero().squeeze(-1)])
+        self.out_edges = OutEdges.of(G.edges()[0], self.num_nodes)
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
         moved = copy.copy(self)
-        moved.__dict__ = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in vars(self).items()}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | OutEdges):
+                setattr(moved, name, value.to(device))
         return moved
 
     def check(self, G: Any) -> None:
@@ -81,6 +88,83 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan(nodes={self.num_nodes}, edges={self.num_edges}, pairs={len(self.pairs)})"
+
+
+class OutEdges(NamedTuple):
+    """The edges by source node, in rows: a row is a node with some of its outgoing edges, at most 64.
+
+    Longer rows come first, so that a block of consecutive rows is almost a rectangle; nodes without outgoing edges have
+    none. A node of very many edges has several rows, so that one such node makes no block large.
+
+    Attributes:
+        edges: all edges, row by row, ``[edges]``.
+        row, place: of each of these, which row it is in and where in that row.
+        node: source node of each row, ``[rows]``.
+        first, count: of each row, its first edge in ``edges``, and how many it has.
+        ends: where in ``edges`` each row ends, after a zero: whole numbers of the host, which decide shapes.
+    """
+
+    edges: Tensor
+    row: Tensor
+    place: Tensor
+    node: Tensor
+    first: Tensor
+    count: Tensor
+    ends: tuple[int, ...]
+
+    @classmethod
+    def of(cls, src: Tensor, num_nodes: int) -> OutEdges:
+        """Group the edges of these source nodes."""
+        _, order = _sorted(src.long(), torch.arange(len(src), device=src.device))
+        degree = segment_size(src.long(), num_nodes)
+        parts = (degree + LONGEST_ROW - 1) // LONGEST_ROW
+        node = torch.arange(num_nodes, device=src.device).repeat_interleave(parts)
+        part = torch.arange(len(node), device=src.device) - (parts.cumsum(0) - parts)[node]
+        # The rows of one node are of equal lengths, or differ by one.
+        count = degree[node] // parts[node] + (part < degree[node] % parts[node])
+        start = count.cumsum(0) - count
+        count, longest_first = count.sort(descending=True, stable=True)
+        row = torch.arange(len(node), device=src.device).repeat_interleave(count)
+        first = count.cumsum(0) - count
+        place = torch.arange(len(src), device=src.device) - first[row]
+        edges = order[start[longest_first][row] + place]
+        return cls(edges, row, place, node[longest_first], first, count, (0, *count.cumsum(0).tolist()))
+
+    def to(self, device: torch.device | str) -> OutEdges:
+        """The same on another device."""
+        return OutEdges(*(v.to(device) for v in self[:-1]), self.ends)
+
+    def ranges(self, rows: int, slots: int) -> Iterator[tuple[int, int]]:
+        """Blocks of consecutive rows, at most this many and with this many slots, or one row; half of the slots, at
+        least, hold an edge.
+        """
+        first, last = 0, 0
+        while first < len(self.node):
+            longest = self._length(first)
+            most = min(first + max(1, min(rows, slots // longest)), len(self.node))
+            while last < most and 2 * self._length(last) >= longest:
+                last += 1
+            yield first, last
+            first = last
+
+    def _length(self, row: int) -> int:
+        return self.ends[row + 1] - self.ends[row]
+
+    def block(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Some consecutive rows, with as many slots each as the longest has.
+
+        Returns:
+            the nodes of the rows; the edge in every slot, ``[rows x slots]``, where the last edge of a row fills the
+            slots that are left over; the edges of the rows; and their slots, or None where none are left over.
+        """
+        length, inside = self._length(first), slice(self.ends[first], self.ends[last])
+        nodes, edges = self.node[first:last], self.edges[inside]
+        if inside.stop - inside.start == (last - first) * length:
+            return nodes, edges, edges, None
+        place = torch.arange(length, device=edges.device)
+        place = torch.minimum(place, self.count[first:last, None] - 1)
+        slots = self.edges[self.first[first:last, None] + place].flatten()
+        return nodes, slots, edges, (self.row[inside] - first) * length + self.place[inside]
 
 
 def relative_positions(G: GraphLike) -> Tensor:

@@ -15,8 +15,11 @@ from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden,
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3 import coupling
 
-CACHE = 4 * 2**20
-BLOCK = 512
+# Bytes of radial weights made at a time, and of all else that a block of edges needs. On a CPU the first must stay in
+# cache and both are measured; a GPU needs enough work to fill it.
+HIDDEN = 32
+CACHE = {"cpu": 4 * 2**20, "cuda": 2**28}
+BLOCK = {"cpu": 24 * 2**20, "cuda": 2**30}
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
@@ -86,9 +89,17 @@ class Problem:
     def blocks(self, pairs_share: bool) -> Iterator[Block]:
         shared = 2 * len(self.plan.pairs) if pairs_share else 0
         for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
-            for first in range(start, end, D * BLOCK):
-                planned = slice(first, min(first + D * BLOCK, end))
+            rows = (end - start) // D
+            count = -(-rows // self._rows_at_once(D))
+            for i in range(count):
+                planned = slice(start + D * (i * rows // count), start + D * ((i + 1) * rows // count))
                 yield Block(self.plan.order[planned], planned, D)
+
+    def _rows_at_once(self, D: int) -> int:
+        """How many rows a block holds: of each, values sent and received, and six times the hidden values."""
+        values = D * sum((2 * l + 1) * c for part in (self.layout.features, self.layout.messages) for (l, _), c in part.items())
+        hidden_values = 6 * HIDDEN * len(self.layout.kernels)
+        return max(1, BLOCK.get(self.src.device.type, BLOCK["cuda"]) // (4 * (values + hidden_values)))
 
     def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
         """The part of all tensors that a block needs, with the scalars of every so many edges."""
@@ -147,8 +158,8 @@ class Messages(torch.autograd.Function):
 
 def _room(weights: Sequence[Tensor]) -> Tensor:
     """Room for radial weights: what a cache holds, or those of one row."""
-    size = max(CACHE // weights[0].element_size(), *(A.shape[0] * A.shape[2] for A in weights))
-    return weights[0].new_empty(size)
+    room = CACHE.get(weights[0].device.type, CACHE["cuda"]) // weights[0].element_size()
+    return weights[0].new_empty(max(room, *(A.shape[0] * A.shape[2] for A in weights)))
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:

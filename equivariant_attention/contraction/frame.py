@@ -189,7 +189,7 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
         for rows in _slices(g.shape[1], A, room):
-            h = g[:, rows].index_select(0, _index(p.kernels, g.device))
+            h = _select(g[:, rows], p.kernels)
             R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
             x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
             y_all[:, rows] += (x @ R.mT).view(p.sources, p.targets, *y_all[0, rows].shape).sum(0)
@@ -222,19 +222,33 @@ def mix_gradient(
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, dA in zip(layout.products, weights, dweights, strict=True):
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
-        index = _index(p.kernels, g.device)
         for rows in _slices(g.shape[1], A, room):
-            h = g[:, rows].index_select(0, index)
+            h = _select(g[:, rows], p.kernels)
             R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
             x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
             dy = _on_grid(dy_all[:, rows], 0, p.sources).reshape(len(R), -1, R.shape[1])
             dx_all[:, rows] += (dy @ R).view(p.sources, p.targets, *dx_all[0, rows].shape).sum(1)
             for d in range(separate):
                 dR = torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R).view(*h.shape[:2], -1)
-                dg[:, rows, d, :-1].index_add_(0, index, dR @ A[:, :-1].mT)
+                _add(dg[:, rows, d, :-1], p.kernels, dR @ A[:, :-1].mT)
                 if dA is not None:
                     dA.baddbmm_(h.mT, dR)
     return dparts, dg.flatten(1, 2)
+
+
+def _select(values: Tensor, numbers: tuple[int, ...]) -> Tensor:
+    return values if _is_all(values, numbers) else values.index_select(0, _index(numbers, values.device))
+
+
+def _add(values: Tensor, numbers: tuple[int, ...], summand: Tensor) -> None:
+    if _is_all(values, numbers):
+        values += summand
+    else:
+        values.index_add_(0, _index(numbers, values.device), summand)
+
+
+def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
+    return numbers == tuple(range(len(values)))
 
 
 def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:

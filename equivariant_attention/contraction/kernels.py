@@ -21,7 +21,7 @@ def stacked(kernels: Sequence[nn.Module]) -> list[Tensor]:
     parameters = []
     for linear, norm in ((0, 1), (3, 4)):
         layers = [(kernel.rp.net[linear], kernel.rp.net[norm].bn) for kernel in kernels]
-        weight = torch.stack([layer.weight for layer, _ in layers]).mT
+        weight = torch.stack([layer.weight.T for layer, _ in layers])
         bias, scale, shift = (
             torch.stack(p)[:, None] for p in zip(*((a.bias, b.weight, b.bias) for a, b in layers), strict=True)
         )
@@ -60,7 +60,8 @@ class Hidden:
 
     def __init__(self, scalars: Tensor, parameters: Sequence[Tensor], keep: bool) -> None:
         self.scalars, self.layers = scalars, (parameters[:4], parameters[4:])
-        self.output = scalars.new_ones(len(parameters[0]), len(scalars), parameters[-1].shape[-1] + 1)
+        self.output = scalars.new_empty(len(parameters[0]), len(scalars), parameters[-1].shape[-1] + 1)
+        self.output[..., -1] = 1
         self.kept: list[list[tuple[Tensor, ...]]] = []
         for rows in self._slices():
             x, steps = scalars[rows].expand(len(parameters[0]), -1, -1), []
