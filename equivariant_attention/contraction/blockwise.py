@@ -97,7 +97,9 @@ class Problem:
 
     def _rows_at_once(self, D: int) -> int:
         """How many rows a block holds: of each, values sent and received, and six times the hidden values."""
-        values = D * sum((2 * l + 1) * c for part in (self.layout.features, self.layout.messages) for (l, _), c in part.items())
+        values = D * sum(
+            (2 * l + 1) * c for part in (self.layout.features, self.layout.messages) for (l, _), c in part.items()
+        )
         hidden_values = 6 * HIDDEN * len(self.layout.kernels)
         return max(1, BLOCK.get(self.src.device.type, BLOCK["cuda"]) // (4 * (values + hidden_values)))
 

@@ -107,11 +107,9 @@ def aligned_weights(layout: Layout) -> list[Tensor]:
         weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
         T = aligned_coupling(kernel.degree_out, kernel.degree_in, weight.dtype, weight.device)
         both = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, len(T)))
-        aligned.append((T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2]))
-    return [
-        torch.stack([aligned[i][max(0, 2 * p.m - 1) : 2 * p.m + 1].flatten(0, 1).T for i in p.kernels])
-        for p in layout.products
-    ]
+        rows = (T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2])
+        aligned.append(rows.split([1] + [2] * (len(T) // 2)))
+    return [torch.stack([aligned[i][p.m].flatten(0, 1).T for i in p.kernels]) for p in layout.products]
 
 
 def sent_values(layout: Layout, sent: Tensor, vector: Tensor | None, channel: int) -> Values:
