@@ -1,0 +1,129 @@
+"""Measures how long the models take and how much memory they need.
+
+python -m benchmarks                                  lists the workloads
+python -m benchmarks qm9-bonded nbody                 measures two of them
+python -m benchmarks all --compare oracle --profile   all, against another order of evaluation, by operators
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.figures import derive
+from benchmarks.machine import describe_machine, versions
+from benchmarks.measure import matrix_product_rate
+from benchmarks.runner import run_workload
+from benchmarks.steps import DEFAULT, Setup
+from benchmarks.tables import describe, render
+from benchmarks.workloads import WORKLOADS
+from equivariant_attention.contraction import BACKENDS
+from utils.cli import UsageError, blame, count, run
+from utils.files import make_folder, write_json
+
+FOLDER = Path("runs/benchmarks")
+
+
+def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> dict[str, Any]:
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+        tiny: measure workloads of tiny size, as the tests do.
+
+    Returns:
+        what the JSON file holds; nothing where the workloads were only listed.
+
+    Raises:
+        UsageError: a flag, named, asks for what cannot be done.
+    """
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    if not flags.workloads:
+        if flags != parser.parse_args([]):
+            raise UsageError("NAME: expected what to measure, got flags alone; without flags, there is a list")
+        print("\n".join(f"{name:14}{workload.about}" for name, workload in WORKLOADS.items()))
+        return {}
+    backends = [flags.backend, *flags.compare]
+    if len(set(backends)) < len(backends):
+        raise UsageError(f"--compare: expected backends other than --backend and each other, got {backends}")
+    setup = Setup(flags.device, flags.threads, flags.seed, tiny)
+    torch.set_num_threads(setup.threads)
+    result = _heading(setup, backends, flags.repeats)
+    path = _new_file(flags.output, result["date"])
+    print(describe(result))
+    for name in WORKLOADS if "all" in flags.workloads else dict.fromkeys(flags.workloads):
+        rows = run_workload(setup, name, backends, flags.repeats, flags.profile)
+        derive(rows, result["flops_per_second"], on_cpu=setup.device == "cpu")
+        result["rows"] += rows
+        write_json(path, result)
+        print(f"\n{name}: {WORKLOADS[name].about}\n\n{render(rows)}", flush=True)
+    print(f"\nwritten to {path}")
+    return result
+
+
+def _heading(setup: Setup, backends: Sequence[str], repeats: int) -> dict[str, Any]:
+    """The result before any row."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(setup.device),
+        "versions": versions(),
+        "flops_per_second": matrix_product_rate(setup.device, 256 if setup.tiny else 2048),
+        "backends": list(backends),
+        "repeats": repeats,
+        "seed": setup.seed,
+        "rows": [],
+    }
+
+
+def _new_file(output: Path | None, date: str) -> Path:
+    path = output or FOLDER / f"{date.replace(':', '-')}.json"
+    with blame("--output"):
+        make_folder(path.parent)
+        if path.exists():
+            raise UsageError(f"--output: expected a file that is not there yet, got {path}")
+    return path
+
+
+def _workload(text: str) -> str:
+    if text not in WORKLOADS and text != "all":
+        raise argparse.ArgumentTypeError(f"expected 'all' or some of {', '.join(WORKLOADS)}; got {text!r}")
+    return text
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
+    add("workloads", nargs="*", type=_workload, metavar="NAME", help="what to measure, or all; without it, the list")
+    add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
+    add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
+    add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
+    add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
+    add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
+    add("--profile", action="store_true", help="tell also where the time of a training step goes")
+    add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""One step of a workload: which device and seed it is built with, and what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from benchmarks.workloads import BASIS, FORWARD, WORKLOADS
+from equivariant_attention.contraction import use_backend
+from equivariant_attention.graphs import Graph
+from equivariant_attention.modules import get_basis_and_r
+
+DEFAULT = "default"  # the backend that the library chooses
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all measurements of a session have in common.
+
+    Attributes:
+        device: as PyTorch names it.
+        threads: of a CPU.
+        seed: of everything random.
+        tiny: whether workloads are of tiny size.
+    """
+
+    device: str = "cpu"
+    threads: int = 2
+    seed: int = 0
+    tiny: bool = False
+
+
+def build(setup: Setup, workload: str, case: str) -> tuple[nn.Module, Graph]:
+    """The model and the graph of a case, on the device.
+
+    Args:
+        setup: of the session.
+        workload: its name.
+        case: the case's name.
+    """
+    torch.manual_seed(setup.seed)
+    model, graph = WORKLOADS[workload].cases[case](setup.tiny)
+    return model.to(setup.device), graph.to(setup.device)
+
+
+def make_step(model: nn.Module, graph: Graph, backend: str, mode: str) -> Step:
+    """What is measured, ready to be called again and again.
+
+    Args:
+        model: of :func:`build`.
+        graph: of :func:`build`.
+        backend: of ``equivariant_attention.contraction.BACKENDS``, or 'default'.
+        mode: 'forward', without a gradient; 'forward+backward', with that of all parameters for the mean of the squares
+            of the output; or 'basis', the equivariant basis with what the library's default order of sums reads of it.
+    """
+
+    def step() -> None:
+        with use_backend(None if backend == DEFAULT else backend):
+            if mode == BASIS:
+                _ = get_basis_and_r(graph, model.num_degrees - 1)[0].frames
+            elif mode == FORWARD:
+                with torch.no_grad():
+                    model(graph)
+            else:
+                _train(model, graph)
+
+    return step
+
+
+def warm_up(setup: Setup, workload: str, case: str, backend: str, mode: str) -> None:
+    """Load libraries, start threads and compute constants, by a step of tiny size.
+
+    Args:
+        setup: of the session.
+        workload: its name.
+        case: the case's name.
+        backend: as for :func:`make_step`.
+        mode: as for :func:`make_step`.
+    """
+    make_step(*build(replace(setup, tiny=True), workload, case), backend, mode)()
+
+
+def _train(model: nn.Module, graph: Graph) -> None:
+    model.zero_grad(set_to_none=True)
+    output = model(graph)
+    tensors = output.values() if isinstance(output, dict) else [output]
+    sum(tensor.square().mean() for tensor in tensors).backward()

@@ -1,0 +1,134 @@
+"""The figures of a workload as Markdown, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.runner import Row
+from benchmarks.workloads import WORKLOADS
+
+
+def render(rows: Sequence[Row]) -> str:
+    """The table of one workload, its target, and where the time goes if that was asked for.
+
+    Args:
+        rows: of one workload, with what :func:`benchmarks.figures.derive` adds.
+    """
+    parts = [_table([{column: _cell(column, row) for column in COLUMNS} for row in rows])]
+    if target := WORKLOADS[rows[0]["workload"]].target:
+        parts.append(f"Target: {target}.")
+    if profiled := [row for row in rows if "profile" in row]:
+        parts.append(_table(_where_time_goes(profiled)))
+    return "\n\n".join(parts)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """Where, when and with which versions a result was measured, in one line.
+
+    Args:
+        result: what ``python -m benchmarks`` writes.
+    """
+    machine, versions = result["machine"], result["versions"]
+    commit = f"{(versions['commit'] or 'unknown')[:10]}{', changed' if versions['modified'] else ''}"
+    return (
+        f"{machine['name']}, {machine['threads']} threads on {machine['cores']} cores, "
+        f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s in float32 matrix products; Python {versions['python']}, "
+        f"PyTorch {versions['torch']}, library {versions['equivariant_attention']} (commit {commit}); {result['date']}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits and a fitting unit.
+
+    Args:
+        seconds: the time.
+    """
+    return _scaled(seconds, {"s": 1, "ms": 1e-3, "µs": 1e-6})
+
+
+def size(number: float) -> str:
+    """An amount of memory with three digits and a fitting unit.
+
+    Args:
+        number: of bytes.
+    """
+    return _scaled(number, {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1})
+
+
+def _scaled(value: float, units: dict[str, float]) -> str:
+    unit = next((unit for unit, amount in units.items() if value >= amount), list(units)[-1])
+    value /= units[unit]
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+
+
+def _goal(row: Row) -> str:
+    goal = row["goal"]
+    return f"{duration(goal['seconds'])}, here {duration(goal['seconds_here'])}; {size(goal['bytes'])}"
+
+
+def _per_edge_to_10k(row: Row) -> str:
+    return f"time {row['per_edge_to_10k']['seconds']:.2f}, memory {row['per_edge_to_10k']['bytes']:.2f}"
+
+
+# A column is there where a row has the figure.
+COLUMNS: dict[str, Callable[[Row], str]] = {
+    "case": lambda row: row["case"],
+    "step": lambda row: row["mode"],
+    "backend": lambda row: row["backend"],
+    "median": lambda row: row["failed"] if "failed" in row else duration(row["seconds"]["median"]),
+    "min to max": lambda row: f"{duration(row['seconds']['min'])} to {duration(row['seconds']['max'])}",
+    "× time of the first": lambda row: f"{row['to_first']['seconds']:.2f}",
+    "× its memory": lambda row: f"{row['to_first']['bytes']:.2f}",
+    "peak above the model": lambda row: size(row["memory"]["above"]),
+    "peak in all": lambda row: size(row["memory"]["absolute"]),
+    "time per edge": lambda row: duration(row["per_edge"]["seconds"]),
+    "memory per edge": lambda row: size(row["per_edge"]["bytes"]),
+    "× per edge at 10k": _per_edge_to_10k,
+    "× time of degree 1": lambda row: f"{row['growth']['seconds']:.1f}",
+    "predicted": lambda row: f"{row['growth']['predicted']:.1f}",
+    "share of the basis": lambda row: f"{row['basis_share']:.1%}",
+    "goal": _goal,
+    "floor": lambda row: duration(row["floor"]),
+}
+
+
+def _cell(column: str, row: Row) -> str:
+    try:
+        return COLUMNS[column](row)
+    except KeyError:  # the row has no such figure
+        return ""
+
+
+def _where_time_goes(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """A line for every kind of operators, then what the step took; a column for every row."""
+    lines = []
+    for kind in rows[0]["profile"]["kinds"]:
+        line = {"training step": kind}
+        for row in rows:
+            seconds, total = row["profile"]["kinds"][kind], row["profile"]["seconds"]
+            line[_title(row)] = f"{duration(seconds)} ({seconds / total:.0%})"
+        lines.append(line)
+    for label, figure in (
+        ("all, while profiled", lambda row: row["profile"]["seconds"]),
+        ("median, not profiled", lambda row: row["seconds"]["median"]),
+        ("floor", lambda row: row["floor"]),
+    ):
+        lines.append({"training step": label, **{_title(row): duration(figure(row)) for row in rows}})
+    return lines
+
+
+def _title(row: Row) -> str:
+    return f"{row['case']}, {row['backend']}"
+
+
+def _table(lines: Sequence[dict[str, str]]) -> str:
+    """Markdown, aligned; without the columns that are empty."""
+    columns = [column for column in lines[0] if any(line[column] for line in lines)]
+    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in columns}
+    header = {column: column for column in columns}
+    rule = {column: "-" * widths[column] for column in columns}
+    return "\n".join(
+        "| " + " | ".join(line[column].ljust(widths[column]) for column in columns) + " |"
+        for line in (header, rule, *lines)
+    )

@@ -1,0 +1,212 @@
+"""What is measured: models and graphs of fixed sizes, with random positions, features and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.graphs import Graph, batch
+from equivariant_attention.modules import GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.neighbors import fully_connected_graph, knn_graph
+from experiments.nbody import models as nbody_models
+from experiments.qm9 import models as qm9_models
+
+ATOMS, ATOM_FEATURES = 18, 6
+BODIES = 5
+NEIGHBOURS = 16
+TINY_CLOUD = 8  # points
+FORWARD, TRAINING, BASIS = "forward", "forward+backward", "basis"
+
+# From whether to build it tiny (for tests, and to warm up) to a model, which has num_degrees, and the graph it reads.
+Build = Callable[[bool], tuple[nn.Module, Graph]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a training step is to cost on a CPU.
+
+    Attributes:
+        seconds: at 150 GFLOP/s in matrix products.
+        bytes: of memory, above the model and the graph.
+    """
+
+    seconds: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One or several cases of one kind.
+
+    Attributes:
+        about: what it is, in one line.
+        cases: what builds each of them, by its name.
+        goal: for a training step, if there is one.
+        target: another goal, in words.
+        modes: what is done with a case, see :func:`benchmarks.steps.make_step`.
+    """
+
+    about: str
+    cases: Mapping[str, Build]
+    goal: Goal | None = None
+    target: str = ""
+    modes: Sequence[str] = (FORWARD, TRAINING)
+
+
+class Layers(nn.Module):
+    """Layers one after the other, on features that the graph carries as ``ndata['h0']``, ``ndata['h1']``, ...
+
+    Args:
+        fiber: of these features.
+        num_degrees: of all layers.
+        layers: as many as there are.
+    """
+
+    def __init__(self, fiber: Fiber, num_degrees: int, *layers: nn.Module) -> None:
+        super().__init__()
+        self.fiber, self.num_degrees = fiber, num_degrees
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, G: Graph) -> Features:
+        """What the last layer gives."""
+        basis, r = get_basis_and_r(G, self.num_degrees - 1)
+        h = {str(degree): G.ndata[f"h{degree}"] for degree in self.fiber.degrees}
+        for layer in self.layers:
+            h = layer(h, G=G, r=r, basis=basis)
+        return h
+
+
+def qm9_bonded(tiny: bool) -> tuple[nn.Module, Graph]:
+    """Molecules with an edge each way along every bond: a random tree and one bond more, which closes a ring."""
+    graph = batch([_molecule() for _ in range(1 if tiny else 32)])
+    return _qm9(graph, num_bonds=4, num_channels=32, num_layers=1 if tiny else 7)
+
+
+def qm9_dense(tiny: bool, num_channels: int = 32, num_layers: int = 7) -> tuple[nn.Module, Graph]:
+    """Molecules with an edge each way between every two atoms."""
+    molecules = 1 if tiny else 32
+    owner = torch.arange(molecules).repeat_interleave(ATOMS)
+    graph = fully_connected_graph(torch.randn(molecules * ATOMS, 3), owner)
+    return _qm9(graph, 5, num_channels, num_layers=1 if tiny else num_layers)
+
+
+def nbody(tiny: bool) -> tuple[nn.Module, Graph]:
+    """Charged particles, an edge each way between every two of a system."""
+    systems = 1 if tiny else 128
+    owner = torch.arange(systems).repeat_interleave(BODIES)
+    graph = fully_connected_graph(torch.randn(systems * BODIES, 3), owner)
+    src, dst = graph.edges()
+    charge = torch.randint(2, (systems * BODIES, 1)) * 2.0 - 1
+    graph.ndata["v"] = torch.randn(systems * BODIES, 1, 3)
+    graph.edata["w"] = charge[src] * charge[dst]
+    model = nbody_models.SE3Transformer(
+        num_layers=1 if tiny else 4, num_channels=8, num_degrees=4, div=4, n_heads=2, si_e="att", x_ij="add"
+    )
+    return model, graph
+
+
+def cloud(tiny: bool) -> tuple[nn.Module, Graph]:
+    """Attention layers, each a quarter as wide inside (div=4, as published), with norm nonlinearities between."""
+    one, middle = Fiber(1, 1), Fiber(4, 16)
+    layers: list[nn.Module] = [GSE3Res(one, middle, div=4, n_heads=4)]
+    for _ in range(1 if tiny else 3):
+        layers += [GNormSE3(middle), GSE3Res(middle, middle, div=4, n_heads=4)]
+    return Layers(one, 4, *layers), _cloud(TINY_CLOUD if tiny else 1024, one)
+
+
+def scale(tiny: bool, points: int) -> tuple[nn.Module, Graph]:
+    """One attention layer on a cloud of so many points."""
+    fiber = Fiber(4, 32)
+    return Layers(fiber, 4, GSE3Res(fiber, fiber, div=2, n_heads=8)), _cloud(TINY_CLOUD if tiny else points, fiber)
+
+
+def degree(tiny: bool, max_degree: int) -> tuple[nn.Module, Graph]:
+    """One convolution between all degrees up to the largest."""
+    fiber = Fiber(max_degree + 1, 16)
+    return Layers(fiber, max_degree + 1, GConvSE3(fiber, fiber)), _cloud(TINY_CLOUD if tiny else 1024, fiber)
+
+
+def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int) -> tuple[nn.Module, Graph]:
+    """The published model, and the graph with random atoms and kinds of bonds."""
+    nodes, (src, dst) = graph.num_nodes(), graph.edges()
+    # Looked up by the smaller and the larger end: a bond is of the same kind both ways.
+    kinds = torch.randint(num_bonds, (nodes, nodes))[torch.minimum(src, dst), torch.maximum(src, dst)]
+    graph.ndata["f"] = torch.randn(nodes, ATOM_FEATURES, 1)
+    graph.edata["w"] = nn.functional.one_hot(kinds, num_bonds).float()
+    model = qm9_models.SE3Transformer(
+        num_layers, ATOM_FEATURES, num_channels, num_degrees=4, edge_dim=num_bonds, div=2, pooling="max", n_heads=8
+    )
+    return model, graph
+
+
+def _molecule() -> Graph:
+    bonded = torch.zeros(ATOMS, ATOMS, dtype=torch.bool)
+    for atom in range(1, ATOMS):
+        bonded[torch.randint(atom, ()), atom] = True
+    possible = (~bonded).triu(1).nonzero()
+    bonded[tuple(possible[torch.randint(len(possible), ())])] = True
+    a, b = bonded.nonzero().T
+    graph, x = Graph(torch.cat([a, b]), torch.cat([b, a]), ATOMS), torch.randn(ATOMS, 3)
+    src, dst = graph.edges()
+    graph.edata["d"] = x[dst] - x[src]
+    return graph
+
+
+def _cloud(points: int, fiber: Fiber) -> Graph:
+    """Random points, one in a unit of volume however many there are, and their neighbours; with random features."""
+    graph = knn_graph(torch.rand(points, 3) * points ** (1 / 3), NEIGHBOURS)
+    for channels, l in fiber.structure:
+        graph.ndata[f"h{l}"] = torch.randn(points, channels, 2 * l + 1)
+    return graph
+
+
+WORKLOADS: dict[str, Workload] = {
+    "qm9-bonded": Workload(
+        "32 molecules of 18 atoms and 36 directed bonds; SE3Transformer of 7 layers, 32 channels, 4 degrees, 8 heads",
+        {"32 molecules": qm9_bonded},
+        Goal(0.7, 0.4e9),
+    ),
+    "qm9-dense": Workload(
+        "qm9-bonded with all atoms of a molecule connected (9,792 edges)",
+        {"32 molecules": qm9_dense},
+        Goal(4, 0.9e9),
+    ),
+    "qm9-dense-16": Workload(
+        "qm9-dense with 4 layers and 16 channels",
+        {"32 molecules": partial(qm9_dense, num_channels=16, num_layers=4)},
+    ),
+    "nbody": Workload(
+        "128 systems of 5 particles, fully connected; SE3Transformer of 4 layers, 8 channels, 4 degrees, 2 heads",
+        {"128 systems": nbody},
+        Goal(0.12, 0.1e9),
+    ),
+    "cloud": Workload(
+        "1,024 points with 16 neighbours; 4 attention layers, 16 channels, 4 degrees, 4 heads",
+        {"1,024 points": cloud},
+    ),
+    "scale": Workload(
+        "one attention layer, 32 channels, 4 degrees, 8 heads, on 1,000 to 1,000,000 edges",
+        {
+            "1k edges": partial(scale, points=63),
+            "10k edges": partial(scale, points=625),
+            "100k edges": partial(scale, points=6_250),
+            "1M edges": partial(scale, points=62_500),
+        },
+        target="per edge at 1M edges at most 1.3 times the time and memory at 10k; at most 16 GB in all at 1M",
+    ),
+    "degree": Workload(
+        "one convolution, 16 channels, 1,024 points with 16 neighbours, largest degree 1 to 6",
+        {f"degree {l}": partial(degree, max_degree=l) for l in range(1, 7)},
+    ),
+    "basis": Workload(
+        "the share of the equivariant basis and the edges' frames in a training step",
+        {"qm9-bonded": qm9_bonded, "qm9-dense": qm9_dense},
+        target="at most 2 % of a training step",
+        modes=(BASIS, TRAINING),
+    ),
+}

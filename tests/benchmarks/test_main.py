@@ -1,0 +1,99 @@
+import json
+import re
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.workloads import TRAINING, WORKLOADS
+from equivariant_attention.contraction import BACKENDS
+from utils.cli import UsageError
+
+
+def test_list(capsys):
+    assert main([]) == {}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(WORKLOADS)
+
+
+def test_one_workload_from_end_to_end(tmp_path, capsys):
+    path = tmp_path / "folder" / "result.json"
+    result = main(["nbody", "--repeats", "2", "--threads", "1", "--seed", "3", "--output", str(path)], tiny=True)
+    assert json.loads(path.read_text()) == result
+    assert [(row["mode"], row["backend"]) for row in result["rows"]] == [("forward", "default"), (TRAINING, "default")]
+    for row in result["rows"]:
+        assert 0 < row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
+        assert row["seconds"]["count"] == 2
+        assert 0 <= row["memory"]["above"] < row["memory"]["absolute"]
+        assert (row["nodes"], row["edges"]) == (5, 20)
+    assert result["machine"]["threads"] == 1
+    assert result["machine"]["name"]
+    assert set(result["versions"]) == {"python", "torch", "equivariant_attention", "commit", "modified"}
+    assert result["flops_per_second"] > 0
+    assert (result["seed"], result["repeats"]) == (3, 2)
+    assert re.match(r"\d{4}-\d\d-\d\dT", result["date"])
+    output = capsys.readouterr().out
+    assert WORKLOADS["nbody"].about in output
+    assert str(path) in output
+
+
+def test_compare_and_profile(session, capsys):
+    other = next(name for name in BACKENDS if name != "oracle")
+    result, _ = session("nbody", "--backend", other, "--compare", "oracle", "--compare", "default", "--profile")
+    training = [row for row in result["rows"] if row["mode"] == TRAINING]
+    assert [row["backend"] for row in training] == result["backends"] == [other, "oracle", "default"]
+    assert ["to_first" in row for row in training] == [False, True, True]
+    assert all(row["profile"]["seconds"] > 0 for row in training)
+    assert "profile" not in result["rows"][0]
+    output = capsys.readouterr().out
+    assert "× time of the first" in output
+    assert "matrix products" in output
+
+
+def test_what_cannot_run_says_so(session, capsys):
+    result, _ = session("cloud", "--compare", "oracle")
+    failed = [row for row in result["rows"] if "failed" in row]
+    assert [(row["mode"], row["backend"]) for row in failed] == [("forward", "oracle"), (TRAINING, "oracle")]
+    assert capsys.readouterr().out.count("| out of memory ") == 2
+
+
+def test_every_backend_can_be_named():
+    assert BACKENDS
+    for name in BACKENDS:
+        with pytest.raises(UsageError, match="got flags alone"):  # so the name itself is no mistake
+            main(["--compare", name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nbdy"], "argument NAME: expected 'all' or some of qm9-bonded, .*; got 'nbdy'"),
+        (["nbody", "--compare", "orcale"], "argument --compare: invalid choice: 'orcale'"),
+        (["nbody", "--backend", "fast"], "argument --backend: invalid choice: 'fast'"),
+        (["nbody", "--backends", "edge"], "unrecognized arguments: --backends"),
+        (["nbody", "--rep", "3"], "unrecognized arguments: --rep"),
+        (["nbody", "--repeats", "0"], "argument --repeats: expected an integer of at least 1, got 0"),
+        (["nbody", "--device", "gpu"], "argument --device: expected cpu, cuda or cuda:N, got 'gpu'"),
+        (["nbody", "--device", "cpu:0"], "argument --device: expected cpu, cuda or cuda:N, got 'cpu:0'"),
+        (["nbody", "--device", "cuda:"], "argument --device: expected cpu, cuda or cuda:N, got 'cuda:'"),
+        (["nbody", "--device", "cuda:99"], "argument --device: cuda:99 is not there, PyTorch sees"),
+    ],
+)
+def test_bad_arguments_are_refused(capsys, arguments, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_backend_is_not_compared_with_itself():
+    with pytest.raises(UsageError, match="--compare: expected backends other than --backend"):
+        main(["nbody", "--compare", "default"])
+
+
+def test_nothing_is_overwritten(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="--output: expected a file that is not there yet"):
+        main(["nbody", "--output", str(path)], tiny=True)
+    with pytest.raises(UsageError, match=r"--output: .*expected a folder, got a file"):
+        main(["nbody", "--output", str(path / "result.json")], tiny=True)
+    assert path.read_text() == "mine"
