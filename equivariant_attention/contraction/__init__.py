@@ -10,13 +10,15 @@ function of the same parameters. ``oracle`` is the equation as it is written, an
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-
-from torch import Tensor, nn
+from functools import partial
 
 from equivariant_attention.basis import Basis
-from equivariant_attention.contraction import blockwise, edge, oracle
+from equivariant_attention.checks import check_whole_number
+from equivariant_attention.compiling import constant_when_compiled
+from equivariant_attention.contraction import blockwise, edge, node, oracle, pair_by_pair
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import KernelSet
+from equivariant_attention.contraction.memory import limited_memory
 from equivariant_attention.fibers import Features, Fiber
 
 __all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
@@ -24,49 +26,50 @@ __all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
 Order = Callable[[Sequence[KernelSet], Fiber, Inputs], list[Features]]
 
 
-def _pair_by_pair(message: Callable[[nn.Module, Inputs, int, int], Tensor]) -> Order:
-    """An order that is told pair of degrees by pair of degrees, as one for whole convolutions."""
-
-    def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
-        return [
-            {
-                str(l): sum(message(kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
-                for l in fiber_out.degrees
-            }
-            for kernels, fiber_out in sets
-        ]
-
-    return messages
-
-
 BACKENDS: dict[str, Order] = {
-    "oracle": _pair_by_pair(oracle.message),
-    "edge": _pair_by_pair(edge.message),
+    "oracle": partial(pair_by_pair.messages, oracle.message),
+    "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
+    "node": node.messages,
 }
+NEEDS = {"frame": "frames", "node": "plan"}  # what only the basis of get_basis_and_r has
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 @contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
+def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     """Within this context every convolution runs in the order ``name``; None lets the library choose.
 
     Args:
-        name: 'oracle', 'edge', 'frame' or None.
+        name: 'oracle', 'edge', 'frame', 'node' or None.
+        memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
+            fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
     Raises:
-        ValueError: there is no such order.
+        ValueError: there is no such order, or ``memory`` is not a whole number of at least 1.
     """
-    if name is not None and name not in BACKENDS:
-        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {name!r}")
+    _check_name(name)
+    if memory is not None:
+        check_whole_number(memory, 1, "memory")
     token = _chosen.set(name)
     try:
-        yield
+        with limited_memory(memory):
+            yield
     finally:
         _chosen.reset(token)
 
 
-def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+def _check_name(name: str | None) -> None:
+    if name is not None and name not in BACKENDS:
+        raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {name!r}")
+
+
+@constant_when_compiled
+def _named() -> str | None:
+    return _chosen.get()
+
+
+def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend: str | None = None) -> list[Features]:
     """Messages along every edge, of several sets of kernels at once.
 
     Args:
@@ -74,18 +77,22 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
             the degrees l and channels of the messages that they make.
         fiber_in: degrees k and channels of what the nodes send.
         inputs: what the messages are made from.
+        backend: name of the order to run in; None for that of :func:`use_backend`, or the library's choice.
 
     Returns:
         ``{degree: [edges, channels, 2 degree + 1]}`` for each of the sets.
 
     Raises:
-        ValueError: the basis lacks a pair of degrees, is of another graph, or is a plain dict where the order chosen by
-            name needs frames.
+        ValueError: there is no such order; or the basis lacks a pair of degrees, is of another graph, or is a plain
+            dict where the order chosen by name needs frames or a plan.
     """
+    _check_name(backend)
     for _, fiber_out in sets:
         inputs.check_basis(fiber_in, fiber_out)
-    has_frames = isinstance(inputs.basis, Basis)
-    name = _chosen.get() or ("frame" if has_frames else "edge")
-    if name == "frame" and not has_frames:
-        raise ValueError("backend 'frame' needs the basis of get_basis_and_r, got a plain dict, which has no frames")
+    is_dict = not isinstance(inputs.basis, Basis)
+    name = backend or _named() or ("edge" if is_dict else "frame")
+    if is_dict and name in NEEDS:
+        raise ValueError(
+            f"backend {name!r} needs the basis of get_basis_and_r, got a plain dict, which has no {NEEDS[name]}"
+        )
     return BACKENDS[name](sets, fiber_in, inputs)

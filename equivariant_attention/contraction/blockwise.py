@@ -12,18 +12,17 @@ from torch import Tensor
 from equivariant_attention.contraction import frame
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
+from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.so3 import coupling
-
-# Bytes of radial weights made at a time, and of all else that a block of edges needs. On a CPU the first must stay in
-# cache and both are measured; a GPU needs enough work to fill it.
-HIDDEN = 32
-CACHE = {"cpu": 4 * 2**20, "cuda": 2**28}
-BLOCK = {"cpu": 24 * 2**20, "cuda": 2**30}
+from equivariant_attention.so3.couplings import published_sign
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
-    """Messages along every edge, for each of the sets of kernels."""
+    """Messages along every edge, for each of the sets of kernels.
+
+    In code that is compiled all edges are one block, whose memory grows with edges times channels squared: PyTorch can
+    then compile it, and differentiate it itself.
+    """
     layout = frame.Layout(sets, fiber_in)
     t = Tensors(
         sent=torch.cat([inputs.features[str(k)].mT.flatten(1) for k in fiber_in.degrees], dim=1),
@@ -33,7 +32,8 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         trunk=stacked(layout.kernels),
         weights=frame.aligned_weights(layout),
     )
-    output = Messages.apply(Problem(layout, inputs), t, *t.flat())
+    problem = Problem(layout, inputs)
+    output = _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem, t, *t.flat())
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, output, strict=True):
         found[s][str(l)] = value
@@ -42,14 +42,21 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
     return found
 
 
+def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
+    order = problem.plan.order
+    found = problem.messages(problem.on_block(t, Block(order, slice(None), 1), 1), 1, None)
+    return [torch.empty_like(part).index_copy(0, order, part) for part in found]
+
+
 def _add_zero_length(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, messages: list[Features]) -> None:
     """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
     edges = inputs.basis.plan.zero_edges
+    some = inputs.of(edges)
     for (kernels, fiber_out), found in zip(sets, messages, strict=True):
         for l in set(fiber_in.degrees) & set(fiber_out.degrees) - {0}:
-            R = kernels[f"({l},{l})"].rp(inputs.scalars[edges])[:, :, 0, :, 0, 0]
-            scale = float(coupling(l, l, 0)[0, 0, 0]) / math.sqrt(4 * math.pi)
-            found[str(l)] = found[str(l)].index_add(0, edges, scale * (R @ inputs.sent(l, edges)))
+            R = kernels[f"({l},{l})"].rp(some.scalars)[:, :, 0, :, 0, 0]
+            scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1))
+            found[str(l)] = found[str(l)].index_add(0, edges, scale * (R @ some.sent(l)))
 
 
 class Tensors(NamedTuple):
@@ -85,23 +92,27 @@ class Problem:
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
         self.layout, self.src, self.channel = layout, inputs.src, inputs.channel
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
+        self.room = {purpose: room_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
 
-    def blocks(self, pairs_share: bool) -> Iterator[Block]:
-        shared = 2 * len(self.plan.pairs) if pairs_share else 0
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of edges that share radial weights where they can."""
+        shared = 2 * len(self.plan.pairs) if self.pairs_share else 0
+        sizes = self.layout.row_sizes
         for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
-            rows = (end - start) // D
-            count = -(-rows // self._rows_at_once(D))
-            for i in range(count):
-                planned = slice(start + D * (i * rows // count), start + D * ((i + 1) * rows // count))
-                yield Block(self.plan.order[planned], planned, D)
+            yield from self._blocks(D, start, end, self.room["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
 
-    def _rows_at_once(self, D: int) -> int:
-        """How many rows a block holds: of each, values sent and received, and six times the hidden values."""
-        values = D * sum(
-            (2 * l + 1) * c for part in (self.layout.features, self.layout.messages) for (l, _), c in part.items()
-        )
-        hidden_values = 6 * HIDDEN * len(self.layout.kernels)
-        return max(1, BLOCK.get(self.src.device.type, BLOCK["cuda"]) // (4 * (values + hidden_values)))
+    def blocks_with_graph(self) -> Iterator[Block]:
+        """Blocks whose radial weights are held, with what derivatives need."""
+        sizes = self.layout.row_sizes
+        size = 4 * (sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
+        return self._blocks(1, 0, self.plan.num_edges, self.room["graph"] // size)
+
+    def _blocks(self, D: int, start: int, end: int, rows_at_once: int) -> Iterator[Block]:
+        rows = (end - start) // D
+        count = -(-rows // max(1, rows_at_once))
+        for i in range(count):
+            planned = slice(start + D * (i * rows // count), start + D * ((i + 1) * rows // count))
+            yield Block(self.plan.order[planned], planned, D)
 
     def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
         """The part of all tensors that a block needs, with the scalars of every so many edges."""
@@ -143,9 +154,9 @@ class Messages(torch.autograd.Function):
         ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
         ctx.save_for_backward(*tensors)
         t = t.like(tensors)
-        edges, room = problem.plan.num_edges, _room(t.weights)
+        edges, room = problem.plan.num_edges, _buffer(problem, t.weights)
         output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
-        for block in problem.blocks(problem.pairs_share):
+        for block in problem.blocks():
             found = problem.messages(problem.on_block(t, block, block.D), block.D, room)
             for whole, part in zip(output, found, strict=True):
                 whole.index_copy_(0, block.edges, part)
@@ -158,17 +169,17 @@ class Messages(torch.autograd.Function):
         return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
 
 
-def _room(weights: Sequence[Tensor]) -> Tensor:
-    """Room for radial weights: what a cache holds, or those of one row."""
-    room = CACHE.get(weights[0].device.type, CACHE["cuda"]) // weights[0].element_size()
-    return weights[0].new_empty(max(room, *(A.shape[0] * A.shape[2] for A in weights)))
+def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
+    """For radial weights, twice: as many as the cache holds, or those of one row."""
+    room = problem.room["cache"] // weights[0].element_size()
+    return weights[0].new_empty(2, max(room, *(A.shape[0] * A.shape[2] for A in weights)))
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
-    layout, room = problem.layout, _room(t.weights)
+    layout, room = problem.layout, _buffer(problem, t.weights)
     total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
-    for block in problem.blocks(problem.pairs_share):
+    for block in problem.blocks():
         # Edges that share radial weights have derivatives of their own by the scalars these are made from.
         separate = block.D if needed.scalars else 1
         b = problem.on_block(t, block, block.D // separate)
@@ -217,7 +228,7 @@ def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, grad
         return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
 
     total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
-    for block in problem.blocks(pairs_share=False):
+    for block in problem.blocks_with_graph():
         b = problem.on_block(t, block, 1).flat()
         found = iter(Recomputed.apply(gradient, len(b), *b, *(d[block.edges] for d in gradients)))
         d = t.like([next(found) if n else None for n in needed.flat()])

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.contraction.kernels import KernelSet
+from equivariant_attention.contraction.kernels import HIDDEN, KernelSet
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.so3 import aligned_coupling
 from equivariant_attention.so3.constants import constant
 
+SMALL = 512  # numbers of a matrix that is still better multiplied side by side with others
 Key = tuple[int, int]  # of a feature or message: its degree, and the number of its set
 Values = dict[Key, Tensor]  # [edges, 2l+1, channels]
 Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels, [keys, rows, (-m, +m), D, channels]
@@ -48,6 +49,24 @@ class Product(NamedTuple):
     def orders(self) -> int:
         """Orders -m and +m, and the coefficients a and b: two of each, or one where m = 0."""
         return 2 if self.m else 1
+
+    @property
+    def together(self) -> int:
+        """How many messages share a matrix: all, where their own would be too small to be multiplied efficiently."""
+        return self.targets if self.orders * self.channels_in * self.channels_out <= SMALL else 1
+
+    @property
+    def groups(self) -> int:
+        """Matrices for each degree and row."""
+        return self.targets // self.together
+
+
+class RowSizes(NamedTuple):
+    """How many numbers an edge takes: values sent and received, hidden values, radial weights."""
+
+    values: int
+    hidden: int
+    radial_weights: int
 
 
 class Layout:
@@ -80,6 +99,16 @@ class Layout:
             for (n, c_out), targets in self.outputs.items()
             if m == n
         ]
+
+    @property
+    def row_sizes(self) -> RowSizes:
+        """Numbers that a row of one edge takes."""
+        both = (*self.features.items(), *self.messages.items())
+        return RowSizes(
+            values=sum((2 * l + 1) * channels for (l, _), channels in both),
+            hidden=HIDDEN * len(self.kernels),
+            radial_weights=sum(kernel.nc_out * kernel.nc_in * kernel.num_freq for kernel in self.kernels),
+        )
 
 
 def _places(channels: dict[Key, int], highest_order: int) -> Places:
@@ -187,10 +216,11 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
         for rows in _slices(g.shape[1], A, room):
-            h = _select(g[:, rows], p.kernels)
-            R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
-            x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
-            y_all[:, rows] += (x @ R.mT).view(p.sources, p.targets, *y_all[0, rows].shape).sum(0)
+            R = _side_by_side(p, _radial_weights(_select(g[:, rows], p.kernels), A, room), room)
+            y = _repeated(x_all[:, rows], 1, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
+            u, orders, D = y_all[0, rows].shape[:3]
+            y = y.view(p.sources, p.groups, u, orders, D, p.together, orders, p.channels_out).sum(0)
+            y_all[:, rows] += y.movedim(4, 1).flatten(0, 1)
     return {key: _combined(y) for key, y in mixed.items()}
 
 
@@ -222,12 +252,14 @@ def mix_gradient(
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
         for rows in _slices(g.shape[1], A, room):
             h = _select(g[:, rows], p.kernels)
-            R = _radial_weights(h, A, room).view(-1, A.shape[2] // p.channels_in, p.channels_in)
-            x = _on_grid(x_all[:, rows], 1, p.targets).reshape(len(R), -1, p.channels_in)
-            dy = _on_grid(dy_all[:, rows], 0, p.sources).reshape(len(R), -1, R.shape[1])
-            dx_all[:, rows] += (dy @ R).view(p.sources, p.targets, *dx_all[0, rows].shape).sum(1)
+            R = _side_by_side(p, _radial_weights(h, A, room), room)
+            x = _repeated(x_all[:, rows], 1, p.groups).reshape(len(R), -1, p.channels_in)
+            dy = dy_all[:, rows].unflatten(0, (p.groups, p.together)).movedim(1, 4)
+            dy = _repeated(dy, 0, p.sources).reshape(len(R), -1, R.shape[1])
+            dx_all[:, rows] += (dy @ R).view(p.sources, p.groups, *dx_all[0, rows].shape).sum(1)
             for d in range(separate):
-                dR = torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R).view(*h.shape[:2], -1)
+                torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R)
+                dR = _apart(p, R, room).view(*h.shape[:2], -1)
                 _add(dg[:, rows, d, :-1], p.kernels, dR @ A[:, :-1].mT)
                 if dA is not None:
                     dA.baddbmm_(h.mT, dR)
@@ -250,7 +282,7 @@ def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
 
 
 def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:
-    step = max(1, rows if room is None else len(room) // (A.shape[0] * A.shape[2]))
+    step = max(1, rows if room is None else room.shape[1] // (A.shape[0] * A.shape[2]))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
@@ -258,9 +290,26 @@ def _radial_weights(h: Tensor, A: Tensor, room: Tensor | None) -> Tensor:
     if room is None:
         return h @ A
     size = h.shape[0] * h.shape[1] * A.shape[2]
-    return torch.bmm(h, A, out=room[:size].view(*h.shape[:2], -1))
+    return torch.bmm(h, A, out=room[0, :size].view(*h.shape[:2], -1))
 
 
-def _on_grid(values: Tensor, dim: int, size: int) -> Tensor:
-    """Repeat what there is of each degree for every message (dim 1), or of each message for every degree (dim 0)."""
-    return values.unsqueeze(dim).expand(*values.shape[:dim], size, *values.shape[dim:]).flatten(0, 1)
+def _side_by_side(p: Product, R: Tensor, room: Tensor | None) -> Tensor:
+    """Radial weights of a row and degree, those of several messages in one matrix, ``[matrices, channels, channels_in]``."""
+    R = R.unflatten(0, (p.sources, p.groups, p.together))
+    if p.together > 1:
+        R = _copied(R.transpose(2, 3), room, 1)
+    return R.view(-1, p.together * R.shape[-1] // p.channels_in, p.channels_in)
+
+
+def _apart(p: Product, R: Tensor, room: Tensor) -> Tensor:
+    """The inverse of :func:`_side_by_side`."""
+    R = R.view(p.sources, p.groups, -1, p.together, p.orders * p.channels_out * p.channels_in)
+    return _copied(R.transpose(2, 3), room, 0) if p.together > 1 else R
+
+
+def _copied(values: Tensor, room: Tensor | None, half: int) -> Tensor:
+    return values.contiguous() if room is None else room[half, : values.numel()].view(values.shape).copy_(values)
+
+
+def _repeated(values: Tensor, dim: int, times: int) -> Tensor:
+    return values.unsqueeze(dim).expand(*values.shape[:dim], times, *values.shape[dim:])

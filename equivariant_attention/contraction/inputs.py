@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class Inputs:
         src: the node that each edge comes from, int64 ``[edges]``.
         scalars: what the radial networks see, edge features and then the distance, ``[edges, edge_dim + 1]``.
         basis: the equivariant basis, ``{'k,l': [edges, 1, 2l+1, 1, 2k+1, F]}``.
+        pairs_share: whether the pairs of edges of the plan have equal ``scalars``.
         vector: if given, ``[edges, 3]``, added on every edge to one degree-1 channel of what the source node sends.
         channel: which channel that is.
     """
@@ -37,13 +38,18 @@ class Inputs:
         self.pairs_share = pairs_share
         self.vector, self.channel = vector, channel
 
-    def sent(self, degree: int, edges: Tensor | None = None) -> Tensor:
-        """What the source nodes of the edges, or of some of them, send in one degree: ``[edges, channels, 2k+1]``."""
-        src, vector = (v if edges is None or v is None else v[edges] for v in (self.src, self.vector))
-        sent = self.features[str(degree)][src]
-        if degree == 1 and vector is not None:
+    def of(self, edges: slice | Tensor) -> Inputs:
+        """The same for some of the edges, with the basis of these as a plain dict that is formed when asked for."""
+        vector = None if self.vector is None else self.vector[edges]
+        basis = _Part(self.basis, edges)
+        return Inputs(self.features, self.src[edges], self.scalars[edges], basis, vector=vector, channel=self.channel)
+
+    def sent(self, degree: int) -> Tensor:
+        """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
+        sent = self.features[str(degree)][self.src]
+        if degree == 1 and self.vector is not None:
             before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
-            sent = torch.cat([before, one + vector[:, None].to(sent.dtype), after], dim=1)
+            sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)
         return sent
 
     def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
@@ -62,3 +68,19 @@ class Inputs:
         edges = (self.basis.direction if isinstance(self.basis, Basis) else next(iter(self.basis.values()))).shape[0]
         if edges != self.src.shape[0]:
             raise ValueError(f"basis must be of this graph, with {self.src.shape[0]} edges, got one of {edges} edges")
+
+
+class _Part(Mapping[str, Tensor]):
+    """A basis of some of the edges."""
+
+    def __init__(self, basis: Mapping[str, Tensor], edges: slice | Tensor) -> None:
+        self._basis, self._edges = basis, edges
+
+    def __getitem__(self, pair: str) -> Tensor:
+        return self._basis[pair][self._edges]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._basis)
+
+    def __len__(self) -> int:
+        return len(self._basis)

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from equivariant_attention.fibers import Fiber
 
 KernelSet = tuple[nn.ModuleDict, Fiber]
+HIDDEN = 32  # values of a radial network
 ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
 EPSILON = 1e-5  # of PyTorch's LayerNorm
 
@@ -76,7 +77,7 @@ class Hidden:
                 self.kept.append(steps)
 
     def _slices(self) -> Iterator[slice]:
-        step = max(1, ROWS * 32 // self.output.shape[0]) if self.output.device.type == "cpu" else len(self.scalars)
+        step = max(1, ROWS * HIDDEN // self.output.shape[0]) if self.output.device.type == "cpu" else len(self.scalars)
         return (slice(a, a + step) for a in range(0, len(self.scalars), max(1, step)))
 
     def gradient(self, gradient: Tensor, totals: Sequence[Tensor | None], by_scalars: bool) -> Tensor | None:

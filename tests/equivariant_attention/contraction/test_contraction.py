@@ -3,7 +3,9 @@ import torch
 
 from equivariant_attention.contraction import BACKENDS, Inputs, contract, use_backend
 from equivariant_attention.fibers import Fiber
+from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
+from equivariant_attention.plan import Plan
 from tests.cases import FULL, MIXED, awkward_graph, random_features, random_graph
 
 FAST = sorted(set(BACKENDS) - {"oracle"})
@@ -19,19 +21,55 @@ def message(layer, G, features, d=None):
     return tuple(layer(features, G=G, r=r, basis=basis).values())
 
 
+def undirected_graph(dtype=torch.float64, edge_dim=0):
+    """Edges with their reverses, of equal features, and a few alone or with features of their own."""
+    G = random_graph(dtype)
+    src, dst = G.edges()
+    G = Graph(torch.cat([src, dst[:-2]]), torch.cat([dst, src[:-2]]), num_nodes=G.num_nodes())
+    x = torch.randn(G.num_nodes(), 3, dtype=dtype)
+    G.edata["d"] = x[G.edges()[1]] - x[G.edges()[0]]
+    w = torch.randn(len(src), edge_dim, dtype=dtype)
+    G.edata["w"] = torch.cat([w, w[:-2].index_fill(0, torch.tensor([3]), 0.5)])
+    return G
+
+
+def test_the_undirected_graph_has_pairs_and_others():
+    G = undirected_graph(edge_dim=1)
+    pairs = len(Plan(G).pairs)
+    assert 0 < 2 * pairs < G.num_edges()
+
+
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("graph", [random_graph, awkward_graph])
+@pytest.mark.parametrize("graph", [random_graph, awkward_graph, undirected_graph])
 @pytest.mark.parametrize("x_ij", [None, "cat", "add"])
 def test_values_and_gradients_are_the_oracles(backend, graph, x_ij, dtype):
     G = graph(dtype, EDGE_DIM)
-    layer = GConvSE3Partial(MIXED, FULL, edge_dim=EDGE_DIM, x_ij=x_ij).to(dtype)
-    features = {d: v.requires_grad_() for d, v in random_features(MIXED, G.num_nodes(), dtype).items()}
+    check_against_oracle(backend, G, x_ij, dtype)
+
+
+@pytest.mark.parametrize("memory", [1, 30_000])
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_small_blocks_give_the_same(backend, memory, dtype):
+    check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM), "add", dtype, memory)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_many_channels_give_the_same(backend, dtype):
+    """Enough for kernels that are multiplied one by one."""
+    check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM), None, dtype, fiber=Fiber(3, 24))
+
+
+def check_against_oracle(backend, G, x_ij, dtype, memory=None, fiber=MIXED):
+    """Values and gradients by features, positions, edge features and parameters are those of the oracle."""
+    layer = GConvSE3Partial(fiber, FULL if fiber is MIXED else fiber, edge_dim=EDGE_DIM, x_ij=x_ij).to(dtype)
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
     d = G.edata["d"].clone().requires_grad_()
-    del G.ndata["x"]  # so that every derivative flows to d
-    leaves = [*features.values(), d, *layer.parameters()]
+    G.ndata.pop("x", None)  # so that every derivative flows to d
+    w = G.edata["w"].requires_grad_()
+    leaves = [*features.values(), d, w, *layer.parameters()]
     results = []
-    for name in ("oracle", backend):
-        with use_backend(name):
+    for name, limit in (("oracle", None), (backend, memory)):
+        with use_backend(name, memory=limit):
             output = message(layer, G, features, d)
         cotangents = [torch.randn(v.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)) for v in output]
         results.append([*output, *torch.autograd.grad(output, leaves, cotangents)])
@@ -62,8 +100,49 @@ def test_first_and_second_derivatives_of_every_pair(backend, k, l):
     assert torch.autograd.gradgradcheck(function, (features, moved), fast_mode=True)
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_second_derivatives_block_by_block(backend):
+    G = undirected_graph(edge_dim=1)
+    layer = GConvSE3Partial(MIXED, MIXED, edge_dim=1).double()
+    features = random_features(MIXED, G.num_nodes(), torch.float64)
+    d = G.edata["d"].clone().requires_grad_()
+    found = []
+    for name, limit in (("oracle", None), (backend, None), (backend, 100_000)):
+        with use_backend(name, memory=limit):
+            output = message(layer, G, features, d)
+            (force,) = torch.autograd.grad(sum(v.square().sum() for v in output), d, create_graph=True)
+            found.append(torch.autograd.grad(force.square().sum(), [d, *layer.parameters()]))
+    for expected, *others in zip(*found, strict=True):
+        for other in others:
+            torch.testing.assert_close(other, expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
+
+
+def test_a_layer_without_gradient_by_features_or_parameters():
+    G = undirected_graph(edge_dim=1)
+    layer = GConvSE3Partial(MIXED, MIXED, edge_dim=1).double().requires_grad_(False)
+    d = G.edata["d"].clone().requires_grad_()
+    output = message(layer, G, random_features(MIXED, G.num_nodes(), torch.float64), d)
+    sum(v.sum() for v in output).backward()
+    assert d.grad.isfinite().all()
+    assert d.grad.any()
+
+
+def test_features_of_edges_that_changed_after_the_plan_are_not_shared():
+    G = undirected_graph(edge_dim=1)
+    layer = GConvSE3Partial(MIXED, MIXED, edge_dim=1).double()
+    features = random_features(MIXED, G.num_nodes(), torch.float64)
+    basis, r = get_basis_and_r(G, 3)
+    G.edata["w"][: len(G.edata["w"]) // 2] += 1
+    with use_backend("oracle"):
+        expected = layer(features, G=G, r=r, basis=basis)
+    for degree, value in layer(features, G=G, r=r, basis=basis).items():
+        torch.testing.assert_close(value, expected[degree], rtol=0, atol=1e-11)
+
+
 def test_the_backend_is_chosen_by_name_and_restored():
     with pytest.raises(ValueError, match="backend must be None or one of"), use_backend("fastest"):
+        pass
+    with pytest.raises(ValueError, match="memory must be a whole number of at least 1"), use_backend(None, memory=0):
         pass
     calls = []
     original = BACKENDS["oracle"]
@@ -94,11 +173,12 @@ def test_a_plain_dict_is_a_basis(backend):
         torch.testing.assert_close(found[degree], expected[degree], rtol=0, atol=1e-12)
 
 
-def test_a_plain_dict_has_no_frames():
+@pytest.mark.parametrize(("backend", "lacks"), [("frame", "frames"), ("node", "plan")])
+def test_a_plain_dict_is_refused_where_it_lacks_something(backend, lacks):
     G = random_graph()
     layer = GConvSE3Partial(MIXED, FULL).double()
     basis, r = get_basis_and_r(G, 3)
-    with use_backend("frame"), pytest.raises(ValueError, match="a plain dict, which has no frames"):
+    with use_backend(backend), pytest.raises(ValueError, match=f"a plain dict, which has no {lacks}"):
         layer(random_features(MIXED, G.num_nodes(), torch.float64), G=G, r=r, basis=dict(basis))
 
 
@@ -130,4 +210,6 @@ def test_contract_answers_with_the_degrees_out():
     basis, r = get_basis_and_r(G, 3)
     inputs = Inputs(random_features(MIXED, G.num_nodes(), torch.float64), G.edges()[0], r, basis)
     (messages,) = contract([(layer.kernel_unary, FULL)], MIXED, inputs)
+    with pytest.raises(ValueError, match="backend must be None or one of"):
+        contract([(layer.kernel_unary, FULL)], MIXED, inputs, backend="fastest")
     assert {d: tuple(m.shape) for d, m in messages.items()} == {str(l): (G.num_edges(), 4, 2 * l + 1) for l in range(4)}

@@ -1,0 +1,420 @@
+r"""Node first: what a node sends, under every hidden value of the radial networks, is made once for all its edges.
+
+With radial weights :math:`R = A g`, where g are the hidden values of the pair's radial network and a one,
+
+.. math:: m_{ij}^l = \sum_k \sum_{J,q} W_{Jq}(x_{ij}) \sum_h g_h(x_{ij}) \; P_{jhJq}, \qquad
+          P_{jhJq} = \sum_c A_{hJc} \, f_{jcq}^k
+
+P costs a node what radial weights cost 2k+1 edges, and no edge has radial weights. Source nodes are taken in blocks,
+``[rows, slots]``: a row is a node with at most so many of its outgoing edges, a slot is one of these, and slots of a
+row that are left over hold its last edge once more, whose message is then dropped. Nothing of a block is kept: the
+backward pass makes it again.
+
+Throughout, numbers of a pair of degrees are in the order (q, J, channel out), with q the order of the degree in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.contraction.blockwise import Recomputed
+from equivariant_attention.contraction.inputs import Inputs
+from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
+from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.fibers import Features, Fiber
+
+HIDDEN = 33  # hidden values of a radial network, and a one for its biases
+
+
+def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> float:
+    """Multiply-adds of the messages, apart from the hidden layers of the radial networks, as every order has them.
+
+    The backward pass makes P again, and two products of its size and two of the size of T (one more where derivatives
+    by the basis are wanted), and one of the size of the product with the basis: all in all 3 P + 2 T + B, for P + T + B
+    forward. T is the sum over h, of every edge.
+
+    Args:
+        fiber_in, fiber_out: channels and degrees of what is sent and of the messages.
+        num_nodes: nodes that have outgoing edges, each counted once for every 64 of these or fewer.
+        num_edges: of the graph.
+    """
+    by_node, by_edge = 0, 0
+    for k, c_in in fiber_in.dict.items():
+        for l, c_out in fiber_out.dict.items():
+            numbers = (2 * k + 1) * (2 * min(k, l) + 1) * c_out
+            by_node += HIDDEN * numbers * c_in
+            by_edge += (HIDDEN + 2 * l + 1) * numbers
+    return float(num_nodes * by_node + num_edges * by_edge)
+
+
+def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+    """Messages along every edge, for each of the sets of kernels."""
+    layout = Layout(sets, fiber_in)
+    with _full_precision(inputs.src.device):
+        weights = [node_weights(kernel) for kernel in layout.kernels]
+        dtype = weights[0].dtype
+        t = Tensors(
+            features=[inputs.features[str(k)].mT.to(dtype).contiguous() for k in fiber_in.degrees],
+            vector=None if inputs.vector is None else inputs.vector.to(dtype),
+            scalars=inputs.scalars.to(dtype),
+            basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2).to(dtype) for k, l in layout.pairs],
+            trunk=stacked(layout.kernels),
+            weights=weights,
+        )
+        output = Messages.apply(Problem(layout, inputs), t, *t.flat())
+    found: list[Features] = [{} for _ in sets]
+    for (l, s), value in zip(layout.messages, output, strict=True):
+        found[s][str(l)] = value
+    return found
+
+
+def node_weights(kernel: nn.Module) -> Tensor:
+    """The last layer of a radial network, its bias last, ``[33, channels in, F x channels out]``."""
+    weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
+    both = torch.cat([weight, bias[:, None]], dim=1).view(kernel.nc_out, kernel.nc_in, kernel.num_freq, -1)
+    return both.permute(3, 1, 2, 0).flatten(2).contiguous()
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
+class Term(NamedTuple):
+    """What a message takes from one degree: k, its number, and those of the kernel and of the basis."""
+
+    k: int
+    feature: int
+    kernel: int
+    basis: int
+
+
+class Sizes(NamedTuple):
+    """How many numbers a block holds: P of a row, the largest and all; of a slot T, and whatever else there is."""
+
+    largest_p: int
+    every_p: int
+    every_t: int
+    slot: int
+
+
+class Layout:
+    """The kernels of a convolution.
+
+    Args:
+        sets: the kernels.
+        fiber_in: of the features.
+
+    Attributes:
+        messages: channels of every message, by degree l and number of the set.
+        pairs: pairs of degrees (k, l).
+        kernels: all kernels.
+        terms: of every message.
+        sizes: of a block.
+    """
+
+    def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber) -> None:
+        degrees = fiber_in.degrees
+        self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
+        self.pairs = [(k, l) for l in sorted({l for l, _ in self.messages}) for k in degrees]
+        self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for l, s in self.messages for k in degrees]
+        self.terms = [
+            [Term(k, j, i * len(degrees) + j, self.pairs.index((k, l))) for j, k in enumerate(degrees)]
+            for i, (l, _) in enumerate(self.messages)
+        ]
+        widths = [(2 * kernel.degree_in + 1) * kernel.num_freq * kernel.nc_out for kernel in self.kernels]
+        basis = sum((2 * l + 1) * (2 * k + 1) * (2 * min(k, l) + 1) for k, l in self.pairs)
+        values = sum((2 * l + 1) * c for (l, _), c in self.messages.items())
+        self.sizes = Sizes(
+            HIDDEN * max(widths), HIDDEN * sum(widths), sum(widths), 6 * HIDDEN * len(widths) + 2 * basis + values
+        )
+
+
+class Tensors(NamedTuple):
+    """All that messages are a function of, on the whole graph or on a block of it."""
+
+    features: Sequence[Any]  # [nodes or rows, 2k+1, channels in]
+    vector: Any
+    scalars: Any
+    basis: Sequence[Any]  # [edges or slots, 2l+1, (2k+1) x F]
+    trunk: Sequence[Any]
+    weights: Sequence[Any]  # [33, channels in, F x channels out]
+
+    def flat(self) -> tuple[Any, ...]:
+        return (*self.features, self.vector, self.scalars, *self.basis, *self.trunk, *self.weights)
+
+    def like(self, values: Sequence[Any]) -> Tensors:
+        """Other values in the places of these."""
+        rest = iter(values)
+        return Tensors(*([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in self))
+
+    def zeros(self, needed: Tensors) -> Tensors:
+        """Where derivatives are added up; None for those that are not asked for."""
+        pairs = zip(self.flat(), needed.flat(), strict=True)
+        return self.like([torch.zeros_like(v) if n else None for v, n in pairs])
+
+
+class Block(NamedTuple):
+    """Rows that are evaluated together.
+
+    Attributes:
+        nodes: of the rows.
+        slots: the edge in every slot.
+        edges: of all the rows, each once.
+        places: slots of ``edges``, or None where no slot is left over.
+    """
+
+    nodes: Tensor
+    slots: Tensor
+    edges: Tensor
+    places: Tensor | None
+
+    def by_edge(self, values: Tensor) -> Tensor:
+        """What there is in the slots, for ``edges``."""
+        return values if self.places is None else values[self.places]
+
+    def by_slot(self, values: Tensor) -> Tensor:
+        """What there is of all edges of the graph, in the slots; zero in those that are left over."""
+        values = values[self.edges]
+        if self.places is None:
+            return values
+        return values.new_zeros(len(self.slots), *values.shape[1:]).index_copy(0, self.places, values)
+
+    def rows(self, d: Tensors) -> Tensors:
+        """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
+        return d.like([None] * len(d.flat()))._replace(
+            features=[self.nodes] * len(d.features),
+            vector=self.slots,
+            scalars=self.slots,
+            basis=[self.slots] * len(d.basis),
+        )
+
+
+class Room:
+    """Memory that is written again and again: fresh memory is slow, as the system hands it out page by page."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.memory = like, {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """A tensor of this shape whose values are undefined; it lasts until the same name is asked for again."""
+        size = math.prod(shape)
+        if name not in self.memory or len(self.memory[name]) < size:
+            self.memory[name] = self.like.new_empty(size)
+        return self.memory[name][:size].view(shape)
+
+
+def _bmm(a: Tensor, b: Tensor, room: Room | None, name: str) -> Tensor:
+    return a @ b if room is None else torch.bmm(a, b, out=room(name, a.shape[0], a.shape[1], b.shape[2]))
+
+
+def _cat(parts: Sequence[Tensor], dim: int, room: Room | None, name: str) -> Tensor:
+    if room is None:
+        return torch.cat(parts, dim)
+    shape = list(parts[0].shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return torch.cat(parts, dim, out=room(name, *shape))
+
+
+class Problem:
+    """What messages depend on apart from tensors that have derivatives."""
+
+    def __init__(self, layout: Layout, inputs: Inputs) -> None:
+        self.layout, self.channel = layout, inputs.channel
+        self.out_edges, self.num_edges = inputs.basis.plan.out_edges, inputs.basis.plan.num_edges
+        self.room = {purpose: room_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
+
+    def blocks(self, t: Tensors) -> Iterator[Block]:
+        """Blocks of rows: the largest P stays in cache."""
+        sizes, itemsize = self.layout.sizes, t.scalars.element_size()
+        rows = self.room["cache"] // (itemsize * sizes.largest_p)
+        return self._blocks(rows, self.room["block"] // (itemsize * sizes.slot))
+
+    def blocks_with_graph(self, t: Tensors) -> Iterator[Block]:
+        """Blocks of which every P and T is held, with what derivatives need."""
+        sizes, itemsize = self.layout.sizes, t.scalars.element_size()
+        room = self.room["graph"] // (2 * itemsize)
+        return self._blocks(room // sizes.every_p, room // (sizes.slot + sizes.every_t))
+
+    def _blocks(self, rows: int, slots: int) -> Iterator[Block]:
+        return (Block(*self.out_edges.block(*rows)) for rows in self.out_edges.ranges(rows, slots))
+
+    def on_block(self, t: Tensors, block: Block) -> Tensors:
+        """The part of all tensors that a block needs."""
+        return t._replace(
+            features=[f[block.nodes] for f in t.features],
+            vector=None if t.vector is None else t.vector[block.slots],
+            scalars=t.scalars[block.slots],
+            basis=[W[block.slots] for W in t.basis],
+        )
+
+    def messages(self, b: Tensors, room: Room | None) -> list[Tensor]:
+        """The messages of a block, ``[slots, 2l+1, channels]``.
+
+        Args:
+            b: from :meth:`on_block`.
+            room: None makes everything in memory of its own, as derivatives need.
+        """
+        g = hidden(b.scalars, *b.trunk) if room is None else Hidden(b.scalars, b.trunk, keep=False).output
+        output = []
+        for terms in self.layout.terms:
+            T = [self.on_edges(b, term, g[term.kernel], self.on_nodes(b, term, room), room) for term in terms]
+            W = self.steering(b, terms, room)
+            output.append(W @ _cat(T, 2, room, "T").view(*W.mT.shape[:2], -1))
+        return output
+
+    def on_nodes(self, b: Tensors, term: Term, room: Room | None) -> Tensor:
+        """P, ``[rows, 33, (q, J, channel out)]``."""
+        f, A = b.features[term.feature], b.weights[term.kernel]
+        P = _bmm(f.flatten(0, 1).expand(len(A), -1, -1), A, room, "P")
+        return P.view(len(A), len(f), -1).transpose(0, 1)
+
+    def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, room: Room | None) -> Tensor:
+        """T, what the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
+        g = g.view(len(P), -1, HIDDEN)
+        T = _bmm(g, P, room, f"T{term.k}")
+        if term.k == 1 and b.vector is not None:
+            # One channel is more than the node sends, by a vector of the edge: that has radial weights on the edge.
+            R = g @ b.weights[term.kernel][:, self.channel]
+            T = T + (b.vector.view(*R.shape[:2], 3, 1) * R[:, :, None]).flatten(2)
+        return T
+
+    def steering(self, b: Tensors, terms: Sequence[Term], room: Room | None) -> Tensor:
+        """The basis of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
+        return _cat([b.basis[term.basis] for term in terms], 2, room, "W")
+
+    def gradient(self, b: Tensors, g: Tensor, arriving: Sequence[Tensor], d: Tensors, room: Room) -> Tensor:
+        """Add the derivatives by what a block is made of to ``d``, apart from those by scalars and hidden layers.
+
+        Args:
+            b: from :meth:`on_block`.
+            g: the hidden values, ``[networks, slots, 33]``.
+            arriving: derivatives by the messages, ``[slots, 2l+1, channels]``.
+            d: where they are added; None for what is not asked for.
+            room: for intermediate results.
+
+        Returns:
+            the derivatives by g.
+        """
+        dg = torch.empty_like(g)
+        for terms, dy in zip(self.layout.terms, arriving, strict=True):
+            dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(
+                len(b.features[0]), -1, self._width(b, terms)
+            )
+            for term, dT_k in zip(terms, dT.split([self._width(b, [term]) for term in terms], dim=2), strict=True):
+                P = self.on_nodes(b, term, room)
+                torch.bmm(dT_k, P.mT, out=dg[term.kernel].view(*dT_k.shape[:2], HIDDEN))
+                if d.basis[term.basis] is not None:
+                    T = self.on_edges(b, term, g[term.kernel], P, room)
+                    d.basis[term.basis] += dy @ T.view(len(dy), -1, dy.shape[2]).mT
+                self.gradient_on_nodes(b, term, g[term.kernel], dT_k, d, room)
+                if term.k == 1 and b.vector is not None:
+                    self.gradient_of_vector(b, term, g[term.kernel], dT_k.flatten(0, 1), d, dg[term.kernel])
+        return dg
+
+    def _width(self, b: Tensors, terms: Sequence[Term]) -> int:
+        """How many numbers (q, J, channel out) there are."""
+        return sum((2 * term.k + 1) * b.weights[term.kernel].shape[2] for term in terms)
+
+    def gradient_on_nodes(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, room: Room) -> None:
+        """Add the derivatives by features and weights, through P."""
+        f, A = b.features[term.feature].flatten(0, 1), b.weights[term.kernel]
+        df, dA = d.features[term.feature], d.weights[term.kernel]
+        if df is None and dA is None:
+            return
+        dP_by_row = _bmm(g.view(*dT.shape[:2], HIDDEN).mT, dT, room, "dP by row")
+        # What follows is a product for each hidden value, over all rows.
+        dP = room("P", HIDDEN, len(dT), dT.shape[2]).copy_(dP_by_row.transpose(0, 1)).view(HIDDEN, len(f), -1)
+        if df is not None:
+            df += _bmm(dP, A.mT, room, "df").sum(0).view_as(df)
+        if dA is not None:
+            dA.baddbmm_(f.T.expand(HIDDEN, -1, -1), dP)
+
+    def gradient_of_vector(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, dg: Tensor) -> None:
+        """Add the derivatives through the vector and its radial weights."""
+        A, dT = b.weights[term.kernel][:, self.channel], dT.unflatten(1, (3, -1))
+        if d.vector is not None:
+            d.vector.add_((dT @ (g @ A)[:, :, None]).squeeze(2))
+        dR = (b.vector[:, None] @ dT).squeeze(1)
+        dg += dR @ A.T
+        if d.weights[term.kernel] is not None:
+            d.weights[term.kernel][:, self.channel] += g.T @ dR
+
+
+class Messages(torch.autograd.Function):
+    """The messages along all edges, of which only the tensors they are a function of are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
+        ctx.save_for_backward(*tensors)
+        t = t.like(tensors)
+        room = Room(t.scalars)
+        output = [t.scalars.new_empty(problem.num_edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+        for block in problem.blocks(t):
+            found = problem.messages(problem.on_block(t, block), room)
+            for whole, part in zip(output, found, strict=True):
+                whole.index_copy_(0, block.edges, block.by_edge(part.mT))
+        return tuple(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
+        derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
+        with _full_precision(t.scalars.device):
+            return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
+
+
+def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives."""
+    total, room = t.zeros(needed), Room(t.scalars)
+    for block in problem.blocks(t):
+        b = problem.on_block(t, block)
+        d = b.zeros(needed)._replace(trunk=total.trunk, weights=total.weights)
+        radial = Hidden(b.scalars, b.trunk, keep=True)
+        dg = problem.gradient(b, radial.output, [block.by_slot(v).mT for v in gradients], d, room)
+        d = d._replace(scalars=radial.gradient(dg, total.trunk, needed.scalars))
+        for whole, part, rows in zip(total.flat(), d.flat(), block.rows(d).flat(), strict=True):
+            if part is not None and rows is not None:
+                whole.index_add_(0, rows, part)
+    return total
+
+
+def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives as a function that has derivatives itself, whose backward pass also makes blocks again."""
+    which = [i for i, n in enumerate(needed.flat()) if n]
+
+    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
+        with torch.enable_grad():
+            messages = problem.messages(t.like(tensors[:count]), None)
+        leaves = [tensors[i] for i in which]
+        found = torch.autograd.grad(messages, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
+        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
+
+    total = t.zeros(needed)
+    for block in problem.blocks_with_graph(t):
+        b = problem.on_block(t, block).flat()
+        found = iter(Recomputed.apply(gradient, len(b), *b, *(block.by_slot(v).mT for v in gradients)))
+        d = t.like([next(found) if n else None for n in needed.flat()])
+        parts = zip(total.flat(), d.flat(), block.rows(d).flat(), strict=True)
+        total = t.like([_added(*part) for part in parts])
+    return total
+
+
+def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
+
+
+def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    if whole is None:
+        return None
+    return whole + part if rows is None else whole.index_add(0, rows, part)

@@ -1,0 +1,41 @@
+"""Orders told pair of degrees by pair of degrees: block by block of edges, made again in the backward pass."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from equivariant_attention.contraction.inputs import Inputs
+from equivariant_attention.contraction.kernels import KernelSet
+from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.fibers import Features, Fiber
+
+Message = Callable[[nn.Module, Inputs, int, int], Tensor]
+
+
+def messages(message: Message, sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
+    """Messages along every edge, for each of the sets of kernels.
+
+    Args:
+        message: from degree k to degree l, ``[edges, channels, 2l+1]``: of a kernel, the inputs, k and l.
+        sets, fiber_in, inputs: as in :func:`equivariant_attention.contraction.contract`.
+    """
+    return [
+        {
+            str(l): sum(_by_block(message, kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
+            for l in fiber_out.degrees
+        }
+        for kernels, fiber_out in sets
+    ]
+
+
+def _by_block(message: Message, kernel: nn.Module, inputs: Inputs, k: int, l: int) -> Tensor:
+    # The kernel of an edge, once for every frequency, and as much again for the derivatives.
+    numbers = 2 * kernel.nc_in * kernel.nc_out * (2 * k + 1) * (2 * l + 1) * (kernel.num_freq + 1)
+    size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))
+    edges = len(inputs.basis[f"{k},{l}"])  # formed here, once, and not in a block
+    blocks = [inputs.of(slice(start, start + size)) for start in range(0, edges, size)]
+    if len(blocks) < 2:
+        return message(kernel, inputs, k, l)
+    return torch.cat([checkpoint(message, kernel, block, k, l, use_reentrant=False) for block in blocks])

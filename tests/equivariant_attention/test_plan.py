@@ -1,0 +1,148 @@
+import pytest
+import torch
+
+from equivariant_attention.graphs import Graph
+from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.plan import Plan
+from tests.cases import awkward_graph, random_graph
+
+
+def graph(src, dst, d, w=None):
+    G = Graph(src, dst)
+    G.edata["d"] = torch.tensor(d, dtype=torch.float64)
+    if w is not None:
+        G.edata["w"] = torch.tensor(w, dtype=torch.float64)[:, None]
+    return G
+
+
+def pairs(G):
+    return {tuple(pair) for pair in Plan(G).pairs.tolist()}
+
+
+UP, DOWN = [0.0, 0.0, 1.0], [0.0, 0.0, -1.0]
+
+
+def test_an_edge_and_its_reverse_are_a_pair_if_length_and_features_agree():
+    assert pairs(graph([0, 1], [1, 0], [UP, DOWN])) == {(0, 1)}
+    assert pairs(graph([1, 0], [0, 1], [UP, DOWN])) == {(1, 0)}
+    assert pairs(graph([0, 1], [1, 0], [UP, DOWN], [2, 2])) == {(0, 1)}
+    assert pairs(graph([0, 1], [1, 0], [UP, DOWN], [2, 2 + 1e-15])) == set()
+    assert pairs(graph([0, 1], [1, 0], [UP, [0, 0, -1 - 1e-15]])) == set()
+
+
+def test_edges_without_reverse_and_self_loops_are_alone():
+    assert pairs(graph([0, 0, 1], [1, 2, 2], [UP, UP, UP])) == set()
+    assert pairs(graph([0, 0], [0, 0], [UP, UP])) == set()
+    G = Graph([], [], num_nodes=3)
+    G.edata["d"] = torch.zeros(0, 3)
+    assert len(Plan(G).order) == 0
+
+
+def test_repeated_edges_are_paired_once_each():
+    found = Plan(graph([0, 0, 1, 0], [1, 1, 0, 1], [UP, UP, DOWN, UP]))
+    assert found.pairs.tolist() == [[0, 2]]
+    assert found.order.tolist() == [0, 2, 1, 3]
+    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP] * 4, [1, 2, 1, 2])) == {(0, 2), (1, 3)}
+
+
+@pytest.mark.parametrize("make", [random_graph, awkward_graph])
+def test_the_order_has_every_edge_once_and_every_pair_is_one(make):
+    G = make()
+    plan = Plan(G)
+    (src, dst), (_, r) = G.edges(), get_basis_and_r(G, 0)
+    assert sorted(plan.order.tolist()) == list(range(G.num_edges()))
+    first, second = plan.pairs.T
+    assert len(first) > 0
+    assert torch.equal(plan.order[: 2 * len(first)], plan.pairs.flatten())
+    assert torch.equal(src[first], dst[second])
+    assert torch.equal(dst[first], src[second])
+    assert torch.equal(r[first], r[second])
+    assert torch.equal(plan.zero_edges, (r[:, 0] == 0).nonzero()[:, 0])
+
+
+def test_a_plan_made_ahead_gives_the_same():
+    G = awkward_graph(edge_dim=2)
+    expected, expected_r = get_basis_and_r(G, 3)
+    found, r = get_basis_and_r(G, 3, plan=Plan(G))
+    assert torch.equal(r, expected_r)
+    for before, after in zip(expected.frames, found.frames, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_plan_of_another_graph_is_refused():
+    plan = Plan(random_graph())
+    with pytest.raises(ValueError, match="plan must be of this graph: nodes must be 16, got 15"):
+        get_basis_and_r(awkward_graph(), 1, plan=plan)
+    G = graph([0, 1, 1], [1, 0, 0], [UP, DOWN, UP], [2, 2, 2])
+    plan = Plan(G)
+    with pytest.raises(ValueError, match="edges must be 2, got 3"):
+        get_basis_and_r(graph([0, 1], [1, 0], [UP, DOWN], [2, 2]), 1, plan=plan)
+    with pytest.raises(ValueError, match="device must be meta, got cpu"):
+        get_basis_and_r(G.to("meta"), 1, plan=plan)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("w", [[2.0], [3.0], [2.0]]),
+        ("d", [UP, [0, 0, -2], UP]),
+        ("d", [[0, 0, 0], [0, 0, 0], UP]),
+        ("d", [UP, DOWN, [0, 0, torch.nan]]),
+    ],
+)
+def test_a_plan_of_other_values_is_refused(field, value):
+    G = graph([0, 1, 1], [1, 0, 0], [UP, DOWN, UP], [2, 2, 2])
+    plan = Plan(G)
+    get_basis_and_r(G, 1, plan=plan)
+    G.edata[field] = torch.tensor(value, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="plan must be of this graph: edata"):
+        get_basis_and_r(G, 1, plan=plan)
+
+
+def test_a_plan_moves_to_another_device():
+    plan = Plan(awkward_graph())
+    moved = plan.to("meta")
+    assert {moved.pairs.device.type, moved.order.device.type, moved.zero_edges.device.type} == {"meta"}
+    assert plan.order.device.type == "cpu"
+    assert repr(moved) == repr(plan) == "Plan(nodes=16, edges=28, pairs=13)"
+
+
+def star(leaves):
+    """Node 0 sends to many nodes, node 1 to two, the others to none."""
+    return graph([*[0] * leaves, 1, 1], [*range(1, leaves + 1), 0, 2], [UP] * (leaves + 2))
+
+
+@pytest.mark.parametrize("G", [star(150), star(3), awkward_graph(), random_graph(), random_graph(sizes=())])
+def test_out_edges_are_all_edges_in_rows_of_one_source_node(G):
+    rows = Plan(G).out_edges
+    assert sorted(rows.edges.tolist()) == list(range(G.num_edges()))
+    assert torch.equal(G.edges()[0][rows.edges], rows.node[rows.row])
+    assert torch.equal(rows.edges[rows.first[rows.row] + rows.place], rows.edges)
+    assert rows.count.tolist() == sorted(torch.bincount(rows.row).tolist(), reverse=True)
+    assert (rows.count <= 64).all()
+    assert rows.ends[-1] == G.num_edges()
+
+
+def test_a_node_of_many_edges_has_rows_of_equal_length():
+    rows = Plan(star(150)).out_edges
+    assert rows.node.tolist() == [0, 0, 0, 1]
+    assert rows.count.tolist() == [50, 50, 50, 2]
+
+
+@pytest.mark.parametrize(("most_rows", "most_slots"), [(0, 0), (3, 1000), (1000, 20), (1000, 1000)])
+@pytest.mark.parametrize("G", [star(150), awkward_graph(), random_graph(), random_graph(sizes=())])
+def test_blocks_hold_every_edge_once(G, most_rows, most_slots):
+    rows, found, next_row = Plan(G).out_edges, [], 0
+    for first, last in rows.ranges(most_rows, most_slots):
+        assert first == next_row
+        next_row = last
+        nodes, slots, edges, places = rows.block(first, last)
+        assert len(nodes) == last - first <= max(1, most_rows)
+        assert len(slots) <= most_slots or len(nodes) == 1
+        assert len(edges) <= len(slots) <= 2 * len(edges)
+        assert torch.equal(slots if places is None else slots[places], edges)
+        assert torch.equal(
+            G.edges()[0][slots].view(len(nodes), -1), nodes[:, None].expand(-1, len(slots) // len(nodes))
+        )
+        found += edges.tolist()
+    assert sorted(found) == list(range(G.num_edges()))
