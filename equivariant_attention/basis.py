@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,9 +34,13 @@ class Basis(Mapping[str, Tensor]):
     def __init__(self, direction: Tensor, max_degree: int, plan: Plan, radial: tuple[Tensor | None, Tensor]) -> None:
         self.direction, self.max_degree, self.plan = direction, max_degree, plan
         self._radial = [(tensor, _version(tensor)) for tensor in radial]
-        self._inference, self._gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+        # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
+        self._inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        self._gradients = torch.is_grad_enabled()
         degrees = range(max_degree + 1)
         self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
+        self._harmonics: Tensor | None = None
+        self._frames: list[Tensor] | None = None
 
     def __getitem__(self, pair: str) -> Tensor:
         if pair not in self._formed:
@@ -52,27 +55,31 @@ class Basis(Mapping[str, Tensor]):
     def __contains__(self, pair: object) -> bool:
         return pair in self._formed
 
-    @cached_property
+    @property
     def harmonics(self) -> Tensor:
         """Spherical harmonics of degrees 0 to ``2 max_degree``, ``[edges, (2 max_degree + 1)^2]``."""
-        with self._as_constructed():
-            return spherical_harmonics(2 * self.max_degree, self.direction)
+        if self._harmonics is None:
+            with self._as_constructed():
+                self._harmonics = spherical_harmonics(2 * self.max_degree, self.direction)
+        return self._harmonics
 
-    @cached_property
+    @property
     def frames(self) -> list[Tensor]:
         """Wigner-D matrices that turn each edge to the polar axis, one ``[edges, 2l+1, 2l+1]`` per degree.
 
         The edges are in the order of the plan. On an edge of length zero they are 0 for l > 0, where directions mean
         nothing.
         """
-        with self._as_constructed():
-            direction = self.direction[self.plan.order]
-            matrices = wigner_matrices(self.max_degree, aligning_rotation(direction))
-            is_zero = (direction == 0).all(-1)[:, None, None]
-            return matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+        if self._frames is None:
+            with self._as_constructed():
+                direction = self.direction[self.plan.order]
+                matrices = wigner_matrices(self.max_degree, aligning_rotation(direction))
+                is_zero = (direction == 0).all(-1)[:, None, None]
+                self._frames = matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+        return self._frames
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
-        """Whether these are the edge features and distances that the plan has seen: only then its pairs share weights."""
+        """Whether these are the edge features and distances that the plan has seen, so that its pairs are equal."""
         return all(
             seen is given and version == _version(given)
             for (seen, version), given in zip(self._radial, (w, r), strict=True)
@@ -83,7 +90,8 @@ class Basis(Mapping[str, Tensor]):
         # What is formed is kept for whoever asks next: it must not depend on who asks first, under no_grad or autocast.
         kind = self.direction.device.type
         autocast = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with torch.inference_mode(self._inference), torch.set_grad_enabled(self._gradients), autocast:
+        inference = nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(self._inference)
+        with inference, torch.set_grad_enabled(self._gradients), autocast:
             yield
 
     def _form(self, k: int, l: int) -> Tensor:
@@ -104,8 +112,14 @@ class Basis(Mapping[str, Tensor]):
 
 
 def _version(tensor: Tensor | None) -> int:
-    """How often a tensor has been written to, where PyTorch counts that."""
+    """How often a tensor has been written to, where PyTorch counts that; -1 in code that is compiled."""
+    if torch.compiler.is_compiling():
+        return -1
     return 0 if tensor is None or tensor.is_inference() else tensor._version
+
+
+def _plan_of(G: Any) -> Plan:
+    return Plan(G)
 
 
 def get_basis_and_r(
@@ -134,7 +148,7 @@ def get_basis_and_r(
     G = as_graph(G)
     d = relative_positions(G)
     if plan is None:
-        plan = Plan(G)
+        plan = torch.compiler.disable(_plan_of)(G) if torch.compiler.is_compiling() else _plan_of(G)
     else:
         plan.check(G)
     r, direction = length_and_direction(d)

@@ -304,10 +304,9 @@ class Problem:
         """
         dg = torch.empty_like(g)
         for terms, dy in zip(self.layout.terms, arriving, strict=True):
-            dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(
-                len(b.features[0]), -1, self._width(b, terms)
-            )
-            for term, dT_k in zip(terms, dT.split([self._width(b, [term]) for term in terms], dim=2), strict=True):
+            widths = [(2 * term.k + 1) * b.weights[term.kernel].shape[2] for term in terms]
+            dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(len(b.features[0]), -1, sum(widths))
+            for term, dT_k in zip(terms, dT.split(widths, dim=2), strict=True):
                 P = self.on_nodes(b, term, room)
                 torch.bmm(dT_k, P.mT, out=dg[term.kernel].view(*dT_k.shape[:2], HIDDEN))
                 if d.basis[term.basis] is not None:
@@ -317,10 +316,6 @@ class Problem:
                 if term.k == 1 and b.vector is not None:
                     self.gradient_of_vector(b, term, g[term.kernel], dT_k.flatten(0, 1), d, dg[term.kernel])
         return dg
-
-    def _width(self, b: Tensors, terms: Sequence[Term]) -> int:
-        """How many numbers (q, J, channel out) there are."""
-        return sum((2 * term.k + 1) * b.weights[term.kernel].shape[2] for term in terms)
 
     def gradient_on_nodes(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, room: Room) -> None:
         """Add the derivatives by features and weights, through P."""
@@ -374,9 +369,11 @@ class Messages(torch.autograd.Function):
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
     total, room = t.zeros(needed), Room(t.scalars)
+    shared = [False] * len(t.trunk), [False] * len(t.weights)
+    of_block = needed._replace(scalars=False, trunk=shared[0], weights=shared[1])
     for block in problem.blocks(t):
         b = problem.on_block(t, block)
-        d = b.zeros(needed)._replace(trunk=total.trunk, weights=total.weights)
+        d = b.zeros(of_block)._replace(trunk=total.trunk, weights=total.weights)
         radial = Hidden(b.scalars, b.trunk, keep=True)
         dg = problem.gradient(b, radial.output, [block.by_slot(v).mT for v in gradients], d, room)
         d = d._replace(scalars=radial.gradient(dg, total.trunk, needed.scalars))

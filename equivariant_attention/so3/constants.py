@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache, wraps
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from equivariant_attention.compiling import constant_when_compiled
 
 
 def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -21,4 +24,19 @@ def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         with torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
-    return once
+    kept = SimpleNamespace()
+
+    @constant_when_compiled
+    def name_of(*args: Any, **kwargs) -> str:
+        tensor = once(*args, **kwargs)
+        name = f"tensor_{id(tensor)}"
+        setattr(kept, name, tensor)
+        return name
+
+    @wraps(once)
+    def found(*args: Any, **kwargs) -> Tensor:
+        # torch.compile would take a tensor that name_of returned for the same as other tensors that it returned.
+        return getattr(kept, name_of(*args, **kwargs)) if torch.compiler.is_compiling() else once(*args, **kwargs)
+
+    found.cache_clear = once.cache_clear
+    return found

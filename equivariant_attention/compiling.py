@@ -1,0 +1,15 @@
+"""What ``torch.compile`` is not to look into."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+F = TypeVar("F", bound=Callable)
+
+
+def constant_when_compiled(function: F) -> F:
+    """Where ``function`` is called in code that is compiled, it is called once, then, and not looked into.
+
+    This is ``torch.compiler.assume_constant_result``, which imports the compiler: that takes as long as all of PyTorch.
+    """
+    function._dynamo_marked_constant = True
+    return function
