@@ -29,9 +29,17 @@ class Basis(Mapping[str, Tensor]):
         max_degree: largest degree in or out.
         plan: of the graph.
         radial: ``edata['w']`` (or None) and the distances that go with it.
+        frames: what :attr:`frames` is to be, where it is known; None forms it when first asked for.
     """
 
-    def __init__(self, direction: Tensor, max_degree: int, plan: Plan, radial: tuple[Tensor | None, Tensor]) -> None:
+    def __init__(
+        self,
+        direction: Tensor,
+        max_degree: int,
+        plan: Plan,
+        radial: tuple[Tensor | None, Tensor],
+        frames: list[Tensor] | None = None,
+    ) -> None:
         self.direction, self.max_degree, self.plan = direction, max_degree, plan
         self._radial = [(tensor, _version(tensor)) for tensor in radial]
         # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
@@ -40,7 +48,7 @@ class Basis(Mapping[str, Tensor]):
         degrees = range(max_degree + 1)
         self._formed: dict[str, Tensor | None] = {f"{k},{l}": None for k in degrees for l in degrees}
         self._harmonics: Tensor | None = None
-        self._frames: list[Tensor] | None = None
+        self._frames = frames
 
     def __getitem__(self, pair: str) -> Tensor:
         if pair not in self._formed:

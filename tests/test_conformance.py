@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from equivariant_attention.contraction import BACKENDS, use_backend
+from equivariant_attention.contraction import use_backend
+from tests.cases import BACKENDS_HERE
 
 FOLDER = Path(__file__).parents[1].parent / "shared" / "conformance"
 CASES = sorted(FOLDER.glob("*.npz"))
@@ -30,7 +31,7 @@ def check():
     return module
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 @pytest.mark.parametrize("graph", ["own", "dgl"])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):

@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 
+import torch
+
 from equivariant_attention.basis import Basis
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.compiling import constant_when_compiled
-from equivariant_attention.contraction import blockwise, edge, node, oracle, pair_by_pair
+from equivariant_attention.contraction import blockwise, cost, edge, node, oracle, pair_by_pair, triton_mix
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import limited_memory
+from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 
 __all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
@@ -31,8 +34,9 @@ BACKENDS: dict[str, Order] = {
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
     "node": node.messages,
+    "triton": partial(blockwise.messages, fused=True),
 }
-NEEDS = {"frame": "frames", "node": "plan"}  # what only the basis of get_basis_and_r has
+NEEDS = {"frame": "frames", "node": "plan", "triton": "frames"}  # what only the basis of get_basis_and_r has
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -41,7 +45,8 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     """Within this context every convolution runs in the order ``name``; None lets the library choose.
 
     Args:
-        name: 'oracle', 'edge', 'frame', 'node' or None.
+        name: 'oracle', 'edge', 'frame', 'node', 'triton' ('frame' with its products in a kernel of their own, on CUDA;
+            never chosen by the library, as no GPU was at hand to measure it) or None.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -84,15 +89,30 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
 
     Raises:
         ValueError: there is no such order; or the basis lacks a pair of degrees, is of another graph, or is a plain
-            dict where the order chosen by name needs frames or a plan.
+            dict where the order chosen by name needs frames or a plan, or 'triton' was chosen and cannot run here.
     """
     _check_name(backend)
     for _, fiber_out in sets:
         inputs.check_basis(fiber_in, fiber_out)
     is_dict = not isinstance(inputs.basis, Basis)
-    name = backend or _named() or ("edge" if is_dict else "frame")
+    name = backend or _named() or _choice(sets, fiber_in, inputs)
     if is_dict and name in NEEDS:
         raise ValueError(
             f"backend {name!r} needs the basis of get_basis_and_r, got a plain dict, which has no {NEEDS[name]}"
         )
-    return BACKENDS[name](sets, fiber_in, inputs)
+    if name == "triton" and not triton_mix.available(inputs.src.device):
+        raise ValueError(
+            f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
+            "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
+        )
+    dtype = next(sets[0][0].parameters()).dtype
+    with full_precision(inputs.src.device):
+        return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
+
+
+def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> str:
+    if not isinstance(inputs.basis, Basis):
+        return "edge"
+    if torch.compiler.is_compiling():  # 'frame' is what a compiler can look into
+        return "frame"
+    return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share)

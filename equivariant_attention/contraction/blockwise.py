@@ -13,17 +13,18 @@ from equivariant_attention.contraction import frame
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3.couplings import published_sign
 
 
-def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
-    """Messages along every edge, for each of the sets of kernels.
+def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: bool = False) -> list[Features]:
+    """Messages along every edge, for each of the sets of kernels; ``fused``, with products in Triton.
 
     In code that is compiled all edges are one block, whose memory grows with edges times channels squared: PyTorch can
     then compile it, and differentiate it itself.
     """
-    layout = frame.Layout(sets, fiber_in)
+    layout = frame.Layout(sets, fiber_in, fused)
     t = Tensors(
         sent=torch.cat([inputs.features[str(k)].mT.flatten(1) for k in fiber_in.degrees], dim=1),
         vector=inputs.vector,
@@ -166,7 +167,8 @@ class Messages(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
         derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
-        return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
+        with full_precision(t.sent.device):
+            return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
 
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
@@ -265,8 +267,9 @@ class Recomputed(torch.autograd.Function):
         create_graph = torch.is_grad_enabled()
         if not create_graph:
             tensors = _leaves(tensors, needed)
-        with torch.enable_grad():
-            output = ctx.function(ctx.count, *tensors)
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-        found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
+        with full_precision(gradients[0].device):
+            with torch.enable_grad():
+                output = ctx.function(ctx.count, *tensors)
+            found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
         return None, None, *(next(found) if n else None for n in needed)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from equivariant_attention.contraction import triton_mix
 from equivariant_attention.contraction.kernels import HIDDEN, KernelSet
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.so3 import aligned_coupling
@@ -75,6 +76,7 @@ class Layout:
     Args:
         sets: the kernels.
         fiber_in: of the features.
+        fused: whether products run in Triton, where radial weights never reach memory.
 
     Attributes:
         kernels: all kernels, in one list.
@@ -84,7 +86,8 @@ class Layout:
         products: the products.
     """
 
-    def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber) -> None:
+    def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber, fused: bool = False) -> None:
+        self.fused = fused
         self.features = {(k, 0): m for k, m in fiber_in.dict.items()}
         self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
         self.degrees = sorted({degree for degree, _ in (*self.features, *self.messages)})
@@ -215,6 +218,11 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
     }
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
+        if layout.fused:
+            x = _repeated(x_all, 1, p.targets).reshape(-1, p.orders * D, p.channels_in)
+            y = triton_mix.mix_product(_select(g, p.kernels), A, x)
+            y_all += y.view(p.sources, p.targets, *y_all.shape[1:]).sum(0)
+            continue
         for rows in _slices(g.shape[1], A, room):
             R = _side_by_side(p, _radial_weights(_select(g[:, rows], p.kernels), A, room), room)
             y = _repeated(x_all[:, rows], 1, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
@@ -250,6 +258,16 @@ def mix_gradient(
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, dA in zip(layout.products, weights, dweights, strict=True):
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
+        if layout.fused:
+            x = _repeated(x_all, 1, p.targets).reshape(-1, p.orders * x_all.shape[3], p.channels_in)
+            dy = _repeated(dy_all, 0, p.sources).reshape(*x.shape[:2], -1)
+            h = _select(g, p.kernels)
+            dh, new_dA, dx = triton_mix.mix_product_gradient(h, A, x, dy, separate, dA is not None)
+            dx_all += dx.view(p.sources, p.targets, *dx_all.shape[1:]).sum(1)
+            _add(dg, p.kernels, dh)
+            if dA is not None:
+                dA += new_dA
+            continue
         for rows in _slices(g.shape[1], A, room):
             h = _select(g[:, rows], p.kernels)
             R = _side_by_side(p, _radial_weights(h, A, room), room)
@@ -294,7 +312,7 @@ def _radial_weights(h: Tensor, A: Tensor, room: Tensor | None) -> Tensor:
 
 
 def _side_by_side(p: Product, R: Tensor, room: Tensor | None) -> Tensor:
-    """Radial weights of a row and degree, those of several messages in one matrix, ``[matrices, channels, channels_in]``."""
+    """Radial weights ``[matrices, channels, channels_in]``: of a row and degree, those of several messages in one."""
     R = R.unflatten(0, (p.sources, p.groups, p.together))
     if p.together > 1:
         R = _copied(R.transpose(2, 3), room, 1)

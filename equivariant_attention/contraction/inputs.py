@@ -44,6 +44,13 @@ class Inputs:
         basis = _Part(self.basis, edges)
         return Inputs(self.features, self.src[edges], self.scalars[edges], basis, vector=vector, channel=self.channel)
 
+    def to(self, dtype: torch.dtype) -> Inputs:
+        """The same with features, scalars and vector in a dtype, such as that of the parameters under autocast."""
+        features = {degree: value.to(dtype) for degree, value in self.features.items()}
+        vector = None if self.vector is None else self.vector.to(dtype)
+        scalars = self.scalars.to(dtype)
+        return Inputs(features, self.src, scalars, self.basis, self.pairs_share, vector, self.channel)
+
     def sent(self, degree: int) -> Tensor:
         """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
         sent = self.features[str(degree)][self.src]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from equivariant_attention.contraction.blockwise import Recomputed
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 
 HIDDEN = 33  # hidden values of a radial network, and a one for its biases
@@ -56,18 +56,15 @@ def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> f
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
     """Messages along every edge, for each of the sets of kernels."""
     layout = Layout(sets, fiber_in)
-    with _full_precision(inputs.src.device):
-        weights = [node_weights(kernel) for kernel in layout.kernels]
-        dtype = weights[0].dtype
-        t = Tensors(
-            features=[inputs.features[str(k)].mT.to(dtype).contiguous() for k in fiber_in.degrees],
-            vector=None if inputs.vector is None else inputs.vector.to(dtype),
-            scalars=inputs.scalars.to(dtype),
-            basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2).to(dtype) for k, l in layout.pairs],
-            trunk=stacked(layout.kernels),
-            weights=weights,
-        )
-        output = Messages.apply(Problem(layout, inputs), t, *t.flat())
+    t = Tensors(
+        features=[inputs.features[str(k)].mT.contiguous() for k in fiber_in.degrees],
+        vector=inputs.vector,
+        scalars=inputs.scalars,
+        basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2) for k, l in layout.pairs],
+        trunk=stacked(layout.kernels),
+        weights=[node_weights(kernel) for kernel in layout.kernels],
+    )
+    output = Messages.apply(Problem(layout, inputs), t, *t.flat())
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, output, strict=True):
         found[s][str(l)] = value
@@ -79,11 +76,6 @@ def node_weights(kernel: nn.Module) -> Tensor:
     weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
     both = torch.cat([weight, bias[:, None]], dim=1).view(kernel.nc_out, kernel.nc_in, kernel.num_freq, -1)
     return both.permute(3, 1, 2, 0).flatten(2).contiguous()
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 class Term(NamedTuple):
@@ -362,7 +354,7 @@ class Messages(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
         derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
-        with _full_precision(t.scalars.device):
+        with full_precision(t.scalars.device):
             return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
 
 

@@ -6,9 +6,9 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
 from equivariant_attention.plan import Plan
-from tests.cases import FULL, MIXED, awkward_graph, random_features, random_graph
+from tests.cases import BACKENDS_HERE, FULL, MIXED, awkward_graph, random_features, random_graph
 
-FAST = sorted(set(BACKENDS) - {"oracle"})
+FAST = [backend for backend in BACKENDS_HERE if backend != "oracle"]
 PAIRS = [(k, l) for k in range(5) for l in range(5)]
 EDGE_DIM = 2
 
@@ -48,7 +48,7 @@ def test_values_and_gradients_are_the_oracles(backend, graph, x_ij, dtype):
 
 
 @pytest.mark.parametrize("memory", [1, 30_000])
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_small_blocks_give_the_same(backend, memory, dtype):
     check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM), "add", dtype, memory)
 
@@ -78,7 +78,7 @@ def check_against_oracle(backend, G, x_ij, dtype, memory=None, fiber=MIXED):
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
 @pytest.mark.parametrize(("k", "l"), PAIRS)
 def test_first_and_second_derivatives_of_every_pair(backend, k, l):
     layer = GConvSE3Partial(Fiber(structure=[(2, k)]), Fiber(structure=[(1, l)]), edge_dim=1).double()
@@ -180,6 +180,15 @@ def test_a_plain_dict_is_refused_where_it_lacks_something(backend, lacks):
     basis, r = get_basis_and_r(G, 3)
     with use_backend(backend), pytest.raises(ValueError, match=f"a plain dict, which has no {lacks}"):
         layer(random_features(MIXED, G.num_nodes(), torch.float64), G=G, r=r, basis=dict(basis))
+
+
+@pytest.mark.skipif("triton" in BACKENDS_HERE, reason="Triton's interpreter is on")
+def test_triton_runs_or_raises():
+    G = random_graph()
+    layer = GConvSE3Partial(MIXED, FULL).double()
+    basis, r = get_basis_and_r(G, 3)
+    with use_backend("triton"), pytest.raises(ValueError, match=r"needs Triton 3\.3 or later and tensors on CUDA"):
+        layer(random_features(MIXED, G.num_nodes(), torch.float64), G=G, r=r, basis=basis)
 
 
 def test_a_wrong_basis_is_refused():

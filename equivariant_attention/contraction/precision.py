@@ -1,0 +1,14 @@
+"""In which precision messages are made: that of the parameters, whatever autocast says."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Autocast off: it would round in the frames and in the radial networks, where messages lose their equivariance.
+
+    A backward pass needs it as well: it may run inside an autocast that the forward pass was not in, or the reverse.
+    """
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()

@@ -1,0 +1,246 @@
+"""Frames and plans of the graphs of a data set, kept in memory from one epoch to the next, up to a number of bytes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.basis import Basis, get_basis_and_r
+from equivariant_attention.checks import check_whole_number
+from equivariant_attention.graphs import Graph, GraphLike, as_graph, batch, unbatch
+from equivariant_attention.plan import OutEdges, Plan, relative_positions
+from equivariant_attention.so3.vectors import length_and_direction
+
+OVERHEAD = 2048  # bytes of the Python objects around the tensors of one graph, about
+
+
+class BasisCache:
+    """Basis and distances of batches of fixed graphs, each graph's share computed when it is first seen.
+
+    It is for data sets that are batched anew in every epoch, whose edges and ``edata['d']`` never change and whose
+    positions get no gradient. Kept per graph are its plan and the Wigner-D matrices of its edges; where they would take
+    more than ``max_bytes``, the graphs used longest ago are dropped, and made again when they come again. An edge
+    takes 356 bytes in float32 with a largest degree of 3.
+
+    Args:
+        max_degree: largest degree of any feature of the model, at least 0.
+        max_bytes: how much may be kept, on the device of the graphs; 0 keeps nothing.
+
+    Attributes:
+        num_bytes: how much is kept now, Python's own objects estimated.
+
+    Raises:
+        ValueError: an argument is not a whole number of at least 0.
+    """
+
+    def __init__(self, max_degree: int, max_bytes: int) -> None:
+        check_whole_number(max_degree, 0, "max_degree")
+        check_whole_number(max_bytes, 0, "max_bytes")
+        self.max_degree, self.max_bytes = max_degree, max_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all graphs; those that come next may be of another dtype or on another device."""
+        self._kept: OrderedDict[Hashable, Kept] = OrderedDict()
+        self._kind: tuple[torch.dtype, torch.device] | None = None
+        self.num_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._kept
+
+    def get_basis_and_r(self, G: Any, keys: Sequence[Hashable]) -> tuple[Basis, Tensor]:
+        """What :func:`~equivariant_attention.basis.get_basis_and_r` gives for a batch of graphs.
+
+        Args:
+            G: a batch of DGLGraphs, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data``, as
+                there, whose ``edata['d']`` requires no gradient.
+            keys: which graph each graph of the batch is, such as its index in the data set; numbers may be tensors.
+
+        Returns:
+            the basis and the distances, ``[edges, 1]``.
+
+        Raises:
+            KeyError, TypeError: as there; or ``edata['d']`` is of another dtype than that of the graphs before.
+            ValueError: as there; or ``edata['d']`` requires a gradient or is on another device, there is not one key
+                for each graph, or a key is that of a graph with other numbers of nodes or edges.
+            RuntimeError: a key is that of a graph with another ``edata['d']``, or ``edata['w']`` no longer agrees in
+                the two directions of its pairs. On a GPU the error comes when the host next waits.
+        """
+        G = as_graph(G)
+        d = relative_positions(G)
+        self._check_kind(d)
+        # Tensors are equal keys only to themselves: what counts is their values.
+        keys = [key.item() if isinstance(key, Tensor) else key for key in keys]
+        parts = [self._kept.get(key) for key in keys]
+        for key, size, part in zip(keys, _sizes(G, keys), parts, strict=True):
+            if part is not None and (part.num_nodes, part.num_edges) != size:
+                raise ValueError(
+                    f"keys must name the graphs of G: {key!r} is that of a graph with {part.num_nodes} nodes and "
+                    f"{part.num_edges} edges, got one with {size[0]} and {size[1]}"
+                )
+        missing = [i for i, part in enumerate(parts) if part is None]
+        for i, part in zip(missing, _made(G, missing, self.max_degree), strict=True):
+            parts[i] = part
+        for key, part in zip(keys, parts, strict=True):
+            self._keep(key, part)
+        self._kind = d.dtype, d.device
+        return _joined(parts, G, self.max_degree)
+
+    def _check_kind(self, d: Tensor) -> None:
+        if d.requires_grad:
+            raise ValueError("edata['d'] must not require a gradient to be kept: use get_basis_and_r, or d.detach()")
+        dtype, device = self._kind or (d.dtype, d.device)
+        if d.dtype != dtype:
+            raise TypeError(f"edata['d'] must be {dtype}, as that of the graphs before, got {d.dtype}: see clear()")
+        if d.device != device:
+            raise ValueError(
+                f"edata['d'] must be on {device}, as that of the graphs before, got {d.device}: see clear()"
+            )
+
+    def _keep(self, key: Hashable, part: Kept) -> None:
+        """Make a graph the one used last, and drop those used longest ago."""
+        if key in self._kept:
+            self.num_bytes -= self._kept.pop(key).num_bytes
+        self._kept[key] = part
+        self.num_bytes += part.num_bytes
+        while self.num_bytes > self.max_bytes:
+            self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
+
+    def __repr__(self) -> str:
+        return (
+            f"BasisCache(max_degree={self.max_degree}, max_bytes={self.max_bytes}, graphs={len(self)}, "
+            f"num_bytes={self.num_bytes})"
+        )
+
+
+class Kept(NamedTuple):
+    """What is kept of one graph, whose edges are numbered from 0.
+
+    Attributes:
+        num_nodes, num_pairs: of the graph, and of the plan.
+        order, zero_edges: of the plan.
+        d: relative positions, ``[edges, 3]``.
+        frames: Wigner-D matrices of all degrees, side by side, in the order of the plan, ``[edges, sum of (2l+1)^2]``.
+    """
+
+    num_nodes: int
+    num_pairs: int
+    order: Tensor
+    zero_edges: Tensor
+    d: Tensor
+    frames: Tensor
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_bytes(self) -> int:
+        return OVERHEAD + sum(tensor.nbytes for tensor in self if isinstance(tensor, Tensor))
+
+
+def _sizes(G: GraphLike, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Nodes and edges of each graph of a batch."""
+    nodes, edges = G.batch_num_nodes().tolist(), G.batch_num_edges().tolist()
+    if len(edges) != len(nodes):
+        raise ValueError(f"G must have as many batch_num_edges as batch_num_nodes, {len(nodes)}, got {len(edges)}")
+    if not nodes or len(keys) != len(nodes):
+        raise ValueError(f"keys must be as many as G has graphs, and at least one, got {len(keys)} for {len(nodes)}")
+    return list(zip(nodes, edges, strict=True))
+
+
+def _made(G: GraphLike, which: Sequence[int], max_degree: int) -> list[Kept]:
+    """What is to be kept of some graphs of a batch, computed for all of them at once."""
+    if not which:
+        return []
+    # It must serve every later batch, so it is made outside any inference mode that this one is in.
+    with torch.inference_mode(False), torch.no_grad():
+        part = _chosen(G, which)
+        basis, _ = get_basis_and_r(part, max_degree)
+        plan, nodes, edges = basis.plan, part.batch_num_nodes().tolist(), part.batch_num_edges()
+        owner = torch.arange(len(which), device=edges.device).repeat_interleave(edges)
+        number = torch.arange(len(owner), device=edges.device) - (edges.cumsum(0) - edges)[owner]
+
+        def per_graph(some: Tensor) -> tuple[Tensor, ...]:
+            # Stable, so that what the plan has first stays first: the pairs.
+            counts = torch.bincount(owner[some], minlength=len(which))
+            return owner[some].argsort(stable=True).split(counts.tolist())
+
+        order, frames = number[plan.order], torch.cat([frame.flatten(1) for frame in basis.frames], dim=1)
+        pairs, zeros, places = map(per_graph, (plan.pairs[:, 0], plan.zero_edges, plan.order))
+        d = part.edata["d"].split(edges.tolist())
+        # All are copies, as a slice would keep the whole in memory.
+        return [
+            Kept(
+                nodes[i],
+                len(pairs[i]),
+                order[places[i]],
+                number[plan.zero_edges[zeros[i]]],
+                d[i].clone(),
+                frames[places[i]],
+            )
+            for i in range(len(which))
+        ]
+
+
+def _chosen(G: GraphLike, which: Sequence[int]) -> Graph:
+    """Some graphs of a batch, with no more of them than the basis is made from."""
+    plain = Graph(*G.edges(), G.num_nodes())
+    plain.set_batch_num_nodes(G.batch_num_nodes())
+    plain.set_batch_num_edges(G.batch_num_edges())
+    plain.edata["d"] = relative_positions(G)
+    if "w" in G.edata:
+        plain.edata["w"] = G.edata["w"].detach()
+    graphs = unbatch(plain)
+    return batch([graphs[i] for i in which])
+
+
+def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> tuple[Basis, Tensor]:
+    """The basis and the distances of a batch of the graphs that these are kept of."""
+    d = relative_positions(G)
+    plan = _joined_plan(kept, G)
+    fits = (d == torch.cat([part.d for part in kept])).all()
+    if "w" in G.edata:
+        first, second = G.edata["w"].detach()[plan.pairs.T]
+        fits = fits & (first == second).all()
+    torch._assert_async(
+        fits,
+        "keys must name the graphs of G: edata['d'] is not as it was kept, or the two directions of an edge no longer "
+        "agree in edata['w']",
+    )
+    r, direction = length_and_direction(d)
+    frames = _pairs_first(kept, [part.frames for part in kept])
+    parts = frames.split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
+    frames = [part.unflatten(1, (2 * l + 1, -1)).contiguous() for l, part in enumerate(parts)]
+    return Basis(direction, max_degree, plan, (G.edata.get("w"), r), frames), r
+
+
+def _joined_plan(kept: Sequence[Kept], G: GraphLike) -> Plan:
+    """The plan of a batch of graphs: what ``Plan(G)`` is, without looking at values."""
+    plan = Plan.__new__(Plan)
+    plan.num_nodes, plan.num_edges = G.num_nodes(), G.num_edges()
+    plan.order = _pairs_first(kept, _renumbered(kept, [part.order for part in kept]))
+    plan.pairs = plan.order[: 2 * sum(part.num_pairs for part in kept)].view(-1, 2)
+    plan.zero_edges = torch.cat(_renumbered(kept, [part.zero_edges for part in kept]))
+    plan.out_edges = OutEdges.of(G.edges()[0], plan.num_nodes)
+    return plan
+
+
+def _renumbered(kept: Sequence[Kept], edges: Sequence[Tensor]) -> list[Tensor]:
+    """Edges of each graph as the batch numbers them."""
+    first = accumulate((part.num_edges for part in kept), initial=0)
+    return [e + i for e, i in zip(edges, first, strict=False)]
+
+
+def _pairs_first(kept: Sequence[Kept], rows: Sequence[Tensor]) -> Tensor:
+    """The rows of the pairs of all graphs, and then those of all other edges."""
+    split = [part.tensor_split([2 * of.num_pairs]) for of, part in zip(kept, rows, strict=True)]
+    return torch.cat([part for parts in zip(*split, strict=True) for part in parts])

@@ -1,0 +1,119 @@
+"""``torch.compile``: every layer, and every model with its plan given, is one graph and computes the same."""
+
+import shutil
+from functools import partial
+
+import pytest
+import torch
+import torch._dynamo
+
+import experiments.nbody.models as nbody
+import experiments.qm9.models as qm9
+import experiments.toy_optimisation.models as toy
+from equivariant_attention.contraction import use_backend
+from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.plan import Plan
+from tests.cases import awkward_graph, random_features, random_graph
+from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, every_layer, run, tensors
+from tests.experiments.nbody.test_models import bodies
+from tests.experiments.toy_optimisation.test_models import points
+
+# PyTorch says this of every input that is not a leaf; only where warnings are errors is it heard.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+MODELS = {
+    "nbody SE3Transformer": (nbody, lambda: nbody.SE3Transformer(1, 4, num_degrees=2, div=2), bodies),
+    "nbody TFN": (nbody, lambda: nbody.TFN(2, 4, num_degrees=2), bodies),
+    "qm9 SE3Transformer": (qm9, lambda: qm9.SE3Transformer(1, 6, 4, num_degrees=2, edge_dim=1, div=2), lambda: atoms()),
+    "qm9 TFN": (qm9, lambda: qm9.TFN(2, 6, 4, num_degrees=2, edge_dim=1), lambda: atoms()),
+    "iterative": (toy, lambda: toy.SE3TransformerIterative(1, num_degrees=2, num_iter=1, div=2), points),
+}
+# Tracing takes seconds: these layers differ from others in little.
+LIKE_OTHERS = ("GConvSE3-TFN", "GConvSE3Partial", "GConvSE3Partial-cat", "GSE3Res", "GSE3Res-sum", "GSE3Res-none")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+
+
+def atoms():
+    G = random_graph(edge_dim=1)
+    G.ndata["f"] = torch.randn(G.num_nodes(), 6, 1, dtype=torch.float64)
+    return G
+
+
+def outputs(model, G):
+    found = model(G.local_var())
+    return [found] if torch.is_tensor(found) else found[1]
+
+
+def assert_same(make_outputs, compiled, module, leaves):
+    """Values, and gradients by the leaves and all parameters."""
+    leaves = [*leaves, *(p for p in module.parameters() if p.requires_grad)]
+    results = []
+    for function in (module, compiled):
+        values = make_outputs(function)
+        gradients = torch.autograd.grad(sum(v.square().sum() for v in values), leaves, allow_unused=True)
+        results.append([*values, *gradients])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+def assert_layer_compiles(name, G, backend):
+    layer, fiber, _ = build(name)
+    features = random_features(fiber, G.num_nodes(), torch.float64)
+    leaves = [v.requires_grad_() for v in (*features.values(), G.edata["d"], G.edata["w"])]
+    G.ndata.pop("x")  # so that derivatives flow to d
+    compiled = torch.compile(layer, backend=backend, fullgraph=True)
+    assert_same(lambda f: tensors(run(f, G, features)), compiled, layer, leaves)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LIKE_OTHERS else n for n in LAYERS])
+def test_every_layer_is_one_graph(name):
+    assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "eager")
+
+
+@pytest.mark.slow
+@every_layer
+def test_every_layer_is_one_graph_to_the_compilers_own_derivatives(name):
+    assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "aot_eager")
+
+
+def test_edges_of_length_zero():
+    assert_layer_compiles("GConvSE3", awkward_graph(edge_dim=EDGE_DIM), "eager")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_with_its_plan_given_is_one_graph(name, monkeypatch):
+    where, make, graph = MODELS[name]
+    model, G = make().double(), graph()
+    monkeypatch.setattr(where, "get_basis_and_r", partial(get_basis_and_r, plan=Plan(G)))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert_same(lambda f: outputs(f, G), compiled, model, [])
+
+
+def test_a_model_that_makes_its_plan_breaks_there_alone():
+    _, make, graph = MODELS["nbody TFN"]
+    model, G = make().double(), graph()
+    explained = torch._dynamo.explain(model)(G)
+    assert {reason.user_stack[-1].name for reason in explained.break_reasons} == {"get_basis_and_r"}
+
+
+def test_a_named_backend_and_a_plain_dict_compile():
+    G = random_graph(edge_dim=EDGE_DIM)
+    layer, fiber, _ = build("GConvSE3")
+    features = random_features(fiber, G.num_nodes(), torch.float64)
+    basis, r = get_basis_and_r(G, 3)
+    expected = layer(features, G=G, r=r, basis=basis)
+    with use_backend("edge"):
+        found = torch.compile(layer, backend="eager", fullgraph=True)(features, G=G, r=r, basis=dict(basis))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU, PyTorch's default compiler needs a C++ compiler")
+@pytest.mark.filterwarnings("default")
+def test_default_compiler():
+    _, make, graph = MODELS["nbody SE3Transformer"]
+    model, G = make().double(), graph()
+    assert_same(lambda f: outputs(f, G), torch.compile(model), model, [])
