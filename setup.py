@@ -30,6 +30,7 @@ setup(
     extras_require={
         "experiments": ["lightning-fabric>=2.4", "tqdm>=4.65", "matplotlib>=3.7"],
         "trackers": ["tensorboard", "wandb"],
+        "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],
         "tests": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "e3nn>=0.5.6", "torch_geometric>=2.5"],
     },
