@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equivariant_attention.contraction import frame
+from equivariant_attention.contraction.derivatives import Part, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
@@ -124,6 +125,13 @@ class Problem:
             frames=[frame[block.planned] for frame in t.frames],
         )
 
+    def rows(self, t: Tensors, block: Block) -> Tensors:
+        """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
+        planned = torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)
+        return t.like([None] * len(t.flat()))._replace(
+            sent=self.src[block.edges], vector=block.edges, scalars=block.edges, frames=[planned] * len(t.frames)
+        )
+
     def sent(self, t: Tensors) -> frame.Values:
         return frame.sent_values(self.layout, t.sent, t.vector, self.channel)
 
@@ -180,7 +188,7 @@ def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
     layout, room = problem.layout, _buffer(problem, t.weights)
-    total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
+    total = zeros(t, needed)
     for block in problem.blocks():
         # Edges that share radial weights have derivatives of their own by the scalars these are made from.
         separate = block.D if needed.scalars else 1
@@ -210,66 +218,9 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
     return total
 
 
-def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
-
-
 def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives as a function that has derivatives itself, whose backward pass also makes blocks again."""
-    which = [i for i, n in enumerate(needed.flat()) if n]
-
-    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        create_graph = torch.is_grad_enabled()
-        if not create_graph:
-            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
-        with torch.enable_grad():
-            b = t.like(tensors[:count])
-            messages = problem.messages(b, 1, None)
-        leaves = [tensors[i] for i in which]
-        found = torch.autograd.grad(messages, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
-
-    total = t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
-    for block in problem.blocks_with_graph():
-        b = problem.on_block(t, block, 1).flat()
-        found = iter(Recomputed.apply(gradient, len(b), *b, *(d[block.edges] for d in gradients)))
-        d = t.like([next(found) if n else None for n in needed.flat()])
-        where = t.like([None] * len(b))._replace(
-            sent=problem.src[block.edges],
-            vector=block.edges,
-            scalars=block.edges,
-            frames=[torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)] * len(t.frames),
-        )
-        total = t.like([_added(*parts) for parts in zip(total.flat(), d.flat(), where.flat(), strict=True)])
-    return total
-
-
-def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
-    if whole is None:
-        return None
-    return whole + part if rows is None else whole.index_add(0, rows, part)
-
-
-class Recomputed(torch.autograd.Function):
-    """A function of tensors of which only these are kept: it runs again in the backward pass of any order."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, function: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        ctx.function, ctx.count = function, count
-        ctx.save_for_backward(*tensors)
-        return function(count, *tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        create_graph = torch.is_grad_enabled()
-        if not create_graph:
-            tensors = _leaves(tensors, needed)
-        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-        with full_precision(gradients[0].device):
-            with torch.enable_grad():
-                output = ctx.function(ctx.count, *tensors)
-            found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
-        return None, None, *(next(found) if n else None for n in needed)
+    parts = (
+        Part(problem.on_block(t, block, 1), problem.rows(t, block), [d[block.edges] for d in gradients])
+        for block in problem.blocks_with_graph()
+    )
+    return differentiable_gradient(lambda b: problem.messages(b, 1, None), parts, t, needed)

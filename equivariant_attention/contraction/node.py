@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.contraction.blockwise import Recomputed
+from equivariant_attention.contraction.derivatives import Part, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
@@ -145,11 +145,6 @@ class Tensors(NamedTuple):
         """Other values in the places of these."""
         rest = iter(values)
         return Tensors(*([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in self))
-
-    def zeros(self, needed: Tensors) -> Tensors:
-        """Where derivatives are added up; None for those that are not asked for."""
-        pairs = zip(self.flat(), needed.flat(), strict=True)
-        return self.like([torch.zeros_like(v) if n else None for v, n in pairs])
 
 
 class Block(NamedTuple):
@@ -360,12 +355,12 @@ class Messages(torch.autograd.Function):
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
-    total, room = t.zeros(needed), Room(t.scalars)
+    total, room = zeros(t, needed), Room(t.scalars)
     shared = [False] * len(t.trunk), [False] * len(t.weights)
     of_block = needed._replace(scalars=False, trunk=shared[0], weights=shared[1])
     for block in problem.blocks(t):
         b = problem.on_block(t, block)
-        d = b.zeros(of_block)._replace(trunk=total.trunk, weights=total.weights)
+        d = zeros(b, of_block)._replace(trunk=total.trunk, weights=total.weights)
         radial = Hidden(b.scalars, b.trunk, keep=True)
         dg = problem.gradient(b, radial.output, [block.by_slot(v).mT for v in gradients], d, room)
         d = d._replace(scalars=radial.gradient(dg, total.trunk, needed.scalars))
@@ -376,34 +371,8 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
 
 
 def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives as a function that has derivatives itself, whose backward pass also makes blocks again."""
-    which = [i for i, n in enumerate(needed.flat()) if n]
-
-    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        create_graph = torch.is_grad_enabled()
-        if not create_graph:
-            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
-        with torch.enable_grad():
-            messages = problem.messages(t.like(tensors[:count]), None)
-        leaves = [tensors[i] for i in which]
-        found = torch.autograd.grad(messages, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
-
-    total = t.zeros(needed)
-    for block in problem.blocks_with_graph(t):
-        b = problem.on_block(t, block).flat()
-        found = iter(Recomputed.apply(gradient, len(b), *b, *(block.by_slot(v).mT for v in gradients)))
-        d = t.like([next(found) if n else None for n in needed.flat()])
-        parts = zip(total.flat(), d.flat(), block.rows(d).flat(), strict=True)
-        total = t.like([_added(*part) for part in parts])
-    return total
-
-
-def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
-
-
-def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
-    if whole is None:
-        return None
-    return whole + part if rows is None else whole.index_add(0, rows, part)
+    parts = (
+        Part(problem.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
+        for block in problem.blocks_with_graph(t)
+    )
+    return differentiable_gradient(lambda b: problem.messages(b, None), parts, t, needed)

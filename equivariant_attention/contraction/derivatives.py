@@ -1,0 +1,111 @@
+"""First derivatives that have derivatives themselves: block by block, made again in the backward pass of any order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.contraction.precision import full_precision
+
+
+class Tensors(Protocol):
+    """All that messages are a function of; some may be None."""
+
+    def flat(self) -> tuple[Any, ...]:
+        """In one tuple."""
+
+    def like(self: T, values: Sequence[Any]) -> T:
+        """Other values in the places of these."""
+
+
+T = TypeVar("T", bound=Tensors)
+
+
+class Part(NamedTuple):
+    """A block of edges.
+
+    Attributes:
+        tensors: what its messages are a function of.
+        rows: which rows of the whole tensors these are; None for those that are not cut up.
+        gradients: derivatives by its messages.
+    """
+
+    tensors: Any
+    rows: Any
+    gradients: Sequence[Tensor]
+
+
+def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterable[Part], t: T, needed: T) -> T:
+    """Derivatives by what messages are a function of, as a differentiable function.
+
+    Args:
+        messages: of a block.
+        parts: the blocks.
+        t: of all edges.
+        needed: which derivatives are wanted.
+
+    Returns:
+        these, and None for the others.
+    """
+    which = [i for i, n in enumerate(needed.flat()) if n]
+
+    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
+        with torch.enable_grad():
+            output = messages(t.like(tensors[:count]))
+        leaves = [tensors[i] for i in which]
+        found = torch.autograd.grad(output, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
+        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
+
+    total = zeros(t, needed).flat()
+    for part in parts:
+        b = part.tensors.flat()
+        found = iter(_Recomputed.apply(gradient, len(b), *b, *part.gradients))
+        d = [next(found) if n else None for n in needed.flat()]
+        total = [_added(*values) for values in zip(total, d, part.rows.flat(), strict=True)]
+    return t.like(total)
+
+
+def zeros(t: T, needed: T) -> T:
+    """Where derivatives are added up; None for those that are not wanted."""
+    return t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
+
+
+def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
+    if whole is None:
+        return None
+    return whole + part if rows is None else whole.index_add(0, rows, part)
+
+
+def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
+    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function of tensors of which only these are kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, function: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.function, ctx.count = function, count
+        ctx.save_for_backward(*tensors)
+        return function(count, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
+        create_graph = torch.is_grad_enabled()
+        if not create_graph:
+            tensors = _leaves(tensors, needed)
+        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
+        with full_precision(gradients[0].device):
+            with torch.enable_grad():
+                output = ctx.function(ctx.count, *tensors)
+            found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
+        return None, None, *(next(found) if n else None for n in needed)
