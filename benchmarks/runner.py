@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import summary, take_turns
+from benchmarks.measure import SLOW, summary, take_turns
 from benchmarks.memory import in_own_process
 from benchmarks.operators import time_by_kind
 from benchmarks.steps import Setup, build, make_step
@@ -57,7 +57,7 @@ def _run_case(
         row = {"workload": workload, "case": case, "mode": mode, "backend": backend, **counts}
         if backend in steps:
             row |= {"memory": memory[backend], "seconds": summary(times[backend])}
-            if profile:
+            if profile and row["seconds"]["median"] < SLOW:  # the profiler's events of a long step fill the memory
                 row["profile"] = time_by_kind(steps[backend], setup.device)
         else:
             row |= memory[backend]
