@@ -21,7 +21,8 @@ def test_dgl_is_required_only_where_it_works(version, machine):
     environment = {"python_version": version, "platform_machine": machine, "sys_platform": "linux"}
     marker = requirements()["dgl"].marker
     assert marker.evaluate(environment) == (version in ("3.10", "3.11") and machine == "x86_64")
-    others = [r for name, r in requirements().items() if name != "dgl"]
+    # Triton, which only tests ask for, has wheels for Linux alone; all else is needed everywhere.
+    others = [r for name, r in requirements().items() if name not in ("dgl", "triton")]
     assert all(r.marker is None for r in others)
 
 
