@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from equivariant_attention.contraction import frame
-from equivariant_attention.contraction.derivatives import Part, differentiable_gradient, zeros
+from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3.couplings import published_sign
 
@@ -35,7 +35,9 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
         weights=frame.aligned_weights(layout),
     )
     problem = Problem(layout, inputs)
-    output = _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem, t, *t.flat())
+    output = (
+        _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem.passes, t, *t.flat())
+    )
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, output, strict=True):
         found[s][str(l)] = value
@@ -96,6 +98,10 @@ class Problem:
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.room = {purpose: room_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
 
+    @property
+    def passes(self) -> Passes:
+        return Passes(*(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+
     def blocks(self) -> Iterator[Block]:
         """Blocks of edges that share radial weights where they can."""
         shared = 2 * len(self.plan.pairs) if self.pairs_share else 0
@@ -155,28 +161,14 @@ class Problem:
         return [values[key].mT for key in self.layout.messages]
 
 
-class Messages(torch.autograd.Function):
-    """The messages along all edges, of which only the tensors they are a function of are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, problem: Problem, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
-        ctx.save_for_backward(*tensors)
-        t = t.like(tensors)
-        edges, room = problem.plan.num_edges, _buffer(problem, t.weights)
-        output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
-        for block in problem.blocks():
-            found = problem.messages(problem.on_block(t, block, block.D), block.D, room)
-            for whole, part in zip(output, found, strict=True):
-                whole.index_copy_(0, block.edges, part)
-        return tuple(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
-        derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
-        with full_precision(t.sent.device):
-            return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
+def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
+    edges, room = problem.plan.num_edges, _buffer(problem, t.weights)
+    output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+    for block in problem.blocks():
+        found = problem.messages(problem.on_block(t, block, block.D), block.D, room)
+        for whole, part in zip(output, found, strict=True):
+            whole.index_copy_(0, block.edges, part)
+    return output
 
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:

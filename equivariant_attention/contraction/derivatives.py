@@ -1,4 +1,4 @@
-"""First derivatives that have derivatives themselves: block by block, made again in the backward pass of any order."""
+"""Messages of which only what they are a function of is kept, and their derivatives of any order, block by block."""
 
 from __future__ import annotations
 
@@ -22,6 +22,37 @@ class Tensors(Protocol):
 
 
 T = TypeVar("T", bound=Tensors)
+
+
+class Passes(NamedTuple):
+    """How an order evaluates its messages.
+
+    Attributes:
+        forward: from what they are a function of to the messages.
+        gradient, differentiable_gradient: from that, which derivatives are needed, and derivatives by the messages, to
+            these derivatives.
+    """
+
+    forward: Callable[[Any], list[Tensor]]
+    gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
+    differentiable_gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
+
+
+class Messages(torch.autograd.Function):
+    """The messages along all edges: ``Messages.apply(passes, t, *t.flat())``."""
+
+    @staticmethod
+    def forward(ctx: Any, passes: Passes, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.passes, ctx.places = passes, t.like([None] * len(tensors))
+        ctx.save_for_backward(*tensors)
+        return tuple(passes.forward(t.like(tensors)))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
+        derivative = ctx.passes.differentiable_gradient if torch.is_grad_enabled() else ctx.passes.gradient
+        with full_precision(gradients[0].device):
+            return None, None, *derivative(t, needed, gradients).flat()
 
 
 class Part(NamedTuple):

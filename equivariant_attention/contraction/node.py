@@ -17,19 +17,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.contraction.derivatives import Part, differentiable_gradient, zeros
+from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
+from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 
-HIDDEN = 33  # hidden values of a radial network, and a one for its biases
+VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 
 
 def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> float:
@@ -48,8 +48,8 @@ def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> f
     for k, c_in in fiber_in.dict.items():
         for l, c_out in fiber_out.dict.items():
             numbers = (2 * k + 1) * (2 * min(k, l) + 1) * c_out
-            by_node += HIDDEN * numbers * c_in
-            by_edge += (HIDDEN + 2 * l + 1) * numbers
+            by_node += VALUES * numbers * c_in
+            by_edge += (VALUES + 2 * l + 1) * numbers
     return float(num_nodes * by_node + num_edges * by_edge)
 
 
@@ -64,7 +64,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         trunk=stacked(layout.kernels),
         weights=[node_weights(kernel) for kernel in layout.kernels],
     )
-    output = Messages.apply(Problem(layout, inputs), t, *t.flat())
+    output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, output, strict=True):
         found[s][str(l)] = value
@@ -124,7 +124,7 @@ class Layout:
         basis = sum((2 * l + 1) * (2 * k + 1) * (2 * min(k, l) + 1) for k, l in self.pairs)
         values = sum((2 * l + 1) * c for (l, _), c in self.messages.items())
         self.sizes = Sizes(
-            HIDDEN * max(widths), HIDDEN * sum(widths), sum(widths), 6 * HIDDEN * len(widths) + 2 * basis + values
+            VALUES * max(widths), VALUES * sum(widths), sum(widths), 6 * VALUES * len(widths) + 2 * basis + values
         )
 
 
@@ -217,6 +217,10 @@ class Problem:
         self.out_edges, self.num_edges = inputs.basis.plan.out_edges, inputs.basis.plan.num_edges
         self.room = {purpose: room_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
 
+    @property
+    def passes(self) -> Passes:
+        return Passes(*(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+
     def blocks(self, t: Tensors) -> Iterator[Block]:
         """Blocks of rows: the largest P stays in cache."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
@@ -264,7 +268,7 @@ class Problem:
 
     def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, room: Room | None) -> Tensor:
         """T, what the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
-        g = g.view(len(P), -1, HIDDEN)
+        g = g.view(len(P), -1, VALUES)
         T = _bmm(g, P, room, f"T{term.k}")
         if term.k == 1 and b.vector is not None:
             # One channel is more than the node sends, by a vector of the edge: that has radial weights on the edge.
@@ -295,7 +299,7 @@ class Problem:
             dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(len(b.features[0]), -1, sum(widths))
             for term, dT_k in zip(terms, dT.split(widths, dim=2), strict=True):
                 P = self.on_nodes(b, term, room)
-                torch.bmm(dT_k, P.mT, out=dg[term.kernel].view(*dT_k.shape[:2], HIDDEN))
+                torch.bmm(dT_k, P.mT, out=dg[term.kernel].view(*dT_k.shape[:2], VALUES))
                 if d.basis[term.basis] is not None:
                     T = self.on_edges(b, term, g[term.kernel], P, room)
                     d.basis[term.basis] += dy @ T.view(len(dy), -1, dy.shape[2]).mT
@@ -310,13 +314,13 @@ class Problem:
         df, dA = d.features[term.feature], d.weights[term.kernel]
         if df is None and dA is None:
             return
-        dP_by_row = _bmm(g.view(*dT.shape[:2], HIDDEN).mT, dT, room, "dP by row")
+        dP_by_row = _bmm(g.view(*dT.shape[:2], VALUES).mT, dT, room, "dP by row")
         # What follows is a product for each hidden value, over all rows.
-        dP = room("P", HIDDEN, len(dT), dT.shape[2]).copy_(dP_by_row.transpose(0, 1)).view(HIDDEN, len(f), -1)
+        dP = room("P", VALUES, len(dT), dT.shape[2]).copy_(dP_by_row.transpose(0, 1)).view(VALUES, len(f), -1)
         if df is not None:
             df += _bmm(dP, A.mT, room, "df").sum(0).view_as(df)
         if dA is not None:
-            dA.baddbmm_(f.T.expand(HIDDEN, -1, -1), dP)
+            dA.baddbmm_(f.T.expand(VALUES, -1, -1), dP)
 
     def gradient_of_vector(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, dg: Tensor) -> None:
         """Add the derivatives through the vector and its radial weights."""
@@ -329,28 +333,14 @@ class Problem:
             d.weights[term.kernel][:, self.channel] += g.T @ dR
 
 
-class Messages(torch.autograd.Function):
-    """The messages along all edges, of which only the tensors they are a function of are kept."""
-
-    @staticmethod
-    def forward(ctx: Any, problem: Problem, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.problem, ctx.places = problem, t.like([None] * len(tensors))
-        ctx.save_for_backward(*tensors)
-        t = t.like(tensors)
-        room = Room(t.scalars)
-        output = [t.scalars.new_empty(problem.num_edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
-        for block in problem.blocks(t):
-            found = problem.messages(problem.on_block(t, block), room)
-            for whole, part in zip(output, found, strict=True):
-                whole.index_copy_(0, block.edges, block.by_edge(part.mT))
-        return tuple(output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
-        derivative = _differentiable_gradient if torch.is_grad_enabled() else _gradient
-        with full_precision(t.scalars.device):
-            return None, None, *derivative(ctx.problem, t, needed, gradients).flat()
+def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
+    room = Room(t.scalars)
+    output = [t.scalars.new_empty(problem.num_edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+    for block in problem.blocks(t):
+        found = problem.messages(problem.on_block(t, block), room)
+        for whole, part in zip(output, found, strict=True):
+            whole.index_copy_(0, block.edges, block.by_edge(part.mT))
+    return output
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:

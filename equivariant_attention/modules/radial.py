@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_whole_number
-
-HIDDEN = 32
+from equivariant_attention.contraction.kernels import HIDDEN
 
 
 class BN(nn.Module):
