@@ -242,7 +242,8 @@ def as_graph(G: Any) -> GraphLike:
         edata[name]             data.name, `[edges, ...]`
 
     What is set in `ndata` and `edata` is set on the Data. Listing them lists the tensors of fitting first dimension;
-    where a graph has as many nodes as edges, 'd', 'w', 'r' and names with 'edge' in them are taken to be on the edges.
+    where a graph has as many nodes as edges, 'd', 'w', 'r', 'envelope' and names with 'edge' in them are taken to be on
+    the edges.
     `edata['d']` is never computed from `pos`, which does not know of periodic offsets: set `data.d`.
 
     Raises:
@@ -467,7 +468,7 @@ class _PygFields(Fields):
         for attribute, value in self._store.to_dict().items():
             fits = [] if attribute in ("edge_index", "batch", "ptr") else self._fits(value)
             if len(fits) == 2:
-                fits = ["edges" if attribute in ("d", "w", "r") or "edge" in attribute else "nodes"]
+                fits = ["edges" if attribute in ("d", "w", "r", "envelope") or "edge" in attribute else "nodes"]
             if fits == [self._kind]:
                 yield names.get(attribute, attribute)
 

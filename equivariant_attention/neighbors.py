@@ -18,7 +18,9 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.graphs import Graph, graph_sizes
+from equivariant_attention.so3.vectors import length_and_direction
 
 _BLOCK = 2**22  # distances held at once in the search without a tree: 32 MiB
 _SLACK = 1 + 1e-9  # by how much a tree searches beyond a distance, so that its own rounding misses no candidate
@@ -68,23 +70,30 @@ def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
     return _graph(x, batch, partial(_nearest, k=k))
 
 
-def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None) -> Graph:
+def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None, envelope: int | None = None) -> Graph:
     """Return the graph with an edge, each way, between every two nodes of a graph at most `radius` apart.
 
     Args:
         x, batch: as for `fully_connected_graph`.
         radius: larger than 0, in the unit of `x`; a distance equal to it counts.
+        envelope: p of the `polynomial_envelope` that lets edges end smoothly (6 does well), at least 1; None for edges
+            that count in full up to the radius, as published.
 
     Returns:
-        A Graph as from `fully_connected_graph`.
+        A Graph as from `fully_connected_graph`; with an envelope also `edata['envelope']` `[edges, 1]`, differentiable
+        with respect to `x`, by which layers weigh what they gather.
 
     Raises:
-        ValueError: `x`, `radius` or `batch` is not as above, or a position is not finite.
+        ValueError: `x`, `radius`, `batch` or `envelope` is not as above, or a position is not finite.
     """
     radius = float(radius)
     if not radius > 0:
         raise ValueError(f"radius must be larger than 0, got {radius}")
-    return _graph(x, batch, partial(_within, radius=radius))
+    graph = _graph(x, batch, partial(_within, radius=radius))
+    if envelope is not None:
+        r, _ = length_and_direction(graph.edata["d"])
+        graph.edata["envelope"] = polynomial_envelope(r, radius, envelope)
+    return graph
 
 
 def _graph(x: Tensor, batch: Tensor | None, search: _Search) -> Graph:

@@ -29,9 +29,28 @@ def segment_max(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
     return zeros.scatter_reduce(0, segment[:, None].expand_as(values), values, "amax", include_self=False)
 
 
-def segment_softmax(logits: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Softmax of the rows of each segment, computed in at least float32: ``[rows, m]`` to ``[rows, m]``."""
+def segment_softmax(logits: Tensor, segment: Tensor, num_segments: int, envelope: Tensor | None = None) -> Tensor:
+    r"""Softmax of the rows of each segment, computed in at least float32: ``[rows, m]`` to ``[rows, m]``.
+
+    .. math:: u_i \frac{u_i \exp l_i}{\sum_j u_j \exp l_j}
+
+    With an envelope u, a row that ends leaves both the sum and its own weight continuously, also where it is the only
+    one: then its weight is u, not 1. Where all u of a segment are 0, so are the weights.
+
+    Args:
+        logits: l, ``[rows, m]``.
+        segment: which segment each row is in.
+        num_segments: how many there are.
+        envelope: u, at least 0, ``[rows, 1]``; None for 1.
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if envelope is not None:
+        envelope = envelope.to(logits.dtype)
+        # As a part of the logits, so that no envelope is so small that a quotient of two is lost.
+        limits = torch.finfo(logits.dtype)
+        counts = envelope >= limits.tiny
+        logits = torch.where(counts, logits + torch.where(counts, envelope, 1).log(), limits.min)
     # The softmax does not depend on what is subtracted, so the maximum is a constant to its derivatives.
     weights = (logits - segment_max(logits.detach(), segment, num_segments)[segment]).exp()
-    return weights / segment_sum(weights, segment, num_segments)[segment]
+    weights = weights / segment_sum(weights, segment, num_segments)[segment]
+    return weights if envelope is None else weights * envelope

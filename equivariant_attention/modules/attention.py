@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_features, check_whole_number
+from equivariant_attention.envelope import edge_envelope
 from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
 from equivariant_attention.graphs import as_graph, edges_on
 from equivariant_attention.segments import segment_softmax, segment_sum
@@ -17,7 +18,12 @@ class GMABSE3(nn.Module):
               \alpha_{ij} = \frac{\exp \langle q_i, k_{ij} \rangle / \sqrt{n}}
                                  {\sum_{j'} \exp \langle q_i, k_{ij'} \rangle / \sqrt{n}}
 
-    per head, over the head's share of the channels of every degree; n is ``n_features`` of the whole key fiber.
+    per head, over the head's share of the channels of every degree; n is ``n_features`` of the whole key fiber. With an
+    envelope u on the edges (see :func:`~equivariant_attention.envelope.polynomial_envelope`), the exponentials and the
+    values are multiplied by it:
+
+    .. math:: \alpha_{ij} = u_{ij} \frac{u_{ij} \exp \langle q_i, k_{ij} \rangle / \sqrt{n}}
+                                 {\sum_{j'} u_{ij'} \exp \langle q_i, k_{ij'} \rangle / \sqrt{n}}
 
     Args:
         f_value: fiber of the values.
@@ -44,21 +50,21 @@ class GMABSE3(nn.Module):
         return_attention: bool = False,
         **kwargs,
     ) -> Features | tuple[Features, Tensor]:
-        """Attend.
+        r"""Attend.
 
         Args:
             v: values, ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_value``.
             k: keys, the same of fiber ``f_key``.
             q: queries, ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_key``.
-            G: the graph.
+            G: the graph; ``edata['envelope']``, where there is one, is the envelope, ``[edges, 1]``.
             return_attention: also return the attention weights.
 
         Returns:
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_value``, 0 at nodes without incoming edges; and
-            the weights ``[edges, heads]`` if asked for, at least float32.
+            the weights :math:`\alpha` ``[edges, heads]`` if asked for, at least float32.
 
         Raises:
-            ValueError: values, keys or queries are not those of the fibers and the graph.
+            ValueError: values, keys, queries or the envelope are not those of the fibers and the graph.
         """
         G = as_graph(G)
         check_features(v, self.f_value, G.num_edges(), "v")
@@ -68,7 +74,7 @@ class GMABSE3(nn.Module):
         keys = fiber2head(k, self.n_heads, self.f_key, squeeze=True)
         queries = fiber2head(q, self.n_heads, self.f_key, squeeze=True)
         logits = (keys * queries[dst]).sum(-1) / self.f_key.n_features**0.5
-        attention = segment_softmax(logits, dst, G.num_nodes())
+        attention = segment_softmax(logits, dst, G.num_nodes(), edge_envelope(G))
         output = {}
         for degree, value in v.items():
             per_head = value.unflatten(1, (self.n_heads, -1))

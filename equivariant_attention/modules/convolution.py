@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from equivariant_attention.basis import Basis
 from equivariant_attention.checks import check_features, check_fiber, check_floating_point
 from equivariant_attention.contraction import Inputs, contract
+from equivariant_attention.envelope import edge_envelope
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import GraphLike, as_graph, edges_on
 from equivariant_attention.modules.pairwise import PairwiseConv
-from equivariant_attention.segments import segment_mean, segment_size
+from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
 
 X_IJ = (None, "cat", "add")
 
@@ -25,7 +26,8 @@ class GConvSE3Partial(nn.Module):
 
     .. math:: m_{ij}^l = \sum_k W^{lk}(x_i - x_j) \, f_j^k
 
-    (equation (8) of arXiv 2006.10503), for an edge from node j to node i.
+    (equation (8) of arXiv 2006.10503), for an edge from node j to node i. No envelope is applied: that
+    is for whoever gathers the messages.
 
     Args:
         f_in: fiber of the node features.
@@ -90,7 +92,10 @@ class GConvSE3(nn.Module):
     .. math:: f_i^l \leftarrow \frac{1}{|N_i|} \sum_{j \in N_i} \Big( \sum_k W^{lk}(x_i - x_j) f_j^k + S^l f_i^l \Big)
 
     (arXiv 1802.08219; equation (8) of arXiv 2006.10503). With flavor 'TFN' the message is multiplied by :math:`S^l`
-    instead. A node without incoming edges gets 0, as published.
+    instead. A node without incoming edges gets 0, as published. With an envelope u on the edges (see
+    :func:`~equivariant_attention.envelope.polynomial_envelope`), the mean is
+
+    .. math:: \sum_{j \in N_i} u_{ij} \frac{u_{ij}}{\sum_{j'} u_{ij'}} ( \cdot )
 
     Args:
         f_in: fiber of the input.
@@ -127,7 +132,8 @@ class GConvSE3(nn.Module):
 
         Args:
             h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
-            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
+                ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
 
         Returns:
@@ -140,16 +146,15 @@ class GConvSE3(nn.Module):
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
         (messages,) = contract([(self.kernel_unary, self.f_out)], self.f_in, inputs)
-        incoming = segment_size(dst, G.num_nodes())
-        output = {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}
-        return self._interact_with_self(output, h, incoming > 0)
+        output, presence = _mean(messages, dst, G.num_nodes(), edge_envelope(G))
+        return self._interact_with_self(output, h, presence)
 
-    def _interact_with_self(self, output: Features, h: Features, has_edges: Tensor) -> Features:
+    def _interact_with_self(self, output: Features, h: Features, presence: Tensor) -> Features:
         for degree, S in self.kernel_self.items():
             if self.flavor == "TFN":
                 output[degree] = S @ output[degree]
             else:
-                output[degree] = output[degree] + has_edges[:, None, None] * (S @ h[degree])
+                output[degree] = output[degree] + presence[:, None, None] * (S @ h[degree])
         return output
 
     def extra_repr(self) -> str:
@@ -165,6 +170,16 @@ def messages(layers: Sequence[GConvSE3Partial], inputs: Inputs) -> list[Features
     They are made in one pass over the edges.
     """
     return contract([(layer.kernel_unary, layer.f_out) for layer in layers], layers[0].f_sent, inputs)
+
+
+def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:
+    """The mean of the messages into each node, and what it is of messages of one, ``[nodes]``: 0 without neighbours."""
+    if envelope is None:
+        incoming = segment_size(dst, num_nodes)
+        return {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}, incoming > 0
+    weights = segment_softmax(torch.zeros_like(envelope), dst, num_nodes, envelope)
+    mean = {d: segment_sum(weights[:, :, None].to(m.dtype) * m, dst, num_nodes) for d, m in messages.items()}
+    return mean, segment_sum(weights, dst, num_nodes).squeeze(-1)
 
 
 def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:

@@ -93,7 +93,8 @@ class GSE3Res(nn.Module):
 
         Args:
             features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
-            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
+                ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
             return_attention: also return the attention weights.
 

@@ -83,6 +83,14 @@ def test_edges_of_length_zero():
     assert_layer_compiles("GConvSE3", awkward_graph(edge_dim=EDGE_DIM), "eager")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["GConvSE3-skip", "GSE3Res"])
+def test_an_envelope(name):
+    G = random_graph(edge_dim=EDGE_DIM)
+    G.edata["envelope"] = torch.rand(G.num_edges(), 1, dtype=torch.float64)
+    assert_layer_compiles(name, G, "eager")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_with_its_plan_given_is_one_graph(name, monkeypatch):
     where, make, graph = MODELS[name]
