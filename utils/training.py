@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from utils import checkpoints
@@ -23,10 +25,9 @@ from utils.trackers import Tracker
 
 # (model, batch) -> (means over the batch, one of them 'loss', each a tensor of one number; how many they are means of)
 BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], int]]
-
+Probe = Callable[[nn.Module], dict[str, Tensor]]  # what of a model is recorded after each backward pass
 
 PROGRESS = ("epoch", "step", "epochs", "steps", "best")  # attributes of a Trainer that its checkpoint holds
-PARTS = ("model", "optimizer", "schedule")  # attributes whose state_dict it holds
 
 
 class NonFiniteError(FloatingPointError):
@@ -53,15 +54,23 @@ def make_fabric(device: str, precision: str) -> Fabric:
     return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
 
 
-def cosine_schedule(optimizer: Optimizer, steps: int, final: float = 0.1) -> LambdaLR:
-    """A schedule, stepped once per batch, that lowers the learning rate along a cosine.
+def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0, final: float = 0.1) -> LambdaLR:
+    """A schedule, stepped once per batch, that raises the learning rate linearly, then lowers it along a cosine.
 
     Args:
-        optimizer: its learning rate is where the schedule starts.
+        optimizer: its learning rate is where the cosine starts.
         steps: when it ends.
+        warmup: steps before the cosine starts.
         final: where it ends, as a fraction of the start.
     """
-    return LambdaLR(optimizer, lambda step: final + (1 - final) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(steps - warmup, 1)
+        return final + (1 - final) * (1 + math.cos(math.pi * min(done, 1))) / 2
+
+    return LambdaLR(optimizer, factor)
 
 
 def evaluate(
@@ -98,6 +107,9 @@ class Trainer:
         batch_loss: what is minimised (``'loss'``), and what else is recorded.
         folder: of the run.
         clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
+        ema: decay per step of a moving average of the weights, which then is what is evaluated and kept as the best;
+            None for the weights themselves.
+        probe: gives numbers to record with a batch's metrics, of the model after the backward pass.
 
     Attributes:
         model: the model itself, on the device.
@@ -117,10 +129,15 @@ class Trainer:
         folder: Path,
         *,
         clip_norm: float | None = None,
+        ema: float | None = None,
+        probe: Probe = lambda model: {},
     ) -> None:
         self.fabric, self.model, self.optimizer, self.schedule = fabric, model, optimizer, schedule
         self._model, self._optimizer = fabric.setup(model, optimizer)
-        self.batch_loss, self.folder = batch_loss, folder
+        self.average = None
+        if ema is not None:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.batch_loss, self.probe, self.folder = batch_loss, probe, folder
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.epoch, self.step = 0, 0
@@ -177,12 +194,15 @@ class Trainer:
             self._model, self._optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
         )
         self._check_finite("norm of the gradient", float(norm), batch, self.step + 1)
+        values |= _numbers(self.probe(self.model))
         self._optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.schedule.step()
         return values, size, float(norm)
 
     def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:
-        """The means of the metrics over all batches, of the model as it is, without gradients.
+        """The means of the metrics over all batches, without gradients, of the weights that would be kept as the best.
 
         Args:
             loader: gives the batches.
@@ -198,11 +218,14 @@ class Trainer:
             return metrics, size
 
         self._model.eval()
-        return evaluate(self.fabric, self._model, checked_loss, loader, prefix)
+        with self._averaged():
+            return evaluate(self.fabric, self._model, checked_loss, loader, prefix)
 
     def use_best(self) -> None:
-        """Give the model its best weights."""
-        self.model.load_state_dict(self.best["model"])
+        """Give the model its best weights, where there was an epoch to find them; it is not to be trained on then."""
+        if self.best:
+            self.model.load_state_dict(self.best["model"])
+            self.average = None
 
     @property
     def checkpoint(self) -> Path:
@@ -216,17 +239,41 @@ class Trainer:
             CheckpointError: it is damaged, incomplete or of another model.
         """
         state = checkpoints.load(self.checkpoint, checkpoints.STATE)
-        if missing := {*PROGRESS, *PARTS, "rng"} - state.keys():
+        if missing := {*PROGRESS, *self._parts, "rng"} - state.keys():
             raise checkpoints.CheckpointError(f"{self.checkpoint}: incomplete, without {sorted(missing)}")
         try:
-            for name in PARTS:
-                getattr(self, name).load_state_dict(state[name])
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
             checkpoints.set_rng_state(state["rng"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {error}") from error
         for name in PROGRESS:
             setattr(self, name, state[name])
         self._write_views()
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        """What has a state_dict of its own in the checkpoint."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
+        return parts if self.average is None else {**parts, "average": self.average}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, if any."""
+        self._exchange_weights()
+        try:
+            yield
+        finally:
+            self._exchange_weights()
+
+    @torch.no_grad()
+    def _exchange_weights(self) -> None:
+        if self.average is None or not self.average.n_averaged:
+            return
+        for own, averaged in zip(self.model.parameters(), self.average.module.parameters(), strict=True):
+            kept = own.clone()
+            own.copy_(averaged)
+            averaged.copy_(kept)
 
     def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
         train.set_epoch(self.epoch)
@@ -239,7 +286,8 @@ class Trainer:
             mean.add(values, size)
             if self.step % log_interval == 0:
                 row = {"epoch": self.epoch + 1, "step": self.step, "learning_rate": learning_rate}
-                self._record(self.steps, {**row, "step_loss": values["loss"], "gradient_norm": norm})
+                of_step = {f"step_{name}": value for name, value in values.items()}
+                self._record(self.steps, {**row, **of_step, "gradient_norm": norm})
             if self.step % print_interval == 0:
                 bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
                 bar.update(self.step - bar.n)
@@ -251,10 +299,11 @@ class Trainer:
         self._record(self.epochs, row)
         loss = row.get("valid_loss")
         if not self.best or loss is None or loss < self.best["loss"]:
-            weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+            with self._averaged():
+                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
         state = {name: getattr(self, name) for name in PROGRESS}
-        state |= {name: getattr(self, name).state_dict() for name in PARTS}
+        state |= {name: part.state_dict() for name, part in self._parts.items()}
         checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
         self._write_views()
 
@@ -283,6 +332,8 @@ class Trainer:
 
 
 def _numbers(metrics: dict[str, Tensor]) -> Row:
+    if not metrics:
+        return {}
     # One transfer from the device for all of them.
     values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()
     return dict(zip(metrics, values, strict=True))

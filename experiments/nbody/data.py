@@ -28,6 +28,7 @@ from experiments.nbody.simulation import (
     simulate,
 )
 from utils.files import atomic_write, make_folder
+from utils.graphs import make_graph
 
 ARRAYS = ("loc", "vel", "charges", "edges")
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
@@ -295,8 +296,6 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     Raises:
         ValueError: another ``graph``, or samples of different numbers of particles.
     """
-    if graph not in ("own", "dgl"):
-        raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
     sizes = {len(x0) for x0, *_ in samples}
     if len(sizes) != 1:
         raise ValueError(f"samples: expected one number of particles in all of at least one, got {sorted(sizes)}")
@@ -304,7 +303,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     num_graphs, n, _ = x0.shape
     dst, src = (~torch.eye(n, dtype=torch.bool)).nonzero(as_tuple=True)
     first = torch.arange(num_graphs).mul(n).unsqueeze(1)
-    G = _graph_class(graph)((first + src).flatten(), (first + dst).flatten(), num_nodes=num_graphs * n)
+    G = make_graph(graph, (first + src).flatten(), (first + dst).flatten(), num_graphs * n)
     G.set_batch_num_nodes(torch.full((num_graphs,), n))
     G.set_batch_num_edges(torch.full((num_graphs,), n * (n - 1)))
     G.ndata["x"] = x0.reshape(-1, 1, 3)
@@ -314,16 +313,6 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     G.edata["w"] = edges[:, dst, src].reshape(-1, 1)
     target = torch.stack([xT - x0, vT - v0], dim=2).reshape(-1, 2, 3)
     return G, target
-
-
-def _graph_class(graph: str) -> Any:
-    if graph == "dgl":
-        import dgl
-
-        return lambda src, dst, num_nodes: dgl.graph((src, dst), num_nodes=num_nodes)
-    from equivariant_attention.graphs import Graph
-
-    return Graph
 
 
 # ----------------------------------------------------------------------------------------------------- baselines

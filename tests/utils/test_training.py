@@ -95,6 +95,20 @@ def test_learning_rate_falls_to_a_tenth():
     assert rates[10:] == pytest.approx([0.2, 0.2])
 
 
+def test_warmup_rises_linearly_before_the_cosine():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = cosine_schedule(optimizer, 13, warmup=3)
+    rates = []
+    for _ in range(14):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert rates[8] == pytest.approx(1.1)  # half way
+    assert rates[13] == pytest.approx(0.2)
+
+
 @pytest.mark.parametrize("step", [0, 1, STEPS, STEPS + 3, 3 * STEPS - 1])
 def test_killed_in_a_step_and_resumed(tmp_path, uninterrupted, step):
     calls = []
@@ -185,6 +199,51 @@ def test_clipping(tmp_path):
         left = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
         assert norm > 0.1  # the norm before clipping
         assert left == pytest.approx(min(norm, largest), rel=0.02)
+
+
+def test_average_of_the_weights(tmp_path):
+    """What is evaluated and kept is the moving average; the weights themselves train on as without it."""
+    plain, averaged = make_trainer(tmp_path / "plain"), make_trainer(tmp_path / "averaged", ema=0.8)
+    weights = []
+    for number, batch in enumerate([*make_loaders()[0], *make_loaders()[0]]):
+        for trainer in (plain, averaged):
+            torch.manual_seed(number)  # of dropout
+            trainer.take_step(batch)
+        weights.append(plain.model[0].weight.detach().clone())
+    expected = weights[0]
+    for weight in weights[1:]:
+        expected = 0.8 * expected + 0.2 * weight
+    assert torch.equal(averaged.model[0].weight, weights[-1])
+    before = averaged.evaluate(make_loaders()[1])["loss"]
+    assert torch.equal(averaged.model[0].weight, weights[-1])
+    averaged._end_epoch({"valid_loss": before})
+    torch.testing.assert_close(averaged.best["model"]["0.weight"], expected)
+    averaged.use_best()
+    torch.testing.assert_close(averaged.model[0].weight, expected)
+    assert averaged.evaluate(make_loaders()[1])["loss"] == before != plain.evaluate(make_loaders()[1])["loss"]
+
+
+def test_resuming_goes_on_with_the_average(tmp_path):
+    outcomes = []
+    for name, stops in (("whole", [EPOCHS]), ("resumed", [1, 3, EPOCHS])):
+        for epochs in stops:
+            trainer = make_trainer(tmp_path / name, ema=0.9)
+            if trainer.checkpoint.exists():
+                torch.rand(7)
+                trainer.resume()
+            fit(trainer, epochs)
+        outcomes.append(outcome(tmp_path / name))
+    assert outcomes[0] == outcomes[1]
+    fit(make_trainer(tmp_path / "plain"), epochs=1)
+    with pytest.raises(CheckpointError, match="incomplete, without"):
+        make_trainer(tmp_path / "plain", ema=0.9).resume()
+
+
+def test_probe_is_recorded_after_each_backward_pass(tmp_path):
+    trainer = make_trainer(tmp_path, probe=lambda model: {"bias_gradient": model[2].bias.grad.norm()})
+    fit(trainer, epochs=1)
+    assert float(rows(tmp_path / "steps.csv")[0]["step_bias_gradient"]) > 0
+    assert float(rows(tmp_path / "metrics.csv")[0]["train_bias_gradient"]) > 0
 
 
 def poisoned_loss(what):

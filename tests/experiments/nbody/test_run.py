@@ -68,7 +68,7 @@ def outcome(folder):
 
 
 def test_every_flag_has_a_value_in_every_preset():
-    flags = {action.dest for action in run.build_parser()._actions} - {"help", "preset"}
+    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset"}
     for preset in run.PRESETS.values():
         assert preset.keys() == flags
     assert flags > run.FREE
@@ -83,7 +83,7 @@ def test_presets_state_their_horizon():
 def test_published_command_is_the_paper_preset():
     published = "--ri_delta_t 10 --num_degrees 4 --batch_size 128 --num_channels 8 --div 4 --ri_burn_in 0 "
     published += "--siend att --xij add --head 2"
-    given = vars(run.build_parser().parse_args(published.split()))
+    given = vars(run.EXPERIMENT.build_parser().parse_args(published.split()))
     preset = run.PRESETS["paper"]
     assert given == {name: preset[name] for name in given}
     assert (preset["num_layers"], preset["lr"], preset["num_train"]) == (4, 1e-3, 3000)
@@ -275,6 +275,13 @@ def test_restore(train, tmp_path):
     assert starts[0] == starts[1] != starts[2]
     with pytest.raises(UsageError, match="the weights do not fit the model"):
         train("--restore", str(best), "--num_channels", "8", output="other")
+
+
+def test_forward_evaluates_restored_weights(train, tmp_path):
+    trained = train(epochs=1)
+    forward = train("--forward", "--restore", str(tmp_path / "run" / "checkpoints" / "best.pt"), output="forward")
+    assert forward["test"] == trained["test"]
+    assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock", "plots/predictions.png"}
 
 
 def test_restore_of_a_published_tensor_field_network(train, tmp_path):

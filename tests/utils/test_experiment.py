@@ -1,0 +1,119 @@
+"""The program around a training, on a line through points."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from utils.cli import UsageError, count
+from utils.experiment import Experiment, summary, summary_lines
+from utils.files import write_json
+from utils.flags import FREE, MACHINE, RUN, TRAINING, add_training_flags
+
+PRESET = {"width": 4, **TRAINING, "num_epochs": 2, "batch_size": 4, "lr": 0.01, **MACHINE, **RUN}
+
+
+def add_flags(parser):
+    parser.add_argument("--width", type=count(1))
+    add_training_flags(parser, "points")
+
+
+def load(flags):
+    x = torch.linspace(0, 1, 16)[:, None]
+    return {split: TensorDataset(x, 2 * x) for split in ("train", "valid", "test")}
+
+
+def collate(samples, graph):
+    x, y = (torch.stack(part) for part in zip(*samples, strict=True))
+    return x, y
+
+
+def batch_loss(model, batch):
+    x, y = batch
+    return {"loss": (model(x) - y).square().mean()}, len(x)
+
+
+def report(flags, trainer, loaders, folder):
+    metrics = {"loss": trainer.evaluate(loaders["test"])["loss"], **summary(trainer)}
+    write_json(folder / "metrics.json", metrics)
+    print(summary_lines(metrics, folder))
+    return metrics
+
+
+LINE = Experiment(
+    description="Fits a line.",
+    presets={"line": PRESET},
+    add_flags=add_flags,
+    load=load,
+    collate=collate,
+    make_model=lambda flags: nn.Sequential(nn.Linear(1, flags.width), nn.Linear(flags.width, 1)),
+    batch_loss=batch_loss,
+    report=report,
+)
+
+
+@pytest.fixture
+def train(tmp_path):
+    def call(*arguments, output="run"):
+        given = [] if "--resume" in arguments else ["--output", str(tmp_path / output)]
+        return LINE.main([*given, *arguments])
+
+    return call
+
+
+def test_every_common_flag_has_a_default():
+    flags = {action.dest for action in LINE.build_parser()._actions} - {"help", "preset", "width"}
+    assert flags == {*TRAINING, *MACHINE, *RUN}
+    assert flags > FREE
+
+
+def test_training_and_its_summary(train, tmp_path, capsys):
+    metrics = train()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert (metrics["parameters"], metrics["epochs"], metrics["best_epoch"]) == (13, 2, 2)
+    printed = capsys.readouterr().out
+    assert "seconds per epoch" in printed
+    assert f"everything is in    {tmp_path / 'run'}" in printed
+
+
+@pytest.mark.parametrize("options", [[], ["--ema", "0.9"]])
+def test_forward_evaluates_weights_without_training(train, tmp_path, capsys, options):
+    metrics = train("--num_epochs", "5", *options)
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    for again in (
+        train("--forward", "--restore", best, *options, output="restored"),
+        train("--forward", "--resume", str(tmp_path / "run")),
+    ):
+        assert again["loss"] == metrics["loss"]
+    assert not (tmp_path / "restored" / "checkpoints").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["flags"]["forward"] is False
+    with pytest.raises(UsageError, match=r"^--forward: expected trained weights, from --restore or --resume"):
+        train("--forward", output="other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_decay_shrinks_the_weights(train, tmp_path):
+    sizes = []
+    for number, options in enumerate([[], ["--weight_decay", "5"]]):
+        train(*options, output=f"{number}")
+        weights = torch.load(tmp_path / f"{number}" / "checkpoints" / "best.pt", weights_only=True)["model"]
+        sizes.append(sum(value.square().sum() for value in weights.values()))
+    assert sizes[1] < sizes[0]
+
+
+def test_warmup_and_average_are_of_the_run(train, tmp_path):
+    train("--warmup", "3", "--ema", "0.9", "--log_interval", "1")
+    first, second = (tmp_path / "run" / "steps.csv").read_text().splitlines()[1:3]
+    assert [float(line.split(",")[2]) for line in (first, second)] == [0.0025, 0.005]
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert "average" in state
+    with pytest.raises(UsageError, match=r"--ema 0\.5 contradicts"):
+        train("--resume", str(tmp_path / "run"), "--ema", "0.5")
+
+
+@pytest.mark.parametrize("arguments", [["--ema", "1"], ["--ema", "0"], ["--weight_decay", "-1"], ["--warmup", "-1"]])
+def test_bad_values(train, arguments):
+    with pytest.raises(UsageError, match=f"{arguments[0]}: expected a"):
+        train(*arguments)

@@ -1,0 +1,228 @@
+"""The program that every experiment is: flags, the folder of a run, training, a report."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import Dataset
+
+from utils import checkpoints, runs
+from utils.cli import Presets, UsageError, blame, check, make_parser, parse
+from utils.flags import FREE, add_machine_flags, add_run_flags
+from utils.graphs import cast, choose_graph
+from utils.loaders import EpochLoader
+from utils.profiling import profile_steps
+from utils.trackers import TensorBoard, Tracker, WandB
+from utils.training import BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
+
+Loaders = dict[str, EpochLoader]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What one experiment has of its own; :meth:`main` is its command line.
+
+    Args:
+        description: first lines of the help.
+        presets: a default of every flag, for every preset; the first one is the default.
+        add_flags: adds the flags of model, training and data to a parser.
+        load: makes the datasets of flags: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
+        collate: makes a batch of samples, with graphs of class ``'own'`` or ``'dgl'``.
+        make_model: makes the untrained model of flags.
+        batch_loss: what is minimised; see :class:`Trainer`.
+        report: evaluates the best weights after a training, writes and prints what there is to say; returns what
+            metrics.json holds.
+        free: names of the experiment's flags that may differ when a run is resumed.
+        idle: of given flags, the names of those that have no effect, and why.
+        probe: see :class:`Trainer`.
+    """
+
+    description: str
+    presets: Presets
+    add_flags: Callable[[ArgumentParser], None]
+    load: Callable[[Namespace], dict[str, Dataset]]
+    collate: Callable[[list, str], Any]
+    make_model: Callable[[Namespace], nn.Module]
+    batch_loss: BatchLoss
+    report: Callable[[Namespace, Trainer, Loaders, Path], dict[str, Any]]
+    free: Collection[str] = ()
+    idle: Callable[[Namespace], dict[str, str]] = lambda flags: {}
+    probe: Probe = lambda model: {}
+
+    def build_parser(self) -> ArgumentParser:
+        """The parser of the command line."""
+        parser = make_parser(self.description, self.presets)
+        self.add_flags(parser)
+        add_machine_flags(parser)
+        add_run_flags(parser)
+        return parser
+
+    def main(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+        """Run the command line.
+
+        Args:
+            arguments: words of the command line; None for those of this process.
+
+        Returns:
+            what metrics.json holds; nothing after --profile.
+
+        Raises:
+            UsageError: flags ask for what cannot be done.
+            NonFiniteError: the training diverged.
+        """
+        folder, flags = self._open_run(*parse(self.build_parser(), self.presets, arguments))
+        with folder:
+            try:
+                trainer, loaders = self._prepare(flags, folder)
+            except Exception:
+                folder.discard_if_new()
+                raise
+            folder.write_config(lasting(flags))  # a resumed run that could not start stays as it was
+            if flags.profile:
+                batch = next(iter(loaders["train"]))
+                print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))
+                print(f"stopped after profiling; trace and table are in {folder.path / 'profile'}")
+                return {}
+            if not flags.forward:
+                print(f"run folder: {folder.path} (if interrupted, go on with --resume {folder.path})")
+                trainer.fit(
+                    loaders["train"], loaders.get("valid"), flags.num_epochs, flags.log_interval, flags.print_interval
+                )
+            for tracker in trainer.trackers:
+                tracker.close()
+            trainer.use_best()
+            return self.report(flags, trainer, loaders, folder.path)
+
+    def _open_run(self, flags: Namespace, given: dict[str, Any]) -> tuple[runs.Run, Namespace]:
+        """The run's folder, new or resumed, and the flags that hold in it."""
+        if flags.resume is None:
+            self._refuse_idle(flags, given)
+            name = flags.preset if flags.name is None else flags.name
+            return runs.create(lasting(flags), flags.output, flags.save_dir, name), flags
+        folder = runs.reopen(flags.resume)
+        try:
+            stored = folder.config["flags"]
+            merged = Namespace(**runs.reconcile(vars(flags), given, stored, {*FREE, *self.free}))
+            with blame(f"--resume: {folder.path / runs.CONFIG}"):
+                check(self.build_parser(), self.presets, stored)
+            self._refuse_idle(merged, given)
+        except UsageError:
+            folder.close()
+            raise
+        return folder, merged
+
+    def _refuse_idle(self, flags: Namespace, given: dict[str, Any]) -> None:
+        idle = self.idle(flags)
+        for name in sorted(idle.keys() & given.keys()):
+            raise UsageError(f"--{name} has no effect {idle[name]}")
+
+    def _prepare(self, flags: Namespace, folder: runs.Run) -> tuple[Trainer, Loaders]:
+        """The training, and the batches of every split."""
+        with blame("--device", device="--device"):
+            fabric = make_fabric(flags.device, flags.precision)
+        datasets = self.load(flags)
+        loaders = {split: self._make_loader(flags, fabric, data, split == "train") for split, data in datasets.items()}
+        trainer = self._make_trainer(flags, fabric, folder.path, len(loaders["train"]))
+        trainer.trackers = make_trackers(flags, folder, trainer.step)
+        return trainer, loaders
+
+    def _make_loader(self, flags: Namespace, fabric: Fabric, dataset: Dataset, shuffle: bool) -> EpochLoader:
+        dtype = torch.float64 if flags.precision == "64-true" else torch.float32
+        batch = functools.partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
+        return EpochLoader(
+            dataset, flags.batch_size, batch, shuffle=shuffle, seed=flags.seed, num_workers=flags.num_workers
+        )
+
+    def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, steps_per_epoch: int) -> Trainer:
+        """The training in the state its folder holds, if any, else at its beginning."""
+        fabric.seed_everything(flags.seed, verbose=False)
+        with blame("--model"):
+            model = self.make_model(flags)
+        # Without decay this is Adam.
+        optimizer = torch.optim.AdamW(model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay or 0.0)
+        schedule = cosine_schedule(optimizer, flags.num_epochs * steps_per_epoch, flags.warmup)
+        options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe}
+        trainer = Trainer(fabric, model, optimizer, schedule, self.batch_loss, folder, **options)
+        if trainer.checkpoint.exists():
+            with blame("--resume"):
+                trainer.resume()
+        elif flags.restore is not None:
+            with blame("--restore"):
+                checkpoints.restore(model, flags.restore)
+        elif flags.forward:
+            raise UsageError("--forward: expected trained weights, from --restore or --resume")
+        if trainer.epoch > flags.num_epochs:
+            raise UsageError(
+                f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
+            )
+        return trainer
+
+
+def _batch(collate: Callable[[list, str], Any], graph: str, dtype: torch.dtype, samples: list) -> Any:
+    return cast(collate(samples, graph), dtype)
+
+
+def lasting(flags: Namespace) -> dict[str, Any]:
+    """The flags of a run as its config.json holds them: those that only say how to start are unset.
+
+    Args:
+        flags: every flag.
+    """
+    return {**vars(flags), "resume": None, "forward": False, "profile": False}
+
+
+def make_trackers(flags: Namespace, folder: runs.Run, first_step: int) -> list[Tracker]:
+    """The trackers asked for.
+
+    Args:
+        flags: every flag.
+        folder: of the run.
+        first_step: steps done before.
+
+    Raises:
+        UsageError: one is not installed.
+    """
+    trackers: list[Tracker] = []
+    if flags.tensorboard:
+        trackers.append(TensorBoard(folder.path, first_step))
+    if flags.wandb:
+        trackers.append(WandB(folder.path, folder.config))
+    return trackers
+
+
+def summary(trainer: Trainer) -> dict[str, Any]:
+    """Size and length of a training, for metrics.json; None stands for what no epoch has told yet.
+
+    Args:
+        trainer: after the training.
+    """
+    seconds = [row["seconds"] for row in trainer.epochs]
+    return {
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "epochs": trainer.epoch,
+        "best_epoch": trainer.best.get("epoch"),
+        "seconds_per_epoch": statistics.median(seconds) if seconds else None,
+    }
+
+
+def summary_lines(metrics: dict[str, Any], folder: Path) -> str:
+    """The lines with which every report ends.
+
+    Args:
+        metrics: with what :func:`summary` gave.
+        folder: of the run.
+    """
+    lines = [f"parameters          {metrics['parameters']}"]
+    if metrics["epochs"]:
+        lines.append(f"seconds per epoch   {metrics['seconds_per_epoch']:.2f}")
+        lines.append(f"best epoch          {metrics['best_epoch']} of {metrics['epochs']}")
+    return "\n".join([*lines, f"everything is in    {folder}"])

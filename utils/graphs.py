@@ -1,0 +1,72 @@
+"""The graphs of batches: of which class, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.graphs import Graph, as_graph
+from utils.cli import UsageError
+
+
+def choose_graph(graph: str, device: torch.device) -> str:
+    """What --graph means here, ``'dgl'`` or ``'own'``.
+
+    Args:
+        graph: the flag, ``'auto'``, ``'dgl'`` or ``'own'``.
+        device: of the training.
+
+    Raises:
+        UsageError: DGL is asked for and cannot be used.
+    """
+    if graph == "own" or (graph == "auto" and device.type != "cpu"):
+        return "own"
+    try:
+        import dgl
+
+        dgl.graph(([0], [0])).to(device)
+    except Exception as error:  # DGL fails in many ways where it is not made for this PyTorch, Python or device
+        if graph == "auto":
+            return "own"
+        raise UsageError(f"--graph dgl: DGL cannot be used here on {device}: {error}") from error
+    return "dgl"
+
+
+def make_graph(graph: str, src: Tensor, dst: Tensor, num_nodes: int) -> Any:
+    """A graph without fields.
+
+    Args:
+        graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
+        src, dst: int ``[edges]``.
+        num_nodes: how many.
+
+    Raises:
+        ValueError: another ``graph``.
+    """
+    if graph == "own":
+        return Graph(src, dst, num_nodes=num_nodes)
+    if graph == "dgl":
+        import dgl
+
+        return dgl.graph((src, dst), num_nodes=num_nodes)
+    raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
+
+
+def cast(batch: Any, dtype: torch.dtype) -> Any:
+    """A batch with all its real numbers of one type; a graph's fields are changed in place.
+
+    Args:
+        batch: a graph, a tensor, or a tuple of such.
+        dtype: the type.
+    """
+    if isinstance(batch, tuple):
+        return tuple(cast(part, dtype) for part in batch)
+    if isinstance(batch, Tensor):
+        return batch.to(dtype) if batch.is_floating_point() else batch
+    graph = as_graph(batch)
+    for fields in (graph.ndata, graph.edata):
+        for name in list(fields):
+            fields[name] = cast(fields[name], dtype)
+    return batch
