@@ -29,6 +29,7 @@ setup(
     install_requires=["torch>=2.5", "numpy>=1.24", "scipy>=1.10", "packaging>=23", DGL],
     extras_require={
         "experiments": ["lightning-fabric>=2.4", "tqdm>=4.65", "matplotlib>=3.7"],
+        "ase": ["ase>=3.23"],
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],

@@ -1,0 +1,92 @@
+"""A model of the energy as a calculator of ASE, the Atomic Simulation Environment. Needs ``ase``; nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.neighborlist import neighbor_list
+from torch import nn
+
+from equivariant_attention.envelope import polynomial_envelope
+from equivariant_attention.graphs import Graph
+from equivariant_attention.so3.vectors import length_and_direction
+
+
+class ModelCalculator(Calculator):
+    r"""Energy and forces :math:`F_i = -\partial E / \partial x_i` of atoms, from a model of the energy.
+
+    The model gets the :class:`~equivariant_attention.graphs.Graph` of all atoms within the cutoff of each other, images
+    across periodic boundaries included, in the type and on the device of its parameters:
+
+        ndata['x']          positions ``[atoms, 1, 3]``
+        ndata['z']          atomic numbers, int64 ``[atoms]``
+        edata['d']          relative positions ``x_dst - x_src``, of the nearest or of other images, ``[edges, 3]``
+        edata['envelope']   the smooth cutoff, ``[edges, 1]``
+
+    Results are kept until the atoms move; call ``reset()`` when the weights have changed.
+
+    Args:
+        model: maps a graph to its energy, a tensor of one number; in the units that ASE is to have (eV and Å, usually).
+            It must let gradients flow through its basis (``get_basis_and_r(..., compute_gradients=True)``).
+        cutoff: how far edges reach, larger than 0.
+        envelope: p of the :func:`~equivariant_attention.envelope.polynomial_envelope`; None for edges that end sharply,
+            where energies jump.
+
+    Raises:
+        TypeError: ``model`` is not a module with parameters.
+        ValueError: ``cutoff`` is not as above.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (as ASE has it)
+
+    def __init__(self, model: nn.Module, cutoff: float, envelope: int | None = 6) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
+            raise TypeError(f"model must be a torch.nn.Module with parameters, got {type(model).__name__}")
+        if not cutoff > 0:
+            raise ValueError(f"cutoff must be larger than 0, got {cutoff}")
+        self.model, self.cutoff, self.envelope = model, float(cutoff), envelope
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Set ``results``; ASE calls this.
+
+        Raises:
+            ValueError: positions are not finite, a periodic direction has no length, or the model gives no energy.
+        """
+        super().calculate(atoms, properties, system_changes)
+        with torch.enable_grad():
+            G, x = self._graph(self.atoms)
+            energy = self.model(G)
+            if energy.numel() != 1:
+                raise ValueError(f"model must give one energy, a tensor of one number, got {list(energy.shape)}")
+            (gradient,) = torch.autograd.grad(energy.sum(), x, materialize_grads=True)
+        value = energy.item()
+        self.results = {"energy": value, "free_energy": value, "forces": -gradient.double().cpu().numpy()}
+
+    def _graph(self, atoms: Atoms) -> tuple[Graph, torch.Tensor]:
+        """The graph of the atoms, and the positions that its fields are made of."""
+        if not np.isfinite(atoms.positions).all():
+            raise ValueError("atoms must have finite positions")
+        if (atoms.pbc & ~atoms.cell.any(1)).any():
+            raise ValueError(f"atoms.cell must have a vector for every periodic direction, got {atoms.cell!r}")
+        parameter = next(self.model.parameters())
+        dst, src, offset = neighbor_list("ijS", atoms, self.cutoff)
+        src, dst = (torch.from_numpy(ends).long().to(parameter.device) for ends in (src, dst))
+        offset, x = (torch.from_numpy(v).to(parameter) for v in (offset @ atoms.cell.array, atoms.positions))
+        x.requires_grad_()
+        G = Graph(src, dst, len(atoms))
+        G.ndata["x"], G.ndata["z"] = x.unsqueeze(1), torch.from_numpy(atoms.numbers).long().to(parameter.device)
+        G.edata["d"] = x[dst] - x[src] - offset
+        if self.envelope is not None:
+            r, _ = length_and_direction(G.edata["d"])
+            G.edata["envelope"] = polynomial_envelope(r, self.cutoff, self.envelope)
+        return G, x

@@ -1,0 +1,119 @@
+"""The ASE calculator against the model itself, finite differences, and a larger periodic cell."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("ase")
+
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from equivariant_attention.ase_calculator import ModelCalculator
+from equivariant_attention.neighbors import radius_graph
+from experiments.forces.dynamics import conservation, moving_atoms
+from experiments.forces.models import SE3Transformer
+
+CUTOFF = 3.0
+
+
+def model(x_ij=None, dtype=torch.float64):
+    return SE3Transformer(num_layers=1, num_channels=4, num_degrees=2, n_heads=1, x_ij=x_ij).to(dtype)
+
+
+def finite_difference(atoms, atom, axis, step=1e-6):
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.calc = atoms.calc
+        moved.positions[atom, axis] += sign * step
+        energies.append(moved.get_potential_energy())
+    return -(energies[0] - energies[1]) / (2 * step)
+
+
+@pytest.mark.parametrize("envelope", [6, None])
+def test_a_molecule_is_the_radius_graph(envelope):
+    energy, atoms = model("cat"), molecule("CH3CH2OH")
+    atoms.calc = ModelCalculator(energy, CUTOFF, envelope)
+    x = torch.from_numpy(atoms.positions).requires_grad_()
+    G = radius_graph(x, CUTOFF, envelope=envelope)
+    G.ndata["z"] = torch.from_numpy(atoms.numbers).long()
+    expected = energy(G)
+    (gradient,) = torch.autograd.grad(expected.sum(), x)
+    assert abs(atoms.get_potential_energy() - expected.item()) < 1e-12
+    np.testing.assert_allclose(atoms.get_forces(), -gradient.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("x_ij", [None, "add", "cat"])
+def test_forces_across_periodic_boundaries_are_finite_differences(x_ij):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = ModelCalculator(model(x_ij), CUTOFF)
+    forces = atoms.get_forces()
+    assert abs(forces).max() > 1e-3
+    for atom, axis in ((0, 0), (1, 2), (3, 1)):
+        assert abs(forces[atom, axis] - finite_difference(atoms, atom, axis)) < 1e-6
+
+
+def test_a_larger_cell_and_moved_images_are_the_same():
+    energy, atoms = model("cat"), bulk("Cu", cubic=True)  # of 3.6 Å: edges lead to several images of one atom
+    atoms.rattle(0.1, seed=0)
+    larger, moved = atoms.repeat((2, 1, 1)), atoms.copy()
+    moved.positions[1] += atoms.cell[0] - 2 * atoms.cell[2]
+    for image in (atoms, larger, moved):
+        image.calc = ModelCalculator(energy, 4.0)
+    assert abs(larger.get_potential_energy() - 2 * atoms.get_potential_energy()) < 1e-10
+    assert abs(moved.get_potential_energy() - atoms.get_potential_energy()) < 1e-10
+    np.testing.assert_allclose(larger.get_forces(), np.tile(atoms.get_forces(), (2, 1)), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(moved.get_forces(), atoms.get_forces(), rtol=0, atol=1e-10)
+
+
+def test_a_short_simulation_conserves_energy_momentum_and_angular_momentum():
+    x = molecule("CH3CH2OH").positions
+    drift = conservation(moving_atoms(model("cat"), x, CUTOFF, temperature=300, seed=0), timestep=0.5, steps=50)
+    assert drift["kinetic_energy"] > 0.01
+    assert drift["momentum"] < 1e-13
+    assert drift["angular_momentum"] < 1e-13
+    assert drift["energy"] < 1e-3 * drift["kinetic_energy"]
+
+
+def test_atoms_without_neighbours_no_atoms_and_single_precision():
+    for atoms in (Atoms("Ar"), Atoms("Ar2", [[0, 0, 0], [0, 0, 9]]), Atoms()):
+        atoms.calc = ModelCalculator(model(dtype=torch.float32), CUTOFF)
+        assert atoms.get_potential_energy() == 0
+        assert atoms.get_forces().shape == (len(atoms), 3)
+        assert not atoms.get_forces().any()
+
+
+def test_nothing_is_left_on_the_model_or_the_atoms():
+    energy, atoms = model(), molecule("H2O")
+    before = atoms.copy()
+    atoms.calc = ModelCalculator(energy, CUTOFF)
+    with torch.no_grad():
+        atoms.get_forces()
+    assert atoms == before
+    assert all(p.grad is None and p.requires_grad for p in energy.parameters())
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module with parameters, got function"):
+        ModelCalculator(lambda G: G, 3.0)
+    for cutoff in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="cutoff must be larger than 0"):
+            ModelCalculator(model(), cutoff)
+    flat = Atoms("Ar", pbc=[True, False, False])
+    flat.calc = ModelCalculator(model(), CUTOFF)
+    with pytest.raises(ValueError, match=r"atoms\.cell must have a vector for every periodic direction"):
+        flat.get_potential_energy()
+    lost = Atoms("Ar2", [[0, 0, 0], [0, 0, np.nan]], calculator=ModelCalculator(model(), CUTOFF))
+    with pytest.raises(ValueError, match="atoms must have finite positions"):
+        lost.get_forces()
+
+    class PerAtom(nn.Linear):
+        def forward(self, G):
+            return G.ndata["x"].sum((1, 2))
+
+    many = Atoms("Ar2", [[0, 0, 0], [0, 0, 1]], calculator=ModelCalculator(PerAtom(1, 1), CUTOFF))
+    with pytest.raises(ValueError, match=r"model must give one energy, a tensor of one number, got \[2\]"):
+        many.get_forces()
