@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -55,34 +53,15 @@ def clusters(number: int, atoms: int, noise: float, generator: torch.Generator) 
     return x + noise * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-class Batch(NamedTuple):
-    """Clusters side by side.
-
-    Attributes:
-        x: positions ``[atoms, 3]``.
-        z: atomic numbers, int64 ``[atoms]``.
-        cluster: which cluster each atom is in, int64 ``[atoms]``.
-        energy: ``[clusters]``.
-        forces: ``[atoms, 3]``.
-    """
-
-    x: Tensor
-    z: Tensor
-    cluster: Tensor
-    energy: Tensor
-    forces: Tensor
-
-
 class Clusters(Dataset):
     """Clusters with their energies and forces.
 
     Args:
         x: positions ``[clusters, atoms, 3]``.
-        dtype: type of all numbers.
     """
 
-    def __init__(self, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        self.x, self.energy, self.forces = (v.to(dtype) for v in (x, morse_energy(x), morse_forces(x)))
+    def __init__(self, x: Tensor) -> None:
+        self.x, self.energy, self.forces = x, morse_energy(x), morse_forces(x)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -91,8 +70,19 @@ class Clusters(Dataset):
         return self.x[index], self.energy[index], self.forces[index]
 
 
-def collate(samples: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
-    """One batch of all samples of a :class:`Clusters`."""
+def collate(
+    samples: list[tuple[Tensor, Tensor, Tensor]], graph: str = "own"
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+    """Clusters side by side.
+
+    Args:
+        samples: of a :class:`Clusters`.
+        graph: not looked at: graphs are made of positions that forces are derivatives by, in the loss.
+
+    Returns:
+        (positions ``[atoms, 3]``, atomic numbers ``[atoms]``, cluster of each atom ``[atoms]``), energies
+        ``[clusters]`` and forces ``[atoms, 3]``.
+    """
     x, energy, forces = map(torch.stack, zip(*samples, strict=True))
     cluster = torch.arange(len(x)).repeat_interleave(x.shape[1])
-    return Batch(x.flatten(0, 1), torch.full_like(cluster, ARGON), cluster, energy, forces.flatten(0, 1))
+    return (x.flatten(0, 1), torch.full_like(cluster, ARGON), cluster), energy, forces.flatten(0, 1)

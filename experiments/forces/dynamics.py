@@ -5,25 +5,23 @@ from __future__ import annotations
 import numpy as np
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
-from torch import nn
 
 from equivariant_attention.ase_calculator import ModelCalculator
 from experiments.forces.data import ARGON
-from experiments.forces.models import ENVELOPE
+from experiments.forces.models import ENVELOPE, SE3Transformer
 from utils.history import Row
 
 
-def moving_atoms(model: nn.Module, x: np.ndarray, cutoff: float, temperature: float, seed: int) -> Atoms:
+def moving_atoms(model: SE3Transformer, x: np.ndarray, temperature: float, seed: int) -> Atoms:
     """A cluster with random velocities whose forces come from a model, in eV and Å.
 
     Args:
         model: of the energy; float64, or nothing is conserved beyond float32 rounding.
         x: positions ``[atoms, 3]``.
-        cutoff: of the model.
         temperature: of the Maxwell-Boltzmann distribution of the velocities, in kelvin.
         seed: of the velocities.
     """
-    atoms = Atoms(numbers=[ARGON] * len(x), positions=x, calculator=ModelCalculator(model, cutoff, ENVELOPE))
+    atoms = Atoms(numbers=[ARGON] * len(x), positions=x, calculator=ModelCalculator(model, model.cutoff, ENVELOPE))
     spread = np.sqrt(atoms.get_masses() * units.kB * temperature)
     atoms.set_momenta(spread[:, None] * np.random.default_rng(seed).standard_normal((len(x), 3)))
     return atoms

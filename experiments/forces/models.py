@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ class SE3Transformer(nn.Module):
         div: what the channels are divided by for keys and values.
         n_heads: number of attention heads.
         x_ij: what becomes of relative positions: None, 'cat' or 'add' (see :class:`GConvSE3Partial`).
+        cutoff: how far the edges of its graphs reach.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class SE3Transformer(nn.Module):
         div: float = 2,
         n_heads: int = 2,
         x_ij: str | None = None,
+        cutoff: float = 2.5,
     ) -> None:
         super().__init__()
-        self.num_degrees = num_degrees
+        self.num_degrees, self.cutoff = num_degrees, cutoff
         fiber, fiber_mid = Fiber(1, num_channels), Fiber(num_degrees, num_channels)
         self.embedding = nn.Embedding(LARGEST_ATOMIC_NUMBER + 1, num_channels)
         self.layers = nn.ModuleList()
@@ -78,7 +79,7 @@ class SE3Transformer(nn.Module):
 
 
 def energy_and_forces(
-    model: Callable[[Any], Tensor], x: Tensor, z: Tensor, batch: Tensor | None, cutoff: float
+    model: SE3Transformer, x: Tensor, z: Tensor, batch: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Energy and its negative gradient, which can be differentiated again unless gradients are switched off.
 
@@ -87,7 +88,6 @@ def energy_and_forces(
         x: positions ``[atoms, 3]``.
         z: atomic numbers ``[atoms]``.
         batch: graph number of each atom, sorted; None for one graph.
-        cutoff: radius of the graph, whose edges end smoothly.
 
     Returns:
         energies ``[graphs]`` and forces ``[atoms, 3]``.
@@ -96,7 +96,7 @@ def energy_and_forces(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         # d and the envelope are made of x, and x is on the graph: derivatives come from all of them.
-        G = radius_graph(x, cutoff, batch, ENVELOPE)
+        G = radius_graph(x, model.cutoff, batch, ENVELOPE)
         G.ndata["z"] = z
         energy = model(G)
         (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=training)

@@ -28,10 +28,10 @@ def test_clusters_are_seeded_near_minima_and_do_not_fall_apart():
 
 
 def test_a_batch_is_its_clusters_side_by_side():
-    data = Clusters(made(3), torch.float64)
-    batch = collate([data[i] for i in (2, 0)])
-    assert batch.cluster.tolist() == [0] * 6 + [1] * 6
-    assert batch.z.tolist() == [18] * 12
-    assert torch.equal(batch.x.view(2, 6, 3), data.x[[2, 0]])
-    assert torch.equal(batch.forces.view(2, 6, 3), data.forces[[2, 0]])
-    assert torch.equal(batch.energy, data.energy[[2, 0]])
+    data = Clusters(made(3))
+    (x, z, cluster), energy, forces = collate([data[i] for i in (2, 0)])
+    assert cluster.tolist() == [0] * 6 + [1] * 6
+    assert z.tolist() == [18] * 12
+    assert torch.equal(x.view(2, 6, 3), data.x[[2, 0]])
+    assert torch.equal(forces.view(2, 6, 3), data.forces[[2, 0]])
+    assert torch.equal(energy, data.energy[[2, 0]])

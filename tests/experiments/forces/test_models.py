@@ -14,7 +14,7 @@ every_x_ij = pytest.mark.parametrize("x_ij", [None, "add", "cat"])
 
 
 def build(x_ij, num_layers=2):
-    return SE3Transformer(num_layers, num_channels=4, num_degrees=3, n_heads=1, x_ij=x_ij).double()
+    return SE3Transformer(num_layers, num_channels=4, num_degrees=3, n_heads=1, x_ij=x_ij, cutoff=CUTOFF).double()
 
 
 def systems():
@@ -34,9 +34,9 @@ def test_forces_are_finite_differences_of_the_energy(x_ij):
 
     def energy(move):
         with torch.no_grad():
-            return energy_and_forces(model, x + move, z, batch, CUTOFF)[0].sum()
+            return energy_and_forces(model, x + move, z, batch)[0].sum()
 
-    _, forces = energy_and_forces(model, x, z, batch, CUTOFF)
+    _, forces = energy_and_forces(model, x, z, batch)
     assert forces.abs().max() > 1e-2
     for atom in (1, 7):
         for axis in range(3):
@@ -51,7 +51,7 @@ def test_parameter_gradients_of_a_loss_of_forces_are_finite_differences(x_ij):
     target = torch.randn(10, 3, dtype=torch.float64)
 
     def loss():
-        return (energy_and_forces(model, x, z, batch, CUTOFF)[1] - target).square().sum()
+        return (energy_and_forces(model, x, z, batch)[1] - target).square().sum()
 
     parameters = list(model.parameters())
     gradients = torch.autograd.grad(loss(), parameters, allow_unused=True, materialize_grads=True)
@@ -107,11 +107,11 @@ def test_energy_and_forces_are_continuous_at_the_cutoff():
 
 def test_nothing_is_kept_for_derivatives_where_gradients_are_off():
     model, (x, z, batch) = build(None), systems()
-    energy, forces = energy_and_forces(model, x, z, batch, CUTOFF)
+    energy, forces = energy_and_forces(model, x, z, batch)
     assert energy.requires_grad
     assert forces.requires_grad
     assert not x.requires_grad
     with torch.no_grad():
-        again = energy_and_forces(model, x, z, batch, CUTOFF)
+        again = energy_and_forces(model, x, z, batch)
     assert not any(v.requires_grad for v in again)
     torch.testing.assert_close(again, (energy.detach(), forces.detach()), rtol=0, atol=1e-12)
