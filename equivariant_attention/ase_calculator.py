@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.neighborlist import neighbor_list
 from torch import nn
 
+from equivariant_attention.checks import check_whole_number
 from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.graphs import Graph
 from equivariant_attention.so3.vectors import length_and_direction
@@ -32,13 +34,13 @@ class ModelCalculator(Calculator):
     Args:
         model: maps a graph to its energy, a tensor of one number; in the units that ASE is to have (eV and Å, usually).
             It must let gradients flow through its basis (``get_basis_and_r(..., compute_gradients=True)``).
-        cutoff: how far edges reach, larger than 0.
-        envelope: p of the :func:`~equivariant_attention.envelope.polynomial_envelope`; None for edges that end sharply,
-            where energies jump.
+        cutoff: how far edges reach, finite and larger than 0.
+        envelope: p of the :func:`~equivariant_attention.envelope.polynomial_envelope`, at least 1; None for edges that
+            end sharply, where energies jump.
 
     Raises:
         TypeError: ``model`` is not a module with parameters.
-        ValueError: ``cutoff`` is not as above.
+        ValueError: ``cutoff`` or ``envelope`` is not as above.
     """
 
     implemented_properties = ["energy", "free_energy", "forces"]  # noqa: RUF012 (as ASE has it)
@@ -47,8 +49,10 @@ class ModelCalculator(Calculator):
         super().__init__()
         if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
             raise TypeError(f"model must be a torch.nn.Module with parameters, got {type(model).__name__}")
-        if not cutoff > 0:
-            raise ValueError(f"cutoff must be larger than 0, got {cutoff}")
+        if not 0 < cutoff < math.inf:
+            raise ValueError(f"cutoff must be finite and larger than 0, got {cutoff}")
+        if envelope is not None:
+            check_whole_number(envelope, 1, "envelope")
         self.model, self.cutoff, self.envelope = model, float(cutoff), envelope
 
     def calculate(

@@ -18,6 +18,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from equivariant_attention.checks import check_whole_number
 from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.graphs import Graph, graph_sizes
 from equivariant_attention.so3.vectors import length_and_direction
@@ -89,6 +90,8 @@ def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None, envelope
     radius = float(radius)
     if not radius > 0:
         raise ValueError(f"radius must be larger than 0, got {radius}")
+    if envelope is not None:
+        check_whole_number(envelope, 1, "envelope")
     graph = _graph(x, batch, partial(_within, radius=radius))
     if envelope is not None:
         r, _ = length_and_direction(graph.edata["d"])

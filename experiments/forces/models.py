@@ -26,7 +26,7 @@ class SE3Transformer(nn.Module):
     energies grow with the number of neighbours, which means and attention do not show.
 
     Nothing in it jumps as atoms move: between the layers there is attention over channels (``selfint='att'``), and not
-    GNormSE3 or GNormBias, whose outputs jump where a scalar changes its sign.
+    GNormSE3 or GNormBias, whose outputs can jump where a scalar changes its sign.
 
     Args:
         num_layers: number of attention layers.

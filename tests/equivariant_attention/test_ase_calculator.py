@@ -99,9 +99,11 @@ def test_nothing_is_left_on_the_model_or_the_atoms():
 def test_wrong_arguments_are_refused():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module with parameters, got function"):
         ModelCalculator(lambda G: G, 3.0)
-    for cutoff in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="cutoff must be larger than 0"):
+    for cutoff in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="cutoff must be finite and larger than 0"):
             ModelCalculator(model(), cutoff)
+    with pytest.raises(ValueError, match="envelope must be a whole number of at least 1"):
+        ModelCalculator(model(), CUTOFF, envelope=0)
     flat = Atoms("Ar", pbc=[True, False, False])
     flat.calc = ModelCalculator(model(), CUTOFF)
     with pytest.raises(ValueError, match=r"atoms\.cell must have a vector for every periodic direction"):

@@ -96,7 +96,7 @@ def test_radius_graphs_have_one_if_asked_for():
     expected = polynomial_envelope(smooth.edata["d"].norm(dim=1, keepdim=True), 1.5, 4)
     torch.testing.assert_close(smooth.edata["envelope"], expected)
     assert smooth.edata["envelope"].requires_grad
-    with pytest.raises(ValueError, match="p must be a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="envelope must be a whole number of at least 1, got 0"):
         radius_graph(x, 1.5, envelope=0)
 
 
