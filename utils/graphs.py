@@ -54,6 +54,29 @@ def make_graph(graph: str, src: Tensor, dst: Tensor, num_nodes: int) -> Any:
     raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
 
 
+def fully_connected(graph: str, num_graphs: int, n: int) -> tuple[Any, Tensor, Tensor]:
+    """Graphs of n nodes each, in one batch, with an edge each way between every two nodes of a graph.
+
+    Args:
+        graph: as for :func:`make_graph`.
+        num_graphs: S, how many.
+        n: nodes of each.
+
+    Returns:
+        the batch, with N = S n nodes and E = S n (n - 1) edges in the order of their destinations, then sources; and
+        the nodes that the edges of one graph lead from and to, int64 ``[n (n - 1)]`` each.
+
+    Raises:
+        ValueError: another ``graph``.
+    """
+    dst, src = (~torch.eye(n, dtype=torch.bool)).nonzero(as_tuple=True)
+    first = torch.arange(num_graphs).mul(n).unsqueeze(1)
+    G = make_graph(graph, (first + src).flatten(), (first + dst).flatten(), num_graphs * n)
+    G.set_batch_num_nodes(torch.full((num_graphs,), n))
+    G.set_batch_num_edges(torch.full((num_graphs,), n * (n - 1)))
+    return G, src, dst
+
+
 def cast(batch: Any, dtype: torch.dtype) -> Any:
     """A batch with all its real numbers of one type; a graph's fields are changed in place.
 

@@ -28,7 +28,7 @@ from experiments.nbody.simulation import (
     simulate,
 )
 from utils.files import atomic_write, make_folder
-from utils.graphs import make_graph
+from utils.graphs import fully_connected
 
 ARRAYS = ("loc", "vel", "charges", "edges")
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
@@ -301,11 +301,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         raise ValueError(f"samples: expected one number of particles in all of at least one, got {sorted(sizes)}")
     x0, v0, charges, edges, xT, vT = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
     num_graphs, n, _ = x0.shape
-    dst, src = (~torch.eye(n, dtype=torch.bool)).nonzero(as_tuple=True)
-    first = torch.arange(num_graphs).mul(n).unsqueeze(1)
-    G = make_graph(graph, (first + src).flatten(), (first + dst).flatten(), num_graphs * n)
-    G.set_batch_num_nodes(torch.full((num_graphs,), n))
-    G.set_batch_num_edges(torch.full((num_graphs,), n * (n - 1)))
+    G, src, dst = fully_connected(graph, num_graphs, n)
     G.ndata["x"] = x0.reshape(-1, 1, 3)
     G.ndata["v"] = v0.reshape(-1, 1, 3)
     G.ndata["c"] = charges.reshape(-1, 1, 1)

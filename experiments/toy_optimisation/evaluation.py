@@ -1,0 +1,131 @@
+"""How low the energy gets, next to gradient descent, and whether the moves turn with the points."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from equivariant_attention.testing import equivariance_error
+from experiments.toy_optimisation.data import energies
+from experiments.toy_optimisation.gradient_descent import GradientDescent
+from utils.history import Row
+from utils.loaders import EpochLoader
+
+Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
+
+
+def batch_loss(model: Callable[[Any], tuple[Any, list[Tensor]]], G: Any) -> tuple[dict[str, Tensor], int]:
+    """The mean energy after the moves.
+
+    Args:
+        model: moves points; returns the graph and the moves.
+        G: batch from :func:`collate`; it is not changed.
+
+    Returns:
+        ``'loss'``, and the mean length of the moves of step I as ``'update_norm_I'``; and the number of graphs.
+    """
+    moved, steps = model(G.local_var())
+    norms = {f"update_norm_{i}": moved.ndata[f"update_norm_{i}"].mean() for i in range(len(steps))}
+    return {"loss": energies(moved).mean(), **norms}, G.batch_size
+
+
+def as_trained(fabric: Fabric, model: nn.Module) -> Optimiser:
+    """A model as an optimiser in the precision of the training, without gradients.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+    """
+
+    def move(G: Any) -> Any:
+        with torch.no_grad(), fabric.autocast():
+            return model(G)[0]
+
+    return move
+
+
+def compare(
+    fabric: Fabric, model: nn.Module, descent: GradientDescent, loader: EpochLoader, post_process: bool
+) -> dict[str, Row]:
+    """The energies that optimisers reach, and where they start from.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+        descent: the baseline.
+        loader: what to evaluate on.
+        post_process: also let gradient descent go on from where the model ends.
+
+    Returns:
+        of every optimiser, by its name, the mean ``'energy'`` of a graph, its ``'standard_error'``, and, for gradient
+        descent, the mean number of ``'steps'``.
+    """
+    network = as_trained(fabric, model)
+    optimisers: dict[str, Callable[[Any], tuple[Any, Tensor | None]]] = {
+        "start": lambda G: (G, None),
+        "network": lambda G: (network(G), None),
+        "gradient descent": descent,
+    }
+    if post_process:
+        optimisers["network + gradient descent"] = lambda G: descent(network(G))
+    batches = [fabric.to_device(G) for G in loader]
+    results = {}
+    for name, optimiser in optimisers.items():
+        moved, steps = zip(*(optimiser(G.local_var()) for G in batches), strict=True)
+        energy = torch.cat([energies(G) for G in moved]).double()
+        results[name] = {
+            "energy": energy.mean().item(),
+            "standard_error": energy.std(correction=0).item() / len(energy) ** 0.5,
+        }
+        if steps[0] is not None:
+            results[name]["steps"] = torch.cat(steps).double().mean().item()
+    return results
+
+
+def mean_results(results: list[dict[str, Row]]) -> dict[str, Row]:
+    """The means over several test sets of equal size.
+
+    Args:
+        results: of :func:`compare`; the standard errors are of independent sets.
+    """
+    means: dict[str, Row] = {}
+    for name, row in results[0].items():
+        means[name] = {key: statistics.fmean(result[name][key] for result in results) for key in row}
+        means[name]["standard_error"] /= len(results) ** 0.5
+    return means
+
+
+def relative_equivariance_error(fabric: Fabric, model: nn.Module, G: Any) -> Row:
+    """The errors of the way each point goes, by :func:`equivariance_error`, in the precision of the training.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+        G: batch of graphs.
+    """
+    optimiser = as_trained(fabric, model)
+
+    def displacement(G: Any) -> Tensor:
+        start = G.ndata["x"]
+        return optimiser(G).ndata["x"] - start
+
+    return equivariance_error(displacement, fabric.to_device(G), output_degree=1, output_on="nodes")
+
+
+def table(results: dict[str, Row]) -> str:
+    """Energies as lines of text.
+
+    Args:
+        results: of :func:`compare`.
+    """
+    width = max(map(len, results))
+    lines = [f"{'':{width}}  energy   standard error  steps of gradient descent"]
+    for name, row in results.items():
+        steps = f"{row['steps']:25.0f}" if "steps" in row else ""
+        lines.append(f"{name:{width}}  {row['energy']:.5f}  {row['standard_error']:14.5f}  {steps}".rstrip())
+    return "\n".join(lines)

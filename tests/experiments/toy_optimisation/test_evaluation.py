@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from experiments.toy_optimisation.data import SpringsDataset, collate, energies
+from experiments.toy_optimisation.evaluation import batch_loss, compare, mean_results, table
+from experiments.toy_optimisation.gradient_descent import GradientDescent
+from experiments.toy_optimisation.models import SE3TransformerIterative, move
+from utils.loaders import EpochLoader
+from utils.training import make_fabric
+
+
+class Resting(torch.nn.Module):
+    """Moves nothing, in two steps."""
+
+    def forward(self, G):
+        step = torch.zeros_like(G.ndata["x"])
+        for i in range(2):
+            move(G, step)
+            G.ndata[f"update_norm_{i}"] = step.norm(dim=-1, keepdim=True)
+        return G, [step, step]
+
+
+def test_loss_is_the_energy_after_the_moves_and_leaves_the_batch_alone():
+    G = collate([SpringsDataset(3, 4)[i] for i in range(3)])
+    before = {name: value.clone() for name, value in [*G.ndata.items(), *G.edata.items()]}
+    model = SE3TransformerIterative(1, 2, num_iter=2)
+    metrics, size = batch_loss(model, G)
+    assert size == 3
+    assert {**G.ndata, **G.edata}.keys() == before.keys()
+    assert all(torch.equal({**G.ndata, **G.edata}[name], value) for name, value in before.items())
+    moved, steps = model(G.local_var())
+    torch.testing.assert_close(metrics["loss"], moved.edata["w"].mean())
+    for i, step in enumerate(steps):
+        torch.testing.assert_close(metrics[f"update_norm_{i}"], step.norm(dim=-1).mean())
+
+
+@pytest.mark.parametrize("post_process", [True, False])
+def test_comparison(post_process):
+    loader = EpochLoader(SpringsDataset(10, 4, "log"), 4, collate)
+    results = compare(make_fabric("cpu", "32-true"), Resting(), GradientDescent(), loader, post_process)
+    everything = collate([loader.dataset[i] for i in range(10)])
+    start = energies(everything)
+    assert results["start"] == pytest.approx(results["network"], rel=1e-6)
+    assert results["start"]["energy"] == pytest.approx(start.mean().item())
+    assert results["start"]["standard_error"] == pytest.approx(start.std(correction=0).item() / 10**0.5, rel=1e-4)
+    _, steps = GradientDescent()(everything)
+    descended = results["gradient descent"]
+    assert descended["energy"] == pytest.approx(energies(everything).mean().item(), rel=1e-5)
+    assert descended["steps"] == steps.double().mean().item()
+    assert ("network + gradient descent" in results) == post_process
+    if post_process:
+        assert results["network + gradient descent"] == pytest.approx(descended, rel=1e-3)
+    lines = table(results).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == list(results)
+    assert f"{descended['energy']:.5f}" in lines[3]
+
+
+def test_means_over_sets():
+    results = [{"start": {"energy": 0.2, "standard_error": 0.1}}, {"start": {"energy": 0.4, "standard_error": 0.1}}]
+    assert mean_results(results) == {
+        "start": {"energy": pytest.approx(0.3), "standard_error": pytest.approx(0.1 / 2**0.5)}
+    }

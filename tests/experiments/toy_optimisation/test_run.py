@@ -1,0 +1,154 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.toy_optimisation import run
+from utils.cli import UsageError
+
+SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_iter", "2", "--n_points", "4", "--batch_size", "8"]
+SMALL += ["--device", "cpu", "--log_interval", "1"]
+FEW = ["--epoch_length", "24", "--num_valid", "10", "--num_test", "12"]
+PICTURES = {f"pictures/{name}" for name in ("animation.gif", "energy.png", "attention.png")}
+NUMBERS = {
+    "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
+}  # fmt: skip
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    draw = run.draw
+
+    def call(*arguments, epochs=2, output="run", pictures=False):
+        monkeypatch.setattr(run, "draw", draw if pictures else lambda *_: None)  # they take most of the time
+        given = [] if "--resume" in arguments else [*SMALL, *FEW, "--output", str(tmp_path / output)]
+        return run.main([*given, "--num_epochs", str(epochs), *arguments])
+
+    return call
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_every_flag_has_a_value_in_every_preset():
+    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset"}
+    for preset in run.PRESETS.values():
+        assert preset.keys() == flags
+    assert flags > run.FREE
+
+
+def test_presets_are_the_paper_s_ablations():
+    presets = run.PRESETS
+    best = presets["iterative"]
+    assert [best[name] for name in ("num_layers", "num_degrees", "num_channels", "num_iter")] == [4, 3, 4, 3]
+    assert (best["xij"], best["basis_gradients"]) == ("add", True)
+    differences = {
+        name: {flag: value for flag, value in presets[name].items() if value != best[flag]}
+        for name in ("no-basis-gradients", "single-pass")
+    }
+    assert differences == {"no-basis-gradients": {"basis_gradients": False}, "single-pass": {"num_iter": 1}}
+
+
+def test_run_makes_every_file_and_the_table(train, tmp_path, capsys):
+    metrics = train(pictures=True)
+    assert files(tmp_path / "run") == {*NUMBERS, *PICTURES, "pictures/learning_curves.png"}
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert list(metrics["test"]) == ["start", "network", "gradient descent", "network + gradient descent"]
+    assert max(metrics["equivariance_error"].values()) < 1e-5
+    printed = capsys.readouterr().out
+    for text in ("12 graphs of 4 points", "gradient descent", "animation", "parameters"):
+        assert text in printed
+    step = rows(tmp_path / "run" / "steps.csv")[0]
+    for name in ("update_norm_0", "update_norm_1", "basis_gradient_1", "network_gradient_1"):
+        assert float(step[f"step_{name}"]) > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--graph", "dgl", "--k_neighbors", "2", "--head", "2", "--div", "2"],
+        ["--simid", "att", "--siend", "1x1", "--xij", "cat", "--num_iter", "1"],
+        ["--no-basis_gradients", "--no-log_steps", "--no-gd_post_process", "--xij", "none"],
+        ["--precision", "bf16-mixed"],
+        ["--num_workers", "1", "--graph", "own"],
+    ],
+)
+def test_flags(train, tmp_path, options):
+    if "dgl" in options:
+        pytest.importorskip("dgl")
+    metrics = train(*options, epochs=1, pictures="bf16-mixed" in options or "--k_neighbors" in options)
+    assert files(tmp_path / "run") >= NUMBERS
+    step = rows(tmp_path / "run" / "steps.csv")[0]
+    assert ("step_basis_gradient_1" in step) == ("--num_iter" not in options and "--no-log_steps" not in options)
+    assert ("network + gradient descent" in metrics["test"]) == ("--no-gd_post_process" not in options)
+
+
+def test_double_precision_is_equivariant(train):
+    assert max(train("--precision", "64-true", epochs=1)["equivariance_error"].values()) < 1e-12
+
+
+def test_both_graph_classes_train_alike(train, tmp_path):
+    pytest.importorskip("dgl")
+    losses = []
+    for graph in ("own", "dgl"):
+        train("--graph", graph, output=graph)
+        losses.append([float(row["train_loss"]) for row in rows(tmp_path / graph / "metrics.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_resumed_gives_the_same(train, tmp_path):
+    whole = train(epochs=3, output="whole")
+    train("--profile", epochs=3, output="parts")
+    again = train("--resume", str(tmp_path / "parts"), epochs=3)
+    for metrics in (whole, again):
+        del metrics["seconds_per_epoch"]
+    assert whole == again
+    assert rows(tmp_path / "whole" / "steps.csv") == rows(tmp_path / "parts" / "steps.csv")
+
+
+def test_forward_on_several_test_sets(train, tmp_path):
+    trained = train()
+    weights = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    forward = train("--forward", "--restore", weights, "--num_runs", "2", output="forward", pictures=True)
+    assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock", *PICTURES}
+    assert forward["test"]["start"] != trained["test"]["start"]
+    rougher = train("--resume", str(tmp_path / "run"), "--forward", "--gd_stepsize", "0.01", "--gd_tolerance", "0.1")
+    assert rougher["test"]["network"] == trained["test"]["network"]
+    assert rougher["test"]["gradient descent"]["steps"] != trained["test"]["gradient descent"]["steps"]
+
+
+def test_training_lowers_the_energy(train):
+    metrics = train("--epoch_length", "128", "--lr", "0.01", epochs=8)
+    assert metrics["test"]["network"]["energy"] < 0.7 * metrics["test"]["start"]["energy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n_points", "1"], "--n_points: expected an integer of at least 2"),
+        (["--gd_tolerance", "0"], "--gd_tolerance: expected a finite number above 0"),
+        (["--k_neighbors", "0"], "--k_neighbors: expected an integer of at least 1"),
+        (["--num_degrees", "1"], "--num_degrees: expected an integer of at least 2"),
+        (["--div", "8"], "--model: .*div=8"),
+        (["--forward"], "--forward: expected trained weights"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        train(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_no_arguments_train_a_model_that_beats_its_start(tmp_path):
+    metrics = run.main(["--output", str(tmp_path / "run")])
+    assert metrics["test"]["network"]["energy"] < 0.5 * metrics["test"]["start"]["energy"]
+    assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["epoch"] > 0
