@@ -3,7 +3,7 @@ import torch
 
 from equivariant_attention.graphs import Graph
 from utils.cli import UsageError
-from utils.graphs import cast, choose_graph, make_graph
+from utils.graphs import cast, choose_graph, fully_connected, make_graph
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -34,6 +34,13 @@ def test_graphs_of_both_classes(kind):
     assert (G.num_nodes(), [ends.tolist() for ends in G.edges()]) == (3, [[0, 1], [2, 0]])
     with pytest.raises(ValueError, match="graph: expected 'own' or 'dgl', got 'pyg'"):
         make_graph("pyg", *G.edges(), 3)
+
+
+def test_fully_connected_graphs():
+    G, src, dst = fully_connected("own", 2, 3)
+    assert list(zip(dst.tolist(), src.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    assert [ends.tolist() for ends in G.edges()] == [torch.cat([ends, ends + 3]).tolist() for ends in (src, dst)]
+    assert (G.batch_num_nodes().tolist(), G.batch_num_edges().tolist()) == ([3, 3], [6, 6])
 
 
 def test_all_real_numbers_of_a_batch_are_cast():

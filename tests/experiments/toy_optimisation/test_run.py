@@ -105,9 +105,9 @@ def test_both_graph_classes_train_alike(train, tmp_path):
 
 
 def test_resumed_gives_the_same(train, tmp_path):
-    whole = train(epochs=3, output="whole")
-    train("--profile", epochs=3, output="parts")
-    again = train("--resume", str(tmp_path / "parts"), epochs=3)
+    whole = train(output="whole")
+    train("--profile", output="parts")
+    again = train("--resume", str(tmp_path / "parts"))
     for metrics in (whole, again):
         del metrics["seconds_per_epoch"]
     assert whole == again
@@ -126,7 +126,7 @@ def test_forward_on_several_test_sets(train, tmp_path):
 
 
 def test_training_lowers_the_energy(train):
-    metrics = train("--epoch_length", "128", "--lr", "0.01", epochs=8)
+    metrics = train("--epoch_length", "64", "--lr", "0.02", epochs=4)
     assert metrics["test"]["network"]["energy"] < 0.7 * metrics["test"]["start"]["energy"]
 
 
