@@ -159,7 +159,7 @@ def _pictures(G: Any, frames: Sequence[tuple[float, Tensor, str]], last: int) ->
     reach = max(np.abs(x).max() for x in points)
     steps, energy = [step for step, _, _ in frames], [energy_of(G, x) for _, x, _ in frames]
 
-    figure = Figure(figsize=(8, 4), dpi=80)
+    figure = Figure(figsize=(8, 4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     limits = dict.fromkeys(("xlim", "ylim", "zlim"), (-reach, reach))
     space = figure.add_subplot(1, 2, 1, projection="3d", **limits)

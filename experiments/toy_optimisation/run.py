@@ -37,7 +37,7 @@ from utils.training import Trainer
 QUICK = {
     "model": "SE3TransformerIterative", "num_layers": 1, "num_degrees": 2, "num_channels": 4, "num_iter": 3,
     "div": 2, "head": 1, "simid": "1x1", "siend": "att", "xij": "add", "basis_gradients": True, "k_neighbors": None,
-    **TRAINING, "num_epochs": 20, "batch_size": 32, "lr": 1e-2, "clip_norm": 1.0,
+    **TRAINING, "num_epochs": 10, "batch_size": 32, "lr": 1e-2, "warmup": 20, "clip_norm": 1.0, "seed": 54,
     "n_points": 10, "epoch_length": 2000, "num_valid": 500, "num_test": 1000,
     "gd_stepsize": 0.02, "gd_tolerance": 0.01, "gd_post_process": True, "num_runs": 1, "log_steps": True,
     **MACHINE,
@@ -45,8 +45,9 @@ QUICK = {
 }  # fmt: skip
 ITERATIVE = {
     **QUICK,
-    "num_layers": 4, "num_degrees": 3, "num_channels": 4, "div": 4,
-    "num_epochs": 500, "epoch_length": 5000,
+    "num_layers": 4, "num_degrees": 3,
+    "num_epochs": 120, "epoch_length": 1000, "batch_size": 16, "lr": 5e-3, "warmup": 200, "ema": 0.995, "seed": 8,
+    "num_valid": 200,
 }  # fmt: skip
 PRESETS = {
     "quick": QUICK,
