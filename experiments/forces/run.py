@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.forces.data import Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
-from utils.cli import count, positive, run
+from utils.cli import UsageError, count, positive, run
 from utils.experiment import Experiment, Loaders, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
@@ -63,7 +63,12 @@ def load(flags: Namespace) -> dict[str, Clusters]:
 
     Args:
         flags: every flag.
+
+    Raises:
+        UsageError: the precision is none that forces can be derived in.
     """
+    if flags.precision not in ("32-true", "64-true"):
+        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {flags.precision}")
     sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
     x = clusters(sum(sizes.values()), flags.atoms, NOISE, torch.Generator().manual_seed(flags.seed))
     return {split: Clusters(part) for split, part in zip(sizes, x.split(list(sizes.values())), strict=True)}

@@ -211,7 +211,7 @@ def test_equivariance(name, kind):
     assert_equivariant(on_graph(build(name), MIXED), G, node_degrees=degrees)
 
 
-@every_layer
+@pytest.mark.parametrize("name", ["GConvSE3-skip", "GSE3Res-cat-sum"])
 def test_derivatives(name):
     layer, G = build(name), random_graph(sizes=(3, 3))
     features = random_features(MIXED, G.num_nodes(), torch.float64)
