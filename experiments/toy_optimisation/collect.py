@@ -1,0 +1,98 @@
+"""Puts finished runs side by side: their table, their learning curves, and what is worth keeping of each.
+
+python -m experiments.toy_optimisation.collect RUN ... --output FOLDER
+
+FOLDER gets table.md, learning_curves.png, and a folder of the name of each RUN with its configuration, curve, figures,
+weights and pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from utils.cli import UsageError, run
+from utils.files import atomic_write, read_json
+from utils.plots import save_figure
+
+KEPT = (
+    "config.json", "metrics.csv", "metrics.json", "checkpoints/best.pt",
+    "pictures/animation.gif", "pictures/energy.png", "pictures/attention.png",
+)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Raises:
+        UsageError: a run is not there, or not finished.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a finished run")
+    parser.add_argument("--output", metavar="FOLDER", required=True, type=Path)
+    flags = parser.parse_args(arguments)
+    for folder in flags.runs:
+        if missing := [name for name in KEPT if not (folder / name).is_file()]:
+            raise UsageError(f"{folder}: expected a finished run, without {missing[0]}")
+    metrics = {folder.name: read_json(folder / "metrics.json") for folder in flags.runs}
+    with atomic_write(flags.output / "table.md", "w") as file:
+        file.write(table(metrics))
+    learning_curves({folder.name: folder / "metrics.csv" for folder in flags.runs}, metrics, flags.output)
+    for folder in flags.runs:
+        for name in KEPT:
+            with atomic_write(flags.output / folder.name / Path(name).name) as file:
+                file.write((folder / name).read_bytes())
+    print(table(metrics))
+
+
+def table(metrics: dict[str, dict[str, Any]]) -> str:
+    """The energies that runs reach, as a table in Markdown.
+
+    Args:
+        metrics: of every run, by its name.
+    """
+    lines = ["| | energy | followed by gradient descent | epochs | seconds per epoch |", "|---|---|---|---|---|"]
+    for name, of_run in metrics.items():
+        network, both = (_energy(of_run, key) for key in ("network", "network + gradient descent"))
+        lines.append(f"| {name} | {network} | {both} | {of_run['epochs']} | {of_run['seconds_per_epoch']:.0f} |")
+    first = next(iter(metrics.values()))
+    lines.append(f"| gradient descent | {_energy(first, 'gradient descent')} | | | |")
+    lines.append(f"| start | {_energy(first, 'start')} | {_energy(first, 'gradient descent')} | | |")
+    return "\n".join(lines) + "\n"
+
+
+def _energy(metrics: dict[str, Any], optimiser: str) -> str:
+    row = metrics["test"].get(optimiser)
+    return f"{row['energy']:.4f} ± {row['standard_error']:.4f}" if row else ""
+
+
+def learning_curves(curves: dict[str, Path], metrics: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Draw the validation energies of runs over the epochs, next to that of gradient descent.
+
+    Args:
+        curves: metrics.csv of every run, by its name.
+        metrics: of every run, by its name.
+        folder: gets learning_curves.png.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="energy", yscale="log")
+    for name, path in curves.items():
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        axes.plot([int(row["epoch"]) for row in rows], [float(row["valid_loss"]) for row in rows], label=name)
+    descent = next(iter(metrics.values()))["test"]["gradient descent"]["energy"]
+    axes.axhline(descent, linestyle="--", color="grey", label="gradient descent")
+    axes.legend()
+    save_figure(figure, folder / "learning_curves.png")
+
+
+if __name__ == "__main__":
+    run(main)

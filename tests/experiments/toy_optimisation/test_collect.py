@@ -1,0 +1,40 @@
+import json
+
+import pytest
+
+from experiments.toy_optimisation import collect
+from utils.cli import UsageError
+
+ROW = {"energy": 0.05, "standard_error": 0.001}
+METRICS = {
+    "test": {"start": {**ROW, "energy": 0.32}, "network": ROW, "gradient descent": {**ROW, "energy": 0.062}},
+    "epochs": 2,
+    "seconds_per_epoch": 3.2,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "iterative"
+    for name in collect.KEPT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("content")
+    (folder / "metrics.csv").write_text("epoch,valid_loss\n1,0.2\n2,0.1\n")
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    return folder
+
+
+def test_runs_side_by_side(folder, tmp_path, capsys):
+    output = tmp_path / "results"
+    collect.main([str(folder), "--output", str(output)])
+    assert "| iterative | 0.0500 ± 0.0010 |  | 2 | 3 |" in (output / "table.md").read_text().splitlines()
+    assert "| gradient descent | 0.0620 ± 0.0010 | | | |" in capsys.readouterr().out
+    assert (output / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (output / "iterative").iterdir()} == {name.split("/")[-1] for name in collect.KEPT}
+
+
+def test_runs_that_are_not_finished_are_refused(folder, tmp_path):
+    (folder / "metrics.json").unlink()
+    with pytest.raises(UsageError, match=r"iterative: expected a finished run, without metrics\.json"):
+        collect.main([str(folder), "--output", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
