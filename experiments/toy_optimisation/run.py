@@ -46,8 +46,8 @@ QUICK = {
 ITERATIVE = {
     **QUICK,
     "num_layers": 4, "num_degrees": 3,
-    "num_epochs": 120, "epoch_length": 1000, "batch_size": 16, "lr": 5e-3, "warmup": 200, "ema": 0.995, "seed": 8,
-    "num_valid": 200,
+    "num_epochs": 120, "epoch_length": 1000, "batch_size": 16, "lr": 2e-3, "warmup": 200, "clip_norm": 0.3,
+    "ema": 0.99, "seed": 8, "num_valid": 200,
 }  # fmt: skip
 PRESETS = {
     "quick": QUICK,
