@@ -126,13 +126,14 @@ def _version(tensor: Tensor | None) -> int:
     return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
+BasisAndR = tuple[Basis, Tensor]  # of one graph, from get_basis_and_r or a BasisCache
+
+
 def _plan_of(G: Any) -> Plan:
     return Plan(G)
 
 
-def get_basis_and_r(
-    G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None
-) -> tuple[Basis, Tensor]:
+def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> BasisAndR:
     """The equivariant basis and the distances of a graph; call it once per forward pass.
 
     Args:

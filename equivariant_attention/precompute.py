@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.basis import Basis, get_basis_and_r
+from equivariant_attention.basis import Basis, BasisAndR, get_basis_and_r
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.graphs import Graph, GraphLike, as_graph, batch, unbatch
 from equivariant_attention.plan import OutEdges, Plan, relative_positions
@@ -56,7 +56,7 @@ class BasisCache:
     def __contains__(self, key: object) -> bool:
         return key in self._kept
 
-    def get_basis_and_r(self, G: Any, keys: Sequence[Hashable]) -> tuple[Basis, Tensor]:
+    def get_basis_and_r(self, G: Any, keys: Sequence[Hashable]) -> BasisAndR:
         """What :func:`~equivariant_attention.basis.get_basis_and_r` gives for a batch of graphs.
 
         Args:
@@ -203,7 +203,7 @@ def _chosen(G: GraphLike, which: Sequence[int]) -> Graph:
     return batch([graphs[i] for i in which])
 
 
-def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> tuple[Basis, Tensor]:
+def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
     """The basis and the distances of a batch of the graphs that these are kept of."""
     d = relative_positions(G)
     plan = _joined_plan(kept, G)

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import GConvSE3, GNormBias, GSE3Res, get_basis_and_r
@@ -54,14 +55,15 @@ class SE3Transformer(nn.Module):
         )
         self.Gblock = nn.ModuleList(layers)
 
-    def forward(self, G: Any) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
         """Displacement and change of velocity, ``[particles, 2, 3]``.
 
         Args:
             G: graph with ``ndata['v']`` ``[particles, 1, 3]``, ``edata['d']`` and ``edata['w']`` ``[edges, 1]``.
+            basis_and_r: of ``G`` if they are at hand (see :func:`get_basis_and_r`); None to compute them.
         """
         G = as_graph(G)
-        basis, r = get_basis_and_r(G, self.num_degrees - 1)
+        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1)
         h = {"1": G.ndata["v"]}
         for layer in self.Gblock:
             h = layer(h, G=G, r=r, basis=basis)
@@ -90,15 +92,16 @@ class TFN(nn.Module):
         self.Gblock = nn.ModuleList(layers)
         self.register_load_state_dict_pre_hook(_drop_repeated_parameters)
 
-    def forward(self, G: Any) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
         """Displacement and change of velocity, ``[particles, 2, 3]``.
 
         Args:
             G: graph with ``ndata['c']`` ``[particles, 1, 1]``, ``ndata['v']`` ``[particles, 1, 3]``, ``edata['d']`` and
                 ``edata['w']`` ``[edges, 1]``.
+            basis_and_r: as of :class:`SE3Transformer`.
         """
         G = as_graph(G)
-        basis, r = get_basis_and_r(G, max(self.num_degrees - 1, 1))
+        basis, r = basis_and_r or get_basis_and_r(G, max(self.num_degrees - 1, 1))
         h = {"0": G.ndata["c"], "1": G.ndata["v"]}
         for layer in self.Gblock:
             h = layer(h, G=G, r=r, basis=basis)

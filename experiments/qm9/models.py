@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GNormSE3, GSE3Res, get_basis_and_r
@@ -56,9 +57,18 @@ class SE3Transformer(nn.Module):
         self.Gblock = nn.ModuleList(layers)
         self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any) -> Tensor:
-        """One number per molecule, ``[molecules, 1]``, from ``ndata['f']`` ``[atoms, atom_feature_size, 1]``."""
-        return _forward(G, self.num_degrees, self.Gblock, self.FCblock)
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """One number per molecule.
+
+        Args:
+            G: molecules with ``ndata['f']`` ``[atoms, atom_feature_size, 1]``, ``edata['d']`` and ``edata['w']``.
+            basis_and_r: of ``G`` if they are at hand, from :func:`get_basis_and_r` with a plan made ahead or from a
+                :class:`~equivariant_attention.precompute.BasisCache`; None to compute them.
+
+        Returns:
+            ``[molecules, 1]``.
+        """
+        return _forward(G, basis_and_r, self.num_degrees, self.Gblock, self.FCblock)
 
 
 class TFN(nn.Module):
@@ -97,14 +107,14 @@ class TFN(nn.Module):
         self.block1 = nn.ModuleList([GMaxPooling()])
         self.block2 = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any) -> Tensor:
-        """One number per molecule, ``[molecules, 1]``, from ``ndata['f']`` ``[atoms, atom_feature_size, 1]``."""
-        return _forward(G, self.num_degrees, [*self.block0, *self.block1], self.block2)
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
+        return _forward(G, basis_and_r, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
-def _forward(G: Any, num_degrees: int, equivariant: Any, head: Any) -> Tensor:
+def _forward(G: Any, basis_and_r: BasisAndR | None, num_degrees: int, equivariant: Any, head: Any) -> Tensor:
     G = as_graph(G)
-    basis, r = get_basis_and_r(G, num_degrees - 1)
+    basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1)
     h = {"0": G.ndata["f"]}
     for layer in equivariant:
         h = layer(h, G=G, r=r, basis=basis)

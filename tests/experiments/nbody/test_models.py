@@ -3,6 +3,7 @@ import torch
 
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.plan import Plan
 from experiments.nbody.models import TFN, SE3Transformer
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant, in_dtype
@@ -42,6 +43,14 @@ def test_shape_and_gradients_of_every_parameter(name, dtype):
         assert parameter.grad.any()
 
 
+@pytest.mark.parametrize("name", ["small", "TFN"])
+def test_a_basis_at_hand_is_used(name):
+    model, G = MODELS[name]().double(), bodies()
+    torch.testing.assert_close(model(G, get_basis_and_r(G, 3, plan=Plan(G))), model(G))
+    with pytest.raises(ValueError, match="basis must"):
+        model(G, get_basis_and_r(G, 0))
+
+
 @pytest.mark.parametrize("model", [TFN, SE3Transformer])
 def test_scalars_alone(model):
     """The output is a vector, whatever the degrees in the middle."""
@@ -60,11 +69,7 @@ def test_forces_of_a_model(name):
 
     def function(x):
         G.ndata["x"], G.edata["d"] = x, (x[dst] - x[src]).squeeze(1)
-        basis_gradients = get_basis_and_r(G, 3, compute_gradients=True)
-        h = {"0": G.ndata["c"], "1": G.ndata["v"]} if name == "TFN" else {"1": G.ndata["v"]}
-        for layer in model.Gblock:
-            h = layer(h, G=G, basis=basis_gradients[0], r=basis_gradients[1])
-        return h["1"]
+        return model(G, get_basis_and_r(G, 3, compute_gradients=True))
 
     x = G.ndata["x"].clone().requires_grad_()
     assert torch.autograd.gradcheck(function, x, fast_mode=True)

@@ -2,6 +2,9 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import as_graph
+from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.plan import Plan
+from equivariant_attention.precompute import BasisCache
 from experiments.qm9.models import TFN, SE3Transformer
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
@@ -34,6 +37,16 @@ def test_shape_and_gradients(name):
     for parameter in model.parameters():
         assert torch.isfinite(parameter.grad).all()
         assert parameter.grad.any()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_basis_at_hand_is_used(name):
+    model, G = MODELS[name]().double(), molecules()
+    cache = BasisCache(model.num_degrees - 1, max_bytes=2**20)
+    for basis_and_r in (get_basis_and_r(G, 3, plan=Plan(G)), cache.get_basis_and_r(G, keys=[0, 1, 2])):
+        torch.testing.assert_close(model(G, basis_and_r), model(G))
+    with pytest.raises(ValueError, match="basis must"):
+        model(G, get_basis_and_r(G, 0))
 
 
 def test_another_pooling_is_refused():
