@@ -127,7 +127,22 @@ def positive(text: str) -> float:
     return value
 
 
-positive.__name__ = "number"
+def fraction(text: str) -> float:
+    """Convert to a number above 0 and below 1, for argparse's ``type``.
+
+    Args:
+        text: the word of the command line.
+
+    Raises:
+        ValueError, argparse.ArgumentTypeError: it is no such number.
+    """
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text}")
+    return value
+
+
+positive.__name__ = fraction.__name__ = "number"
 
 
 def none_or_text(text: str) -> str | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from argparse import ArgumentParser, BooleanOptionalAction
 from typing import Any
 
-from utils.cli import count, positive
+from utils.cli import count, fraction, positive
 
 TRAINING: dict[str, Any] = {
     "num_epochs": 100, "batch_size": 64, "lr": 1e-3, "warmup": 0, "clip_norm": None, "weight_decay": None,
@@ -38,7 +38,7 @@ def add_training_flags(parser: ArgumentParser, samples: str) -> None:
     add("--warmup", type=count(0), help="steps before that in which the learning rate rises linearly")
     add("--clip_norm", type=positive, help="largest norm of a gradient (None: any)")
     add("--weight_decay", type=positive, help="decoupled decay of the weights, as in AdamW (None: none)")
-    add("--ema", type=decay, help="evaluate and keep a moving average of the weights, with this decay (None: none)")
+    add("--ema", type=fraction, help="evaluate and keep a moving average of the weights, with this decay (None: none)")
     add("--seed", type=count(0), help="of data, initial weights and batches")
     add("--restore", metavar="FILE", help="weights to start from: a checkpoint, published ones included")
 
@@ -81,21 +81,3 @@ def add_run_flags(parser: ArgumentParser) -> None:
     add("--print_interval", type=count(1), help="steps between refreshings of the progress bar")
     add("--tensorboard", action=BooleanOptionalAction, help="also log to TensorBoard")
     add("--wandb", action=BooleanOptionalAction, help="also log to Weights & Biases")
-
-
-def decay(text: str) -> float:
-    """Convert to a number above 0 and below 1, for argparse's ``type``.
-
-    Args:
-        text: the word of the command line.
-
-    Raises:
-        ValueError, argparse.ArgumentTypeError: it is no such number.
-    """
-    value = positive(text)
-    if value >= 1:
-        raise ArgumentTypeError(f"expected a number below 1, got {text}")
-    return value
-
-
-decay.__name__ = "number"

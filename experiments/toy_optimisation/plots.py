@@ -21,10 +21,10 @@ from experiments.toy_optimisation.models import move
 from utils.files import atomic_write
 from utils.plots import save_figure
 
-Path = list[Tensor]  # positions [points, 1, 3] at the start and after every step
+Trail = list[Tensor]  # positions [points, 1, 3] at the start and after every step
 
 
-def network_path(G: Any, model: torch.nn.Module) -> Path:
+def network_path(G: Any, model: torch.nn.Module) -> Trail:
     """The positions before and after every step of a model.
 
     Args:
@@ -36,7 +36,7 @@ def network_path(G: Any, model: torch.nn.Module) -> Path:
     return list(torch.cat([G.ndata["x"].unsqueeze(0), torch.stack(steps)]).cumsum(0))
 
 
-def descent_path(G: Any, descent: GradientDescent, start: Tensor) -> Path:
+def descent_path(G: Any, descent: GradientDescent, start: Tensor) -> Trail:
     """The positions before and after every step of gradient descent.
 
     Args:
@@ -90,7 +90,7 @@ def energy_curves(G: Any, model: torch.nn.Module, descent: GradientDescent, path
     save_figure(figure, path)
 
 
-def attention(G: Any, weights: Sequence[Sequence[Tensor]], positions: Path, path: str | os.PathLike[str]) -> None:
+def attention(G: Any, weights: Sequence[Sequence[Tensor]], positions: Trail, path: str | os.PathLike[str]) -> None:
     """Draw the attention weights on the edges: a row per block, with its points, and a column per layer.
 
     Args:

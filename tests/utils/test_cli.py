@@ -1,3 +1,4 @@
+import argparse
 import re
 from argparse import BooleanOptionalAction
 
@@ -133,6 +134,13 @@ def test_stored_flags_are_checked(change, message):
     else:
         with pytest.raises(cli.UsageError, match=message):
             cli.check(parser, presets, flags)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "nan", "-0.5"])
+def test_fractions(text):
+    assert cli.fraction("0.99") == 0.99
+    with pytest.raises(argparse.ArgumentTypeError, match=f"above 0 and below 1, got {text}"):
+        cli.fraction(text)
 
 
 def test_none_unsets():
