@@ -28,7 +28,14 @@ setup(
     package_data={"equivariant_attention": ["py.typed"]},
     install_requires=["torch>=2.5", "numpy>=1.24", "scipy>=1.10", "packaging>=23", DGL],
     extras_require={
-        "experiments": ["lightning-fabric>=2.4", "tqdm>=4.65", "matplotlib>=3.7", "pillow>=9.1"],
+        "experiments": [
+            "lightning-fabric>=2.4",
+            "tqdm>=4.65",
+            "matplotlib>=3.7",
+            "pillow>=9.1",
+            "rdkit>=2023.9",
+            "pebble>=5",
+        ],
         "ase": ["ase>=3.23"],
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +25,7 @@ from experiments.nbody.simulation import (
     seed_of,
     simulate,
 )
+from utils.arrays import read_npz, read_pickle
 from utils.files import atomic_write, make_folder
 from utils.graphs import fully_connected
 
@@ -87,7 +86,7 @@ def load_or_simulate(
 
 
 def _read_cache(path: Path, key: str, sample_freq: int) -> Trajectories:
-    content = _read_npz(path)
+    content = read_npz(path)
     if str(content.get("key")) != key:
         raise ValueError(f"expected the trajectories of {key}, got those of {content.get('key')}")
     return _trajectories(content, sample_freq)
@@ -147,50 +146,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     return value.astype(np.float64)
 
 
-def _read_npz(path: Path) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"damaged entry {damaged}")
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content)
-    except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
-        raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except Exception as error:  # damaged pickles raise almost anything
-        raise ValueError(f"expected a whole pickle of arrays and plain containers: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"expected a pickled dict with names as keys, got {type(content).__name__}")
-    return content
-
-
-READERS = {".pkl": _read_pickle, ".npz": _read_npz}
-
-
-# What a pickle of arrays, numbers and sets calls, under the module names of NumPy 1 and 2; other plain containers need
-# no name. The three functions are private, but each object tells its own.
-PICKLE_GLOBALS = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-for _core in ("numpy.core", "numpy._core"):
-    PICKLE_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np.zeros(1).__reduce__()[0]
-    PICKLE_GLOBALS[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
-    PICKLE_GLOBALS[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(f"{module}.{name} is refused")
-        return PICKLE_GLOBALS[module, name]
+READERS = {".pkl": read_pickle, ".npz": read_npz}
 
 
 # ------------------------------------------------------------------------------------------------------- samples

@@ -1,0 +1,165 @@
+"""The one table of molecules that every source fills and everything else reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from experiments.qm9.targets import ELEMENTS, TARGETS
+from utils.arrays import read_npz
+from utils.files import atomic_write
+
+SPLITS = ("train", "valid", "test")
+BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
+ARRAYS = ("names", "split", "num_atoms", "numbers", "positions", "num_bonds", "bonds", "bond_types")
+
+
+@dataclass(frozen=True)
+class Molecules:
+    """Molecules of any size: what belongs to their atoms, and to their bonds, is concatenated.
+
+    Args:
+        names: what each is called in reports, ``[molecules]``.
+        split: where each belongs, as an index into ``SPLITS``, int8 ``[molecules]``.
+        num_atoms: int64 ``[molecules]``.
+        numbers: atomic numbers, of H C N O F, int64 ``[atoms]``.
+        positions: Å, float64 ``[atoms, 3]``.
+        num_bonds: int64 ``[molecules]``.
+        bonds: the two atoms of each bond, counted within the molecule, int64 ``[bonds, 2]``.
+        bond_types: as an index into ``BONDS``, int64 ``[bonds]``.
+        targets: by name, in the units of ``TARGETS``, float64 ``[molecules]`` or, vectors, ``[molecules, 3]``; NaN
+            where unknown. Energies u0, u298, h298 and g298 are relative to the free atoms.
+
+    Raises:
+        ValueError: an array, named, is not what it should be.
+    """
+
+    names: np.ndarray
+    split: np.ndarray
+    num_atoms: np.ndarray
+    numbers: np.ndarray
+    positions: np.ndarray
+    num_bonds: np.ndarray
+    bonds: np.ndarray
+    bond_types: np.ndarray
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        molecules, atoms, bonds = len(self.names), int(self.num_atoms.sum()), int(self.num_bonds.sum())
+        shapes = {
+            "split": (molecules,), "num_atoms": (molecules,), "num_bonds": (molecules,),
+            "numbers": (atoms,), "positions": (atoms, 3), "bonds": (bonds, 2), "bond_types": (bonds,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            _check(name, getattr(self, name).shape == shape, f"shape {list(shape)}", getattr(self, name).shape)
+        for name in ("num_atoms", "num_bonds"):
+            least = int(name == "num_atoms")
+            _check(
+                name,
+                bool((getattr(self, name) >= least).all()),
+                f"at least {least}",
+                getattr(self, name).min(initial=0),
+            )
+        _check("numbers", set(np.unique(self.numbers)) <= ELEMENTS.keys(), f"{[*ELEMENTS]}", np.unique(self.numbers))
+        _check("positions", bool(np.isfinite(self.positions).all()), "finite numbers", "NaN or infinity")
+        _check("split", bool(np.isin(self.split, range(len(SPLITS))).all()), f"indices into {SPLITS}", self.split)
+        of_bond = np.repeat(self.num_atoms, self.num_bonds)[:, None]
+        inside = ((self.bonds >= 0) & (self.bonds < of_bond)).all() and (self.bonds[:, 0] != self.bonds[:, 1]).all()
+        _check("bonds", bool(inside), "two atoms of the molecule", "others")
+        _check(
+            "bond_types", bool(np.isin(self.bond_types, range(len(BONDS))).all()), f"0 to {len(BONDS) - 1}", "others"
+        )
+        for name, values in self.targets.items():
+            _check(f"targets[{name!r}]", name in TARGETS, f"one of {[*TARGETS]}", name)
+            shape = (molecules, 3) if TARGETS[name].vector else (molecules,)
+            _check(f"targets[{name!r}]", values.shape == shape, f"shape {list(shape)}", values.shape)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def first_atom(self) -> np.ndarray:
+        """Where the atoms of each molecule begin, and end: int64 ``[molecules + 1]``."""
+        return _starts(self.num_atoms)
+
+    @property
+    def first_bond(self) -> np.ndarray:
+        """Where the bonds of each molecule begin, and end: int64 ``[molecules + 1]``."""
+        return _starts(self.num_bonds)
+
+    def take(self, rows: np.ndarray) -> Molecules:
+        """Some of the molecules.
+
+        Args:
+            rows: their indices ``[n]``, or a mask ``[molecules]``.
+        """
+        rows = np.arange(len(self))[rows]
+        atoms, bonds = (_ranges(first[rows], n[rows]) for first, n in (
+            (self.first_atom, self.num_atoms), (self.first_bond, self.num_bonds)
+        ))  # fmt: skip
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in ("names", "split", "num_atoms", "num_bonds")},
+            **{name: getattr(self, name)[atoms] for name in ("numbers", "positions")},
+            **{name: getattr(self, name)[bonds] for name in ("bonds", "bond_types")},
+            targets={name: values[rows] for name, values in self.targets.items()},
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as an .npz, atomically.
+
+        Args:
+            path: file to write.
+        """
+        with atomic_write(path) as file:
+            targets = {f"target_{name}": values for name, values in self.targets.items()}
+            np.savez_compressed(file, **{name: getattr(self, name) for name in ARRAYS}, **targets)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Molecules:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: file to read.
+
+        Raises:
+            ValueError: the file, named, is damaged or no such table.
+            OSError: it cannot be read.
+        """
+        try:
+            content = read_npz(path)
+            if missing := set(ARRAYS) - content.keys():
+                raise ValueError(f"no table of molecules, without {sorted(missing)}")
+            targets = {name.removeprefix("target_"): content[name] for name in content if name.startswith("target_")}
+            return cls(**{name: content[name] for name in ARRAYS}, targets=targets)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def join(parts: Sequence[Molecules]) -> Molecules:
+    """One table of several with the same targets.
+
+    Args:
+        parts: at least one.
+    """
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+    targets = {name: np.concatenate([part.targets[name] for part in parts]) for name in parts[0].targets}
+    return Molecules(**arrays, targets=targets)
+
+
+def _check(name: str, holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The integers of [start, start + size), range after range."""
+    ends = np.cumsum(sizes)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + sizes, sizes)

@@ -1,0 +1,98 @@
+"""Arrays from files of others: .npz, pickles and torch files, read as data only, never run."""
+
+from __future__ import annotations
+
+import _codecs
+import os
+import pickle
+import zipfile
+from typing import Any
+
+import numpy as np
+import torch
+
+# What a pickle of arrays, numbers and sets calls, under the module names of NumPy 1 and 2; other plain containers need
+# no name. The three functions are private, but each object tells its own.
+PICKLE_GLOBALS = {
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+for _core in ("numpy.core", "numpy._core"):
+    PICKLE_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np.zeros(1).__reduce__()[0]
+    PICKLE_GLOBALS[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
+    PICKLE_GLOBALS[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
+
+# What torch.load needs besides: the bytes of older pickles, and the classes of the data types.
+_TORCH_GLOBALS = [
+    *((value, f"{module}.{name}") for (module, name), value in PICKLE_GLOBALS.items()),
+    (_codecs.encode, "_codecs.encode"),
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdgOUS"),
+]
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"{module}.{name} is refused")
+        return PICKLE_GLOBALS[module, name]
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of an .npz.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        ValueError: it is damaged or holds more than plain arrays.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"damaged entry {damaged}")
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
+        raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
+
+
+def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dict in a pickle; anything in it but NumPy arrays, numbers, strings and plain containers is refused.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        ValueError: it is damaged, holds something else, or no dict with names as keys.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except Exception as error:  # damaged pickles raise almost anything
+        raise ValueError(f"expected a whole pickle of arrays and plain containers: {error}") from error
+    return _named(content)
+
+
+def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dict in a file of ``torch.save``; besides what :func:`read_pickle` reads, tensors.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        ValueError: it is damaged, holds something else, or no dict with names as keys.
+    """
+    try:
+        with torch.serialization.safe_globals(_TORCH_GLOBALS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"expected a whole torch file of arrays and plain containers: {error}") from error
+    return _named(content)
+
+
+def _named(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"expected a dict with names as keys, got {type(content).__name__}")
+    return content
