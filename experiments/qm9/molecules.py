@@ -14,7 +14,9 @@ from utils.files import atomic_write
 
 SPLITS = ("train", "valid", "test")
 BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
-ARRAYS = ("names", "split", "num_atoms", "numbers", "positions", "num_bonds", "bonds", "bond_types")
+OF_MOLECULES = ("names", "split", "perceived", "num_atoms", "num_bonds")
+OF_ATOMS, OF_BONDS = ("numbers", "positions"), ("bonds", "bond_types")
+ARRAYS = (*OF_MOLECULES, *OF_ATOMS, *OF_BONDS)
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Molecules:
     Args:
         names: what each is called in reports, ``[molecules]``.
         split: where each belongs, as an index into ``SPLITS``, int8 ``[molecules]``.
+        perceived: whether the orders of its bonds are known, bool ``[molecules]``; where not, all are single.
         num_atoms: int64 ``[molecules]``.
         numbers: atomic numbers, of H C N O F, int64 ``[atoms]``.
         positions: Å, float64 ``[atoms, 3]``.
@@ -39,6 +42,7 @@ class Molecules:
 
     names: np.ndarray
     split: np.ndarray
+    perceived: np.ndarray
     num_atoms: np.ndarray
     numbers: np.ndarray
     positions: np.ndarray
@@ -50,7 +54,7 @@ class Molecules:
     def __post_init__(self) -> None:
         molecules, atoms, bonds = len(self.names), int(self.num_atoms.sum()), int(self.num_bonds.sum())
         shapes = {
-            "split": (molecules,), "num_atoms": (molecules,), "num_bonds": (molecules,),
+            "split": (molecules,), "perceived": (molecules,), "num_atoms": (molecules,), "num_bonds": (molecules,),
             "numbers": (atoms,), "positions": (atoms, 3), "bonds": (bonds, 2), "bond_types": (bonds,),
         }  # fmt: skip
         for name, shape in shapes.items():
@@ -90,6 +94,22 @@ class Molecules:
         """Where the bonds of each molecule begin, and end: int64 ``[molecules + 1]``."""
         return _starts(self.num_bonds)
 
+    @property
+    def summary(self) -> str:
+        """How many molecules there are, in each split, and with guessed bonds."""
+        sizes = [f"{count:,} {name}" for name, count in zip(SPLITS, np.bincount(self.split, minlength=3), strict=True)]
+        guessed = np.count_nonzero(~self.perceived)
+        return f"{len(self):,} molecules ({', '.join(sizes)}), {guessed:,} of them with single bonds by distance alone"
+
+    def part(self, split: str) -> Molecules:
+        """The molecules of one split; those of the validation split where a test split is asked for and there is none.
+
+        Args:
+            split: one of ``SPLITS``.
+        """
+        rows = self.split == SPLITS.index(split)
+        return self.part("valid") if split == "test" and not rows.any() else self.take(rows)
+
     def take(self, rows: np.ndarray) -> Molecules:
         """Some of the molecules.
 
@@ -102,9 +122,9 @@ class Molecules:
         ))  # fmt: skip
         return replace(
             self,
-            **{name: getattr(self, name)[rows] for name in ("names", "split", "num_atoms", "num_bonds")},
-            **{name: getattr(self, name)[atoms] for name in ("numbers", "positions")},
-            **{name: getattr(self, name)[bonds] for name in ("bonds", "bond_types")},
+            **{name: getattr(self, name)[rows] for name in OF_MOLECULES},
+            **{name: getattr(self, name)[atoms] for name in OF_ATOMS},
+            **{name: getattr(self, name)[bonds] for name in OF_BONDS},
             targets={name: values[rows] for name, values in self.targets.items()},
         )
 

@@ -1,0 +1,151 @@
+"""Where molecules come from; whatever the source, they end up in one table, in the same units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from experiments.qm9.bonds import perceive
+from experiments.qm9.molecules import Molecules
+from experiments.qm9.targets import DEBYE, FREE_ATOMS, HARTREE, TARGETS, free_atoms
+from utils.arrays import read_npz
+
+# Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit.
+OTHER_TARGETS = {
+    "g4mp2_atom": ("atomisation", HARTREE),
+    "homo_hf": ("homo", HARTREE),
+    "lumo_hf": ("lumo", HARTREE),
+    "dip_hf": ("dipole", DEBYE),
+}
+
+
+def from_arrays(
+    path: str | os.PathLike[str],
+    cache: str | os.PathLike[str] | None,
+    *,
+    workers: int | None = None,
+    progress: bool = False,
+    limit: int | None = None,
+) -> Molecules:
+    """Molecules in an .npz of ragged arrays; RDKit perceives their bonds from the positions.
+
+    The file holds ``N`` (atoms of each molecule), ``Z`` (atomic numbers) and ``R`` (Å, ``[atoms, 3]``), and may hold
+    ``idx`` (numbers in QM9), ``validation`` (a mask) and targets in QM9's own units: energies in Hartree, total ones
+    not yet relative to free atoms, others as in ``TARGETS``. Dipole vectors ``dip_hf``, in atomic units, are ``dipole``
+    here, and their norm ``mu``; without ``gap``, it is the difference of ``lumo`` and ``homo``.
+
+    Rows outside ``validation`` are for training and none for a test, for which the validation rows serve as well, see
+    :meth:`Molecules.part`. Without ``validation``, a tenth each is drawn for validation and test.
+
+    Args:
+        path: the file.
+        cache: folder where the bonds are kept and found again; None to perceive them each time.
+        workers: processes that perceive bonds; None for one per core that this process may use.
+        progress: show a progress bar.
+        limit: how many molecules to keep, evenly spread over the file; None for all.
+
+    Raises:
+        ValueError: the file, named, is not what it should be, or ``limit`` is not positive.
+        OSError: it cannot be read, or the cache cannot be written to.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {limit}")
+    try:
+        content = read_npz(path)
+        if missing := {"N", "Z", "R"} - content.keys():
+            raise ValueError(f"expected N, Z and R, without {sorted(missing)}")
+        num_atoms, numbers = as_integers("N", content["N"]), as_integers("Z", content["Z"])
+        molecules = Molecules(
+            names=np.array([f"gdb_{n}" for n in as_integers("idx", content.get("idx", np.arange(len(num_atoms))))]),
+            split=_split_of(content, len(num_atoms)),
+            perceived=np.zeros(len(num_atoms), dtype=bool),
+            num_atoms=num_atoms,
+            numbers=numbers,
+            positions=as_floats("R", content["R"]),
+            num_bonds=np.zeros_like(num_atoms),
+            bonds=np.empty((0, 2), dtype=np.int64),
+            bond_types=np.empty(0, dtype=np.int64),
+        )
+        molecules = replace(molecules, targets=_targets_of(content, molecules))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if limit is not None and limit < len(molecules):
+        molecules = molecules.take(np.linspace(0, len(molecules) - 1, limit).round().astype(np.int64))
+    found = perceive(
+        molecules.num_atoms, molecules.numbers, molecules.positions, cache, workers=workers, progress=progress
+    )
+    return replace(
+        molecules, num_bonds=found.num_bonds, bonds=found.pairs, bond_types=found.types, perceived=found.perceived
+    )
+
+
+def draw_split(molecules: int, train: int, valid: int, seed: int = 0) -> np.ndarray:
+    """Which split each molecule belongs to, drawn at random: int8 ``[molecules]``, an index into ``SPLITS``.
+
+    Args:
+        molecules: how many there are.
+        train, valid: how many go there; the others are for the test.
+        seed: of the draw; NumPy gives equal seeds equal draws on every machine.
+    """
+    split = np.full(molecules, 2, dtype=np.int8)
+    order = np.random.default_rng(seed).permutation(molecules)
+    split[order[:train]], split[order[train : train + valid]] = 0, 1
+    return split
+
+
+def as_floats(name: str, array: Any) -> np.ndarray:
+    """Any array of real numbers in float64.
+
+    Args:
+        name: what it is called in the error.
+        array: an array or a tensor.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
+    return array.astype(np.float64)
+
+
+def as_integers(name: str, array: Any) -> np.ndarray:
+    """Any array of whole numbers, of integer or float type, in int64.
+
+    Args:
+        name: what it is called in the error.
+        array: an array or a tensor.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    whole = as_floats(name, array)
+    if not (np.isfinite(whole) & (whole == np.rint(whole))).all():
+        raise ValueError(f"{name}: expected whole numbers, got others")
+    return whole.astype(np.int64)
+
+
+def _split_of(content: Mapping[str, np.ndarray], molecules: int) -> np.ndarray:
+    if "validation" in content:
+        return as_integers("validation", content["validation"]).astype(np.int8)
+    return draw_split(molecules, molecules - 2 * (molecules // 10), molecules // 10)
+
+
+def _targets_of(content: Mapping[str, np.ndarray], molecules: Molecules) -> dict[str, np.ndarray]:
+    """The targets in the units of the table."""
+    factors = {name: (name, HARTREE if target.energy else 1.0) for name, target in TARGETS.items()}
+    targets = {}
+    for name, (target, factor) in {**OTHER_TARGETS, **factors}.items():
+        if name in content:
+            targets[target] = factor * as_floats(name, content[name])
+    for name in targets.keys() & FREE_ATOMS.keys():
+        targets[name] -= free_atoms(name, molecules.num_atoms, molecules.numbers)
+    if "dipole" in targets and "mu" not in targets:
+        targets["mu"] = np.linalg.norm(targets["dipole"], axis=-1)
+    if "gap" not in targets and {"homo", "lumo"} <= targets.keys():
+        targets["gap"] = targets["lumo"] - targets["homo"]
+    return targets

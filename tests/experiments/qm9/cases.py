@@ -1,0 +1,48 @@
+"""Molecules that the tests of this folder share."""
+
+from pathlib import Path
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from experiments.qm9.bonds import bonds_of
+from experiments.qm9.molecules import Molecules
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
+
+
+def rdkit_molecule(smiles):
+    """With hydrogen atoms and the positions of a conformer."""
+    molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(molecule, randomSeed=1) == 0
+    return molecule
+
+
+def arrays_of(smiles):
+    """Atomic numbers ``[n]`` and positions ``[n, 3]``."""
+    molecule = rdkit_molecule(smiles)
+    return np.array([a.GetAtomicNum() for a in molecule.GetAtoms()]), molecule.GetConformer().GetPositions()
+
+
+def table(smiles=SMILES):
+    """The molecules, two for every split, with bonds as written and two targets, one of them a vector."""
+    molecules = [rdkit_molecule(s) for s in smiles]
+    atoms = [arrays_of(s) for s in smiles]
+    bonds = [bonds_of(m) for m in molecules]
+    return Molecules(
+        names=np.array(smiles),
+        split=(np.arange(len(smiles)) % 3).astype(np.int8),
+        perceived=np.ones(len(smiles), dtype=bool),
+        num_atoms=np.array([len(numbers) for numbers, _ in atoms]),
+        numbers=np.concatenate([numbers for numbers, _ in atoms]),
+        positions=np.concatenate([positions for _, positions in atoms]),
+        num_bonds=np.array([len(pairs) for pairs, _ in bonds]),
+        bonds=np.concatenate([pairs for pairs, _ in bonds]),
+        bond_types=np.concatenate([types for _, types in bonds]),
+        targets={
+            "homo": np.linspace(-7.0, -5.0, len(smiles)),
+            "dipole": np.arange(3.0 * len(smiles)).reshape(-1, 3),
+        },
+    )
