@@ -92,6 +92,40 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _named(content)
 
 
+def as_floats(name: str, array: Any) -> np.ndarray:
+    """Real numbers of any type in float64.
+
+    Args:
+        name: what the array is called in the error.
+        array: a NumPy array or a tensor.
+
+    Raises:
+        ValueError: it is none, or of another type.
+    """
+    if isinstance(array, torch.Tensor) and not array.is_complex():
+        array = array.detach().cpu().double().numpy()  # NumPy knows no bfloat16
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        kind = array.dtype if hasattr(array, "dtype") else type(array).__name__
+        raise ValueError(f"{name}: expected an array of real numbers, got {kind}")
+    return array.astype(np.float64)
+
+
+def as_integers(name: str, array: Any) -> np.ndarray:
+    """Whole numbers, of any integer or float type, in int64.
+
+    Args:
+        name: what the array is called in the error.
+        array: a NumPy array or a tensor.
+
+    Raises:
+        ValueError: it is none, of another type, or holds other numbers.
+    """
+    numbers = as_floats(name, array)
+    if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
+        raise ValueError(f"{name}: expected whole numbers, got others")
+    return numbers.astype(np.int64)
+
+
 def _named(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise ValueError(f"expected a dict with names as keys, got {type(content).__name__}")

@@ -25,7 +25,7 @@ from experiments.nbody.simulation import (
     seed_of,
     simulate,
 )
-from utils.arrays import read_npz, read_pickle
+from utils.arrays import as_floats, read_npz, read_pickle
 from utils.files import atomic_write, make_folder
 from utils.graphs import fully_connected
 
@@ -126,7 +126,7 @@ def _trajectories(content: dict[str, Any], sample_freq: int | None) -> Trajector
     missing = [name for name in ("loc", "vel") if name not in content]
     if missing or not {"charges", "edges"} & content.keys():
         raise ValueError(f"expected 'loc', 'vel' and 'charges' or 'edges', got {sorted(content)}")
-    arrays = {name: _numbers(name, content[name]) for name in ARRAYS if name in content}
+    arrays = {name: as_floats(name, content[name]) for name in ARRAYS if name in content}
     if "charges" not in arrays:
         arrays["charges"] = np.ones((*arrays["edges"].shape[:2], 1))
     if "edges" not in arrays:
@@ -137,13 +137,6 @@ def _trajectories(content: dict[str, Any], sample_freq: int | None) -> Trajector
     if sample_freq not in (None, stored):
         raise ValueError(f"sample_freq: expected the file's {stored}, got {sample_freq}")
     return Trajectories(**arrays, sample_freq=stored, dt=float(content.get("dt", DT)))
-
-
-def _numbers(name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
-        raise ValueError(f"{name}: expected an array of real numbers, got {kind}")
-    return value.astype(np.float64)
 
 
 READERS = {".pkl": read_pickle, ".npz": read_npz}

@@ -164,10 +164,29 @@ def join(parts: Sequence[Molecules]) -> Molecules:
 
     Args:
         parts: at least one.
+
+    Raises:
+        ValueError: they have different targets.
     """
+    if len(kinds := {frozenset(part.targets) for part in parts}) != 1:
+        raise ValueError(f"parts: expected the same targets in all, got {[sorted(kind) for kind in kinds]}")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
     targets = {name: np.concatenate([part.targets[name] for part in parts]) for name in parts[0].targets}
     return Molecules(**arrays, targets=targets)
+
+
+def draw_split(molecules: int, train: int, valid: int, seed: int = 0) -> np.ndarray:
+    """Which split each molecule belongs to, drawn at random: int8 ``[molecules]``, an index into ``SPLITS``.
+
+    Args:
+        molecules: how many there are.
+        train, valid: how many go there; the others are for the test.
+        seed: of the draw; NumPy gives equal seeds equal draws on every machine.
+    """
+    split = np.full(molecules, 2, dtype=np.int8)
+    order = np.random.default_rng(seed).permutation(molecules)
+    split[order[:train]], split[order[train : train + valid]] = 0, 1
+    return split
 
 
 def _check(name: str, holds: bool, expected: str, got: object) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from experiments.qm9.bonds import perceive
-from experiments.qm9.molecules import Molecules
+from experiments.qm9.download import from_download
+from experiments.qm9.molecules import Molecules, draw_split
+from experiments.qm9.published import from_published
 from experiments.qm9.targets import DEBYE, FREE_ATOMS, HARTREE, TARGETS, free_atoms
-from utils.arrays import read_npz
+from utils.arrays import as_floats, as_integers, read_npz
+
+EMBEDDED = Path(__file__).parent / "embedded" / "molecules.npz"
+
+__all__ = ["embedded", "from_arrays", "from_download", "from_published"]
 
 # Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit.
 OTHER_TARGETS = {
@@ -83,50 +89,13 @@ def from_arrays(
     )
 
 
-def draw_split(molecules: int, train: int, valid: int, seed: int = 0) -> np.ndarray:
-    """Which split each molecule belongs to, drawn at random: int8 ``[molecules]``, an index into ``SPLITS``.
+def embedded() -> Molecules:
+    """The molecules that come with the code: small organic ones of H C N O F, four fifths of them for training.
 
-    Args:
-        molecules: how many there are.
-        train, valid: how many go there; the others are for the test.
-        seed: of the draw; NumPy gives equal seeds equal draws on every machine.
+    Geometries and labels (``atomisation``, ``homo``, ``lumo``, ``gap``, ``mu``, ``dipole``) are by GFN2-xTB, a
+    semi-empirical method: real physics, but not QM9's. ``experiments/qm9/embedded/generate.py`` made them.
     """
-    split = np.full(molecules, 2, dtype=np.int8)
-    order = np.random.default_rng(seed).permutation(molecules)
-    split[order[:train]], split[order[train : train + valid]] = 0, 1
-    return split
-
-
-def as_floats(name: str, array: Any) -> np.ndarray:
-    """Any array of real numbers in float64.
-
-    Args:
-        name: what it is called in the error.
-        array: an array or a tensor.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name}: expected real numbers, got {array.dtype}")
-    return array.astype(np.float64)
-
-
-def as_integers(name: str, array: Any) -> np.ndarray:
-    """Any array of whole numbers, of integer or float type, in int64.
-
-    Args:
-        name: what it is called in the error.
-        array: an array or a tensor.
-
-    Raises:
-        ValueError: it holds something else.
-    """
-    whole = as_floats(name, array)
-    if not (np.isfinite(whole) & (whole == np.rint(whole))).all():
-        raise ValueError(f"{name}: expected whole numbers, got others")
-    return whole.astype(np.int64)
+    return Molecules.load(EMBEDDED)
 
 
 def _split_of(content: Mapping[str, np.ndarray], molecules: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Molecules that the tests of this folder share."""
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "data"
 SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
 
 
+@cache
 def rdkit_molecule(smiles):
     """With hydrogen atoms and the positions of a conformer."""
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
@@ -26,6 +28,7 @@ def arrays_of(smiles):
     return np.array([a.GetAtomicNum() for a in molecule.GetAtoms()]), molecule.GetConformer().GetPositions()
 
 
+@cache
 def table(smiles=SMILES):
     """The molecules, two for every split, with bonds as written and two targets, one of them a vector."""
     molecules = [rdkit_molecule(s) for s in smiles]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from experiments.qm9 import bonds
-from experiments.qm9.sources import draw_split, from_arrays
+from experiments.qm9.molecules import draw_split
+from experiments.qm9.sources import from_arrays
 from experiments.qm9.targets import HARTREE, free_atoms
 from tests.experiments.qm9.cases import SHARED, table
 
@@ -68,7 +69,7 @@ def test_validation_rows_serve_for_the_test_as_well(tmp_path, in_this_process):
 
 
 def test_without_validation_rows_a_tenth_each_is_drawn(tmp_path, in_this_process):
-    content = ragged(table(["O"] * 20))
+    content = ragged(table(("O",) * 20))
     del content["validation"]
     found = from_arrays(write(tmp_path, content), None)
     assert np.bincount(found.split).tolist() == [16, 2, 2]
@@ -102,7 +103,7 @@ def test_limit_spreads_over_the_file_and_must_be_positive(tmp_path, in_this_proc
         ({"R": np.full((40, 3), np.nan)}, "positions: expected finite"),
         ({"Z": np.full(40, 17)}, "numbers: expected"),
         ({"Z": np.full(40, 1.5)}, "Z: expected whole numbers"),
-        ({"N": np.array(["3"] * 6)}, "N: expected real numbers"),
+        ({"N": np.array(["3"] * 6)}, "N: expected an array of real numbers"),
         ({"validation": np.full(6, 7)}, "split: expected"),
         ({"homo": np.zeros(5)}, r"'homo'.*shape \[6\]"),
         ({"idx": np.zeros(5)}, "expected shape"),

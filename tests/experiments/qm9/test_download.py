@@ -1,0 +1,101 @@
+import zipfile
+
+import numpy as np
+import pytest
+from rdkit import Chem
+
+from experiments.qm9 import download
+from experiments.qm9.bonds import bonds_of
+from experiments.qm9.download import from_download
+from tests.experiments.qm9.cases import rdkit_molecule
+
+pytest.importorskip("torch_geometric")
+
+COLUMNS = "mol_id,A,B,C,mu,alpha,homo,lumo,gap,r2,zpve,u0,u298,h298,g298,cv,u0_atom,u298_atom,h298_atom,g298_atom"
+SMILES = ("C", "CC=O", "O", "c1ccoc1")
+
+
+@pytest.fixture
+def web(monkeypatch, tmp_path):
+    """Files in the form of QM9's, of four molecules of which the third is uncharacterised, and who asked for them."""
+    writer = Chem.SDWriter(str(tmp_path / "gdb9.sdf"))
+    writer.SetKekulize(False)
+    for number, smiles in enumerate(SMILES):
+        molecule = rdkit_molecule(smiles)
+        molecule.SetProp("_Name", f"gdb_{number + 1}")
+        writer.write(molecule)
+    writer.close()
+    rows = [
+        ",".join([f"gdb_{row + 1}", *(str(100 * row + column) for column in range(19))]) for row in range(len(SMILES))
+    ]
+    (tmp_path / "gdb9.sdf.csv").write_text("\n".join([COLUMNS, *rows, ""]))
+    with zipfile.ZipFile(tmp_path / "qm9.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("gdb9.sdf", "gdb9.sdf.csv"):
+            archive.write(tmp_path / name, name)
+    (tmp_path / "uncharacterized.txt").write_text("header\n" * 9 + "3  O\n\n")
+    asked = []
+
+    def fetch(url, path, progress=False):
+        if not path.exists():
+            asked.append(path.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((tmp_path / path.name).read_bytes())
+        return path
+
+    monkeypatch.setattr(download, "download", fetch)
+    monkeypatch.setattr(download, "MOLECULES", 3)
+    monkeypatch.setattr(download, "TRAIN", 1)
+    monkeypatch.setattr(download, "VALID", 1)
+    return asked
+
+
+def test_the_loader_s_molecules_bonds_and_units(web, tmp_path):
+    found = from_download(tmp_path / "cache")
+    assert [*found.names] == ["gdb_1", "gdb_2", "gdb_4"]
+    assert sorted(found.split) == [0, 1, 2]
+    expected = rdkit_molecule("c1ccoc1")
+    furan = found.take(np.array([2]))
+    assert furan.numbers.tolist() == [atom.GetAtomicNum() for atom in expected.GetAtoms()]
+    np.testing.assert_allclose(furan.positions, expected.GetConformer().GetPositions(), atol=1e-4)
+    pairs, types = bonds_of(expected)
+    assert sorted(map(tuple, furan.bonds)) == sorted(map(tuple, np.sort(pairs, axis=1)))
+    assert sorted(furan.bond_types) == sorted(types)
+    # Column c of row r holds 100 r + c: mu is column 3, homo 5, cv 14, u0_atom 15.
+    np.testing.assert_allclose(found.targets["mu"], [3, 103, 303])
+    np.testing.assert_allclose(found.targets["homo"], np.array([5, 105, 305]) * 27.211386, rtol=1e-6)
+    np.testing.assert_allclose(found.targets["cv"], [14, 114, 314])
+    np.testing.assert_allclose(found.targets["u0"], np.array([15, 115, 315]) * 0.0433641, rtol=1e-5)
+
+
+def test_what_is_there_is_not_downloaded_again(web, tmp_path):
+    first = from_download(tmp_path / "cache")
+    assert web == ["qm9.zip", "uncharacterized.txt"]
+    second = from_download(tmp_path / "cache")
+    assert web == ["qm9.zip", "uncharacterized.txt"]
+    np.testing.assert_array_equal(first.positions, second.positions)
+
+
+def test_what_an_interrupted_loader_left_is_made_anew(web, tmp_path):
+    expected = from_download(tmp_path / "cache")
+    processed = tmp_path / "cache" / "processed" / "data_v3.pt"
+    processed.write_bytes(processed.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="cannot be read, reading the raw files again"):
+        found = from_download(tmp_path / "cache")
+    np.testing.assert_array_equal(expected.positions, found.positions)
+
+
+def test_damaged_archives_are_reported_and_removed(web, tmp_path):
+    whole = (tmp_path / "qm9.zip").read_bytes()
+    for damaged in (whole[:500], b"<html>", whole[:200] + b"\0" * 50 + whole[250:]):
+        (tmp_path / "qm9.zip").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"qm9.zip was damaged and is removed, run the same again"):
+            from_download(tmp_path / "cache")
+        assert not [*(tmp_path / "cache" / "raw").glob("gdb9.sdf")]
+    (tmp_path / "qm9.zip").write_bytes(whole)
+    assert len(from_download(tmp_path / "cache")) == 3
+
+
+def test_another_number_of_molecules_is_not_qm9(web, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MOLECULES", 130_831)
+    with pytest.raises(ValueError, match="expected the 130,831 molecules of QM9, got 3"):
+        from_download(tmp_path / "cache")
