@@ -40,6 +40,13 @@ setup(
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],
-        "tests": ["pytest>=8", "hypothesis>=6.100", "ruff>=0.12", "e3nn>=0.5.6", "torch_geometric>=2.5"],
+        "tests": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "ruff>=0.12",
+            "e3nn>=0.5.6",
+            "torch_geometric>=2.5",
+        ],
     },
 )
