@@ -172,15 +172,15 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
-    """For radial weights, twice: as many as the cache holds, or those of one row."""
+    """For radial weights: as many as the cache holds, or those of one row."""
     room = problem.room["cache"] // weights[0].element_size()
-    return weights[0].new_empty(2, max(room, *(A.shape[0] * A.shape[2] for A in weights)))
+    return weights[0].new_empty(max(room, *(A.shape[0] * A.shape[2] for A in weights)))
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
     layout, room = problem.layout, _buffer(problem, t.weights)
-    total = zeros(t, needed)
+    total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
     for block in problem.blocks():
         # Edges that share radial weights have derivatives of their own by the scalars these are made from.
         separate = block.D if needed.scalars else 1
@@ -189,7 +189,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         parts, g = frame.by_order(layout.inputs, problem.turned(b, sent), block.D), radial.output[:, ::separate]
         arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
         dmixed = frame.by_order(layout.outputs, problem.turned(b, arriving), block.D)
-        dparts, dg = frame.mix_gradient(layout, parts, g, t.weights, dmixed, total.weights, separate, room)
+        dparts, dg = frame.mix_gradient(layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, room)
         dturned = frame.by_degree(layout.inputs, dparts)
         dsent = problem.turned_back(b, dturned)
         if needed.sent:
