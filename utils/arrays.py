@@ -24,6 +24,8 @@ for _core in ("numpy.core", "numpy._core"):
     PICKLE_GLOBALS[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
     PICKLE_GLOBALS[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
 
+LARGEST = 2**53  # whole number up to which float64 holds every one
+
 # What torch.load needs besides: the bytes of older pickles, and the classes of the data types.
 _TORCH_GLOBALS = [
     *((value, f"{module}.{name}") for (module, name), value in PICKLE_GLOBALS.items()),
@@ -121,8 +123,8 @@ def as_integers(name: str, array: Any) -> np.ndarray:
         ValueError: it is none, of another type, or holds other numbers.
     """
     numbers = as_floats(name, array)
-    if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
-        raise ValueError(f"{name}: expected whole numbers, got others")
+    if not ((np.abs(numbers) <= LARGEST) & (numbers == np.rint(numbers))).all():
+        raise ValueError(f"{name}: expected whole numbers, of size up to 2^53, got others")
     return numbers.astype(np.int64)
 
 

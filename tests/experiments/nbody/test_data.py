@@ -1,4 +1,3 @@
-import os
 import pickle
 from pathlib import Path
 
@@ -123,21 +122,6 @@ def test_reads_both_formats_under_either_name(tmp_path, trajectories, name, rena
         np.testing.assert_array_equal(getattr(read, field), getattr(trajectories, field))
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_reads_numpy_numbers_and_every_binary_protocol(tmp_path, trajectories, protocol):
-    content = {**published(trajectories), "sample_freq": np.int64(10), "delta_T": np.float64(0.002), "note": ["a", {1}]}
-    content["points"] = content["points"].astype(np.float32)
-    read = load_trajectories(write(tmp_path, content, protocol=protocol))
-    assert (read.sample_freq, read.dt) == (10, 0.002)
-    assert read.loc.dtype == np.float64
-
-
-def test_reads_numpy_1_pickles(tmp_path, trajectories):
-    text = pickle.dumps({**published(trajectories), "sample_freq": np.int64(10)}, protocol=3)
-    (tmp_path / "old.pkl").write_bytes(text.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    np.testing.assert_array_equal(load_trajectories(tmp_path / "old.pkl").loc, trajectories.loc)
-
-
 def test_missing_edges_or_charges_are_completed(tmp_path, trajectories):
     content = published(trajectories)
     edges = content.pop("E")
@@ -159,32 +143,6 @@ def test_unwritable_cache_is_found_out_before_simulating(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="expected a folder, got a file"):
         load_or_simulate(tmp_path / "file", SETTINGS, 4, 0, "train")
-
-
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("wrap", [lambda bad: bad, lambda bad: np.array([bad], dtype=object), lambda bad: [{"a": bad}]])
-def test_malicious_pickle_raises_and_runs_nothing(tmp_path, trajectories, wrap):
-    content = {**published(trajectories), "extra": wrap(Malicious(tmp_path / "owned"))}
-    path = write(tmp_path, content)
-    with pytest.raises(ValueError, match=r"ds\.pkl: .*mkdir is refused"):
-        load_trajectories(path)
-    assert not (tmp_path / "owned").exists()
-
-
-@pytest.mark.parametrize(
-    "module", ["builtins\neval", "numpy\nload", "numpy.lib.npyio\nload", "numpy\nmemmap", "numpy._core.numeric\nload"]
-)
-def test_other_globals_are_refused(tmp_path, module):
-    (tmp_path / "x.pkl").write_bytes(b"c" + module.encode() + b"\n.")
-    with pytest.raises(ValueError, match="is refused"):
-        load_trajectories(tmp_path / "x.pkl")
 
 
 def test_files_that_are_not_what_they_should_be(tmp_path, trajectories):

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from experiments.qm9 import bonds
-from experiments.qm9.molecules import draw_split
 from experiments.qm9.sources import from_arrays
 from experiments.qm9.targets import HARTREE, free_atoms
 from tests.experiments.qm9.cases import SHARED, table
@@ -126,13 +125,3 @@ def test_the_shared_targets_are_those_of_the_data_set(tmp_path, in_this_process)
     for name in ("u0", "u298", "h298", "g298"):  # the file holds these in kcal/mol as well
         np.testing.assert_allclose(targets[name], content[f"{name}_atom"][rows] * 0.0433641, rtol=2e-5, equal_nan=True)
     np.testing.assert_allclose(targets["gap"], targets["lumo"] - targets["homo"], atol=0.004)
-
-
-# ------------------------------------------------------------------------------------------------------------ splits
-
-
-def test_drawn_splits_are_the_same_for_a_seed():
-    split = draw_split(1000, 800, 100)
-    assert np.bincount(split).tolist() == [800, 100, 100]
-    np.testing.assert_array_equal(split, draw_split(1000, 800, 100, seed=0))
-    assert (split != draw_split(1000, 800, 100, seed=1)).any()
