@@ -9,9 +9,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 Presets = Mapping[str, Mapping[str, Any]]
+NO_RECIPES: Presets = MappingProxyType({})
 
 
 class UsageError(ValueError):
@@ -23,29 +25,35 @@ class _Parser(ArgumentParser):
         raise UsageError(message)  # without the usage, which would bury it under dozens of flags
 
 
-def make_parser(description: str, presets: Presets) -> ArgumentParser:
+def make_parser(description: str, presets: Presets, recipes: Presets = NO_RECIPES) -> ArgumentParser:
     """A parser with the flag --preset, to which a program adds its own; for :func:`parse`.
 
     Args:
         description: first lines of the help.
         presets: a default of every flag, for every preset; shown in the help.
+        recipes: other defaults of a few flags, chosen by --recipe, whatever the preset; none, and no such flag.
 
     Returns:
         the parser, which raises :class:`UsageError` for a command line that it does not understand.
     """
     parser = _Parser(
         description=description,
-        epilog="defaults:\n" + _table(presets),
+        epilog="defaults:\n" + _table(presets) + (f"\n\nrecipes:\n{_table(recipes)}" if recipes else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--preset", choices=presets, help="where the defaults come from, see the end of this page")
+    if recipes:
+        parser.add_argument("--recipe", choices=recipes, help="how to train, in place of the preset's way")
     return parser
 
 
 def parse(
-    parser: ArgumentParser, presets: Presets, arguments: Sequence[str] | None = None
+    parser: ArgumentParser,
+    presets: Presets,
+    arguments: Sequence[str] | None = None,
+    recipes: Presets = NO_RECIPES,
 ) -> tuple[Namespace, dict[str, Any]]:
     """Parse a command line.
 
@@ -53,26 +61,29 @@ def parse(
         parser: from :func:`make_parser`.
         presets: as the parser got them.
         arguments: words of the command line; None for those of this process.
+        recipes: as the parser got them.
 
     Returns:
-        every flag, those not on the command line from the preset (the first one unless another is named); and only
-        those on the command line.
+        every flag, those not on the command line from the recipe, if one is named, else from the preset (the first one
+        unless another is named); and only those on the command line.
 
     Raises:
         UsageError: a flag is unknown, or its value is not one of its own.
     """
     given = vars(parser.parse_args(arguments))
     preset = given.get("preset", next(iter(presets)))
-    return Namespace(**{"preset": preset, **presets[preset], **given}), given
+    recipe = {"recipe": None, **recipes.get(given.get("recipe"), {})} if recipes else {}
+    return Namespace(**{"preset": preset, **presets[preset], **recipe, **given}), given
 
 
-def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any]) -> None:
+def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any], recipes: Presets = NO_RECIPES) -> None:
     """Refuse flags, read from a file, that :func:`parse` cannot have returned.
 
     Args:
         parser: from :func:`make_parser`; its switches are of ``BooleanOptionalAction``.
         presets: as the parser got them.
         flags: every flag.
+        recipes: as the parser got them.
 
     Raises:
         UsageError: a flag has a value that no command line gives it.
@@ -83,7 +94,7 @@ def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any]) ->
             words.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             words.append(f"--{name}={value}")
-    parsed = vars(parse(parser, presets, words)[0])
+    parsed = vars(parse(parser, presets, words, recipes)[0])
     if wrong := [name for name in flags if parsed[name] != flags[name]]:
         raise UsageError(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}")
 

@@ -6,7 +6,7 @@ import functools
 import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
-from utils import checkpoints, runs
+from utils import checkpoints, distributed, runs
 from utils.cli import Presets, UsageError, blame, check, make_parser, parse
 from utils.flags import FREE, add_machine_flags, add_run_flags
 from utils.graphs import cast, choose_graph
@@ -44,6 +44,9 @@ class Experiment:
         free: names of the experiment's flags that may differ when a run is resumed.
         idle: of given flags, the names of those that have no effect, and why.
         probe: see :class:`Trainer`.
+        fit_model: sets what in an untrained model, such as means of the targets, depends on the training data.
+        recipes: other defaults of flags of the training, for --recipe; see :func:`make_parser`.
+        unit: what samples are, in the plural.
     """
 
     description: str
@@ -57,10 +60,13 @@ class Experiment:
     free: Collection[str] = ()
     idle: Callable[[Namespace], dict[str, str]] = lambda flags: {}
     probe: Probe = lambda model: {}
+    fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
+    recipes: Presets = field(default_factory=dict)
+    unit: str = "samples"
 
     def build_parser(self) -> ArgumentParser:
         """The parser of the command line."""
-        parser = make_parser(self.description, self.presets)
+        parser = make_parser(self.description, self.presets, self.recipes)
         self.add_flags(parser)
         add_machine_flags(parser)
         add_run_flags(parser)
@@ -79,10 +85,14 @@ class Experiment:
             UsageError: flags ask for what cannot be done.
             NonFiniteError: the training diverged.
         """
-        folder, flags = self._open_run(*parse(self.build_parser(), self.presets, arguments))
+        with distributed.processes():
+            return self._run(arguments)
+
+    def _run(self, arguments: Sequence[str] | None) -> dict[str, Any]:
+        folder, flags = self._agree(arguments)
         with folder:
             try:
-                trainer, loaders = self._prepare(flags, folder)
+                trainer, datasets, loaders = self._prepare(flags, folder)
             except Exception:
                 folder.discard_if_new()
                 raise
@@ -94,13 +104,26 @@ class Experiment:
                 return {}
             if not flags.forward:
                 print(f"run folder: {folder.path} (if interrupted, go on with --resume {folder.path})")
-                trainer.fit(
-                    loaders["train"], loaders.get("valid"), flags.num_epochs, flags.log_interval, flags.print_interval
-                )
+                intervals = flags.log_interval, flags.print_interval
+                trainer.fit(loaders["train"], loaders.get("valid"), flags.num_epochs, *intervals, self.unit)
             for tracker in trainer.trackers:
                 tracker.close()
             trainer.use_best()
-            return self.report(flags, trainer, loaders, folder.path)
+            if not distributed.is_leader():
+                return {}
+            whole = {split: self.make_loader(flags, trainer.fabric, data) for split, data in datasets.items()}
+            return self.report(flags, trainer, whole, folder.path)
+
+    def _agree(self, arguments: Sequence[str] | None) -> tuple[runs.Run, Namespace]:
+        """The run's folder and flags, in all processes those of the leader."""
+        opened = []
+
+        def open_run() -> tuple[Path, dict[str, Any], Namespace]:
+            opened.extend(self._open_run(*parse(self.build_parser(), self.presets, arguments, self.recipes)))
+            return opened[0].path, opened[0].config, opened[1]
+
+        path, config, flags = distributed.from_leader(open_run)
+        return (opened[0] if opened else runs.Follower(path, config)), flags
 
     def _open_run(self, flags: Namespace, given: dict[str, Any]) -> tuple[runs.Run, Namespace]:
         """The run's folder, new or resumed, and the flags that hold in it."""
@@ -113,7 +136,7 @@ class Experiment:
             stored = folder.config["flags"]
             merged = Namespace(**runs.reconcile(vars(flags), given, stored, {*FREE, *self.free}))
             with blame(f"--resume: {folder.path / runs.CONFIG}"):
-                check(self.build_parser(), self.presets, stored)
+                check(self.build_parser(), self.presets, stored, self.recipes)
             self._refuse_idle(merged, given)
         except UsageError:
             folder.close()
@@ -125,34 +148,51 @@ class Experiment:
         for name in sorted(idle.keys() & given.keys()):
             raise UsageError(f"--{name} has no effect {idle[name]}")
 
-    def _prepare(self, flags: Namespace, folder: runs.Run) -> tuple[Trainer, Loaders]:
-        """The training, and the batches of every split."""
+    def _prepare(self, flags: Namespace, folder: runs.Run) -> tuple[Trainer, dict[str, Dataset], Loaders]:
+        """The training, the datasets, and the batches of this process."""
         with blame("--device", device="--device"):
             fabric = make_fabric(flags.device, flags.precision)
-        datasets = self.load(flags)
-        loaders = {split: self._make_loader(flags, fabric, data, split == "train") for split, data in datasets.items()}
-        trainer = self._make_trainer(flags, fabric, folder.path, len(loaders["train"]))
-        trainer.trackers = make_trackers(flags, folder, trainer.step)
-        return trainer, loaders
+        if flags.profile and fabric.world_size > 1:
+            raise UsageError(f"--profile: expected one process, got {fabric.world_size}")
+        with distributed.leader_first():
+            datasets = self.load(flags)
+        share = {"rank": fabric.global_rank, "processes": fabric.world_size}
+        with blame("torchrun", processes="--nproc_per_node"):
+            loaders = {
+                split: self.make_loader(flags, fabric, datasets[split], shuffle=split == "train", **share)
+                for split in ("train", "valid")
+                if split in datasets
+            }
+        trainer = self._make_trainer(flags, fabric, folder.path, loaders["train"])
+        if distributed.is_leader():
+            trainer.trackers = make_trackers(flags, folder, trainer.step)
+        return trainer, datasets, loaders
 
-    def _make_loader(self, flags: Namespace, fabric: Fabric, dataset: Dataset, shuffle: bool) -> EpochLoader:
+    def make_loader(self, flags: Namespace, fabric: Fabric, dataset: Dataset, **options: Any) -> EpochLoader:
+        """Batches of a dataset.
+
+        Args:
+            flags: with those of the machine, ``batch_size`` and ``seed``.
+            fabric: device and precision.
+            dataset: one of what ``load`` makes.
+            options: other arguments of :class:`EpochLoader`; by default all samples in their order.
+        """
         dtype = torch.float64 if flags.precision == "64-true" else torch.float32
         batch = functools.partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
-        return EpochLoader(
-            dataset, flags.batch_size, batch, shuffle=shuffle, seed=flags.seed, num_workers=flags.num_workers
-        )
+        return EpochLoader(dataset, flags.batch_size, batch, seed=flags.seed, num_workers=flags.num_workers, **options)
 
-    def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, steps_per_epoch: int) -> Trainer:
+    def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
         fabric.seed_everything(flags.seed, verbose=False)
         with blame("--model"):
             model = self.make_model(flags)
+            self.fit_model(model, train.dataset)
         # Without decay this is Adam. Fused: models have hundreds of small parameters, which cost a call each otherwise.
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay or 0.0, fused=True
         )
-        schedule = cosine_schedule(optimizer, flags.num_epochs * steps_per_epoch, flags.warmup)
-        options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe}
+        schedule = cosine_schedule(optimizer, flags.num_epochs * len(train), flags.warmup)
+        options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe, "flags": lasting(flags)}
         trainer = Trainer(fabric, model, optimizer, schedule, self.batch_loss, folder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):

@@ -33,7 +33,7 @@ def add_training_flags(parser: ArgumentParser, samples: str) -> None:
     """
     add = parser.add_argument_group("training").add_argument
     add("--num_epochs", type=count(1), help=f"passes over the training {samples}")
-    add("--batch_size", type=count(1), help=f"{samples} in a batch")
+    add("--batch_size", type=count(1), help=f"{samples} in a batch (of each process, where torchrun starts several)")
     add("--lr", type=positive, help="learning rate of Adam at the start; falls to a tenth of it along a cosine")
     add("--warmup", type=count(0), help="steps before that in which the learning rate rises linearly")
     add("--clip_norm", type=positive, help="largest norm of a gradient (None: any)")
@@ -52,7 +52,7 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("machine").add_argument
     add("--device", help="auto, cpu, cuda or cuda:N")
     add("--graph", choices=("auto", "dgl", "own"), help="graph class (auto: DGL on a CPU where it is installed)")
-    add("--precision", choices=("32-true", "bf16-mixed", "64-true"))
+    add("--precision", choices=("32-true", "tf32", "bf16-mixed", "64-true"))
     add("--num_workers", type=count(0), help="processes that prepare batches")
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
 
 from utils.files import atomic_write
 
@@ -41,6 +44,18 @@ class Mean:
         self._weight += weight
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + weight * value
+
+    def summed(self, sum_over_processes: Callable[[Tensor], Tensor]) -> Mean:
+        """What all processes together have added; all of them must have added something.
+
+        Args:
+            sum_over_processes: of a tensor.
+        """
+        sums = sum_over_processes(torch.tensor([self._weight, *self._sums.values()], dtype=torch.float64))
+        total = Mean()
+        total._weight, *values = sums.tolist()
+        total._sums = dict(zip(self._sums, values, strict=True))
+        return total
 
     def result(self, prefix: str = "") -> Row:
         """The means.

@@ -10,33 +10,81 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class ShuffleByEpoch(Sampler[int]):
-    """A permutation of a dataset drawn from (seed, epoch).
+    """A permutation of a dataset drawn from (seed, epoch), or a part of it.
 
     Args:
         dataset: of fixed size.
         seed: of the permutations.
+        part: which places of the permutation are given.
     """
 
-    def __init__(self, dataset: Sized, seed: int) -> None:
-        self.size, self.seed, self.epoch = len(dataset), seed, 0
+    def __init__(self, dataset: Sized, seed: int, part: slice = slice(None)) -> None:
+        self.size, self.seed, self.part, self.epoch = len(dataset), seed, part, 0
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng((self.seed, self.epoch)).permutation(self.size).tolist())
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        return iter(order[self.part].tolist())
+
+    def __len__(self) -> int:
+        return len(range(self.size)[self.part])
+
+
+class ShorterEpochs(Dataset):
+    """A large dataset in epochs of a chosen size: checkpoints and validation come more often.
+
+    Passes over all samples follow each other without a break, each in an order drawn from (seed, pass).
+
+    Args:
+        dataset: of fixed size; its own ``set_epoch``, if any, is called as well.
+        size: samples in an epoch.
+        seed: of the orders.
+    """
+
+    def __init__(self, dataset: Dataset, size: int, seed: int) -> None:
+        self.dataset, self.size, self.seed = dataset, size, seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the samples.
+
+        Args:
+            epoch: number of the epoch, from 0.
+        """
+        first, length = epoch * self.size, len(self.dataset)
+        passes = range(first // length, (first + self.size - 1) // length + 1)
+        order = [np.random.default_rng((self.seed, number)).permutation(length) for number in passes]
+        start = first - passes[0] * length
+        self.indices = np.concatenate(order)[start : start + self.size]
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return self.size
 
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.indices[index])]
+
 
 class EpochLoader(DataLoader):
-    """A DataLoader with :meth:`set_epoch`.
+    """A DataLoader with :meth:`set_epoch`, of all samples or of the share of one of several processes.
 
     Args:
         dataset: of fixed size; its own ``set_epoch``, if any, is called as well.
-        batch_size: samples in a batch; the last one may be smaller.
+        batch_size: samples in a batch of this process; the last one may be smaller. The batches of all processes side
+            by side are those of one process with ``processes`` times the batch size; a last one of fewer samples than
+            processes is left out if samples are shuffled.
         collate: makes a batch of a list of samples.
         shuffle: whether to permute, differently in each epoch.
         seed: of the permutations.
         num_workers: processes that prepare batches; 0 for none.
+        rank, processes: which process this is, of how many.
+
+    Attributes:
+        processes: as given.
+        num_samples: in an epoch, those of all processes.
+
+    Raises:
+        ValueError: there are more processes than samples.
     """
 
     def __init__(
@@ -48,8 +96,16 @@ class EpochLoader(DataLoader):
         shuffle: bool = False,
         seed: int = 0,
         num_workers: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        sampler = ShuffleByEpoch(dataset, seed) if shuffle else None
+        size = len(dataset)
+        if size < processes:
+            raise ValueError(f"processes: expected at most {size}, a sample for each, got {processes}")
+        left_over = size % (batch_size * processes)
+        self.processes, self.num_samples = processes, size - left_over * (shuffle and left_over < processes)
+        part = slice(rank, self.num_samples, processes)
+        sampler = ShuffleByEpoch(dataset, seed, part) if shuffle else range(size)[part]
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers)
 
     def set_epoch(self, epoch: int) -> None:

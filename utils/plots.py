@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from utils.files import atomic_write
@@ -47,4 +48,19 @@ def learning_curves(
             axes.axhline(value, linestyle="--", color="grey")
             axes.annotate(", ".join(of_value), (epochs[0], value), fontsize="small", va="bottom")
         axes.legend()
+    save_figure(figure, path)
+
+
+def parity(true: np.ndarray, predicted: np.ndarray, label: str, path: str | os.PathLike[str]) -> None:
+    """Draw predicted against true values, with the line on which they are equal.
+
+    Args:
+        true, predicted: ``[n]``.
+        label: what they are, with the unit.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"true {label}", ylabel=f"predicted {label}", aspect="equal")
+    axes.axline((true[0], true[0]), slope=1, color="grey", linewidth=1)
+    axes.scatter(true, predicted, s=4, alpha=0.5, linewidths=0)
     save_figure(figure, path)

@@ -76,6 +76,21 @@ class Run:
         self.close()
 
 
+class Follower(Run):
+    """The run's folder in a process that follows another, which has locked and writes it.
+
+    Args:
+        path: the folder.
+        config: what config.json holds.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config, self._is_new, self._lock = path, config, False, None
+
+    def write_config(self, flags: Mapping[str, Any]) -> None:
+        """Leave that to the other process."""
+
+
 def create(flags: Mapping[str, Any], output: str | None, save_dir: str, name: str) -> Run:
     """Make the folder of a new run.
 

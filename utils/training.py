@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from utils import checkpoints
+from utils import checkpoints, distributed
 from utils.files import atomic_write
 from utils.history import Mean, Row, write_csv
 from utils.loaders import EpochLoader
@@ -39,7 +39,8 @@ def make_fabric(device: str, precision: str) -> Fabric:
 
     Args:
         device: ``'auto'`` (a GPU where there is one), ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
-        precision: ``'32-true'``, ``'bf16-mixed'`` or ``'64-true'``.
+        precision: ``'32-true'``, ``'tf32'`` (float32 whose products a GPU may round to TF32), ``'bf16-mixed'`` or
+            ``'64-true'``.
 
     Raises:
         ValueError: another device, or one that is not there.
@@ -51,7 +52,21 @@ def make_fabric(device: str, precision: str) -> Fabric:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {device} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return Fabric(accelerator=kind, devices=[int(index)] if index else 1, precision=precision)
+    processes, machines = distributed.local_processes()
+    if index and processes * machines > 1:
+        raise ValueError(f"device: expected {kind}, of which each of several processes takes its own, got {device}")
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+        precision = "32-true"
+    fabric = Fabric(
+        accelerator=kind,
+        devices=[int(index)] if index else processes,
+        num_nodes=machines,
+        strategy="ddp" if processes * machines > 1 else "auto",
+        precision=precision,
+    )
+    fabric.launch()
+    return fabric
 
 
 def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0, final: float = 0.1) -> LambdaLR:
@@ -76,7 +91,7 @@ def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0, final: fl
 def evaluate(
     fabric: Fabric, model: Callable[[Any], Tensor], batch_loss: BatchLoss, loader: EpochLoader, prefix: str = ""
 ) -> Row:
-    """The means of metrics over all batches, without gradients.
+    """The means of metrics over all batches, those of other processes included, without gradients.
 
     Args:
         fabric: moves the batches.
@@ -90,11 +105,15 @@ def evaluate(
         for batch in loader:
             metrics, size = batch_loss(model, fabric.to_device(batch))
             mean.add(_numbers(metrics), size)
+    if loader.processes > 1:
+        mean = mean.summed(lambda sums: fabric.all_reduce(sums, reduce_op="sum"))
     return mean.result(prefix)
 
 
 class Trainer:
     """A model in training, with everything needed to go on.
+
+    Where several processes train, each takes its share of every batch, all do the same steps, and the first one writes.
 
     The state after each epoch is one file, FOLDER/checkpoints/last.pt. The other files (checkpoints/best.pt,
     metrics.csv with a row per epoch, steps.csv) only repeat parts of it.
@@ -109,6 +128,7 @@ class Trainer:
         clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
         ema: decay per step of a moving average of the weights, which then is what is evaluated and kept as the best;
             None for the weights themselves.
+        flags: what the model is made of, for best.pt, which then needs no other file.
         probe: gives numbers to record with a batch's metrics, of the model after the backward pass.
 
     Attributes:
@@ -130,6 +150,7 @@ class Trainer:
         *,
         clip_norm: float | None = None,
         ema: float | None = None,
+        flags: dict[str, Any] | None = None,
         probe: Probe = lambda model: {},
     ) -> None:
         self.fabric, self.model, self.optimizer, self.schedule = fabric, model, optimizer, schedule
@@ -137,7 +158,7 @@ class Trainer:
         self.average = None
         if ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema))
-        self.batch_loss, self.probe, self.folder = batch_loss, probe, folder
+        self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.epoch, self.step = 0, 0
@@ -146,7 +167,13 @@ class Trainer:
         self.best: dict[str, Any] = {}
 
     def fit(
-        self, train: EpochLoader, valid: EpochLoader | None, epochs: int, log_interval: int, print_interval: int
+        self,
+        train: EpochLoader,
+        valid: EpochLoader | None,
+        epochs: int,
+        log_interval: int,
+        print_interval: int,
+        unit: str = "samples",
     ) -> None:
         """Train until enough epochs are done, those before a resumption included.
 
@@ -156,12 +183,14 @@ class Trainer:
             epochs: how many in all.
             log_interval: steps from one row of steps.csv to the next.
             print_interval: steps from one refreshing of the progress bar to the next.
+            unit: what the progress bar counts the samples as.
 
         Raises:
             NonFiniteError: a loss, validation's included, or a gradient is NaN or infinite. The batch and the weights
                 are in nonfinite.pt in the run's folder.
         """
-        with tqdm(total=epochs * len(train), initial=self.step, unit="step", disable=None) as bar:
+        samples, hidden = train.num_samples, None if self.fabric.is_global_zero else True
+        with tqdm(total=epochs * samples, initial=self.epoch * samples, unit=f" {unit}", disable=hidden) as bar:
             while self.epoch < epochs:
                 bar.set_description(f"epoch {self.epoch + 1}/{epochs}")
                 started = time.perf_counter()
@@ -170,7 +199,8 @@ class Trainer:
                     row |= self.evaluate(valid, "valid_")
                 row["seconds"] = time.perf_counter() - started
                 self._end_epoch(row)
-                bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
+                if self.fabric.is_global_zero:
+                    bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
 
     def take_step(self, batch: Any) -> tuple[Row, int, float]:
         """Change the weights once.
@@ -187,9 +217,10 @@ class Trainer:
         batch = self.fabric.to_device(batch)
         self._optimizer.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
-        values = _numbers(metrics)
+        values, whole_size = self._over_processes(_numbers(metrics), size)
         self._check_finite("loss", values["loss"], batch, self.step + 1)
-        self.fabric.backward(metrics["loss"])
+        # The mean of gradients over the processes then is that of the whole batch, whatever the sizes of its parts.
+        self.fabric.backward(metrics["loss"] * (size * self.fabric.world_size / whole_size))
         norm = self.fabric.clip_gradients(
             self._model, self._optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
         )
@@ -199,7 +230,7 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         self.schedule.step()
-        return values, size, float(norm)
+        return values, whole_size, float(norm)
 
     def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:
         """The means of the metrics over all batches, without gradients, of the weights that would be kept as the best.
@@ -217,9 +248,10 @@ class Trainer:
             self._check_finite(f"{prefix}loss", metrics["loss"].item(), batch, self.step)
             return metrics, size
 
-        self._model.eval()
-        with self._averaged():
-            return evaluate(self.fabric, self._model, checked_loss, loader, prefix)
+        self.model.eval()
+        # Not through DDP, which waits for the other processes, whose batches may be fewer.
+        with self._averaged(), self.fabric.autocast():
+            return evaluate(self.fabric, self.model, checked_loss, loader, prefix)
 
     def use_best(self) -> None:
         """Give the model its best weights, where there was an epoch to find them; it is not to be trained on then."""
@@ -257,6 +289,14 @@ class Trainer:
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
         return parts if self.average is None else {**parts, "average": self.average}
 
+    def _over_processes(self, values: Row, size: int) -> tuple[Row, int]:
+        """The means of a whole batch, from those of the parts that the processes have; and its size."""
+        if self.fabric.world_size == 1:
+            return values, size
+        sums = torch.tensor([size, *(size * value for value in values.values())], dtype=torch.float64)
+        total, *sums = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum").tolist()
+        return dict(zip(values, (value / total for value in sums), strict=True)), int(total)
+
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Inside, the model has the averaged weights, if any."""
@@ -278,7 +318,7 @@ class Trainer:
     def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
         train.set_epoch(self.epoch)
         self._model.train()
-        mean = Mean()
+        mean, first_step = Mean(), self.step
         for batch in train:
             learning_rate = self.schedule.get_last_lr()[0]
             values, size, norm = self.take_step(batch)
@@ -290,8 +330,9 @@ class Trainer:
                 self._record(self.steps, {**row, **of_step, "gradient_norm": norm})
             if self.step % print_interval == 0:
                 bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-                bar.update(self.step - bar.n)
-        bar.update(self.step - bar.n)
+                done = min((self.step - first_step) * train.batch_size * train.processes, train.num_samples)
+                bar.update(self.epoch * train.num_samples + done - bar.n)
+        bar.update((self.epoch + 1) * train.num_samples - bar.n)
         return {"step": self.step, "learning_rate": learning_rate, **mean.result("train_")}
 
     def _end_epoch(self, row: Row) -> None:
@@ -304,12 +345,16 @@ class Trainer:
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {name: part.state_dict() for name, part in self._parts.items()}
-        checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
+        if self.fabric.is_global_zero:
+            checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
         self._write_views()
 
     def _write_views(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
         # After the state: a kill in between leaves them one epoch behind, which resuming mends.
-        checkpoints.save(self.checkpoint.with_name("best.pt"), checkpoints.WEIGHTS, self.best)
+        best = {**self.best, "flags": self.flags}
+        checkpoints.save(self.checkpoint.with_name("best.pt"), checkpoints.WEIGHTS, best)
         write_csv(self.folder / "metrics.csv", self.epochs)
         write_csv(self.folder / "steps.csv", self.steps)
 
@@ -321,7 +366,8 @@ class Trainer:
     def _check_finite(self, what: str, value: float, batch: Any, step: int) -> None:
         if math.isfinite(value):
             return
-        path = self.folder / "nonfinite.pt"
+        rank = self.fabric.global_rank
+        path = self.folder / (f"nonfinite-{rank}.pt" if rank else "nonfinite.pt")
         content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": step}
         with atomic_write(path) as file:
             torch.save(content, file)

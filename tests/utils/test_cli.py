@@ -136,6 +136,22 @@ def test_stored_flags_are_checked(change, message):
             cli.check(parser, presets, flags)
 
 
+def test_a_recipe_is_between_preset_and_command_line():
+    recipes = {"fast": {"rate": 0.9}, "slow": {"rate": 0.01}}
+    parser = cli.make_parser("Trains.", PRESETS, recipes)
+    parser.add_argument("--width", type=cli.count(1))
+    parser.add_argument("--rate", type=cli.positive)
+    for arguments, rate in (
+        ([], 0.1), (["--recipe", "fast"], 0.9), (["--recipe", "fast", "--rate", "0.3"], 0.3)
+    ):  # fmt: skip
+        flags, _ = cli.parse(parser, PRESETS, ["--preset", "large", *arguments], recipes)
+        assert (flags.width, flags.rate) == (64, rate)
+        cli.check(parser, PRESETS, vars(flags), recipes)
+    assert "recipes:" in parser.format_help()
+    with pytest.raises(cli.UsageError, match="--recipe: invalid choice"):
+        cli.parse(parser, PRESETS, ["--recipe", "huge"], recipes)
+
+
 @pytest.mark.parametrize("text", ["0", "1", "nan", "-0.5"])
 def test_fractions(text):
     assert cli.fraction("0.99") == 0.99

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.loaders import EpochLoader
+from utils.loaders import EpochLoader, ShorterEpochs
 
 
 class Samples(torch.utils.data.Dataset):
@@ -47,3 +47,26 @@ def test_a_dataset_need_not_know_of_epochs():
     loader = EpochLoader(torch.utils.data.TensorDataset(torch.arange(3)), 2, list)
     loader.set_epoch(1)
     assert len(loader) == 2
+
+
+@pytest.mark.parametrize("size", [3, 5, 10, 23])
+def test_shorter_epochs_pass_over_all_samples_again_and_again(size):
+    dataset, passes = ShorterEpochs(Samples(), size, seed=1), 3
+    seen = []
+    for epoch in range(-(-passes * 10 // size)):
+        dataset.set_epoch(epoch)
+        samples = [dataset[i] for i in range(len(dataset))]
+        assert len(samples) == size
+        assert {e for _, e in samples} == {epoch}
+        seen += [i for i, _ in samples]
+    orders = [seen[start : start + 10] for start in range(0, 10 * passes, 10)]
+    assert [sorted(order) for order in orders] == [[*range(10)]] * passes
+    assert orders[0] != orders[1]
+
+
+def test_shorter_epochs_depend_on_seed_and_epoch_alone():
+    first, second = ShorterEpochs(Samples(), 4, seed=1), ShorterEpochs(Samples(), 4, seed=1)
+    for epoch in (0, 5):
+        first.set_epoch(epoch)
+    second.set_epoch(5)
+    assert first.indices.tolist() == second.indices.tolist() != ShorterEpochs(Samples(), 4, seed=2).indices.tolist()

@@ -1,4 +1,6 @@
-from utils.plots import learning_curves
+import numpy as np
+
+from utils.plots import learning_curves, parity
 
 PNG = b"\x89PNG"
 
@@ -12,3 +14,8 @@ def test_learning_curves(tmp_path):
 def test_learning_curves_without_validation(tmp_path):
     learning_curves([{"epoch": 1, "train_loss": 0.5, "train_error": 1.0}], ["loss", "error"], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+
+
+def test_parity(tmp_path):
+    parity(np.array([1.0, 2.0, 4.0]), np.array([1.5, 2.0, 3.0]), "gap (eV)", tmp_path / "parity.png")
+    assert (tmp_path / "parity.png").read_bytes().startswith(PNG)
