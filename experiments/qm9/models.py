@@ -1,13 +1,17 @@
-"""The published models for QM9: one number per molecule."""
+"""The published models for QM9, one number per molecule; a model of a vector per molecule; units."""
 
+from argparse import Namespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GNormSE3, GSE3Res, get_basis_and_r
+from experiments.qm9.data import ATOM_FEATURES, Neighbours
+from experiments.qm9.targets import TARGETS
 
 
 class SE3Transformer(nn.Module):
@@ -121,3 +125,162 @@ def _forward(G: Any, basis_and_r: BasisAndR | None, num_degrees: int, equivarian
     for layer in head:
         h = layer(h)
     return h
+
+
+class SE3TransformerVector(nn.Module):
+    r"""SE(3)-Transformer of a vector per molecule, such as the dipole moment.
+
+    .. math:: \frac{1}{N} \sum_i \sum_c \phi_c(s_i) \, v_{ic}
+
+    with the scalars s and the vectors v that a convolution makes of the last attention layer, and a small network
+    :math:`\phi` which says how much of each vector counts.
+
+    Args:
+        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads: as of :class:`SE3Transformer`;
+            at least two degrees.
+
+    Raises:
+        ValueError: there is one degree alone, and so no vector, or the layers refuse the channels.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        atom_feature_size: int,
+        num_channels: int,
+        num_degrees: int = 4,
+        edge_dim: int = 4,
+        div: float = 4,
+        n_heads: int = 1,
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        if num_degrees < 2:
+            raise ValueError(f"num_degrees must be at least 2 for vectors, got {num_degrees}")
+        self.num_degrees = num_degrees
+        fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
+        layers: list[nn.Module] = []
+        for _ in range(num_layers):
+            layers.append(GSE3Res(fiber, fiber_mid, edge_dim=edge_dim, div=div, n_heads=n_heads))
+            layers.append(GNormSE3(fiber_mid))
+            fiber = fiber_mid
+        layers.append(GConvSE3(fiber, Fiber(2, num_channels), self_interaction=True, edge_dim=edge_dim))
+        self.Gblock = nn.ModuleList(layers)
+        self.pool = GAvgPooling("1")
+        self.weigh = nn.Sequential(
+            nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, num_channels)
+        )
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """One vector per molecule, ``[molecules, 3]``; arguments as of :class:`SE3Transformer`."""
+        G = as_graph(G)
+        h = _forward(G, basis_and_r, self.num_degrees, self.Gblock, ())
+        weights = self.weigh(h["0"].squeeze(-1))
+        vectors = (weights.unsqueeze(-1) * h["1"]).sum(dim=1, keepdim=True)
+        return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
+
+
+class Scaled(nn.Module):
+    r"""A network whose outputs come in the unit of the target.
+
+    .. math:: y = \mathrm{mean} + \mathrm{std} \cdot f(G), \qquad \text{per atom:} \quad
+              y = \frac{N}{\bar N} \, (\mathrm{mean} + \mathrm{std} \cdot f(G))
+
+    with the number of atoms N of a molecule, and its mean over the training set.
+
+    Args:
+        net: f, of one number or vector per molecule.
+        per_atom: whether the target grows with the molecule, which a mean over the atoms does not show.
+
+    Attributes:
+        mean, std: of what is left for the network to learn, in the unit of the target; 0 and 1 before :meth:`fit`.
+        size: mean number of atoms, where it counts.
+    """
+
+    def __init__(self, net: nn.Module, per_atom: bool = False) -> None:
+        super().__init__()
+        self.net, self.per_atom = net, per_atom
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("std", torch.ones(()))
+        self.register_buffer("size", torch.ones(()))
+        self.register_load_state_dict_pre_hook(_accept_published)
+
+    def fit(self, targets: Tensor, num_atoms: Tensor) -> None:
+        """Take mean and standard deviation of a training set. Vectors have no mean, which would point somewhere.
+
+        Args:
+            targets: ``[molecules, 1]``, or ``[molecules, 3]`` for vectors.
+            num_atoms: ``[molecules]``.
+
+        Raises:
+            ValueError: all targets are the same.
+        """
+        if self.per_atom:
+            self.size.copy_(num_atoms.double().mean())
+            targets = targets * (num_atoms.double().mean() / num_atoms).unsqueeze(1)
+        if targets.shape[1] == 1:
+            self.mean.copy_(targets.mean())
+            targets = targets - targets.mean()
+        std = targets.square().sum(dim=1).mean().sqrt()
+        if not std > 0:
+            raise ValueError("targets: expected more than one value to learn from")
+        self.std.copy_(std)
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""
+        y = self.mean + self.std * self.net(G, basis_and_r)
+        if not self.per_atom:
+            return y
+        return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
+
+
+def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Let weights of the network alone, as the published code saves them, be those of a Scaled one."""
+    own = {f"{prefix}{name}" for name in module.state_dict()}
+    if own & state_dict.keys():
+        return
+    for name in [name for name in state_dict if name.startswith(prefix)]:
+        state_dict[f"{prefix}net.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+    for name in ("mean", "std", "size"):
+        state_dict[prefix + name] = getattr(module, name)
+
+
+def neighbours_of(flags: Namespace) -> Neighbours:
+    """Which atoms the model of these flags has edges between.
+
+    Args:
+        flags: with those of the model.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    return Neighbours(flags.fully_connected, flags.cutoff, flags.envelope)
+
+
+def make_model(flags: Namespace) -> Scaled:
+    """The untrained model.
+
+    Args:
+        flags: with those of the model.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    target = TARGETS[flags.task]
+    if target.vector and flags.model != "SE3Transformer":
+        raise ValueError(f"--task {flags.task}: expected --model SE3Transformer, vectors have no other")
+    if flags.per_atom and not (target.extensive or target.vector):
+        raise ValueError(f"--per_atom: expected a target that grows with the molecule, {flags.task} does not")
+    made = SE3TransformerVector if target.vector else {"SE3Transformer": SE3Transformer, "TFN": TFN}[flags.model]
+    net = made(
+        num_layers=flags.num_layers,
+        atom_feature_size=ATOM_FEATURES,
+        num_channels=flags.num_channels,
+        num_nlayers=flags.num_nlayers,
+        num_degrees=flags.num_degrees,
+        edge_dim=neighbours_of(flags).edge_dim,
+        div=flags.div,
+        pooling=flags.pooling,
+        n_heads=flags.head,
+    )
+    return Scaled(net, flags.per_atom)

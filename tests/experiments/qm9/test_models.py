@@ -5,7 +5,7 @@ from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
-from experiments.qm9.models import TFN, SE3Transformer
+from experiments.qm9.models import TFN, Scaled, SE3Transformer, SE3TransformerVector
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
 
@@ -52,3 +52,67 @@ def test_a_basis_at_hand_is_used(name):
 def test_another_pooling_is_refused():
     with pytest.raises(ValueError, match="pooling must be 'avg' or 'max', got 'sum'"):
         SE3Transformer(1, 6, 4, pooling="sum")
+
+
+# ---------------------------------------------------------------------------------------------------------- vectors
+
+
+def vectors():
+    return SE3TransformerVector(2, 6, 4, num_degrees=3, edge_dim=5, div=2, n_heads=2)
+
+
+def test_vectors_turn_with_the_molecule(kind):
+    assert_model_is_equivariant(lambda m, G: m(G), vectors(), molecules(kind), output_degree=1, output_on="graphs")
+
+
+def test_vectors_shape_and_gradients():
+    model = vectors().double()
+    output = model(molecules())
+    assert output.shape == (3, 3)
+    output.square().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+
+
+def test_vectors_need_degree_one():
+    with pytest.raises(ValueError, match="num_degrees must be at least 2"):
+        SE3TransformerVector(1, 6, 4, num_degrees=1)
+
+
+# ------------------------------------------------------------------------------------------------------------ units
+
+
+def test_scaled_outputs():
+    net, G = MODELS["TFN"]().double(), molecules()
+    targets, sizes = torch.tensor([[3.0], [5.0], [10.0]]).double(), torch.tensor([5, 4, 6])
+    plain, per_atom = Scaled(net).double(), Scaled(net, per_atom=True).double()
+    for model in (plain, per_atom):
+        model.fit(targets, sizes)
+    torch.testing.assert_close(plain(G), 6 + targets.std(correction=0) * net(G))
+    in_molecule_of_mean_size = targets[:, 0] * 5 / sizes
+    expected = in_molecule_of_mean_size.mean() + in_molecule_of_mean_size.std(correction=0) * net(G)
+    torch.testing.assert_close(per_atom(G), expected * sizes.unsqueeze(1) / 5)
+
+
+def test_scaled_vectors_have_no_mean():
+    model = Scaled(vectors()).double()
+    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([5, 4]))
+    assert (model.mean, model.std) == (0, 5)
+    with pytest.raises(ValueError, match="targets: expected more than one value"):
+        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([5, 4, 6]))
+
+
+def test_scaled_accepts_published_weights_and_its_own():
+    net, model = MODELS["TFN"](), Scaled(MODELS["TFN"]())
+    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([5, 4]))
+    published = net.state_dict()
+    model.load_state_dict(published)
+    assert (model.mean, model.std) == (4, 1)
+    assert published.keys() == net.state_dict().keys()
+    again = Scaled(MODELS["TFN"]())
+    again.load_state_dict(model.state_dict())
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    with pytest.raises(RuntimeError, match="Missing key"):
+        again.load_state_dict({})

@@ -1,0 +1,70 @@
+"""Evaluates a trained model on molecules whose target is known, from any source.
+
+python experiments/qm9/eval.py --checkpoint RUN/checkpoints/best.pt                         on the data of its training
+python experiments/qm9/eval.py --checkpoint best.pt --data_address molecules.npz --split valid --output FOLDER
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.qm9.data import MoleculeDataset, with_target
+from experiments.qm9.evaluation import predict, relative_equivariance_error, write
+from experiments.qm9.models import neighbours_of
+from experiments.qm9.molecules import SPLITS
+from experiments.qm9.run import add_source_flags, load_molecules
+from experiments.qm9.targets import TARGETS
+from experiments.qm9.trained import Trained, make_parser
+from utils.cli import UsageError, blame, run
+from utils.files import make_folder, write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        what metrics.json holds.
+
+    Raises:
+        UsageError: flags ask for what cannot be done.
+    """
+    parser = make_parser(__doc__)
+    add_source_flags(parser)
+    parser.add_argument("--split", choices=(*SPLITS, "all"), default="test")
+    parser.add_argument("--output", metavar="FOLDER", default=None,
+        help="gets metrics.json, predictions.csv and parity.png (None: figures are only printed)")  # fmt: skip
+    given = parser.parse_args(arguments)
+    if {"source", "data_address"} & vars(given).keys():  # one of the two means another source, not half of the old one
+        given = Namespace(**{"source": "auto", "data_address": None, **vars(given)})
+    if given.output is not None:
+        with blame("--output"):
+            make_folder(given.output)
+    trained = Trained(given)
+    task = trained.flags.task
+    molecules = load_molecules(trained.flags)
+    with blame("--checkpoint", task="--data_address: the model's task"):
+        molecules = with_target(molecules, task)
+    molecules = molecules if given.split == "all" else molecules.part(given.split)
+    if not len(molecules):
+        raise UsageError(f"--split: no molecules with a known {task} in {given.split}")
+    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.flags)))
+    predictions = predict(trained.fabric, trained.model, loader, task)
+    errors = relative_equivariance_error(trained.fabric, trained.model, loader, task)
+    metrics = {given.split: predictions.metrics, "unit": TARGETS[task].report_unit, "equivariance_error": errors}
+    print(f"\n{given.split}: {len(molecules):,} molecules")
+    print(predictions.table())
+    print(f"equivariance error    {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
+    if given.output is not None:
+        write_json(Path(given.output) / "metrics.json", metrics)
+        write(predictions, Path(given.output))
+    return metrics
+
+
+if __name__ == "__main__":
+    run(main)

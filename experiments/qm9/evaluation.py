@@ -1,0 +1,175 @@
+"""How good predictions are, next to that of the mean, and whether they turn with the molecule."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from equivariant_attention.graphs import as_graph
+from equivariant_attention.testing import equivariance_error
+from experiments.qm9.models import Scaled
+from experiments.qm9.targets import TARGETS
+from utils.files import atomic_write
+from utils.history import Row
+from utils.loaders import EpochLoader
+from utils.plots import parity
+
+FEW = 32  # molecules whose equivariance is measured
+
+
+def batch_loss(model: Scaled, batch: tuple[Any, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Mean absolute error, of vectors the length of the error.
+
+    Args:
+        model: gives predictions in the unit of the target.
+        batch: (G, target) from :func:`experiments.qm9.data.collate`.
+
+    Returns:
+        the error in that unit as ``'mae'`` and, in standard deviations of the training set, as ``'loss'``; and the
+        number of molecules.
+    """
+    G, target = batch
+    error = (model(G) - target).norm(dim=1).mean()
+    return {"loss": error / model.std, "mae": error}, len(target)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of molecules, in the unit of the target.
+
+    Args:
+        task: name of the target.
+        names: of the molecules.
+        true: ``[molecules, 1]`` or ``[molecules, 3]``; NaN where unknown.
+        predicted: the same of the model.
+        mean: what the mean of the training set predicts, ``[1]`` or ``[3]``.
+    """
+
+    task: str
+    names: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+    mean: np.ndarray
+
+    @property
+    def metrics(self) -> Row:
+        """Errors in the unit of reports: mean absolute, root mean square, of the mean of the training set.
+
+        Of vectors the lengths of the errors count; ``'mae_norm'`` is the error of their length.
+        """
+        factor = TARGETS[self.task].report_factor
+        error = factor * np.linalg.norm(self.predicted - self.true, axis=1)
+        of_mean = factor * np.linalg.norm(self.mean - self.true, axis=1)
+        row = {"mae": error.mean(), "rmse": np.sqrt(np.square(error).mean()), "mae_of_mean": of_mean.mean()}
+        if TARGETS[self.task].vector:
+            true, predicted = (np.linalg.norm(v, axis=1) for v in (self.true, self.predicted))
+            row["mae_norm"] = factor * np.abs(predicted - true).mean()
+        return {"molecules": len(error), **{name: float(value) for name, value in row.items()}}
+
+    def write_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write a row per molecule, in the unit of the target.
+
+        Args:
+            path: file to write.
+        """
+        unit, known = TARGETS[self.task].unit, not np.isnan(self.true).any()
+        axes = [f" {axis}" for axis in "xyz"] if TARGETS[self.task].vector else [""]
+        columns = {"predicted": self.predicted, **({"true": self.true} if known else {})}
+        with atomic_write(path, "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["name", *(f"{column} {self.task}{axis} ({unit})" for column in columns for axis in axes)])
+            rows = np.concatenate([*columns.values()], axis=1).tolist()
+            writer.writerows([name, *row] for name, row in zip(self.names, rows, strict=True))
+
+    def draw(self, path: str | os.PathLike[str]) -> None:
+        """Draw predicted against true values.
+
+        Args:
+            path: PNG file to write.
+        """
+        parity(self.true.ravel(), self.predicted.ravel(), f"{self.task} ({TARGETS[self.task].unit})", path)
+
+    def table(self) -> str:
+        """The metrics as lines of text."""
+        target, metrics = TARGETS[self.task], self.metrics
+        lines = [f"mean absolute error   {metrics['mae']:.4g} {target.report_unit}  ({self.task})"]
+        if target.vector:
+            lines.append(f"  of the length       {metrics['mae_norm']:.4g} {target.report_unit}")
+        ratio = metrics["mae_of_mean"] / metrics["mae"]
+        return "\n".join(
+            [
+                *lines,
+                f"root mean square      {metrics['rmse']:.4g} {target.report_unit}",
+                f"predicting the mean   {metrics['mae_of_mean']:.4g} {target.report_unit}, {ratio:.2f} times as much",
+            ]
+        )
+
+
+def predict(fabric: Fabric, model: Scaled, loader: EpochLoader, task: str) -> Predictions:
+    """What a model predicts of all molecules of a dataset, in its order.
+
+    Args:
+        fabric: of the training.
+        model: trained.
+        loader: of a :class:`experiments.qm9.data.MoleculeDataset`, not shuffled.
+        task: what it was trained for.
+    """
+    forward = as_trained(fabric, model)
+    predicted = torch.cat([forward(fabric.to_device(G)).cpu() for G, _ in loader]).double().numpy()
+    dataset = loader.dataset
+    # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
+    sizes = dataset.molecules.num_atoms[:, None] / model.size.item() if model.per_atom else 1.0
+    mean = np.broadcast_to(sizes * model.mean.item(), predicted.shape)
+    return Predictions(task, dataset.molecules.names, dataset.targets, predicted, mean)
+
+
+def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:
+    """A model as a function of G in the precision of the training, without gradients.
+
+    Args:
+        fabric: of the training.
+        model: what was trained.
+    """
+
+    def forward(G: Any) -> Tensor:
+        with torch.no_grad(), fabric.autocast():
+            return model(G).to(as_graph(G).edata["d"].dtype)
+
+    return forward
+
+
+def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoader, task: str) -> Row:
+    """The errors of :func:`equivariance_error` on the first molecules, in the precision of the training.
+
+    They are those of the network: a large mean of the target, added to its output, would hide them in its rounding.
+
+    Args:
+        fabric: of the training.
+        model: trained.
+        loader: of the molecules.
+        task: what it was trained for.
+    """
+    G, _ = loader.collate_fn([loader.dataset[i] for i in range(min(len(loader.dataset), FEW))])
+    degree = int(TARGETS[task].vector)
+    network = as_trained(fabric, model.net)
+    return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")
+
+
+def write(predictions: Predictions, folder: Path) -> None:
+    """Write predictions.csv and the plot of predicted against true values, parity.png.
+
+    Args:
+        predictions: of molecules whose targets are known.
+        folder: gets the files.
+    """
+    predictions.write_csv(folder / "predictions.csv")
+    predictions.draw(folder / "parity.png")

@@ -1,0 +1,202 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.qm9 import run
+from experiments.qm9.models import SE3Transformer
+from experiments.qm9.molecules import join
+from tests.experiments.qm9.cases import table
+from utils.cli import UsageError, parse
+
+SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--batch_size", "4"]
+SMALL += ["--device", "cpu", "--log_interval", "1", "--graph", "own"]
+HOMO = ["--task", "homo", "--no-per_atom"]
+FILES = {
+    "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
+    "predictions.csv", "parity.png", "learning_curves.png",
+}  # fmt: skip
+
+
+def molecules():
+    """Six molecules, which are the same in each split."""
+    of_split = table()
+    return join([replace(of_split, split=np.full(6, s, np.int8)) for s in range(3)])
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """A training on these in place of the embedded ones."""
+    monkeypatch.setattr(run.sources, "embedded", molecules)
+
+    def call(*arguments, epochs=1, output="run"):
+        given = [] if "--resume" in arguments else [*SMALL, "--output", str(tmp_path / output)]
+        return run.main([*given, "--num_epochs", str(epochs), *arguments])
+
+    return call
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def flags_of(*arguments):
+    return parse(run.EXPERIMENT.build_parser(), run.PRESETS, arguments, run.RECIPES)[0]
+
+
+# ------------------------------------------------------------------------------------------------- command line
+
+
+def test_every_flag_has_a_value_in_every_preset():
+    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset", "recipe"}
+    for preset in run.PRESETS.values():
+        assert preset.keys() == flags
+    assert flags > run.FREE
+
+
+def test_paper_preset_is_the_published_recipe():
+    published = "--num_degrees 4 --num_channels 32 --num_layers 7 --div 2 --head 8 --pooling max --batch_size 32"
+    given = vars(run.EXPERIMENT.build_parser().parse_args([*published.split(), "--lr", "0.001", "--num_epochs", "100"]))
+    assert given == {name: run.PRESETS["paper"][name] for name in given}
+    assert all(run.PRESETS["paper"][name] in (None, 0) for name in run.MODERN)
+
+
+def test_recipes_change_how_any_preset_trains_and_flags_win():
+    assert flags_of("--preset", "paper", "--recipe", "modern").ema == run.MODERN["ema"]
+    assert flags_of("--recipe", "paper").clip_norm is None
+    assert flags_of("--recipe", "modern", "--ema", "0.5").ema == 0.5
+    assert flags_of().warmup == run.PRESETS["quick"]["warmup"]
+
+
+@pytest.mark.parametrize(
+    ("address", "source"),
+    [(None, "embedded"), ("QM9_data.pt", "published"), ("a/b.npz", "arrays"), ("data/qm9", "download")],
+)
+def test_sources_are_known_by_their_address(address, source):
+    given = [] if address is None else ["--data_address", address]
+    assert run.source_of(flags_of(*given)) == source
+    assert run.source_of(flags_of(*given, "--source", "arrays")) == "arrays"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "cv"], "--task: expected one of"),
+        ([*HOMO, "--model", "TFN", "--div", "2"], "--div has no effect with --model TFN"),
+        (["--task", "homo"], "--per_atom: expected a target that grows with the molecule, homo does not"),
+        (["--task", "dipole", "--model", "TFN"], "--task dipole: expected --model SE3Transformer"),
+        (["--task", "dipole", "--pooling", "max"], "--pooling has no effect with --task dipole"),
+        (["--task", "dipole", "--num_degrees", "1"], "--model: .*num_degrees must be at least 2"),
+        ([*HOMO, "--fully_connected", "--cutoff", "2"], "--cutoff: expected none with fully_connected"),
+        ([*HOMO, "--envelope", "6"], "--envelope: expected none without a cutoff"),
+        ([*HOMO, "--num_train", "7"], "--num_train: expected at most 6 molecules"),
+        (["--source", "arrays"], "--data_address: expected a path with --source arrays"),
+        (["--data_address", "nowhere.npz"], "--data_address: nowhere.npz: "),
+        (["--cache", "here"], "--cache has no effect unless bonds are perceived"),
+        (["--source", "embedded", "--data_address", "x"], "--data_address has no effect with --source embedded"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, arguments, message):
+    with pytest.raises(UsageError, match=f"^{message}"):
+        train(*arguments)
+    assert not (tmp_path / "run").exists()
+
+
+# -------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        HOMO,
+        [*HOMO, "--model", "TFN", "--fully_connected", "--graph", "dgl"],
+        [*HOMO, "--cutoff", "2", "--envelope", "6", "--num_workers", "1", "--pooling", "max"],
+        ["--task", "dipole"],
+    ],
+    ids=["bonded", "TFN fully connected", "smooth cutoff", "vectors"],
+)
+def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, options):
+    if "dgl" in options:
+        pytest.importorskip("dgl")
+    metrics = train(*options)
+    folder = tmp_path / "run"
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == FILES
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert 0 < max(metrics["equivariance_error"].values()) < 1e-4  # float32
+    assert metrics["test"]["molecules"] == len(rows(folder / "predictions.csv")) == 6
+    assert ("mae_norm" in metrics["test"]) == ("dipole" in options)
+    printed = capsys.readouterr().out
+    for text in ("embedded: 18 molecules", "mean absolute error", "predicting the mean", "molecules seen        6"):
+        assert text in printed
+
+
+def test_figures_are_those_of_the_predictions(train, tmp_path):
+    metrics = train(*HOMO)["test"]
+    lines = rows(tmp_path / "run" / "predictions.csv")
+    true, predicted = (np.array([float(row[f"{name} homo (eV)"]) for row in lines]) for name in ("true", "predicted"))
+    np.testing.assert_array_equal(true, table().targets["homo"])
+    assert metrics["mae"] == pytest.approx(1000 * np.abs(predicted - true).mean())  # meV
+    assert metrics["mae_of_mean"] == pytest.approx(1000 * np.abs(true.mean() - true).mean(), rel=1e-5)
+
+
+def test_one_mean_and_standard_deviation_of_the_training_set_for_all(train, tmp_path):
+    train(*HOMO, "--num_train", "5")
+    weights = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    known = run.draw(table(), 5, "").targets["homo"]
+    assert weights["mean"].item() == pytest.approx(known.mean())
+    assert weights["std"].item() == pytest.approx(known.std())
+
+
+def test_training_learns(train):
+    metrics = train(*HOMO, "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
+    assert metrics["valid"]["mae"] < 0.5 * metrics["valid"]["mae_of_mean"]
+
+
+def test_shorter_epochs_interrupted_and_resumed_end_the_same(train, tmp_path):
+    options = [*HOMO, "--epoch_size", "4"]
+    whole = train(*options, epochs=4, output="whole")
+    assert whole["molecules_seen"] == 16
+    stopped = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Trainer, "evaluate", stop_after(2, run.Trainer.evaluate))
+        with pytest.raises(KeyboardInterrupt):
+            train(*options, epochs=4, output="stopped")
+    assert len(rows(stopped / "metrics.csv")) == 2
+    train("--resume", str(stopped), epochs=4)
+    for name in ("metrics.csv", "steps.csv"):
+        assert rows(stopped / name) == rows(tmp_path / "whole" / name)
+
+
+def stop_after(epochs, evaluate):
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) > epochs:
+            raise KeyboardInterrupt
+        return evaluate(*arguments)
+
+    return stopping
+
+
+def test_published_weights_are_restored(train, tmp_path):
+    net = SE3Transformer(1, 6, 4, num_degrees=2, edge_dim=4, div=2, n_heads=2)
+    torch.save(net.state_dict(), tmp_path / "published.pt")
+    losses = [
+        train(*HOMO, "--forward", "--restore", str(path), output=f"{number}")["test"]
+        for number, path in enumerate([tmp_path / "published.pt"] * 2)
+    ]
+    assert losses[0] == losses[1]
+    with pytest.raises(UsageError, match="the weights do not fit the model"):
+        train(*HOMO, "--restore", str(tmp_path / "published.pt"), "--num_channels", "8", output="other")
+
+
+def test_a_checkpoint_says_what_it_is_made_of(train, tmp_path):
+    train(*HOMO)
+    content = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert content["flags"]["task"] == "homo"
+    assert content["flags"]["num_channels"] == 4

@@ -1,0 +1,114 @@
+"""Evaluation and prediction with a trained model."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.qm9 import bonds, eval, predict, run
+from tests.experiments.qm9.cases import arrays_of, table
+from tests.experiments.qm9.test_run import HOMO, SMALL, molecules
+from utils.cli import UsageError
+from utils.files import read_json
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch):
+    monkeypatch.setattr(run.sources, "embedded", molecules)
+    monkeypatch.setattr(
+        bonds, "_in_workers", lambda molecules, *_: map(bonds.perceive_one, *zip(*molecules, strict=True))
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders of a run for each task, and what they report."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.sources, "embedded", molecules)
+        tasks = {"homo": HOMO, "dipole": ["--task", "dipole"]}
+        metrics = {
+            task: run.main([*SMALL, *flags, "--num_epochs", "1", "--output", str(folder / task)])
+            for task, flags in tasks.items()
+        }
+    return folder, metrics
+
+
+def checkpoint(runs, task="homo"):
+    return str(runs[0] / task / "checkpoints" / "best.pt")
+
+
+@pytest.mark.parametrize("task", ["homo", "dipole"])
+def test_evaluation_finds_what_the_run_reports(runs, tmp_path, capsys, task):
+    metrics = eval.main(["--checkpoint", checkpoint(runs, task), "--output", str(tmp_path / "out")])
+    assert metrics["test"] == pytest.approx(runs[1][task]["test"])
+    assert read_json(tmp_path / "out" / "metrics.json") == metrics
+    assert (tmp_path / "out" / "parity.png").exists()
+    written = (tmp_path / "out" / "predictions.csv").read_text()
+    assert written == (runs[0] / task / "predictions.csv").read_text()
+    assert "test: 6 molecules" in capsys.readouterr().out
+
+
+def test_evaluation_on_another_source(runs, tmp_path):
+    m = table()
+    content = {"N": m.num_atoms, "Z": m.numbers, "R": m.positions, "homo": m.targets["homo"] / 27.211386245988}
+    np.savez(tmp_path / "some.npz", validation=np.arange(6) < 2, **content)
+    arguments = ["--checkpoint", checkpoint(runs), "--data_address", str(tmp_path / "some.npz"), "--split"]
+    cache = ["--cache", str(tmp_path)]
+    assert eval.main([*arguments, "valid", *cache])["valid"]["molecules"] == 2
+    whole = eval.main([*arguments, "all", *cache, "--precision", "64-true"])
+    assert whole["all"]["mae"] == pytest.approx(runs[1]["homo"]["test"]["mae"], rel=1e-5)
+    assert max(whole["equivariance_error"].values()) < 1e-12
+
+
+def test_prediction(runs, tmp_path, capsys):
+    numbers, positions = arrays_of("CC=O")
+    lines = [f"{z} {x} {y} {w}" for z, (x, y, w) in zip(numbers, positions.tolist(), strict=True)]
+    bad = "2\n\nCl 0 0 0\nH 0 0 1.27\n"
+    (tmp_path / "some.xyz").write_text("\n".join([f"{bad}{len(lines)}", "", *lines]))
+    output = tmp_path / "new" / "out.csv"
+    found = predict.main(
+        [str(tmp_path / "some.xyz"), "CCO", "C(", "--checkpoint", checkpoint(runs), "--output", str(output)]
+    )
+    assert [*found.names] == ["some.xyz:2", "CCO"]
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["some.xyz:2", "CCO"]
+    assert [float(row["predicted homo (eV)"]) for row in rows] == found.predicted[:, 0].tolist()
+    acetaldehyde = next(
+        row
+        for row in csv.DictReader((runs[0] / "homo" / "predictions.csv").read_text().splitlines())
+        if row["name"] == "CC=O"
+    )
+    assert found.predicted[0, 0] == pytest.approx(float(acetaldehyde["predicted homo (eV)"]), rel=1e-5)
+    printed = capsys.readouterr()
+    assert "2 of 4 molecules" in printed.out
+    assert "skipped some.xyz:1: numbers: expected" in printed.err
+    assert "skipped C(: neither a file nor a SMILES" in printed.err
+
+
+def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
+    numbers, positions = arrays_of("CC=O")
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    rotation *= np.linalg.det(rotation)
+    for name, x in (("still", positions), ("turned", positions @ rotation.T)):
+        lines = [f"{z} {a} {b} {c}" for z, (a, b, c) in zip(numbers, x.tolist(), strict=True)]
+        (tmp_path / f"{name}.xyz").write_text("\n".join([str(len(lines)), "", *lines]))
+    arguments = ["--checkpoint", checkpoint(runs, "dipole"), "--output", str(tmp_path / "out.csv")]
+    found = predict.main([str(tmp_path / "still.xyz"), str(tmp_path / "turned.xyz"), *arguments]).predicted
+    np.testing.assert_allclose(found[1], rotation @ found[0], atol=1e-5 * np.abs(found).max())
+    assert np.abs(found[0]).max() > 0
+
+
+def test_what_cannot_be_done_is_refused(runs, tmp_path):
+    with pytest.raises(UsageError, match="none of them could be read"):
+        predict.main(["C(", "--checkpoint", checkpoint(runs), "--output", str(tmp_path / "out.csv")])
+    assert not (tmp_path / "out.csv").exists()
+    with pytest.raises(UsageError, match=r"nowhere\.pt: there is no such file"):
+        predict.main(["CCO", "--checkpoint", "nowhere.pt"])
+    with pytest.raises(UsageError, match="expected a checkpoint of kind"):
+        predict.main(["CCO", "--checkpoint", str(runs[0] / "homo" / "checkpoints" / "last.pt")])
+    torch.save({"kind": "weights 1", "model": {}}, tmp_path / "other.pt")
+    with pytest.raises(UsageError, match=r"expected best\.pt of a run of experiments.qm9"):
+        predict.main(["CCO", "--checkpoint", str(tmp_path / "other.pt")])
