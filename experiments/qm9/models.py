@@ -269,8 +269,6 @@ def make_model(flags: Namespace) -> Scaled:
     target = TARGETS[flags.task]
     if target.vector and flags.model != "SE3Transformer":
         raise ValueError(f"--task {flags.task}: expected --model SE3Transformer, vectors have no other")
-    if flags.per_atom and not (target.extensive or target.vector):
-        raise ValueError(f"--per_atom: expected a target that grows with the molecule, {flags.task} does not")
     made = SE3TransformerVector if target.vector else {"SE3Transformer": SE3Transformer, "TFN": TFN}[flags.model]
     net = made(
         num_layers=flags.num_layers,
@@ -283,4 +281,4 @@ def make_model(flags: Namespace) -> Scaled:
         pooling=flags.pooling,
         n_heads=flags.head,
     )
-    return Scaled(net, flags.per_atom)
+    return Scaled(net, flags.per_atom and target.grows)

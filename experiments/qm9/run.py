@@ -59,6 +59,7 @@ PRESETS = {
 RECIPES = {"paper": {name: PAPER[name] for name in MODERN}, "modern": MODERN}
 
 FREE = {"cache"}
+NOTES = {"embedded": "; labels by GFN2-xTB, real physics but not QM9's"}
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -115,6 +116,8 @@ def idle_flags(flags: Namespace) -> dict[str, str]:
         idle["num_nlayers"] = "with --model SE3Transformer"
     if TARGETS[flags.task].vector:
         idle["pooling"] = f"with --task {flags.task}"
+    if not TARGETS[flags.task].grows:
+        idle["per_atom"] = f"with --task {flags.task}, which does not grow with the molecule"
     if source_of(flags) == "embedded":
         idle["data_address"] = "with --source embedded"
     if source_of(flags) != "arrays":
@@ -155,7 +158,7 @@ def load_molecules(flags: Namespace) -> Molecules:
             molecules = _read(source, flags)
     except ImportError as error:  # of the loader that downloads
         raise UsageError(f"--source {source}: {error}") from error
-    print(f"{source}: {molecules.summary}")
+    print(f"{source}: {molecules.summary}{NOTES.get(source, '')}")
     return molecules
 
 
@@ -260,7 +263,8 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
     write(results["test"], folder)
     if trainer.epochs:
         learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png")
-    print(f"\ntest: {metrics['test']['molecules']} molecules ({source_of(flags)})")
+    source = source_of(flags)
+    print(f"\ntest: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})")
     print(results["test"].table())
     print(f"equivariance error    {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
     print(f"molecules seen        {metrics['molecules_seen']:,}")

@@ -30,6 +30,11 @@ class Target:
     vector: bool = False
 
     @property
+    def grows(self) -> bool:
+        """Whether a mean over the atoms tells only part of it: sums over the molecule, vectors among them."""
+        return self.extensive or self.vector
+
+    @property
     def report_unit(self) -> str:
         """In which errors are reported."""
         return "meV" if self.energy else self.unit

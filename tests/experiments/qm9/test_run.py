@@ -14,7 +14,7 @@ from utils.cli import UsageError, parse
 
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--batch_size", "4"]
 SMALL += ["--device", "cpu", "--log_interval", "1", "--graph", "own"]
-HOMO = ["--task", "homo", "--no-per_atom"]
+HOMO = ["--task", "homo"]
 FILES = {
     "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
     "predictions.csv", "parity.png", "learning_curves.png",
@@ -87,7 +87,7 @@ def test_sources_are_known_by_their_address(address, source):
     [
         (["--task", "cv"], "--task: expected one of"),
         ([*HOMO, "--model", "TFN", "--div", "2"], "--div has no effect with --model TFN"),
-        (["--task", "homo"], "--per_atom: expected a target that grows with the molecule, homo does not"),
+        ([*HOMO, "--per_atom"], "--per_atom has no effect with --task homo"),
         (["--task", "dipole", "--model", "TFN"], "--task dipole: expected --model SE3Transformer"),
         (["--task", "dipole", "--pooling", "max"], "--pooling has no effect with --task dipole"),
         (["--task", "dipole", "--num_degrees", "1"], "--model: .*num_degrees must be at least 2"),
