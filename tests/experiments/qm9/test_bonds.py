@@ -139,14 +139,6 @@ def test_molecules_that_take_too_long_keep_single_bonds_and_no_other_does(monkey
     np.testing.assert_array_equal(found.types[~late], molecules.bond_types[~late])
 
 
-@pytest.mark.slow  # starts three processes, one after the other
-def test_real_workers_are_stopped_at_the_time_limit():
-    numbers, positions = arrays_of("CC(N)C(=O)O")
-    found = perceive(np.array([len(numbers)]), numbers, positions, time_limit=1e-4, workers=1)
-    assert found.perceived.tolist() == [False]
-    assert len(found.pairs) == 12
-
-
 @pytest.mark.skipif(not SHARED.exists(), reason="shared data absent")
 def test_nearly_all_of_the_data_set_can_be_bonded(counted):
     content = np.load(SHARED / "qm9_all_targets.npz")
