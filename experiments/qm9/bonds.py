@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as TookTooLong
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pebble import ProcessPool
@@ -23,12 +23,12 @@ from experiments.qm9.molecules import BONDS
 from utils.arrays import read_npz
 from utils.files import atomic_write
 
-VERSION = 1  # raise it when the same positions get other bonds: old caches are then ignored
+VERSION = 2  # raise it when the same positions get other bonds: old caches are then ignored
 CHUNK = 500  # molecules sent to a worker at once
 TYPES = {getattr(Chem.BondType, name.upper()): number for number, name in enumerate(BONDS)}
-# Which atoms are connected: closer than 1.2 times the sum of their covalent radii, or RDKit's own criterion. Of 8,000
-# QM9 molecules, the first makes sense of 98 %, the second of a few more.
-CONNECTIVITY: tuple[dict[str, Any], ...] = ({"useVdw": True, "covFactor": 1.2}, {})
+# Atoms closer than this many times the sum of their covalent radii are bonded; the second is for where the first makes
+# no sense, as in one of 70 QM9 molecules, whose small rings are narrow enough for a bond across. It alone misses N-F.
+REACHES = (1.2, 1.1)
 
 
 class Bonds(NamedTuple):
@@ -107,10 +107,10 @@ def perceive_one(numbers: np.ndarray, positions: np.ndarray) -> Found:
         pairs ``[bonds, 2]``, types ``[bonds]``, and whether RDKit found bond orders (else all are single).
     """
     with rdBase.BlockLogs():
-        for options in CONNECTIVITY:
+        for reach in REACHES:
             molecule = rdkit_molecule(numbers, positions)
             try:
-                rdDetermineBonds.DetermineBonds(molecule, charge=0, embedChiral=False, **options)
+                rdDetermineBonds.DetermineBonds(molecule, charge=0, covFactor=reach, useVdw=True, embedChiral=False)
                 Chem.SanitizeMol(molecule)
                 return *bonds_of(molecule), True
             except (ValueError, RuntimeError):  # no assignment of bond orders makes sense
@@ -139,7 +139,7 @@ def single_bonds(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray
     periodic_table = Chem.GetPeriodicTable()
     radii = np.array([periodic_table.GetRcovalent(int(number)) for number in numbers])
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
-    bonded = np.triu(distances < CONNECTIVITY[0]["covFactor"] * (radii[:, None] + radii[None]), k=1)
+    bonded = np.triu(distances < REACHES[0] * (radii[:, None] + radii[None]), k=1)
     pairs = np.argwhere(bonded)
     return pairs, np.zeros(len(pairs), dtype=np.int64)
 
@@ -191,7 +191,7 @@ def _perceive_chunk(molecules: list[Molecule]) -> list[Found]:
 
 
 def _key(num_atoms: np.ndarray, numbers: np.ndarray, positions: np.ndarray, time_limit: float) -> str:
-    digest = hashlib.sha256(f"{VERSION} {rdBase.rdkitVersion} {CONNECTIVITY} {time_limit}".encode())
+    digest = hashlib.sha256(f"{VERSION} {rdBase.rdkitVersion} {REACHES} {time_limit}".encode())
     for array, dtype in ((num_atoms, np.int64), (numbers, np.int64), (positions, np.float64)):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
     return digest.hexdigest()

@@ -55,16 +55,14 @@ def _part(split: str, content: Any) -> Molecules:
         raise ValueError(f"{split}: expected {NEEDED}, without {sorted(missing)}")
     try:
         ids, num_atoms, num_bonds = (as_integers(name, content[name]).reshape(-1) for name in OF_MOLECULES)
-        edges = as_integers("edge", _flat("edge", content["edge"], num_bonds, 3))
-        num_bonds, edges = _once(num_bonds, edges)
+        numbers = _flat("atomic_numbers", content["atomic_numbers"], num_atoms, 1).reshape(-1)
+        num_bonds, edges = _once(num_bonds, as_integers("edge", _flat("edge", content["edge"], num_bonds, 3)))
         return Molecules(
             names=np.array([f"gdb_{number}" for number in ids]),
             split=np.full(len(ids), SPLITS.index(split), dtype=np.int8),
             perceived=np.ones(len(ids), dtype=bool),
             num_atoms=num_atoms,
-            numbers=as_integers("atomic_numbers", _flat("atomic_numbers", content["atomic_numbers"], num_atoms, 1))[
-                :, 0
-            ],
+            numbers=as_integers("atomic_numbers", numbers),
             positions=_flat("x", content["x"], num_atoms, 3),
             num_bonds=num_bonds,
             bonds=edges[:, :2],
@@ -106,14 +104,9 @@ def _in_ev(molecules: Molecules) -> dict[str, np.ndarray]:
     """The targets with energies in eV, total ones relative to the free atoms."""
     targets = dict(molecules.targets)
     atoms = {name: free_atoms(name, molecules.num_atoms, molecules.numbers) for name in FREE_ATOMS if name in targets}
-    # Sizes that QM9's energies have on average in Hartree are .24 to .25 for homo and gap, .15 for zpve, and for total
-    # energies 1.01 times that of the atoms; in eV, all are 27 times that.
-    sizes = {
-        "homo": 0.24,
-        "gap": 0.25,
-        "zpve": 0.15,
-        **{name: -total.mean() / HARTREE for name, total in atoms.items()},
-    }
+    # QM9's means in Hartree, those of total energies being near those of the atoms; in eV, all are 27 times as large.
+    sizes = {"homo": 0.24, "gap": 0.25, "zpve": 0.15}
+    sizes |= {name: -total.mean() / HARTREE for name, total in atoms.items()}
     ratios = [np.abs(targets[name]).mean() / size for name, size in sizes.items() if name in targets]
     unit = 1.0 if ratios and ratios[0] > 5 else HARTREE
     for name in targets:
