@@ -14,9 +14,13 @@ SHARED = Path(__file__).parents[4] / "shared" / "data"
 SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
 
 
-@cache
 def rdkit_molecule(smiles):
-    """With hydrogen atoms and the positions of a conformer."""
+    """With hydrogen atoms and the positions of a conformer; a copy, so that no test sees what another has done to it."""
+    return Chem.Mol(_embedded(smiles))
+
+
+@cache
+def _embedded(smiles):
     molecule = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert AllChem.EmbedMolecule(molecule, randomSeed=1) == 0
     return molecule
