@@ -15,7 +15,7 @@ SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
 
 
 def rdkit_molecule(smiles):
-    """With hydrogen atoms and the positions of a conformer; a copy, so that no test sees what another has done to it."""
+    """With hydrogen atoms and the positions of a conformer; a copy, as some tests change it."""
     return Chem.Mol(_embedded(smiles))
 
 
