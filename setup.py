@@ -37,7 +37,7 @@ setup(
             "pebble>=5",
         ],
         "ase": ["ase>=3.23"],
-        "xtb": ["tblite>=0.4", "ase>=3.23"],
+        "xtb": ["tblite>=0.8", "ase>=3.23"],
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],
