@@ -241,6 +241,15 @@ def make_trackers(flags: Namespace, folder: runs.Run, first_step: int) -> list[T
     return trackers
 
 
+def equivariance_line(errors: dict[str, float]) -> str:
+    """What a report says of equivariance.
+
+    Args:
+        errors: by symmetry, of :func:`equivariant_attention.testing.equivariance_error`.
+    """
+    return f"equivariance error  {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})"
+
+
 def summary(trainer: Trainer) -> dict[str, Any]:
     """Size and length of a training, for metrics.json; None stands for what no epoch has told yet.
 

@@ -108,6 +108,14 @@ class EpochLoader(DataLoader):
         sampler = ShuffleByEpoch(dataset, seed, part) if shuffle else range(size)[part]
         super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers)
 
+    def first(self, count: int) -> Any:
+        """A batch of the first samples of the dataset, all of them where there are fewer.
+
+        Args:
+            count: how many.
+        """
+        return self.collate_fn([self.dataset[i] for i in range(min(len(self.dataset), count))])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose what the next iteration gives. Not while one is under way.
 

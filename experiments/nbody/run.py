@@ -18,7 +18,7 @@ from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.simulation import Settings, Trajectories
 from utils.cli import UsageError, blame, count, none_or_text, positive, run
-from utils.experiment import Experiment, summary, summary_lines
+from utils.experiment import Experiment, equivariance_line, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.loaders import EpochLoader
@@ -195,7 +195,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], 
     """
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"].dataset
     results = {split: compare(fabric, model, loader) for split, loader in loaders.items() if split != "train"}
-    G, _ = loaders["test"].collate_fn([test[i] for i in range(min(len(test), 100))])
+    G, _ = loaders["test"].first(100)
     errors = relative_equivariance_error(fabric, model, G)
     metrics = {
         **results,
@@ -209,7 +209,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], 
     for split in [split for split in ("test", "evaluate") if split in results]:
         print(f"\n{split}: {len(loaders[split].dataset)} trajectories, {test.horizon} steps ahead")
         print(table(results[split]))
-    print(f"\nequivariance error  {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
+    print(f"\n{equivariance_line(errors)}")
     print(summary_lines(metrics, folder))
     return metrics
 
@@ -226,7 +226,7 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
     baselines = {name: row for name, row in results.items() if name != type(trainer.model).__name__}
     if trainer.epochs:
         learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", baselines)
-    batch = test.collate_fn([test.dataset[i] for i in range(min(len(test.dataset), 3))])
+    batch = test.first(3)
     G, target = trainer.fabric.to_device(batch)
     prediction = as_trained(trainer.fabric, trainer.model)(G)
     title = f"test set, {test.dataset.horizon} simulation steps ahead"

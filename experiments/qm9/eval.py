@@ -19,6 +19,7 @@ from experiments.qm9.run import add_source_flags, load_molecules
 from experiments.qm9.targets import TARGETS
 from experiments.qm9.trained import Trained, make_parser
 from utils.cli import UsageError, blame, run
+from utils.experiment import equivariance_line
 from utils.files import make_folder, write_json
 
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     metrics = {given.split: predictions.metrics, "unit": TARGETS[task].report_unit, "equivariance_error": errors}
     print(f"\n{given.split}: {len(molecules):,} molecules")
     print(predictions.table())
-    print(f"equivariance error    {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
+    print(equivariance_line(errors))
     if given.output is not None:
         write_json(Path(given.output) / "metrics.json", metrics)
         write(predictions, Path(given.output))

@@ -158,7 +158,7 @@ def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoad
         loader: of the molecules.
         task: what it was trained for.
     """
-    G, _ = loader.collate_fn([loader.dataset[i] for i in range(min(len(loader.dataset), FEW))])
+    G, _ = loader.first(FEW)
     degree = int(TARGETS[task].vector)
     network = as_trained(fabric, model.net)
     return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")

@@ -51,11 +51,7 @@ class SE3Transformer(nn.Module):
         self.num_degrees = num_degrees
         features = num_degrees * num_channels
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        layers: list[nn.Module] = []
-        for _ in range(num_layers):
-            layers.append(GSE3Res(fiber, fiber_mid, edge_dim=edge_dim, div=div, n_heads=n_heads))
-            layers.append(GNormSE3(fiber_mid))
-            fiber = fiber_mid
+        layers, fiber = _attention(fiber, fiber_mid, num_layers, edge_dim=edge_dim, div=div, n_heads=n_heads)
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         layers.append(GAvgPooling() if pooling == "avg" else GMaxPooling())
         self.Gblock = nn.ModuleList(layers)
@@ -116,6 +112,15 @@ class TFN(nn.Module):
         return _forward(G, basis_and_r, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
+def _attention(fiber: Fiber, fiber_mid: Fiber, num_layers: int, **options: Any) -> tuple[list[nn.Module], Fiber]:
+    """Attention layers with norm nonlinearities, and the fiber of what they give."""
+    layers: list[nn.Module] = []
+    for _ in range(num_layers):
+        layers += [GSE3Res(fiber, fiber_mid, **options), GNormSE3(fiber_mid)]
+        fiber = fiber_mid
+    return layers, fiber
+
+
 def _forward(G: Any, basis_and_r: BasisAndR | None, num_degrees: int, equivariant: Any, head: Any) -> Tensor:
     G = as_graph(G)
     basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1)
@@ -159,11 +164,7 @@ class SE3TransformerVector(nn.Module):
             raise ValueError(f"num_degrees must be at least 2 for vectors, got {num_degrees}")
         self.num_degrees = num_degrees
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        layers: list[nn.Module] = []
-        for _ in range(num_layers):
-            layers.append(GSE3Res(fiber, fiber_mid, edge_dim=edge_dim, div=div, n_heads=n_heads))
-            layers.append(GNormSE3(fiber_mid))
-            fiber = fiber_mid
+        layers, fiber = _attention(fiber, fiber_mid, num_layers, edge_dim=edge_dim, div=div, n_heads=n_heads)
         layers.append(GConvSE3(fiber, Fiber(2, num_channels), self_interaction=True, edge_dim=edge_dim))
         self.Gblock = nn.ModuleList(layers)
         self.pool = GAvgPooling("1")

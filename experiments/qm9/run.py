@@ -23,7 +23,7 @@ from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from experiments.qm9.targets import TARGETS
 from utils.cli import UsageError, blame, count, positive, run
-from utils.experiment import Experiment, Loaders, summary, summary_lines
+from utils.experiment import Experiment, Loaders, equivariance_line, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.loaders import ShorterEpochs
@@ -266,7 +266,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
     source = source_of(flags)
     print(f"\ntest: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})")
     print(results["test"].table())
-    print(f"equivariance error    {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
+    print(equivariance_line(errors))
     print(f"molecules seen        {metrics['molecules_seen']:,}")
     print(summary_lines(metrics, folder))
     return metrics

@@ -25,7 +25,7 @@ from experiments.toy_optimisation.evaluation import (
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.observers import GradientFlow, attention_weights
 from utils.cli import count, positive, run
-from utils.experiment import Experiment, summary, summary_lines
+from utils.experiment import Experiment, equivariance_line, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.loaders import EpochLoader
@@ -165,14 +165,14 @@ def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], 
     descent = GradientDescent(flags.gd_stepsize, flags.gd_tolerance)
     tests = [loader for split, loader in loaders.items() if split.startswith("test")]
     results = [compare(fabric, model, descent, loader, flags.gd_post_process) for loader in tests]
-    few = test.collate_fn([test.dataset[i] for i in range(min(len(test.dataset), 100))])
+    few = test.first(100)
     errors = relative_equivariance_error(fabric, model, few)
     metrics = {"test": mean_results(results), "equivariance_error": errors, **summary(trainer)}
     write_json(folder / "metrics.json", metrics)
     draw(trainer, test, metrics["test"], descent, folder / "pictures")
     print(f"\ntest: {len(tests) * flags.num_test} graphs of {flags.n_points} points")
     print(table(metrics["test"]))
-    print(f"\nequivariance error  {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})")
+    print(f"\n{equivariance_line(errors)}")
     print(f"animation           {folder / 'pictures' / 'animation.gif'}")
     print(summary_lines(metrics, folder))
     return metrics
@@ -193,9 +193,9 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, descent: GradientDe
         learning_curves(trainer.epochs, ["loss"], folder / "learning_curves.png", references)
     model, to_device = trainer.model, trainer.fabric.to_device
     with trainer.fabric.autocast():
-        few = to_device(test.collate_fn([test.dataset[i] for i in range(min(len(test.dataset), 100))]))
+        few = to_device(test.first(100))
         plots.energy_curves(few, model, descent, folder / "energy.png")
-        first = to_device(test.collate_fn([test.dataset[0]]))
+        first = to_device(test.first(1))
         plots.animation(first, model, descent, folder / "animation.gif")
         weights = attention_weights(model, first.local_var())
         plots.attention(first, weights, plots.network_path(first, model), folder / "attention.png")

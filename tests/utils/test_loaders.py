@@ -43,6 +43,11 @@ def test_without_shuffling():
     assert joined(batches(5, shuffle=False)) == [(i, 5) for i in range(10)]
 
 
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_the_first_samples_whatever_the_order(count):
+    assert EpochLoader(Samples(), 4, list, shuffle=True).first(count) == [(i, 0) for i in range(min(count, 10))]
+
+
 def test_a_dataset_need_not_know_of_epochs():
     loader = EpochLoader(torch.utils.data.TensorDataset(torch.arange(3)), 2, list)
     loader.set_epoch(1)

@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import pickle
@@ -17,6 +16,7 @@ from experiments.nbody import run
 from experiments.nbody.data import load_or_simulate
 from experiments.nbody.models import TFN
 from experiments.nbody.simulation import Settings
+from tests.experiments.runs import assert_every_flag_has_a_value_in_every_preset, files, rows
 from utils.cli import UsageError
 from utils.training import NonFiniteError
 
@@ -49,15 +49,6 @@ def train(data, tmp_path):
     return call
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
-def files(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-
-
 def outcome(folder):
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["seconds_per_epoch"]
@@ -68,10 +59,7 @@ def outcome(folder):
 
 
 def test_every_flag_has_a_value_in_every_preset():
-    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset"}
-    for preset in run.PRESETS.values():
-        assert preset.keys() == flags
-    assert flags > run.FREE
+    assert_every_flag_has_a_value_in_every_preset(run)
 
 
 def test_presets_state_their_horizon():

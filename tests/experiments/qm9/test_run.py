@@ -1,4 +1,3 @@
-import csv
 import json
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ from experiments.qm9 import run
 from experiments.qm9.models import SE3Transformer
 from experiments.qm9.molecules import join
 from tests.experiments.qm9.cases import table
+from tests.experiments.runs import assert_every_flag_has_a_value_in_every_preset, rows
 from utils.cli import UsageError, parse
 
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--batch_size", "4"]
@@ -39,11 +39,6 @@ def train(tmp_path, monkeypatch):
     return call
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
 def flags_of(*arguments):
     return parse(run.EXPERIMENT.build_parser(), run.PRESETS, arguments, run.RECIPES)[0]
 
@@ -52,10 +47,7 @@ def flags_of(*arguments):
 
 
 def test_every_flag_has_a_value_in_every_preset():
-    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset", "recipe"}
-    for preset in run.PRESETS.values():
-        assert preset.keys() == flags
-    assert flags > run.FREE
+    assert_every_flag_has_a_value_in_every_preset(run)
 
 
 def test_paper_preset_is_the_published_recipe():

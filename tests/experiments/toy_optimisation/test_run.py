@@ -1,11 +1,10 @@
-import csv
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from experiments.toy_optimisation import run
+from tests.experiments.runs import assert_every_flag_has_a_value_in_every_preset, files, rows
 from utils.cli import UsageError
 
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_iter", "2", "--n_points", "4", "--batch_size", "8"]
@@ -29,20 +28,8 @@ def train(tmp_path, monkeypatch):
     return call
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
-
-
-def files(folder):
-    return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 def test_every_flag_has_a_value_in_every_preset():
-    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset"}
-    for preset in run.PRESETS.values():
-        assert preset.keys() == flags
-    assert flags > run.FREE
+    assert_every_flag_has_a_value_in_every_preset(run)
 
 
 def test_presets_are_the_paper_s_ablations():
