@@ -50,11 +50,13 @@ def floor(row: Row, rate: float) -> float:
 
 
 def _ratios(row: Row, rows: Sequence[Row]) -> Row:
-    """How a row compares to others that differ from it in one thing."""
+    """How fast graphs are done, and how a row compares to others that differ from it in one thing."""
     found: Row = {}
     first = _like(row, rows, backend=rows[0]["backend"])
     if first and first is not row:
         found["to_first"] = {"seconds": _seconds(row) / _seconds(first), "bytes": _bytes(row) / _bytes(first)}
+    if row["graphs"] > 1 and row["mode"] in PASSES:
+        found["graphs_per_second"] = row["graphs"] / _seconds(row)
     if row["workload"] == "scale":
         found["per_edge"] = {"seconds": _seconds(row) / row["edges"], "bytes": _bytes(row) / row["edges"]}
         small = _like(row, rows, case="10k edges")

@@ -47,6 +47,7 @@ def _run_case(
     steps = {b: make_step(model, graph, b, mode) for b in backends if "failed" not in memory[b]}
     times = take_turns(steps, setup.device, repeats)
     counts = {
+        "graphs": graph.batch_size,
         "nodes": graph.num_nodes(),
         "edges": graph.num_edges(),
         "max_degree": model.num_degrees - 1,

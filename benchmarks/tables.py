@@ -78,6 +78,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "backend": lambda row: row["backend"],
     "median": lambda row: row["failed"] if "failed" in row else duration(row["seconds"]["median"]),
     "min to max": lambda row: f"{duration(row['seconds']['min'])} to {duration(row['seconds']['max'])}",
+    "graphs per second": lambda row: f"{row['graphs_per_second']:.3g}",
     "× time of the first": lambda row: f"{row['to_first']['seconds']:.2f}",
     "× its memory": lambda row: f"{row['to_first']['bytes']:.2f}",
     "peak above the model": lambda row: size(row["memory"]["above"]),

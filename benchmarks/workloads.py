@@ -81,18 +81,20 @@ class Layers(nn.Module):
         return h
 
 
-def qm9_bonded(tiny: bool) -> tuple[nn.Module, Graph]:
+def qm9_bonded(
+    tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4
+) -> tuple[nn.Module, Graph]:
     """Molecules with an edge each way along every bond: a random tree and one bond more, which closes a ring."""
     graph = batch([_molecule() for _ in range(1 if tiny else 32)])
-    return _qm9(graph, num_bonds=4, num_channels=32, num_layers=1 if tiny else 7)
+    return _qm9(graph, 4, num_channels, 1 if tiny else num_layers, num_degrees)
 
 
-def qm9_dense(tiny: bool, num_channels: int = 32, num_layers: int = 7) -> tuple[nn.Module, Graph]:
+def qm9_dense(tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4) -> tuple[nn.Module, Graph]:
     """Molecules with an edge each way between every two atoms."""
     molecules = 1 if tiny else 32
     owner = torch.arange(molecules).repeat_interleave(ATOMS)
     graph = fully_connected_graph(torch.randn(molecules * ATOMS, 3), owner)
-    return _qm9(graph, 5, num_channels, num_layers=1 if tiny else num_layers)
+    return _qm9(graph, 5, num_channels, 1 if tiny else num_layers, num_degrees)
 
 
 def nbody(tiny: bool) -> tuple[nn.Module, Graph]:
@@ -131,7 +133,7 @@ def degree(tiny: bool, max_degree: int) -> tuple[nn.Module, Graph]:
     return Layers(fiber, max_degree + 1, GConvSE3(fiber, fiber)), _cloud(TINY_CLOUD if tiny else 1024, fiber)
 
 
-def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int) -> tuple[nn.Module, Graph]:
+def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int, num_degrees: int) -> tuple[nn.Module, Graph]:
     """The published model, and the graph with random atoms and kinds of bonds."""
     nodes, (src, dst) = graph.num_nodes(), graph.edges()
     # Looked up by the smaller and the larger end: a bond is of the same kind both ways.
@@ -139,7 +141,7 @@ def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int) -> tu
     graph.ndata["f"] = torch.randn(nodes, ATOM_FEATURES, 1)
     graph.edata["w"] = nn.functional.one_hot(kinds, num_bonds).float()
     model = qm9_models.SE3Transformer(
-        num_layers, ATOM_FEATURES, num_channels, num_degrees=4, edge_dim=num_bonds, div=2, pooling="max", n_heads=8
+        num_layers, ATOM_FEATURES, num_channels, 0, num_degrees, edge_dim=num_bonds, div=2, pooling="max", n_heads=8
     )
     return model, graph
 
@@ -179,6 +181,13 @@ WORKLOADS: dict[str, Workload] = {
     "qm9-dense-16": Workload(
         "qm9-dense with 4 layers and 16 channels",
         {"32 molecules": partial(qm9_dense, num_channels=16, num_layers=4)},
+    ),
+    "qm9-homo": Workload(
+        "qm9-bonded and qm9-dense with the model of `run.py --preset homo`: 4 layers, 16 channels, 3 degrees",
+        {
+            "bonded": partial(qm9_bonded, num_channels=16, num_layers=4, num_degrees=3),
+            "dense": partial(qm9_dense, num_channels=16, num_layers=4, num_degrees=3),
+        },
     ),
     "nbody": Workload(
         "128 systems of 5 particles, fully connected; SE3Transformer of 4 layers, 8 channels, 4 degrees, 2 heads",

@@ -24,29 +24,37 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def learning_curves(
-    rows: Sequence[Row], names: Sequence[str], path: str | os.PathLike[str], references: dict[str, Row] | None = None
+    rows: Sequence[Row],
+    names: Sequence[str],
+    path: str | os.PathLike[str],
+    references: dict[str, Row] | None = None,
+    *,
+    over: str = "epoch",
+    per_epoch: float = 1,
 ) -> None:
-    """Draw metrics over the epochs, for training and validation, one panel each.
+    """Draw metrics over the epochs, or what grows with them, for training and validation, one panel each.
 
     Args:
         rows: of metrics.csv, with ``'epoch'``, ``'train_NAME'`` and, where there was validation, ``'valid_NAME'``.
         names: metrics to draw, all above zero.
         path: PNG file to write.
         references: values of the metrics to draw as horizontal lines, by their label.
+        over: what the metrics are drawn over.
+        per_epoch: how much of that an epoch is.
     """
     figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
+    x = [per_epoch * row["epoch"] for row in rows]
     for number, name in enumerate(names, start=1):
-        axes = figure.add_subplot(1, len(names), number, title=name, xlabel="epoch", yscale="log")
+        axes = figure.add_subplot(1, len(names), number, title=name, xlabel=over, yscale="log")
         for split in ("train", "valid"):
             if f"{split}_{name}" in rows[0]:
-                axes.plot(epochs, [row[f"{split}_{name}"] for row in rows], label=split)
+                axes.plot(x, [row[f"{split}_{name}"] for row in rows], label=split)
         labels: dict[float, list[str]] = {}
         for label, values in (references or {}).items():
             labels.setdefault(values[name], []).append(label)
         for value, of_value in labels.items():
             axes.axhline(value, linestyle="--", color="grey")
-            axes.annotate(", ".join(of_value), (epochs[0], value), fontsize="small", va="bottom")
+            axes.annotate(", ".join(of_value), (x[0], value), fontsize="small", va="bottom")
         axes.legend()
     save_figure(figure, path)
 

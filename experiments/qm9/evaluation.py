@@ -1,11 +1,11 @@
-"""How good predictions are, next to that of the mean, and whether they turn with the molecule."""
+"""How good predictions are, next to those that know little, and whether they turn with the molecule."""
 
 from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.testing import equivariance_error
+from experiments.qm9.data import MoleculeDataset, atom_features
 from experiments.qm9.models import Scaled
+from experiments.qm9.molecules import Molecules
 from experiments.qm9.targets import TARGETS
 from utils.files import atomic_write
 from utils.history import Row
@@ -24,6 +26,7 @@ from utils.loaders import EpochLoader
 from utils.plots import parity
 
 FEW = 32  # molecules whose equivariance is measured
+BASELINES = {"mean": "predicting the mean", "linear": "linear in the atoms"}  # what they are called where printed
 
 
 def batch_loss(model: Scaled, batch: tuple[Any, Tensor]) -> tuple[dict[str, Tensor], int]:
@@ -51,25 +54,26 @@ class Predictions:
         names: of the molecules.
         true: ``[molecules, 1]`` or ``[molecules, 3]``; NaN where unknown.
         predicted: the same of the model.
-        mean: what the mean of the training set predicts, ``[1]`` or ``[3]``.
+        baselines: what predictions are compared to, by its name in ``BASELINES``, each like ``predicted``.
     """
 
     task: str
     names: np.ndarray
     true: np.ndarray
     predicted: np.ndarray
-    mean: np.ndarray
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Row:
-        """Errors in the unit of reports: mean absolute, root mean square, of the mean of the training set.
+        """Errors in the unit of reports: mean absolute, root mean square, mean absolute of the baselines.
 
         Of vectors the lengths of the errors count; ``'mae_norm'`` is the error of their length.
         """
         factor = TARGETS[self.task].report_factor
         error = factor * np.linalg.norm(self.predicted - self.true, axis=1)
-        of_mean = factor * np.linalg.norm(self.mean - self.true, axis=1)
-        row = {"mae": error.mean(), "rmse": np.sqrt(np.square(error).mean()), "mae_of_mean": of_mean.mean()}
+        row = {"mae": error.mean(), "rmse": np.sqrt(np.square(error).mean())}
+        for name, values in self.baselines.items():
+            row[f"mae_of_{name}"] = factor * np.linalg.norm(values - self.true, axis=1).mean()
         if TARGETS[self.task].vector:
             true, predicted = (np.linalg.norm(v, axis=1) for v in (self.true, self.predicted))
             row["mae_norm"] = factor * np.abs(predicted - true).mean()
@@ -104,32 +108,54 @@ class Predictions:
         lines = [f"mean absolute error   {metrics['mae']:.4g} {target.report_unit}  ({self.task})"]
         if target.vector:
             lines.append(f"  of the length       {metrics['mae_norm']:.4g} {target.report_unit}")
-        ratio = metrics["mae_of_mean"] / metrics["mae"]
-        return "\n".join(
-            [
-                *lines,
-                f"root mean square      {metrics['rmse']:.4g} {target.report_unit}",
-                f"predicting the mean   {metrics['mae_of_mean']:.4g} {target.report_unit}, {ratio:.2f} times as much",
-            ]
-        )
+        lines.append(f"root mean square      {metrics['rmse']:.4g} {target.report_unit}")
+        for name in self.baselines:
+            error, ratio = metrics[f"mae_of_{name}"], metrics[f"mae_of_{name}"] / metrics["mae"]
+            lines.append(f"{BASELINES[name]:22}{error:.4g} {target.report_unit}, {ratio:.2f} times as much")
+        return "\n".join(lines)
 
 
-def predict(fabric: Fabric, model: Scaled, loader: EpochLoader, task: str) -> Predictions:
-    """What a model predicts of all molecules of a dataset, in its order.
+def predict(
+    fabric: Fabric, model: Scaled, loader: EpochLoader, task: str, train: MoleculeDataset | None = None
+) -> Predictions:
+    """What a model predicts of all molecules of a dataset, in its order, and what the mean of its training set does.
 
     Args:
         fabric: of the training.
         model: trained.
         loader: of a :class:`experiments.qm9.data.MoleculeDataset`, not shuffled.
         task: what it was trained for.
+        train: the training set, for a fit that is linear in the atoms; None for no such fit.
     """
     forward = as_trained(fabric, model)
     predicted = torch.cat([forward(fabric.to_device(G)).cpu() for G, _ in loader]).double().numpy()
     dataset = loader.dataset
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     sizes = dataset.molecules.num_atoms[:, None] / model.size.item() if model.per_atom else 1.0
-    mean = np.broadcast_to(sizes * model.mean.item(), predicted.shape)
-    return Predictions(task, dataset.molecules.names, dataset.targets, predicted, mean)
+    baselines = {"mean": np.broadcast_to(sizes * model.mean.item(), predicted.shape)}
+    if train is not None and not TARGETS[task].vector:
+        baselines["linear"] = linear_in_atoms(train.molecules, train.targets, dataset.molecules)
+    return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)
+
+
+def linear_in_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules) -> np.ndarray:
+    """A constant and a contribution of each atom, by its element alone, fitted by least squares.
+
+    Args:
+        train: what they are fitted to.
+        targets: of these, ``[molecules, 1]``.
+        molecules: to predict.
+
+    Returns:
+        ``[molecules, 1]``.
+    """
+    return _atom_counts(molecules) @ np.linalg.lstsq(_atom_counts(train), targets, rcond=None)[0]
+
+
+def _atom_counts(molecules: Molecules) -> np.ndarray:
+    """One, and how many atoms there are of each element: ``[molecules, 1 + elements]``."""
+    is_element = atom_features(molecules.numbers)[:, :-1]  # without the atomic number
+    return np.insert(np.add.reduceat(is_element, molecules.first_atom[:-1]), 0, 1.0, axis=1)
 
 
 def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:

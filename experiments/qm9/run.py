@@ -84,7 +84,8 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--task", choices=TARGETS, help="what is predicted")
     add_source_flags(parser)
     add("--num_train", type=count(1), help="molecules to train on, drawn once for all (None: all)")
-    add("--num_valid", type=count(1), help="molecules that choose the best weights, drawn likewise (None: all)")
+    add("--num_valid", type=count(0),
+        help="molecules that choose the best weights, drawn likewise (None: all; 0: the last win)")  # fmt: skip
     add("--epoch_size", type=count(1), help="molecules between validations and checkpoints (None: all)")
     add("--rotate", action=BooleanOptionalAction, help="turn training molecules at random")
 
@@ -190,6 +191,8 @@ def load(flags: Namespace) -> dict[str, Dataset]:
     for split, size in (("train", flags.num_train), ("valid", flags.num_valid)):
         if size is not None:
             parts[split] = draw(parts[split], size, f"--num_{split}")
+    if flags.num_valid == 0:
+        del parts["valid"]
     if empty := [split for split, part in parts.items() if not len(part)]:
         raise UsageError(f"--data_address: no molecules for {empty[0]} there")
     with blame("--cutoff", cutoff="--cutoff", envelope="--envelope"):
@@ -224,14 +227,19 @@ def fit_model(model: Scaled, train: Dataset) -> None:
 
     Args:
         model: untrained.
-        train: a :class:`MoleculeDataset`, in :class:`ShorterEpochs` or not.
+        train: as :func:`load` makes it.
 
     Raises:
         UsageError: there is nothing to learn.
     """
-    dataset = train.dataset if isinstance(train, ShorterEpochs) else train
+    dataset = whole(train)
     with blame("--task", targets="--task"):
         model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.num_atoms))
+
+
+def whole(dataset: Dataset) -> MoleculeDataset:
+    """All molecules of a dataset, whatever its epochs."""
+    return dataset.dataset if isinstance(dataset, ShorterEpochs) else dataset
 
 
 # -------------------------------------------------------------------------------------------------------- report
@@ -250,19 +258,26 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
         what metrics.json holds.
     """
     fabric, model = trainer.fabric, trainer.model.eval()
-    results = {split: predict(fabric, model, loaders[split], flags.task) for split in ("valid", "test")}
+    train, epoch_size = whole(loaders["train"].dataset), len(loaders["train"].dataset)
+    results = {
+        split: predict(fabric, model, loaders[split], flags.task, train)
+        for split in ("valid", "test")
+        if split in loaders
+    }
     errors = relative_equivariance_error(fabric, model, loaders["test"], flags.task)
     metrics = {
         **{split: predictions.metrics for split, predictions in results.items()},
         "unit": TARGETS[flags.task].report_unit,
         "equivariance_error": errors,
-        "molecules_seen": trainer.epoch * len(loaders["train"].dataset),
+        "train_molecules": len(train),
+        "molecules_seen": trainer.epoch * epoch_size,
         **summary(trainer),
     }
     write_json(folder / "metrics.json", metrics)
     write(results["test"], folder)
     if trainer.epochs:
-        learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png")
+        x = {"over": "molecules seen", "per_epoch": epoch_size}
+        learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png", **x)
     source = source_of(flags)
     print(f"\ntest: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})")
     print(results["test"].table())

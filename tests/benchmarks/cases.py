@@ -4,12 +4,13 @@ from benchmarks.operators import KINDS
 from benchmarks.workloads import TRAINING
 
 
-def row(workload, case, seconds=1.0, backend="default", mode=TRAINING, above=1000, edges=10, max_degree=3):
+def row(workload, case, seconds=1.0, backend="default", mode=TRAINING, above=1000, edges=10, graphs=1, max_degree=3):
     measured = {
         "workload": workload,
         "case": case,
         "mode": mode,
         "backend": backend,
+        "graphs": graphs,
         "edges": edges,
         "max_degree": max_degree,
         "multiply_adds": {"radial": 3e9, "radial_shared": 2e9, "mixing": 1e9},

@@ -16,6 +16,16 @@ def test_goal_and_floor():
     assert "goal" not in rows[1]
 
 
+def test_graphs_per_second():
+    rows = [
+        row("qm9-bonded", "32 molecules", 0.5, graphs=32),
+        row("cloud", "1,024 points"),
+        failed("nbody", "", graphs=2),
+    ]
+    derive(rows, RATE, on_cpu=True)
+    assert [row.get("graphs_per_second") for row in rows] == [64, None, None]
+
+
 def test_goals_are_for_a_cpu():
     rows = [row("qm9-bonded", "32 molecules")]
     derive(rows, RATE, on_cpu=False)

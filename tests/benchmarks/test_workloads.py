@@ -20,6 +20,8 @@ def layers(model, kind):
         ("qm9-bonded", "32 molecules", 576, 1152, 32, 4, 32, {GSE3Res: 7, GMaxPooling: 1}),
         ("qm9-dense", "32 molecules", 576, 9792, 32, 5, 32, {GSE3Res: 7, GMaxPooling: 1}),
         ("qm9-dense-16", "32 molecules", 576, 9792, 32, 5, 16, {GSE3Res: 4, GMaxPooling: 1}),
+        ("qm9-homo", "bonded", 576, 1152, 32, 4, 16, {GSE3Res: 4, GMaxPooling: 1}),
+        ("qm9-homo", "dense", 576, 9792, 32, 5, 16, {GSE3Res: 4, GMaxPooling: 1}),
         ("nbody", "128 systems", 640, 2560, 128, 1, 8, {GSE3Res: 5, GNormBias: 4}),
         ("cloud", "1,024 points", 1024, 16384, 1, 0, 16, {GSE3Res: 4, GNormSE3: 3}),
         ("scale", "1k edges", 63, 1008, 1, 0, 32, {GSE3Res: 1}),
@@ -37,7 +39,7 @@ def test_sizes(workload, case, nodes, edges, graphs, edge_dim, channels, counts)
     assert {kind: len(layers(model, kind)) for kind in counts} == counts
     (last,) = layers(model, next(iter(counts)))[-1:]
     assert last.f_in == Fiber(model.num_degrees, channels)
-    assert model.num_degrees == (7 if workload == "degree" else 4)
+    assert model.num_degrees == {"degree": 7, "qm9-homo": 3}.get(workload, 4)
 
 
 def test_every_workload_has_its_cases():

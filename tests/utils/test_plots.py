@@ -12,7 +12,8 @@ def test_learning_curves(tmp_path):
 
 
 def test_learning_curves_without_validation(tmp_path):
-    learning_curves([{"epoch": 1, "train_loss": 0.5, "train_error": 1.0}], ["loss", "error"], tmp_path / "curves.png")
+    rows = [{"epoch": 1, "train_loss": 0.5, "train_error": 1.0}]
+    learning_curves(rows, ["loss", "error"], tmp_path / "curves.png", over="samples seen", per_epoch=1000)
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
 
 

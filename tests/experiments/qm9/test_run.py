@@ -120,7 +120,7 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, options):
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert 0 < max(metrics["equivariance_error"].values()) < 1e-4  # float32
     assert metrics["test"]["molecules"] == len(rows(folder / "predictions.csv")) == 6
-    assert ("mae_norm" in metrics["test"]) == ("dipole" in options)
+    assert ("mae_norm" in metrics["test"]) == ("mae_of_linear" not in metrics["test"]) == ("dipole" in options)
     printed = capsys.readouterr().out
     for text in ("embedded: 18 molecules", "mean absolute error", "predicting the mean", "molecules seen        6"):
         assert text in printed
@@ -141,6 +141,16 @@ def test_one_mean_and_standard_deviation_of_the_training_set_for_all(train, tmp_
     known = run.draw(table(), 5, "").targets["homo"]
     assert weights["mean"].item() == pytest.approx(known.mean())
     assert weights["std"].item() == pytest.approx(known.std())
+
+
+def test_without_validation_the_last_weights_are_kept(train, tmp_path):
+    metrics = train(*HOMO, "--num_valid", "0", "--ema", "0.5", epochs=2)
+    assert "valid" not in metrics
+    assert metrics["best_epoch"] == 2
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    averages = {name.removeprefix("module."): value for name, value in state["average"].items()}
+    assert all(torch.equal(value, averages[name]) for name, value in best.items() if name.startswith("net."))
 
 
 def test_training_learns(train):
