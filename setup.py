@@ -41,6 +41,7 @@ setup(
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],
+        "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8"],
         "tests": [
             "pytest>=8",
             "pytest-xdist>=3.5",

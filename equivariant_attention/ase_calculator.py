@@ -22,7 +22,7 @@ class ModelCalculator(Calculator):
     r"""Energy and forces :math:`F_i = -\partial E / \partial x_i` of atoms, from a model of the energy.
 
     The model gets the :class:`~equivariant_attention.graphs.Graph` of all atoms within the cutoff of each other, images
-    across periodic boundaries included, in the type and on the device of its parameters:
+    across periodic boundaries included, in the type and on the device of its parameters::
 
         ndata['x']          positions ``[atoms, 1, 3]``
         ndata['z']          atomic numbers, int64 ``[atoms]``

@@ -231,7 +231,7 @@ def as_graph(G: Any) -> GraphLike:
     """Return `G` as an object with the names of `GraphLike`; what every layer calls first.
 
     A DGLGraph and a Graph have those names already and are returned as they are. A PyTorch Geometric `Data` or `Batch`
-    is returned behind a view, which keeps no state of its own:
+    is returned behind a view, which keeps no state of its own::
 
         edges()                 edge_index[0], edge_index[1]: from source to target
         batch_num_nodes()       from ptr, else counted from batch, which must be sorted, else one graph

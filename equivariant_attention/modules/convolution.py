@@ -72,7 +72,7 @@ class GConvSE3Partial(nn.Module):
         Args:
             h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
             G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
-            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+            r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
 
         Returns:
             ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_out``.
@@ -134,7 +134,7 @@ class GConvSE3(nn.Module):
             h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
             G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
                 ``[edges, 1]``, if edges end smoothly.
-            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+            r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
 
         Returns:
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``.

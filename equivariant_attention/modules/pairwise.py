@@ -37,7 +37,7 @@ class PairwiseConv(nn.Module):
 
         Args:
             feat: edge features, then the distance, ``[edges, edge_dim + 1]``.
-            basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+            basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
 
         Returns:
             ``[edges, nc_out (2l+1), nc_in (2k+1)]``.

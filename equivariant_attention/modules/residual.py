@@ -95,7 +95,7 @@ class GSE3Res(nn.Module):
             features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
             G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
                 ``[edges, 1]``, if edges end smoothly.
-            r, basis: from :func:`~equivariant_attention.modules.get_basis_and_r`.
+            r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
             return_attention: also return the attention weights.
 
         Returns:

@@ -1,0 +1,63 @@
+"""The site of this project. From its root:
+
+sphinx-build -W --keep-going -c docs . docs/_build                                    builds it
+sphinx-build -W --keep-going -c docs -b linkcheck . docs/_build/linkcheck             asks every external link
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from scripts_as_pages import ScriptParser  # noqa: E402
+from sphinx.application import Sphinx  # noqa: E402
+
+from equivariant_attention import __version__  # noqa: E402
+
+project, author, release = "equivariant-attention", "the equivariant-attention authors", __version__
+project_copyright = f"{author}, MIT license"
+
+# Pages stay where they are, so that one link serves the site and everywhere else that Markdown is shown.
+include_patterns = [
+    "README.md",
+    "CHANGELOG.md",
+    "docs/**.md",
+    "docs/tutorials/*.py",
+    "experiments/*/README.md",
+    "benchmarks/results/*/README.md",
+]
+root_doc = "docs/index"
+source_suffix = {".md": "markdown", ".py": "script"}
+exclude_patterns = ["**/.*", ".*", "**/_build", "venv", "build", "runs", "data"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_use_rtype = False
+default_role = "code"
+
+# Every reference must lead somewhere, except those to other libraries: a build asks no network for their inventories.
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(torch|nn|np|numpy|ase|collections|contextlib|pathlib|Tensor)(\..*)?"),
+    ("py:class", r"equivariant_attention\..*\.[A-Z]"),  # type variables
+]
+
+html_theme = "furo"
+html_title = f"equivariant-attention {__version__}"
+html_extra_path = ["front_page"]
+html_show_sphinx = False
+pygments_style, pygments_dark_style = "friendly", "monokai"
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls."""
+    app.add_source_parser(ScriptParser)

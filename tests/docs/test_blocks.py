@@ -1,0 +1,34 @@
+"""The Python blocks of every page work as printed."""
+
+import pytest
+import torch
+
+from tests.docs.pages import PAGES, name_of, python_blocks, run_blocks
+
+WITH_BLOCKS = [page for page in PAGES if python_blocks(page)]
+
+
+def one_number_per_graph(names):
+    assert torch.isfinite(names["output"]).all()
+    assert names["out"]["2"].shape == (100, 8, 5)
+
+
+def forces_reach_every_weight(names):
+    assert names["gradient"].abs().max() > 0
+    # The last bias shifts all edges alike, which the envelope makes a force of.
+    assert all(torch.isfinite(p.grad).all() for p in names["head"].parameters())
+    assert names["atoms"].get_momenta().any()
+
+
+AFTERWARDS = {"README.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
+def test_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # blocks may write files
+    names = run_blocks(page)
+    AFTERWARDS.get(name_of(page), lambda names: None)(names)
+
+
+def test_pages_have_blocks():
+    assert AFTERWARDS.keys() | {"docs/concepts.md"} <= {name_of(page) for page in WITH_BLOCKS}

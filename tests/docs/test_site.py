@@ -1,0 +1,37 @@
+"""The site builds without a warning, and what is broken fails the build."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import ROOT
+
+pytest.importorskip("sphinx")
+
+
+def build(source, output):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", ROOT / "docs", source, output]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_site_builds(tmp_path):
+    result = build(ROOT, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert all((tmp_path / "docs" / f"{page}.html").is_file() for page in ("index", "concepts", "reference/layers"))
+    assert "GSE3Res" in (tmp_path / "docs" / "reference" / "layers.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "broken",
+    ["[page](nowhere.md)", "[heading](index.md#nowhere)", "{py:func}`nowhere`", "![picture](nowhere.png)"],
+    ids=["page", "heading", "name", "picture"],
+)
+def test_what_is_broken_fails_the_build(broken, tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text(f"# Title\n\n{broken}\n")
+    result = build(tmp_path, tmp_path / "built")
+    assert result.returncode == 1
+    assert "nowhere" in result.stderr
