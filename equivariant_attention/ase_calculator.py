@@ -63,6 +63,10 @@ class ModelCalculator(Calculator):
     ) -> None:
         """Set ``results``; ASE calls this.
 
+        Args:
+            atoms: what to calculate.
+            properties, system_changes: which results are wanted and what has changed since the last; ASE keeps track.
+
         Raises:
             ValueError: positions are not finite, a periodic direction has no length, or the model gives no energy.
         """

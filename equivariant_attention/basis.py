@@ -87,7 +87,7 @@ class Basis(Mapping[str, Tensor]):
         return self._frames
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
-        """Whether these are the edge features and distances that the plan has seen, so that its pairs are equal."""
+        """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal."""
         return all(
             seen is given and version == _version(given)
             for (seen, version), given in zip(self._radial, (w, r), strict=True)

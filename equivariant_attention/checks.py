@@ -12,13 +12,13 @@ from equivariant_attention.fibers import Fiber
 
 
 def check_fiber(fiber: Any, name: str) -> None:
-    """Refuse what is not a Fiber with a TypeError."""
+    """Refuse a ``fiber`` that is no Fiber with a TypeError that calls it ``name``."""
     if not isinstance(fiber, Fiber):
         raise TypeError(f"{name} must be a Fiber, got {type(fiber).__name__}")
 
 
 def check_whole_number(value: Any, least: int, name: str) -> None:
-    """Refuse what is not an int of at least ``least`` with a ValueError."""
+    """Refuse a ``value`` that is no int of at least ``least`` with a ValueError that calls it ``name``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
@@ -74,7 +74,13 @@ def check_features(
 
 
 def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) -> None:
-    """Refuse what is not a floating-point tensor, of the dtype of the layer's parameters, with a TypeError."""
+    """Refuse what is not a floating-point tensor, of the dtype of the layer's parameters, with a TypeError.
+
+    Args:
+        value: what to look at.
+        name: of it, for the message.
+        layer: whose parameters' dtype it must have, except under autocast; None for any floating-point dtype.
+    """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {got}")

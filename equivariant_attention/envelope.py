@@ -40,7 +40,7 @@ def polynomial_envelope(r: Tensor, cutoff: float, p: int = 6) -> Tensor:
 
 
 def edge_envelope(G: GraphLike) -> Tensor | None:
-    """``edata['envelope']`` as ``[edges, 1]``; None where the graph has none, and every edge counts in full.
+    """``edata['envelope']`` of ``G`` as ``[edges, 1]``; None where it has none, and every edge counts in full.
 
     Raises:
         TypeError: it is not of floating-point numbers.

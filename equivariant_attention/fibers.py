@@ -88,12 +88,12 @@ class Fiber:
 
     @staticmethod
     def combine(f1: Fiber, f2: Fiber) -> Fiber:
-        """Degrees of either fiber; multiplicities added."""
+        """Degrees of ``f1`` or ``f2``; multiplicities added."""
         return Fiber(dictionary={d: f1.dict.get(d, 0) + f2.dict.get(d, 0) for d in {*f1.degrees, *f2.degrees}})
 
     @staticmethod
     def combine_max(f1: Fiber, f2: Fiber) -> Fiber:
-        """Degrees of either fiber; the larger multiplicity of the two."""
+        """Degrees of ``f1`` or ``f2``; the larger multiplicity of the two."""
         return Fiber(dictionary={d: max(f1.dict.get(d, 0), f2.dict.get(d, 0)) for d in {*f1.degrees, *f2.degrees}})
 
     @staticmethod
@@ -103,7 +103,7 @@ class Fiber:
 
     @staticmethod
     def combine_fibers(val1: Features, struct1: Fiber, val2: Features, struct2: Fiber) -> Features:
-        """Features of either fiber; channels concatenated (``val1``'s first) where both have the degree."""
+        """Features ``val1`` of fiber ``struct1``, then ``val2`` of ``struct2``, their channels concatenated."""
         combined = {}
         for degree in Fiber.combine(struct1, struct2).degrees:
             parts = [v[str(degree)] for v, f in ((val1, struct1), (val2, struct2)) if degree in f.dict]
@@ -148,7 +148,7 @@ def get_fiber_dict(
 
 
 def get_fiber_tensor(F: Mapping[str, Tensor], struct: Fiber) -> Tensor:
-    """Flatten features: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., struct.n_features]``.
+    """Flatten features F of fiber ``struct``: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., n_features]``.
 
     Raises:
         ValueError: a tensor has other channels than the fiber says.
@@ -163,7 +163,7 @@ def get_fiber_tensor(F: Mapping[str, Tensor], struct: Fiber) -> Tensor:
 
 
 def fiber2tensor(F: Mapping[str, Tensor], structure: Fiber, squeeze: bool = False) -> Tensor:
-    """Flatten features to ``[..., n_features]`` with ``squeeze``, to ``[..., n_features, 1]`` without."""
+    """Flatten F of fiber ``structure``: ``[..., n_features]`` with ``squeeze``, else ``[..., n_features, 1]``."""
     tensor = get_fiber_tensor(F, structure)
     return tensor if squeeze else tensor.unsqueeze(-1)
 
@@ -189,7 +189,7 @@ def fiber2head(F: Mapping[str, Tensor], h: int, structure: Fiber, squeeze: bool 
 
 
 def check_heads(fiber: Fiber, n_heads: int, name: str) -> None:
-    """Refuse a number of heads that does not divide the channels of every degree with a ValueError naming both."""
+    """Refuse ``n_heads`` that do not divide all channels of ``fiber`` with a ValueError that calls it ``name``."""
     for multiplicity, degree in fiber.structure:
         if n_heads < 1 or multiplicity % n_heads:
             raise ValueError(

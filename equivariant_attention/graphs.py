@@ -26,20 +26,27 @@ class GraphLike(Protocol):
     edata: MutableMapping[str, Tensor]
 
     @property
-    def batch_size(self) -> int: ...
+    def batch_size(self) -> int:
+        """Number of graphs."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where the edges are."""
 
-    def edges(self) -> tuple[Tensor, Tensor]: ...
+    def edges(self) -> tuple[Tensor, Tensor]:
+        """``(src, dst)``, int ``[edges]``."""
 
-    def num_nodes(self) -> int: ...
+    def num_nodes(self) -> int:
+        """Over the whole batch."""
 
-    def num_edges(self) -> int: ...
+    def num_edges(self) -> int:
+        """Over the whole batch."""
 
-    def batch_num_nodes(self) -> Tensor: ...
+    def batch_num_nodes(self) -> Tensor:
+        """Of each graph, ``[batch_size]``."""
 
-    def batch_num_edges(self) -> Tensor: ...
+    def batch_num_edges(self) -> Tensor:
+        """Of each graph, ``[batch_size]``."""
 
 
 class Fields(MutableMapping[str, Tensor]):
@@ -167,11 +174,11 @@ class Graph:
         return self._batch_num_edges
 
     def set_batch_num_nodes(self, sizes: Tensor | Sequence[int]) -> None:
-        """Say how the nodes divide into graphs: integers `[batch_size]` whose sum is `num_nodes()`, else ValueError."""
+        """Say how the nodes divide into graphs: `sizes` `[batch_size]` must sum to `num_nodes()`, else ValueError."""
         self._batch_num_nodes = _checked_sizes("batch_num_nodes", sizes, self.num_nodes(), self.device)
 
     def set_batch_num_edges(self, sizes: Tensor | Sequence[int]) -> None:
-        """Say how the edges divide into graphs: integers `[batch_size]` whose sum is `num_edges()`, else ValueError."""
+        """Say how the edges divide into graphs: `sizes` `[batch_size]` must sum to `num_edges()`, else ValueError."""
         self._batch_num_edges = _checked_sizes("batch_num_edges", sizes, self.num_edges(), self.device)
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Graph:
@@ -183,7 +190,7 @@ class Graph:
         return new
 
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Graph:
-        """Return a new Graph on `device`; tensors already there are shared, not copied."""
+        """Return a new Graph on `device`, sharing tensors already there; `non_blocking` is as for `Tensor.to`."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Graph:
@@ -282,7 +289,7 @@ def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
 
 
 def graph_of_node(G: Any) -> Tensor:
-    """Return the index of the graph that each node of the batch belongs to, int64 `[nodes]`, on the graph's device."""
+    """Return which graph of the batch `G` each node belongs to, int64 `[nodes]`, on the device of `G`."""
     graph = as_graph(G)
     return _owners(graph.batch_num_nodes(), graph.num_nodes(), graph.device)
 
@@ -304,6 +311,9 @@ def rebuilt(
         src, dst: int `[edges]`.
         ndata, edata: the fields, named as `as_graph` names them; shared, not copied.
         batch_num_nodes, batch_num_edges: int `[graphs]`; the first sums to the number of nodes.
+
+    Returns:
+        The graph.
 
     Raises:
         TypeError, ValueError: as `as_graph` and `Graph` do.

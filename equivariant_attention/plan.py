@@ -62,7 +62,7 @@ class Plan:
         return moved
 
     def check(self, G: Any) -> None:
-        """Refuse a graph that the plan is not of.
+        """Refuse a graph G that the plan is not of.
 
         Raises:
             ValueError: it has another number of nodes or edges, or is on another device.
@@ -114,7 +114,7 @@ class OutEdges(NamedTuple):
 
     @classmethod
     def of(cls, src: Tensor, num_nodes: int) -> OutEdges:
-        """Group the edges of these source nodes."""
+        """Group the edges by their source nodes ``src``, int ``[edges]``, of ``num_nodes`` in all."""
         _, order = _sorted(src.long(), torch.arange(len(src), device=src.device))
         degree = segment_size(src.long(), num_nodes)
         parts = (degree + LONGEST_ROW - 1) // LONGEST_ROW
@@ -151,7 +151,7 @@ class OutEdges(NamedTuple):
         return self.ends[row + 1] - self.ends[row]
 
     def block(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Some consecutive rows, with as many slots each as the longest has.
+        """The rows from ``first`` to before ``last``, with as many slots each as the longest has.
 
         Returns:
             the nodes of the rows; the edge in every slot, ``[rows x slots]``, where the last edge of a row fills the
@@ -168,7 +168,7 @@ class OutEdges(NamedTuple):
 
 
 def relative_positions(G: GraphLike) -> Tensor:
-    """``edata['d']`` as ``[edges, 3]``, its type and shape checked."""
+    """``edata['d']`` of ``G`` as ``[edges, 3]``, its type and shape checked."""
     if "d" not in G.edata:
         raise KeyError(
             "the graph must have edata['d'] (data.d in PyTorch Geometric), "

@@ -140,10 +140,12 @@ class Kept(NamedTuple):
 
     @property
     def num_edges(self) -> int:
+        """Of the graph."""
         return len(self.order)
 
     @property
     def num_bytes(self) -> int:
+        """How much memory it takes, about."""
         return OVERHEAD + sum(tensor.nbytes for tensor in self if isinstance(tensor, Tensor))
 
 

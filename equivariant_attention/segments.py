@@ -5,14 +5,14 @@ from torch import Tensor
 
 
 def segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Sum of the rows of each segment: ``[rows, ...]`` to ``[num_segments, ...]``; 0 for a segment without rows."""
+    """Sum of the ``values`` of each segment: ``[rows, ...]`` to ``[num_segments, ...]``; 0 for one without rows."""
     return values.new_zeros(num_segments, *values.shape[1:]).index_add(0, segment, values)
 
 
 def segment_mean(values: Tensor, segment: Tensor, size: Tensor) -> Tensor:
-    """Mean of the rows of each segment, given its :func:`segment_size`: ``[rows, ...]`` to ``[num_segments, ...]``.
+    """Mean of the ``values`` of each segment: ``[rows, ...]`` to ``[num_segments, ...]``.
 
-    It is 0 for a segment without rows.
+    It is 0 for a segment without rows; ``size`` is the :func:`segment_size` of ``segment``.
     """
     count = size.clamp_min(1).to(values.dtype)
     return segment_sum(values, segment, len(size)) / count.view(-1, *[1] * (values.dim() - 1))
@@ -24,7 +24,7 @@ def segment_size(segment: Tensor, num_segments: int) -> Tensor:
 
 
 def segment_max(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:
-    """Maximum of the rows of each segment: ``[rows, m]`` to ``[num_segments, m]``; 0 for a segment without rows."""
+    """Maximum of the ``values`` of each segment: ``[rows, m]`` to ``[num_segments, m]``; 0 for one without rows."""
     zeros = values.new_zeros(num_segments, values.shape[1])
     return zeros.scatter_reduce(0, segment[:, None].expand_as(values), values, "amax", include_self=False)
 
@@ -42,6 +42,9 @@ def segment_softmax(logits: Tensor, segment: Tensor, num_segments: int, envelope
         segment: which segment each row is in.
         num_segments: how many there are.
         envelope: u, at least 0, ``[rows, 1]``; None for 1.
+
+    Returns:
+        ``[rows, m]``.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if envelope is not None:

@@ -60,7 +60,7 @@ class Inputs:
         return sent
 
     def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
-        """Refuse a basis that lacks a pair of degrees, or that is of another graph.
+        """Refuse a basis that lacks a pair of degrees of ``fiber_in`` and ``fiber_out``, or that is of another graph.
 
         Raises:
             ValueError: as said.

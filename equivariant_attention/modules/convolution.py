@@ -53,7 +53,14 @@ class GConvSE3Partial(nn.Module):
         self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim)
 
     def inputs(self, h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None) -> Inputs:
-        """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options."""
+        """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options.
+
+        Args:
+            h, G, r, basis: as of :meth:`forward`.
+
+        Returns:
+            what :func:`~equivariant_attention.contraction.contract` takes.
+        """
         G = as_graph(G)
         inputs = checked_inputs(self, h, G, r, basis)
         if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):

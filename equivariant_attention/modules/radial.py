@@ -71,7 +71,7 @@ class RadialFunc(nn.Module):
         return self.net[-1]
 
     def hidden(self, x: Tensor) -> Tensor:
-        """What the last linear layer sees, ``[edges, 32]``, for orders of evaluation that apply it themselves."""
+        """What the last linear layer sees of x, ``[edges, 32]``, for orders of evaluation that apply it themselves."""
         for layer in self.net[:-1]:
             x = layer(x)
         return x

@@ -82,7 +82,15 @@ def random_rotation(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Rotation matrices ``[*shape, 3, 3]`` drawn uniformly from SO(3), as unit quaternions from a 4D Gaussian."""
+    """Rotation matrices drawn uniformly from SO(3), as unit quaternions from a 4D Gaussian.
+
+    Args:
+        shape: how many, in any number of dimensions; none for a single matrix.
+        generator, dtype, device: as of :func:`torch.randn`.
+
+    Returns:
+        ``[*shape, 3, 3]``.
+    """
     quaternion = torch.randn(*shape, 4, generator=generator, dtype=dtype, device=device)
     w, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
     entries = [
