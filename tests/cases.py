@@ -2,13 +2,14 @@
 
 import torch
 
-from equivariant_attention.contraction import BACKENDS, triton_mix
+from equivariant_attention.contraction import BACKENDS, compiled, triton_mix
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph, as_graph
 from equivariant_attention.modules import get_basis_and_r
 
-# 'triton' runs on CUDA, or on a CPU in its interpreter.
-BACKENDS_HERE = sorted(b for b in BACKENDS if b != "triton" or triton_mix.available(torch.device("cpu")))
+# 'triton' runs on CUDA, or on a CPU in its interpreter; 'compiled' where there is a C++ compiler.
+MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "compiled": compiled.not_built()}
+BACKENDS_HERE = sorted(b for b in BACKENDS if not MISSING.get(b))
 SCALARS = Fiber(structure=[(6, 0)])
 VECTORS = Fiber(structure=[(2, 1)])
 MIXED = Fiber(structure=[(4, 0), (3, 1), (2, 2)])

@@ -17,7 +17,7 @@ import torch
 from equivariant_attention.basis import Basis
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.compiling import constant_when_compiled
-from equivariant_attention.contraction import blockwise, cost, edge, node, oracle, pair_by_pair, triton_mix
+from equivariant_attention.contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import limited_memory
@@ -33,10 +33,16 @@ BACKENDS: dict[str, Order] = {
     "oracle": partial(pair_by_pair.messages, oracle.message),
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
+    "compiled": compiled.messages,
     "node": node.messages,
     "triton": partial(blockwise.messages, fused=True),
 }
-NEEDS = {"frame": "frames", "node": "plan", "triton": "frames"}  # what only the basis of get_basis_and_r has
+NEEDS = {
+    "frame": "frames",
+    "compiled": "frames",
+    "node": "plan",
+    "triton": "frames",
+}  # what only the basis of get_basis_and_r has
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -45,8 +51,9 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     """Within this context every convolution runs in the order ``name``; None lets the library choose.
 
     Args:
-        name: 'oracle', 'edge', 'frame', 'node', 'triton' ('frame' with its products in a kernel of their own, on CUDA;
-            never chosen by the library, as no GPU was at hand to measure it) or None.
+        name: 'oracle', 'edge', 'frame', 'compiled' ('frame' in C++, on a CPU; built when first used, see
+            :func:`~equivariant_attention.contraction.compiler.library`), 'node', 'triton' ('frame' with its products in
+            a kernel of their own, on CUDA; never chosen by the library, as no GPU was at hand to measure it) or None.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -89,7 +96,7 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
 
     Raises:
         ValueError: there is no such order; or the basis lacks a pair of degrees, is of another graph, or is a plain
-            dict where the order chosen by name needs frames or a plan, or 'triton' was chosen and cannot run here.
+            dict where the order chosen by name needs frames or a plan, or the order chosen by name cannot run here.
     """
     _check_name(backend)
     for _, fiber_out in sets:
@@ -106,6 +113,11 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
     dtype = next(sets[0][0].parameters()).dtype
+    if name == "compiled":
+        if torch.compiler.is_compiling():
+            name = "frame"
+        elif missing := compiled.missing(inputs, dtype):
+            raise ValueError(f"backend 'compiled' cannot run here: {missing}")
     with full_precision(inputs.src.device):
         return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from equivariant_attention.contraction import frame
 from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
+from equivariant_attention.contraction.kernels import PARAMETERS, Hidden, KernelSet, hidden, parameters, stacked
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3.couplings import published_sign
@@ -26,20 +26,47 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
     then compile it, and differentiate it itself.
     """
     layout = frame.Layout(sets, fiber_in, fused)
-    t = Tensors(
-        sent=torch.cat([inputs.features[str(k)].mT.flatten(1) for k in fiber_in.degrees], dim=1),
+    t = tensors(
+        layout,
+        features=[inputs.features[str(k)] for k in fiber_in.degrees],
         vector=inputs.vector,
         scalars=inputs.scalars,
         frames=[inputs.basis.frames[l] for l in layout.degrees],
-        trunk=stacked(layout.kernels),
-        weights=frame.aligned_weights(layout),
+        parameters=[p for kernel in layout.kernels for p in parameters(kernel)],
     )
     problem = Problem(layout, inputs)
     output = (
         _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem.passes, t, *t.flat())
     )
+    return by_set(sets, fiber_in, inputs, layout, output)
+
+
+def tensors(
+    layout: frame.Layout,
+    features: Sequence[Tensor],
+    vector: Tensor | None,
+    scalars: Tensor,
+    frames: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+) -> Tensors:
+    """What the messages of a layout are a function of, made from features and parameters as the model has them."""
+    networks = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
+    return Tensors(
+        sent=torch.cat([feature.mT.flatten(1) for feature in features], dim=1),
+        vector=vector,
+        scalars=scalars,
+        frames=list(frames),
+        trunk=stacked(networks),
+        weights=frame.aligned_weights(layout, [network[-2:] for network in networks]),
+    )
+
+
+def by_set(
+    sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, layout: frame.Layout, messages: Sequence[Tensor]
+) -> list[Features]:
+    """The messages of a layout for each of the sets of kernels, with those of edges of length zero."""
     found: list[Features] = [{} for _ in sets]
-    for (l, s), value in zip(layout.messages, output, strict=True):
+    for (l, s), value in zip(layout.messages, messages, strict=True):
         found[s][str(l)] = value
     if len(inputs.basis.plan.zero_edges):
         _add_zero_length(sets, fiber_in, inputs, found)
@@ -100,7 +127,7 @@ class Problem:
 
     @property
     def passes(self) -> Passes:
-        return Passes(*(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+        return Passes(*(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of edges that share radial weights where they can."""
@@ -210,7 +237,8 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
     return total
 
 
-def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+def differentiable_gradient_of(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives, that can be differentiated again."""
     parts = (
         Part(problem.on_block(t, block, 1), problem.rows(t, block), [d[block.edges] for d in gradients])
         for block in problem.blocks_with_graph()

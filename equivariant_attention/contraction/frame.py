@@ -128,15 +128,18 @@ def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)
 
 
-def aligned_weights(layout: Layout) -> list[Tensor]:
+def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
     """The last layers of the radial networks in the basis of the orders, their biases last.
+
+    Args:
+        layout: of the kernels.
+        last: weight and bias of the last layer of each.
 
     Returns:
         for each product ``[kernels, 33, (a, b) x channels out x channels in]``.
     """
     aligned = []
-    for kernel in layout.kernels:
-        weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
+    for kernel, (weight, bias) in zip(layout.kernels, last, strict=True):
         T = aligned_coupling(kernel.degree_out, kernel.degree_in, weight.dtype, weight.device)
         both = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, len(T)))
         rows = (T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2])

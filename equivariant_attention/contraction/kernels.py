@@ -12,22 +12,31 @@ KernelSet = tuple[nn.ModuleDict, Fiber]
 HIDDEN = 32  # values of a radial network
 ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
 EPSILON = 1e-5  # of PyTorch's LayerNorm
+PARAMETERS = 10  # of a radial network
 
 
-def stacked(kernels: Sequence[nn.Module]) -> list[Tensor]:
-    """The parameters of the two hidden layers, each ``[networks, ...]``: weight, bias, scale, shift; twice.
+def parameters(kernel: nn.Module) -> list[Tensor]:
+    """Those of a kernel: weight, bias, scale, shift of both hidden layers, then weight and bias of the last layer."""
+    net = kernel.rp.net
+    hidden = [(net[linear], net[norm].bn) for linear, norm in ((0, 1), (3, 4))]
+    return [p for a, b in (*hidden, (net[6], None)) for p in (a.weight, a.bias, *((b.weight, b.bias) if b else ()))]
+
+
+def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """What the two hidden layers are evaluated with, each ``[networks, ...]``: weight, bias, scale, shift; twice.
 
     Weight and bias are centred, so that what they make has mean zero: LayerNorm then need not subtract it.
+
+    Args:
+        networks: the :func:`parameters` of each.
     """
-    parameters = []
-    for linear, norm in ((0, 1), (3, 4)):
-        layers = [(kernel.rp.net[linear], kernel.rp.net[norm].bn) for kernel in kernels]
-        weight = torch.stack([layer.weight.T for layer, _ in layers])
-        bias, scale, shift = (
-            torch.stack(p)[:, None] for p in zip(*((a.bias, b.weight, b.bias) for a, b in layers), strict=True)
-        )
-        parameters += [weight - weight.mean(-1, keepdim=True), bias - bias.mean(-1, keepdim=True), scale, shift]
-    return parameters
+    layers = []
+    for first in (0, 4):
+        weights, *vectors = zip(*(network[first : first + 4] for network in networks), strict=True)
+        weight = torch.stack([weight.T for weight in weights])
+        bias, scale, shift = (torch.stack(vector)[:, None] for vector in vectors)
+        layers += [weight - weight.mean(-1, keepdim=True), bias - bias.mean(-1, keepdim=True), scale, shift]
+    return layers
 
 
 def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:

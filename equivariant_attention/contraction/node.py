@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
+from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, parameters, stacked
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
 
@@ -61,7 +61,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         vector=inputs.vector,
         scalars=inputs.scalars,
         basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2) for k, l in layout.pairs],
-        trunk=stacked(layout.kernels),
+        trunk=stacked([parameters(kernel) for kernel in layout.kernels]),
         weights=[node_weights(kernel) for kernel in layout.kernels],
     )
     output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())

@@ -1,0 +1,86 @@
+"""Builds a C++ file with the machine's own compiler when it is first asked for, and keeps what was built."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+# Sums may be reordered, as by any library for matrix products; NaN and infinity stay what they are.
+MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
+FLAGS = ["-std=c++17", "-O3", "-march=native", *MATH, "-fPIC", "-shared", "-pthread"]
+SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
+SECONDS = 300  # that a compiler is given
+
+
+class BuildError(RuntimeError):
+    """There is no compiler, or it does not build the file; the message says what is missing."""
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL:
+    """The library built from a C++ file without dependencies.
+
+    It is built by ``$CXX`` or ``c++``, for the processor of this machine, and kept in
+    ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name made from the file,
+    the compiler, its flags and the processor: another of any of these builds anew. Processes that build at once do not
+    disturb each other.
+
+    Args:
+        source: the file.
+
+    Raises:
+        BuildError: it cannot be built, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it.
+    """
+    if os.environ.get(SWITCH) == "0":
+        raise BuildError(f"{SWITCH}=0 forbids to build {source.name}")
+    name = os.environ.get("CXX", "c++")
+    compiler = shutil.which(name)
+    if compiler is None:
+        raise BuildError(f"there is no C++ compiler {name!r} (the environment variable CXX names another)")
+    try:
+        built = _folder() / f"{source.stem}-{_key(compiler, source)}.so"
+        if built.exists():
+            try:
+                return ctypes.CDLL(str(built))
+            except OSError:  # from a machine with other libraries, say
+                pass
+        _build(compiler, source, built)
+        return ctypes.CDLL(str(built))
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"{compiler} does not build {source.name}: {_reason(error)}") from error
+
+
+def _folder() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equivariant_attention"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key(compiler: str, source: Path) -> str:
+    # What -march=native stands for is in the command that the compiler would run.
+    command = [compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
+    told = [_run([compiler, "--version"]), _run(command)]
+    return hashlib.sha256("\n".join([source.read_text(), *FLAGS, *told]).encode()).hexdigest()[:16]
+
+
+def _build(compiler: str, source: Path, built: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+        unfinished = Path(folder) / built.name
+        _run([compiler, *FLAGS, "-o", str(unfinished), str(source)])
+        unfinished.replace(built)
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
+    return done.stdout + done.stderr
+
+
+def _reason(error: Exception) -> str:
+    said = getattr(error, "stderr", None)
+    return f"{error}" + (f"\n{said}" if said else "")
