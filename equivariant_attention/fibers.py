@@ -120,6 +120,31 @@ class Fiber:
         return f"Fiber(structure={self.structure})"
 
 
+FiberLike = Fiber | Mapping[int, int] | Iterable[tuple[int, int]]
+
+
+def as_fiber(value: FiberLike, name: str) -> Fiber:
+    """A Fiber, from what describes one.
+
+    Args:
+        value: a Fiber, ``{degree: channels}`` or ``[(channels, degree), ...]``.
+        name: of the argument, for the message.
+
+    Returns:
+        the Fiber.
+
+    Raises:
+        TypeError, ValueError: it describes none.
+    """
+    if isinstance(value, Fiber):
+        return value
+    try:
+        return Fiber(dictionary=value) if isinstance(value, Mapping) else Fiber(structure=value)
+    except (TypeError, ValueError) as error:
+        expected = "a Fiber, {degree: channels} or [(channels, degree), ...]"
+        raise type(error)(f"{name} must be {expected}, got {value!r}: {error}") from error
+
+
 def get_fiber_dict(
     F: Tensor, struct: Fiber, mask: Fiber | None = None, return_struct: bool = False
 ) -> Features | tuple[Features, Fiber]:

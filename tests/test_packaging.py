@@ -35,7 +35,7 @@ def test_importing_the_library_imports_no_optional_package_and_sets_no_flag():
     script = """
 import sys, torch
 before = torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
-import equivariant_attention.modules, equivariant_attention.neighbors, equivariant_attention.testing
+import equivariant_attention.models, equivariant_attention.neighbors, equivariant_attention.testing
 assert before == (torch.get_default_dtype(), torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32)
 optional = {"dgl", "torch_geometric", "e3nn", "wandb", "lie_learn", "matplotlib", "ase", "experiments", "utils"}
 assert not optional & set(sys.modules), optional & set(sys.modules)

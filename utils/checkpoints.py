@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from equivariant_attention.checkpoints import load_weights, read_tensors
+from equivariant_attention.files import atomic_write
 from utils.cli import UsageError
-from utils.files import atomic_write
 
 STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
 
@@ -65,21 +65,17 @@ def restore(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     content = _read(path)
     weights = content.get("model") if isinstance(content, dict) and "kind" in content else content
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path}: expected weights (a dict of tensors)")
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model: {error}") from error
+        load_weights(model, weights, path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _read(path: str | os.PathLike[str]) -> Any:
-    if not Path(path).is_file():
-        raise CheckpointError(f"{path}: there is no such file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged and foreign files raise almost anything
-        raise CheckpointError(f"{path}: expected a whole checkpoint of tensors and plain values: {error}") from error
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -10,6 +10,7 @@ WITH_BLOCKS = [page for page in PAGES if python_blocks(page)]
 
 def one_number_per_graph(names):
     assert torch.isfinite(names["output"]).all()
+    assert {degree: value.shape for degree, value in names["outputs"].items()} == {"1": (20, 1, 3), "2": (20, 1, 5)}
     assert names["out"]["2"].shape == (100, 8, 5)
 
 

@@ -1,0 +1,80 @@
+"""Tensors from files: read without running code, given to models strictly, with errors that name the file."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from textwrap import shorten
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+LONGEST_LINE, MOST_LINES = 400, 8  # of what PyTorch says of weights that do not fit, which may be pages
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Any:
+    """What ``torch.save`` wrote: tensors, on the CPU, and plain values.
+
+    Args:
+        path: file to read.
+
+    Returns:
+        the same.
+
+    Raises:
+        OSError: it cannot be read: FileNotFoundError where there is none, IsADirectoryError where it is a folder.
+        ValueError: it is truncated or damaged, would run code, or is no such file.
+    """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path}: expected a file, got a folder")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    with open(path, "rb") as file:
+        try:
+            _check_sums(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged and foreign files raise almost anything
+            reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
+            reason = _first_lines(reason, 1) or "it ends too early"
+            raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
+
+
+def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False) -> None:
+    """Give a model the weights of a file, strictly.
+
+    Args:
+        model: gets the weights.
+        weights: ``{name: tensor}``.
+        path: of the file, for messages.
+        assign: the tensors become the model's own, with their dtype, in place of being copied.
+
+    Raises:
+        ValueError: these are no weights; or one is missing, unexpected or of another shape.
+    """
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path}: expected weights (a dict of tensors), got {_kind(weights)}")
+    try:
+        model.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit the model: {_first_lines(str(error), MOST_LINES)}") from error
+
+
+def _check_sums(file: IO[bytes]) -> None:
+    """Refuse a file with other bytes than were written; PyTorch does not look at the checksums that it writes."""
+    if zipfile.is_zipfile(file):  # until PyTorch 1.6 files were of another kind, without any
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged, it has not the checksum that was written with it")
+    file.seek(0)
+
+
+def _first_lines(text: str, most: int) -> str:
+    lines = text.splitlines()
+    shown = [shorten(line, LONGEST_LINE, placeholder=" ...") for line in lines[:most]]
+    return "\n  ".join(shown + [f"... ({len(lines) - most} lines more)"] * (len(lines) > most > 1))
+
+
+def _kind(content: Any) -> str:
+    return f"a dict of {sorted(map(str, content))[:5]}" if isinstance(content, dict) else type(content).__name__

@@ -1,0 +1,106 @@
+"""What the ready-made models have in common: checked arguments, the way through the layers, pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from equivariant_attention.basis import BasisAndR, get_basis_and_r
+from equivariant_attention.checks import check_features, check_whole_number
+from equivariant_attention.fibers import Features, FiberLike, as_fiber
+from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node
+from equivariant_attention.models.saving import Saveable
+from equivariant_attention.modules import GMaxPooling
+from equivariant_attention.segments import segment_mean
+
+POOLING = (None, "avg", "max")
+
+
+class NodeModel(Saveable):
+    """Layers from features on the nodes to features on the nodes, or on the graphs. A subclass fills in the layers.
+
+    Args:
+        fiber_in, fiber_hidden, fiber_out: fibers of the input, between the layers and of the output.
+        edge_dim: number of scalar features per edge.
+        pooling: 'avg', 'max' or None.
+        return_type: the degree that is returned by itself; None, all.
+
+    Attributes:
+        layers: the layers, in their order.
+        max_degree: largest degree of any feature, for :func:`get_basis_and_r`.
+
+    Raises:
+        TypeError, ValueError: an argument has another value.
+    """
+
+    def __init__(
+        self,
+        fiber_in: FiberLike,
+        fiber_hidden: FiberLike,
+        fiber_out: FiberLike,
+        edge_dim: int,
+        pooling: str | None,
+        return_type: int | None,
+    ) -> None:
+        super().__init__()
+        check_whole_number(edge_dim, 0, "edge_dim")
+        self.fiber_in = as_fiber(fiber_in, "fiber_in")
+        self.fiber_hidden = as_fiber(fiber_hidden, "fiber_hidden")
+        self.fiber_out = as_fiber(fiber_out, "fiber_out")
+        self.edge_dim, self.pooling, self.return_type = edge_dim, pooling, return_type
+        if min(self.fiber_hidden.multiplicities) < 2:
+            # GNormSE3 begins with a LayerNorm over the channels: of one channel it makes 0, whatever its norm.
+            raise ValueError(f"fiber_hidden must have at least 2 channels of every degree, got {self.fiber_hidden}")
+        self._check_returned()
+        self.max_degree = max(fiber.max_degree for fiber in (self.fiber_in, self.fiber_hidden, self.fiber_out))
+        self.layers = nn.ModuleList()
+
+    def _check_returned(self) -> None:
+        degrees = self.fiber_out.degrees
+        if self.return_type is not None:
+            check_whole_number(self.return_type, 0, "return_type")
+            if self.return_type not in degrees:
+                raise ValueError(f"return_type must be a degree of fiber_out {degrees}, got {self.return_type}")
+            degrees = (self.return_type,)
+        if self.pooling not in POOLING:
+            raise ValueError(f"pooling must be one of {POOLING}, got {self.pooling!r}")
+        if self.pooling == "max" and degrees != (0,):
+            raise ValueError(f"pooling='max' is for degree 0 alone, the others have no maximum; got degrees {degrees}")
+
+    def forward(self, G: Any, features: Features, basis_and_r: BasisAndR | None = None) -> Features | Tensor:
+        """Features of the nodes, or of the graphs where there is pooling.
+
+        Args:
+            G: a (batched) DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with
+                ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``, ``[edges, 1]``, if
+                edges end smoothly.
+            features: of fiber ``fiber_in``, ``{degree: [nodes, channels, 2 degree + 1]}``, the degree as a string.
+            basis_and_r: of ``G`` if they are at hand, from :func:`~equivariant_attention.basis.get_basis_and_r` up to
+                ``max_degree`` or from a :class:`~equivariant_attention.precompute.BasisCache`; None to compute
+                them, with derivatives with respect to ``edata['d']``.
+
+        Returns:
+            ``{degree: [nodes or graphs, channels, 2 degree + 1]}`` of fiber ``fiber_out``; or, with ``return_type``,
+            the tensor of that degree.
+
+        Raises:
+            KeyError: the graph has no ``edata['d']``.
+            TypeError, ValueError: features, edge features, distances or basis are not those of the model and the graph.
+        """
+        G = as_graph(G)
+        check_features(features, self.fiber_in, G.num_nodes(), layer=self)
+        basis, r = basis_and_r or get_basis_and_r(G, self.max_degree, compute_gradients=True)
+        for layer in self.layers:
+            features = layer(features, G=G, r=r, basis=basis)
+        if self.return_type is not None:
+            features = {str(self.return_type): features[str(self.return_type)]}
+        if self.pooling is not None:
+            features = self._pool(features, G)
+        return features if self.return_type is None else features[str(self.return_type)]
+
+    def _pool(self, features: Features, G: GraphLike) -> Features:
+        if self.pooling == "max":
+            return {"0": GMaxPooling()(features, G=G).unsqueeze(-1)}
+        owner, sizes = graph_of_node(G), G.batch_num_nodes()
+        return {degree: segment_mean(value, owner, sizes) for degree, value in features.items()}

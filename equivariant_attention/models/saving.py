@@ -1,0 +1,110 @@
+"""Models in files: one file with the weights, the arguments that the model was made with, and versions."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any, TypeVar
+
+import torch
+from packaging.version import InvalidVersion, Version
+from torch import nn
+
+from equivariant_attention import __version__
+from equivariant_attention.checkpoints import load_weights, read_tensors
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.files import atomic_write
+
+FORMAT = "equivariant_attention model"
+FORMAT_VERSION = 1  # raise it when the content changes
+CONTENT = {"format_version": int, "library_version": str, "class": str, "config": dict, "state_dict": dict}
+
+M = TypeVar("M", bound="Saveable")
+
+
+class Saveable(nn.Module):
+    """A module that is saved with the arguments it was made with.
+
+    Every argument of its constructor is an attribute of that name: a Fiber, a number, a string, a bool or None.
+    """
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the constructor was given, in plain values; a Fiber is ``{degree: channels}``."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {name: dict(value.dict) if isinstance(value, Fiber) else value for name, value in values.items()}
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one file, which is there in whole or not at all.
+
+        ``torch.load(path, weights_only=True)`` reads it: a dict of ``'format'``, ``'format_version'``,
+        ``'library_version'``, ``'class'``, ``'config'`` and ``'state_dict'``.
+
+        Args:
+            path: file to write; missing parent folders are made.
+
+        Raises:
+            OSError: from the file system; IsADirectoryError where ``path`` is a folder.
+        """
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "library_version": __version__,
+            "class": type(self).__name__,
+            "config": self.config,
+            "state_dict": self.state_dict(),
+        }
+        with atomic_write(path) as file:
+            torch.save(content, file)
+
+    @classmethod
+    def from_pretrained(cls: type[M], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> M:
+        """The model in a file of :meth:`save_pretrained`, in the dtype it was saved in. No code of the file is run.
+
+        Args:
+            path: the file. Names of models on a hub are none: nothing is downloaded.
+            device: where the model is to be.
+
+        Raises:
+            OSError: the file cannot be read: FileNotFoundError where there is none, IsADirectoryError for a folder.
+            ValueError: it is damaged, no such file, of a newer version or of another class, or its weights do not fit.
+        """
+        content = _checked(read_tensors(path), path)
+        if content["class"] != cls.__name__:
+            raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")
+        try:
+            with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
+                model = cls(**content["config"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
+        load_weights(model, content["state_dict"], path, assign=True)
+        return model.to(device)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
+
+def _checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What :meth:`Saveable.save_pretrained` wrote, in this version or an older one."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        got = f"a dict of {sorted(map(str, content))[:3]}, ..." if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path}: expected a file of save_pretrained, with the arguments of the model, got {got}; weights alone "
+            "are for load_state_dict"
+        )
+    if wrong := [name for name, kind in CONTENT.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path}: expected a file of save_pretrained, got one without a valid {wrong[0]!r}")
+    for name, ours in (("format_version", str(FORMAT_VERSION)), ("library_version", __version__)):
+        if _version(str(content[name]), path) > Version(ours):
+            raise ValueError(
+                f"{path}: expected {name} {ours} or older, got {content[name]}: "
+                "it was saved by a newer equivariant_attention, which is needed to load it"
+            )
+    return content
+
+
+def _version(text: str, path: str | os.PathLike[str]) -> Version:
+    try:
+        return Version(text)
+    except InvalidVersion as error:
+        raise ValueError(f"{path}: expected a version, got {text!r}") from error

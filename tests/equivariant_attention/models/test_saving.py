@@ -1,0 +1,230 @@
+"""Models in files: back as they were, or an error that names the file, what was expected and what came."""
+
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from equivariant_attention import __version__
+from equivariant_attention.models import TFN, SE3Transformer
+from equivariant_attention.models.saving import FORMAT_VERSION
+from tests.cases import random_graph
+from tests.equivariant_attention.models.cases import EDGE_DIM, FIBERS, MODELS, tensors, tfn, transformer, with_inputs
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "folder" / "model.pt"
+
+
+def change(path, **changes):
+    """Write the file again with other content; a change of None leaves the name out."""
+    content = {**torch.load(path, weights_only=True), **changes}
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trip(name, dtype, path):
+    model = MODELS[name]().to(dtype)
+    model.save_pretrained(path)
+    drawn = torch.get_rng_state()
+    loaded = type(model).from_pretrained(path)
+    assert torch.equal(torch.get_rng_state(), drawn)  # no weights were drawn in vain
+    assert loaded.config == model.config
+    for (name, theirs), (same, ours) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert name == same
+        assert torch.equal(theirs, ours)
+        assert theirs.dtype == ours.dtype
+        assert theirs.requires_grad == ours.requires_grad
+        assert ours.device.type == "cpu"
+    G, _, features = with_inputs(model, random_graph(dtype, EDGE_DIM))
+    assert all(map(torch.equal, tensors(model(G, features)), tensors(loaded(G, features))))
+
+
+def test_content(path):
+    model = tfn(pooling="avg")
+    model.save_pretrained(path)
+    content = torch.load(path, weights_only=True)
+    weights = content.pop("state_dict")
+    assert weights.keys() == model.state_dict().keys()
+    names = ("fiber_in", "fiber_hidden", "fiber_out")
+    assert content == {
+        "format": "equivariant_attention model",
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "class": "TFN",
+        "config": {
+            **dict(zip(names, FIBERS, strict=True)),
+            "num_layers": 2, "edge_dim": EDGE_DIM, "pooling": "avg", "return_type": None, "flavor": "skip",
+        },
+    }  # fmt: skip
+
+
+def test_a_loaded_model_trains(path):
+    tfn().save_pretrained(path)
+    model = TFN.from_pretrained(path)
+    optimizer = torch.optim.Adam(model.parameters())
+    G, _, features = with_inputs(model, random_graph(torch.float32, EDGE_DIM))
+    sum(value.square().sum() for value in model(G, features).values()).backward()
+    optimizer.step()
+    model.save_pretrained(path)
+    assert torch.equal(TFN.from_pretrained(path).layers[0].kernel_self["0"], model.layers[0].kernel_self["0"])
+
+
+# ------------------------------------------------------------------------------------------------- wrong files
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="someone/some-model: there is no such file"):
+        TFN.from_pretrained("someone/some-model")
+    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
+        TFN.from_pretrained(tmp_path)
+    with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
+        tfn().save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, -1])
+def test_truncated(path, kept):
+    tfn().save_pretrained(path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r"model\.pt: expected a whole checkpoint of tensors and plain values: ."):
+        TFN.from_pretrained(path)
+
+
+def test_damaged(path):
+    model = tfn()
+    model.save_pretrained(path)
+    content = bytearray(path.read_bytes())
+    weight = model.layers[0].kernel_self["0"].detach().numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.pt: expected a whole checkpoint.*is damaged"):
+        TFN.from_pretrained(path)
+
+
+def test_no_checkpoint(path):
+    path.parent.mkdir()
+    path.write_text("not a checkpoint")
+    with pytest.raises(ValueError, match=r"model\.pt: expected a whole checkpoint of tensors and plain values"):
+        TFN.from_pretrained(path)
+    torch.save(random.Random(0), path)  # would run code on loading
+    with pytest.raises(ValueError, match=r"model\.pt: expected a whole checkpoint.*Unsupported global") as caught:
+        TFN.from_pretrained(path)
+    assert "weights_only=False" not in str(caught.value)  # which would let it
+    torch.save([1, 2], path)
+    with pytest.raises(ValueError, match=r"model\.pt: expected a file of save_pretrained.* got list"):
+        TFN.from_pretrained(path)
+
+
+def test_weights_alone(path):
+    path.parent.mkdir()
+    torch.save(tfn().state_dict(), path)
+    with pytest.raises(ValueError, match=r"model\.pt: expected a file of save_pretrained.* got a dict of .* weights"):
+        TFN.from_pretrained(path)
+
+
+def test_another_class(path):
+    tfn().save_pretrained(path)
+    with pytest.raises(ValueError, match=r"model\.pt: expected a SE3Transformer, got a TFN"):
+        SE3Transformer.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": FORMAT_VERSION + 1}, f"expected format_version {FORMAT_VERSION} or older, got"),
+        ({"library_version": "99.0"}, f"expected library_version {__version__} or older, got 99.0: it was saved by a"),
+        ({"library_version": "new"}, "expected a version, got 'new'"),
+        ({"format_version": "1"}, "got one without a valid 'format_version'"),
+        ({"config": None}, "got one without a valid 'config'"),
+        ({"config": {"fiber_in": {0: 1}}}, "expected the arguments of a TFN, got others: .*fiber_hidden"),
+        ({"config": {"fiber_in": {0: 1}, "fiber_hidden": {0: 4}, "fiber_out": {0: 1}, "depth": 3}}, "TFN.*'depth'"),
+        ({"config": {"fiber_in": {0: 1}, "fiber_hidden": {0: 4}, "fiber_out": {}}}, "TFN.* fiber_out must be a Fiber"),
+        ({"state_dict": {"layers": 3}}, "expected weights"),
+    ],
+)
+def test_content_of_another_kind(path, changes, message):
+    tfn().save_pretrained(path)
+    change(path, **changes)
+    with pytest.raises(ValueError, match=rf"model\.pt: .*{message}"):
+        TFN.from_pretrained(path)
+
+
+def test_older_versions_are_read(path):
+    tfn().save_pretrained(path)
+    change(path, library_version="0.0.1")
+    TFN.from_pretrained(path)
+
+
+@pytest.mark.parametrize("how", ["missing", "unexpected", "mis-shaped"])
+def test_weights_that_do_not_fit(path, how):
+    tfn().save_pretrained(path)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    name = "layers.0.kernel_self.0"
+    value = weights.pop(name)
+    if how == "unexpected":
+        weights |= {name: value, "another": torch.zeros(1)}
+    elif how == "mis-shaped":
+        weights[name] = value[:, :3]
+    change(path, state_dict=weights)
+    expected = {
+        "missing": rf'Missing key.*"{name}"',
+        "unexpected": 'Unexpected key.*"another"',
+        "mis-shaped": rf"size mismatch for {name}: .*\[1, 3, 4\].*\[1, 4, 4\]",
+    }
+    with pytest.raises(ValueError, match=rf"(?s)model\.pt: the weights do not fit the model: .*{expected[how]}"):
+        TFN.from_pretrained(path)
+
+
+def test_what_does_not_fit_is_told_in_a_few_lines(path):
+    transformer().save_pretrained(path)
+    content = torch.load(path, weights_only=True)
+    change(path, config={**content["config"], "fiber_hidden": {0: 8, 1: 8, 2: 8}})
+    with pytest.raises(ValueError, match="lines more") as caught:
+        SE3Transformer.from_pretrained(path)
+    assert len(str(caught.value)) < 4000
+
+
+# ------------------------------------------------------------------------------------------------- interrupted
+
+
+def test_an_interrupted_save_leaves_the_old_file(path, monkeypatch):
+    model = tfn()
+    model.save_pretrained(path)
+
+    def stop(content, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tfn().save_pretrained(path)
+    monkeypatch.undo()
+    assert torch.equal(TFN.from_pretrained(path).layers[0].kernel_self["0"], model.layers[0].kernel_self["0"])
+    assert [file.name for file in path.parent.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
+def test_a_killed_save_leaves_the_old_file(path):
+    model = tfn()
+    model.save_pretrained(path)
+    script = """
+import io, os, signal, sys, torch
+from equivariant_attention.models import TFN
+whole = torch.save
+def half(content, file):
+    buffer = io.BytesIO()
+    whole(content, buffer)
+    file.write(buffer.getvalue()[: buffer.tell() // 2])
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+TFN({0: 64}, {0: 64}, {0: 64}).save_pretrained(sys.argv[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(path)])
+    assert done.returncode == -9
+    assert len([*path.parent.iterdir()]) == 2  # with the half-written one, under another name
+    assert TFN.from_pretrained(path).config == model.config
