@@ -49,6 +49,7 @@ setup(
             "ruff>=0.12",
             "e3nn>=0.5.6",
             "torch_geometric>=2.5",
+            "markdown-it-py>=3",
         ],
     },
 )

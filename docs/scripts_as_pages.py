@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 from textwrap import indent
 
 from docutils import nodes
@@ -19,7 +20,8 @@ class ScriptParser(RSTParser):
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Add the page to the document."""
-        super().parse(page(str(inputstring)), document)
+        name = Path(document["source"]).name
+        super().parse(f"{page(str(inputstring))}\n:download:`This page as a script <{name}>`\n", document)
 
 
 def page(script: str) -> str:
