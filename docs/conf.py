@@ -47,7 +47,7 @@ default_role = "code"
 # Every reference must lead somewhere, except those to other libraries: a build asks no network for their inventories.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|nn|np|numpy|os|ase|collections|contextlib|pathlib|Tensor)(\..*)?"),
+    ("py:.*", r"(?!equivariant_attention\b)\w+\..+|Tensor"),
     ("py:class", r"equivariant_attention\..*\.[A-Z]"),  # type variables
 ]
 
