@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.neighborlist import neighbor_list
 from torch import nn
 
-from equivariant_attention.checks import check_whole_number
+from equivariant_attention.checks import check_positive, check_whole_number
 from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.graphs import Graph
 from equivariant_attention.so3.vectors import length_and_direction
@@ -49,8 +50,9 @@ class ModelCalculator(Calculator):
         super().__init__()
         if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
             raise TypeError(f"model must be a torch.nn.Module with parameters, got {type(model).__name__}")
-        if not 0 < cutoff < math.inf:
-            raise ValueError(f"cutoff must be finite and larger than 0, got {cutoff}")
+        check_positive(cutoff, "cutoff")
+        if cutoff == math.inf:
+            raise ValueError(f"cutoff must be finite, got {cutoff}")
         if envelope is not None:
             check_whole_number(envelope, 1, "envelope")
         self.model, self.cutoff, self.envelope = model, float(cutoff), envelope
@@ -68,16 +70,18 @@ class ModelCalculator(Calculator):
             properties, system_changes: which results are wanted and what has changed since the last; ASE keeps track.
 
         Raises:
-            ValueError: positions are not finite, a periodic direction has no length, or the model gives no energy.
+            TypeError: the model gives no tensor, or one without a gradient.
+            ValueError: positions are not finite, a periodic direction has no length, the model gives more than one
+                energy, or it or its gradient is not finite.
         """
         super().calculate(atoms, properties, system_changes)
         with torch.enable_grad():
             G, x = self._graph(self.atoms)
-            energy = self.model(G)
-            if energy.numel() != 1:
-                raise ValueError(f"model must give one energy, a tensor of one number, got {list(energy.shape)}")
+            energy = _checked_energy(self.model(G))
             (gradient,) = torch.autograd.grad(energy.sum(), x, materialize_grads=True)
         value = energy.item()
+        if not (math.isfinite(value) and gradient.isfinite().all()):
+            raise ValueError(f"model must give a finite energy with a finite gradient, got {value} for {self.atoms}")
         self.results = {"energy": value, "free_energy": value, "forces": -gradient.double().cpu().numpy()}
 
     def _graph(self, atoms: Atoms) -> tuple[Graph, torch.Tensor]:
@@ -98,3 +102,12 @@ class ModelCalculator(Calculator):
             r, _ = length_and_direction(G.edata["d"])
             G.edata["envelope"] = polynomial_envelope(r, self.cutoff, self.envelope)
         return G, x
+
+
+def _checked_energy(energy: Any) -> torch.Tensor:
+    if not isinstance(energy, torch.Tensor) or not energy.requires_grad:
+        got = "one without" if isinstance(energy, torch.Tensor) else type(energy).__name__
+        raise TypeError(f"model must give a tensor with a gradient, got {got}")
+    if energy.numel() != 1:
+        raise ValueError(f"model must give one energy, a tensor of one number, got {list(energy.shape)}")
+    return energy

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.graphs import as_graph
+from equivariant_attention.checks import check_of_graph, check_whole_number
+from equivariant_attention.graphs import GraphLike, as_graph
 from equivariant_attention.plan import Plan, relative_positions
 from equivariant_attention.so3 import aligning_rotation, coupling, spherical_harmonics, wigner_matrices
 from equivariant_attention.so3.vectors import length_and_direction
@@ -28,7 +28,7 @@ class Basis(Mapping[str, Tensor]):
         direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
         max_degree: largest degree in or out.
         plan: of the graph.
-        radial: ``edata['w']`` (or None) and the distances that go with it.
+        made_of: ``edata['d']``, ``edata['w']`` (or None) and the distances that go with them.
         frames: what :attr:`frames` is to be, where it is known; None forms it when first asked for.
     """
 
@@ -37,11 +37,11 @@ class Basis(Mapping[str, Tensor]):
         direction: Tensor,
         max_degree: int,
         plan: Plan,
-        radial: tuple[Tensor | None, Tensor],
+        made_of: tuple[Tensor, Tensor | None, Tensor],
         frames: list[Tensor] | None = None,
     ) -> None:
         self.direction, self.max_degree, self.plan = direction, max_degree, plan
-        self._radial = [(tensor, _version(tensor)) for tensor in radial]
+        self._made_of = [(tensor, _version(tensor)) for tensor in made_of]
         # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
         self._inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         self._gradients = torch.is_grad_enabled()
@@ -88,10 +88,27 @@ class Basis(Mapping[str, Tensor]):
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
         """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal."""
-        return all(
-            seen is given and version == _version(given)
-            for (seen, version), given in zip(self._radial, (w, r), strict=True)
-        )
+        return all(_unchanged(*seen, given) for seen, given in zip(self._made_of[1:], (w, r), strict=True))
+
+    def check(self, G: GraphLike) -> None:
+        """Refuse a graph ``G`` that the basis is not of.
+
+        Raises:
+            ValueError: it has another number of nodes or edges, or its ``edata['d']`` was written to.
+            RuntimeError: it has another ``edata['d']``. On a GPU the error comes when the host next waits.
+        """
+        plan = self.plan
+        check_of_graph("basis", ("nodes", G.num_nodes(), plan.num_nodes), ("edges", G.num_edges(), plan.num_edges))
+        if "d" not in G.edata:  # layers need none beside the basis
+            return
+        (seen, version), d = self._made_of[0], G.edata["d"]
+        if d is seen:
+            if version != _version(d) and -1 not in (version, _version(d)):
+                raise ValueError("basis must be of this graph: edata['d'] was written to after get_basis_and_r")
+            return
+        check_of_graph("basis", ("device", d.device, seen.device))
+        fits = (d.detach().reshape(-1, 3) == seen.detach().reshape(-1, 3)).all()
+        torch._assert_async(fits, "basis must be of this graph: edata['d'] is not what it was made of")
 
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
@@ -117,6 +134,11 @@ class Basis(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Basis(edges={self.direction.shape[0]}, max_degree={self.max_degree})"
+
+
+def _unchanged(seen: Tensor | None, version: int, given: Tensor | None) -> bool:
+    """Whether it is the tensor that was seen, and was not written to since."""
+    return seen is given and version == _version(given)
 
 
 def _version(tensor: Tensor | None) -> int:
@@ -148,9 +170,8 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
 
     Raises:
         KeyError: the graph has no ``edata['d']``.
-        TypeError, ValueError: ``edata['d']`` is not float32 or float64, has another shape, or is not finite and below
-            1e18; an edge leads from or to a node that is not there; ``max_degree`` is not a whole number of at least 0;
-            or ``plan`` is of another graph.
+        TypeError, ValueError: as :class:`~equivariant_attention.plan.Plan` says of the values of the graph;
+            ``max_degree`` is not a whole number of at least 0; or ``plan`` is of another graph, or not a plan.
         RuntimeError: ``plan`` is of a graph with other values.
     """
     check_whole_number(max_degree, 0, "max_degree")
@@ -158,11 +179,13 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     d = relative_positions(G)
     if plan is None:
         plan = torch.compiler.disable(_plan_of)(G) if torch.compiler.is_compiling() else _plan_of(G)
-    else:
+    elif isinstance(plan, Plan):
         plan.check(G)
+    else:
+        raise TypeError(f"plan must be a Plan or None, got {type(plan).__name__}")
     r, direction = length_and_direction(d)
-    radial = (G.edata.get("w"), r)
-    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, radial), r
+    made_of = (G.edata["d"], G.edata.get("w"), r)
+    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, made_of), r
 
 
 def get_basis(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> Basis:

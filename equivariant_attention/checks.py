@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.fibers import Fiber
-
-
-def check_fiber(fiber: Any, name: str) -> None:
-    """Refuse a ``fiber`` that is no Fiber with a TypeError that calls it ``name``."""
-    if not isinstance(fiber, Fiber):
-        raise TypeError(f"{name} must be a Fiber, got {type(fiber).__name__}")
+from equivariant_attention.fibers import Fiber, check_fiber, check_keys
 
 
 def check_whole_number(value: Any, least: int, name: str) -> None:
     """Refuse a ``value`` that is no int of at least ``least`` with a ValueError that calls it ``name``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Refuse a ``value`` that is no number larger than 0 with a ValueError that calls it ``name``."""
+    if not isinstance(value, numbers.Real) or not value > 0:
+        raise ValueError(f"{name} must be larger than 0, got {value!r}")
+
+
+def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a ``value`` that is no float32 or float64 tensor ``[..., *shape]`` with an error that calls it ``name``.
+
+    Raises:
+        TypeError, ValueError: as said, for the type and for the shape.
+    """
+    if not isinstance(value, Tensor) or value.dtype not in (torch.float32, torch.float64):
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a float32 or float64 tensor, got {got}")
+    if tuple(value.shape[-len(shape) :]) != shape:
+        raise ValueError(f"{name} must have shape [..., {', '.join(map(str, shape))}], got {list(value.shape)}")
+
+
+def check_module_class(make: Any, name: str) -> None:
+    """Refuse a ``make`` that makes no module when called, as a module itself, with a TypeError that says ``name``."""
+    if not callable(make) or isinstance(make, nn.Module):
+        raise TypeError(f"{name} must be a module class, such as torch.nn.ReLU, got {make!r}")
+
+
+def check_of_graph(name: str, *counts: tuple[str, Any, Any]) -> None:
+    """Refuse a ``name`` that is of another graph, told by ``counts`` (what, expected, found), with a ValueError."""
+    for what, expected, found in counts:
+        if found != expected:
+            raise ValueError(f"{name} must be of this graph: {what} must be {expected}, got {found}")
 
 
 def check_degrees(f_in: Fiber, f_out: Fiber) -> None:
@@ -51,22 +78,19 @@ def check_features(
         fiber: what they must be.
         rows: number of nodes or edges; None, that of the first degree.
         name: of the argument, for the message.
-        layer: whose parameters' dtype the features must have, except under autocast.
+        layer: whose parameters' dtype and device the features must have, the dtype except under autocast.
 
     Raises:
-        TypeError: ``features`` is not a mapping of floating-point tensors, or they have another dtype than the layer.
-        ValueError: a degree is missing or not in the fiber, or a tensor has another shape.
+        TypeError: ``features`` is not a mapping of floating-point tensors, or they have another dtype than the layer or
+            one another.
+        ValueError: a degree is missing or not in the fiber, or a tensor has another shape or is on another device.
     """
-    if not isinstance(features, Mapping):
-        got = type(features).__name__
-        raise TypeError(f"{name} must be a dict of tensors keyed by the degree as a string, got {got}")
-    expected = {str(degree) for degree in fiber.degrees}
-    if set(features) != expected:
-        got = sorted(map(repr, features))
-        raise ValueError(f"{name} must have the degrees {sorted(expected)} of {fiber}, got [{', '.join(got)}]")
+    check_keys(features, fiber, name)
+    first = str(fiber.min_degree)
     for multiplicity, degree in fiber.structure:
         value, label = features[str(degree)], f"{name}['{degree}']"
         check_floating_point(value, label, layer)
+        check_alike(value, label, features[first], f"{name}['{first}']")
         rows = value.shape[0] if rows is None and value.dim() else rows
         shape = (rows, multiplicity, 2 * degree + 1)
         if tuple(value.shape) != shape:
@@ -74,19 +98,33 @@ def check_features(
 
 
 def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) -> None:
-    """Refuse what is not a floating-point tensor, of the dtype of the layer's parameters, with a TypeError.
+    """Refuse what is not a floating-point tensor, or not as the layer's parameters are: see :func:`check_alike`.
 
     Args:
         value: what to look at.
         name: of it, for the message.
-        layer: whose parameters' dtype it must have, except under autocast; None for any floating-point dtype.
+        layer: whose parameters' device it must have, and dtype, except under autocast; None for any.
     """
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {got}")
     parameter = next(layer.parameters(), None) if layer is not None else None
-    if parameter is not None and value.dtype != parameter.dtype and not is_autocast_on(value.device):
-        raise TypeError(f"{name} must be {parameter.dtype}, as the layer is, got {value.dtype}")
+    if parameter is not None:
+        check_alike(value, name, parameter, "the layer")
+
+
+def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
+    """Refuse a ``value`` on another device than ``other``, or, except under autocast, of another dtype.
+
+    The message calls them ``name`` and ``other_name``.
+
+    Raises:
+        TypeError, ValueError: as said, for the dtype and for the device.
+    """
+    if value.device != other.device:
+        raise ValueError(f"{name} must be on {other.device}, as {other_name} is, got a tensor on {value.device}")
+    if value.dtype != other.dtype and not is_autocast_on(value.device):
+        raise TypeError(f"{name} must be {other.dtype}, as {other_name} is, got {value.dtype}")
 
 
 def is_autocast_on(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import index
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Fiber:
         feature_indices: ``{degree: (start, end)}`` in the flattened feature.
 
     Raises:
-        TypeError: a degree or multiplicity is not a whole number.
+        TypeError: a degree or multiplicity is not a whole number, or the description is of another form.
         ValueError: none or several descriptions are given, a degree is negative or given twice, a multiplicity is not
             positive, or there is no degree at all.
     """
@@ -51,10 +52,12 @@ class Fiber:
         if by_number:
             if num_degrees is None or num_channels is None:
                 raise ValueError(f"num_degrees and num_channels go together, got {num_degrees} and {num_channels}")
-            structure = [(num_channels, degree) for degree in range(num_degrees)]
+            structure = [(num_channels, degree) for degree in range(_whole(num_degrees, "num_degrees"))]
         elif dictionary is not None:
+            if not isinstance(dictionary, Mapping):
+                raise TypeError(f"dictionary must be {{degree: multiplicity}}, got {dictionary!r}")
             structure = [(multiplicity, degree) for degree, multiplicity in dictionary.items()]
-        self.structure = sorted(((index(m), index(d)) for m, d in structure), key=lambda pair: pair[1])
+        self.structure = sorted(_checked_pairs(structure), key=lambda pair: pair[1])
         self._validate()
         self._identity = tuple(self.structure)
         self.multiplicities: tuple[int, ...] = tuple(m for m, _ in self.structure)
@@ -89,21 +92,26 @@ class Fiber:
     @staticmethod
     def combine(f1: Fiber, f2: Fiber) -> Fiber:
         """Degrees of ``f1`` or ``f2``; multiplicities added."""
+        _check_both(f1, f2)
         return Fiber(dictionary={d: f1.dict.get(d, 0) + f2.dict.get(d, 0) for d in {*f1.degrees, *f2.degrees}})
 
     @staticmethod
     def combine_max(f1: Fiber, f2: Fiber) -> Fiber:
         """Degrees of ``f1`` or ``f2``; the larger multiplicity of the two."""
+        _check_both(f1, f2)
         return Fiber(dictionary={d: max(f1.dict.get(d, 0), f2.dict.get(d, 0)) for d in {*f1.degrees, *f2.degrees}})
 
     @staticmethod
     def combine_selectively(f1: Fiber, f2: Fiber) -> Fiber:
         """Degrees of ``f1`` only; multiplicities added where ``f2`` has the degree too."""
+        _check_both(f1, f2)
         return Fiber(dictionary={d: m + f2.dict.get(d, 0) for d, m in f1.dict.items()})
 
     @staticmethod
     def combine_fibers(val1: Features, struct1: Fiber, val2: Features, struct2: Fiber) -> Features:
         """Features ``val1`` of fiber ``struct1``, then ``val2`` of ``struct2``, their channels concatenated."""
+        _check_channels(val1, struct1, "val1")
+        _check_channels(val2, struct2, "val2")
         combined = {}
         for degree in Fiber.combine(struct1, struct2).degrees:
             parts = [v[str(degree)] for v, f in ((val1, struct1), (val2, struct2)) if degree in f.dict]
@@ -145,6 +153,61 @@ def as_fiber(value: FiberLike, name: str) -> Fiber:
         raise type(error)(f"{name} must be {expected}, got {value!r}: {error}") from error
 
 
+def _whole(number: Any, name: str) -> int:
+    try:
+        return index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be a whole number, got {number!r}") from None
+
+
+def _checked_pairs(structure: Any) -> list[tuple[int, int]]:
+    """Multiplicities and degrees."""
+    try:
+        pairs = [(multiplicity, degree) for multiplicity, degree in structure]
+    except (TypeError, ValueError):
+        raise TypeError(f"structure must be [(multiplicity, degree), ...], got {structure!r}") from None
+    return [(_whole(m, f"the multiplicity of degree {d!r}"), _whole(d, "a degree")) for m, d in pairs]
+
+
+def check_fiber(fiber: Any, name: str) -> None:
+    """Refuse a ``fiber`` that is no Fiber with a TypeError that calls it ``name``."""
+    if not isinstance(fiber, Fiber):
+        raise TypeError(f"{name} must be a Fiber, got {type(fiber).__name__}")
+
+
+def _check_both(f1: Any, f2: Any) -> None:
+    check_fiber(f1, "f1")
+    check_fiber(f2, "f2")
+
+
+def check_keys(F: Any, fiber: Fiber, name: str) -> None:
+    """Refuse features ``F``, called ``name``, whose keys are not the degrees of ``fiber``.
+
+    Raises:
+        TypeError: ``F`` is not a mapping, or ``fiber`` not a Fiber.
+        ValueError: a degree is missing or not in the fiber.
+    """
+    check_fiber(fiber, f"the fiber of {name}")
+    if not isinstance(F, Mapping):
+        raise TypeError(f"{name} must be a dict of tensors keyed by the degree as a string, got {type(F).__name__}")
+    expected = {str(degree) for degree in fiber.degrees}
+    if set(F) != expected:
+        got = sorted(map(repr, F))
+        raise ValueError(f"{name} must have the degrees {sorted(expected)} of {fiber}, got [{', '.join(got)}]")
+
+
+def _check_channels(F: Any, fiber: Fiber, name: str) -> None:
+    """Refuse features that are not ``{degree: [..., multiplicity, 2 degree + 1]}`` for the degrees of a fiber."""
+    check_keys(F, fiber, name)
+    for multiplicity, degree in fiber.structure:
+        value = F[str(degree)]
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}['{degree}'] must be a tensor, got {type(value).__name__}")
+        if tuple(value.shape[-2:]) != (multiplicity, 2 * degree + 1):
+            shape = f"[..., {multiplicity}, {2 * degree + 1}]"
+            raise ValueError(f"{name}['{degree}'] must have shape {shape}, got {list(value.shape)}")
+
+
 def get_fiber_dict(
     F: Tensor, struct: Fiber, mask: Fiber | None = None, return_struct: bool = False
 ) -> Features | tuple[Features, Fiber]:
@@ -160,9 +223,17 @@ def get_fiber_dict(
         ``{degree: [..., multiplicity, 2 degree + 1]}``, and its Fiber if asked for.
 
     Raises:
-        ValueError: the last dimension of ``F`` is not ``struct.n_features``.
+        TypeError: ``F`` is not a tensor, or ``struct`` or ``mask`` is not a Fiber.
+        ValueError: the last dimension of ``F`` is not ``struct.n_features``, or ``mask`` keeps none of its degrees.
     """
-    if F.shape[-1] != struct.n_features:
+    check_fiber(struct, "struct")
+    if mask is not None:
+        check_fiber(mask, "mask")
+        if not {*mask.degrees} & {*struct.degrees}:
+            raise ValueError(f"mask must have a degree of struct, got {mask} for {struct}")
+    if not isinstance(F, Tensor):
+        raise TypeError(f"F must be a tensor, got {type(F).__name__}")
+    if F.shape[-1:] != (struct.n_features,):
         raise ValueError(f"F must have last dimension {struct.n_features} for {struct}, got shape {list(F.shape)}")
     kept = [(m, d) for m, d in struct.structure if mask is None or d in mask.dict]
     features = {}
@@ -176,14 +247,9 @@ def get_fiber_tensor(F: Mapping[str, Tensor], struct: Fiber) -> Tensor:
     """Flatten features F of fiber ``struct``: ``{degree: [..., multiplicity, 2 degree + 1]}`` to ``[..., n_features]``.
 
     Raises:
-        ValueError: a tensor has other channels than the fiber says.
+        TypeError, ValueError: ``F`` has other degrees or channels than the fiber says, or no tensors.
     """
-    for multiplicity, degree in struct.structure:
-        value = F[str(degree)]
-        if tuple(value.shape[-2:]) != (multiplicity, 2 * degree + 1):
-            raise ValueError(
-                f"F['{degree}'] must have shape [..., {multiplicity}, {2 * degree + 1}], got {list(value.shape)}"
-            )
+    _check_channels(F, struct, "F")
     return torch.cat([F[str(degree)].flatten(-2) for degree in struct.degrees], dim=-1)
 
 
@@ -206,15 +272,19 @@ def fiber2head(F: Mapping[str, Tensor], h: int, structure: Fiber, squeeze: bool 
         ``[..., h, n_features / h]`` with ``squeeze``, ``[..., h, n_features / h, 1]`` without.
 
     Raises:
-        ValueError: ``h`` does not divide a multiplicity.
+        TypeError, ValueError: ``h`` does not divide a multiplicity, or ``F`` has other degrees or channels than the
+            fiber says.
     """
     check_heads(structure, h, "structure")
+    _check_channels(F, structure, "F")
     tensor = torch.cat([F[str(d)].unflatten(-2, (h, -1)).flatten(-2) for d in structure.degrees], dim=-1)
     return tensor if squeeze else tensor.unsqueeze(-1)
 
 
 def check_heads(fiber: Fiber, n_heads: int, name: str) -> None:
     """Refuse ``n_heads`` that do not divide all channels of ``fiber`` with a ValueError that calls it ``name``."""
+    check_fiber(fiber, name)
+    n_heads = _whole(n_heads, "n_heads")
     for multiplicity, degree in fiber.structure:
         if n_heads < 1 or multiplicity % n_heads:
             raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import operator
 import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -280,12 +280,17 @@ def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the graph is on another device; graphs are moved by whoever owns them, not once per layer.
     """
-    graph, device = as_graph(G), torch.device(device)
+    graph = as_graph(G)
+    check_device(graph, torch.device(device))
+    src, dst = graph.edges()
+    return src.long(), dst.long()
+
+
+def check_device(graph: GraphLike, device: torch.device) -> None:
+    """Refuse a ``graph`` that is not on the ``device`` of the features with a ValueError that says how to move it."""
     if not _same_device(graph.device, device):
         remedy = "Graph.from_dgl(G).to(device)" if _is_dgl(graph) else "G.to(device)"
         raise ValueError(f"graph must be on the features' device, {device}, got one on {graph.device}; use {remedy}")
-    src, dst = graph.edges()
-    return src.long(), dst.long()
 
 
 def graph_of_node(G: Any) -> Tensor:
@@ -333,8 +338,10 @@ def batch(graphs: Sequence[Any]) -> Any:
     Raises:
         ValueError: no graphs, or graphs that differ in their device or in the names, dtypes or trailing shapes of their
             fields.
-        TypeError: graphs of different kinds.
+        TypeError: graphs of different kinds, or what is no sequence of graphs.
     """
+    if not isinstance(graphs, Iterable):
+        raise TypeError(f"graphs must be a sequence of graphs, got {_type_name(graphs)}")
     graphs = [as_graph(G) for G in graphs]
     if not graphs:
         raise ValueError("graphs must hold at least one graph, got none")
@@ -549,7 +556,10 @@ def _check_alike(graphs: Sequence[GraphLike]) -> None:
 def _integers(name: str, value: Tensor | Sequence[int]) -> Tensor:
     """`value` as a one-dimensional tensor of integers, or a ValueError that names it."""
     if not isinstance(value, Tensor):
-        value = torch.as_tensor(value)
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} must be a tensor or a sequence of integers, got {value!r}") from error
         value = value if value.numel() else value.long()
     if value.dim() != 1 or value.dtype not in _INTEGERS:
         raise ValueError(f"{name} must be one-dimensional of int32 or int64, got {value.dtype} {list(value.shape)}")

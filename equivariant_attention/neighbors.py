@@ -7,7 +7,6 @@ tree searched on a CPU and the blocks of distances made on a GPU find the same e
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -18,9 +17,10 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from equivariant_attention.checks import check_whole_number
+from equivariant_attention.checks import check_positive, check_whole_number
 from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.graphs import Graph, graph_sizes
+from equivariant_attention.plan import LARGEST_DISTANCE
 from equivariant_attention.so3.vectors import length_and_direction
 
 _BLOCK = 2**22  # distances held at once in the search without a tree: 32 MiB
@@ -43,7 +43,7 @@ def fully_connected_graph(x: Tensor, batch: Tensor | None = None) -> Graph:
         respect to `x`, and its batch sizes; edges ordered by destination, then source; never from a node to itself.
 
     Raises:
-        ValueError: `x` or `batch` is not as above, or a position is not finite.
+        ValueError: `x` or `batch` is not as above, or a position is not finite and at most 5e17.
     """
     return _graph(x, batch, _every_pair)
 
@@ -60,14 +60,9 @@ def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
         A Graph as from `fully_connected_graph`.
 
     Raises:
-        ValueError: `x`, `k` or `batch` is not as above, or a position is not finite.
+        ValueError: `x`, `k` or `batch` is not as above, or a position is not finite and at most 5e17.
     """
-    try:
-        k = operator.index(k)
-    except TypeError:
-        raise ValueError(f"k must be an integer, got {k!r}") from None
-    if k < 1:
-        raise ValueError(f"k must be at least 1, got {k}")
+    check_whole_number(k, 1, "k")
     return _graph(x, batch, partial(_nearest, k=k))
 
 
@@ -85,11 +80,10 @@ def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None, envelope
         with respect to `x`, by which layers weigh what they gather.
 
     Raises:
-        ValueError: `x`, `radius`, `batch` or `envelope` is not as above, or a position is not finite.
+        ValueError: `x`, `radius`, `batch` or `envelope` is not as above, or a position is not finite and at most 5e17.
     """
+    check_positive(radius, "radius")
     radius = float(radius)
-    if not radius > 0:
-        raise ValueError(f"radius must be larger than 0, got {radius}")
     if envelope is not None:
         check_whole_number(envelope, 1, "envelope")
     graph = _graph(x, batch, partial(_within, radius=radius))
@@ -119,13 +113,14 @@ def _graph(x: Tensor, batch: Tensor | None, search: _Search) -> Graph:
 
 
 def _check_positions(x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 2 or x.shape[1] != 3:
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64) or x.shape[1:] != (3,):
         got = f"{x.dtype} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be a floating-point tensor [nodes, 3], got {got}")
-    finite = x.isfinite().all(dim=1)
-    if not finite.all():
-        node = int((~finite).nonzero()[0])
-        raise ValueError(f"x must be finite, got {x[node].tolist()} at node {node}")
+        raise ValueError(f"x must be a float32 or float64 tensor [nodes, 3], got {got}")
+    fits = (x.abs() <= LARGEST_DISTANCE / 2).all(dim=1)
+    if not fits.all():
+        node = int((~fits).nonzero()[0])
+        limit = f"{LARGEST_DISTANCE / 2:.0e}"
+        raise ValueError(f"x must be finite and at most {limit}, got {x[node].tolist()} at node {node}")
 
 
 def _every_pair(points: Tensor) -> tuple[Tensor, Tensor]:

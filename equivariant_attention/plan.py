@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_floating_point, check_of_graph
+from equivariant_attention.envelope import edge_envelope
 from equivariant_attention.graphs import GraphLike, as_graph
 from equivariant_attention.segments import segment_size
 from equivariant_attention.so3.vectors import length_and_direction
@@ -23,13 +25,14 @@ class Plan:
     Looking at values makes the host of a GPU wait. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
-    waiting.
+    waiting, and that values are finite.
 
     Args:
         G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``.
 
     Attributes:
         num_nodes, num_edges: of the graph.
+        src, dst: the nodes that each edge leads from and to, int64 ``[edges]``.
         pairs: an edge and its reverse, of equal length and ``edata['w']`` and so of equal radial weights,
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
@@ -38,8 +41,9 @@ class Plan:
 
     Raises:
         KeyError: the graph has no ``edata['d']``.
-        TypeError, ValueError: ``edata['d']`` is not float32 or float64, has another shape, or is not finite and below
-            1e18; an edge leads from or to a node that is not there.
+        TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has
+            another shape, or is not finite and at most 1e18, the envelope at least 0; or an edge leads from or to a
+            node that is not there.
     """
 
     def __init__(self, G: Any) -> None:
@@ -47,11 +51,12 @@ class Plan:
         d = relative_positions(G).detach()
         _check_values(G, d)
         self.num_nodes, self.num_edges = G.num_nodes(), G.num_edges()
+        self.src, self.dst = (ends.long() for ends in G.edges())
         self.zero_edges = _is_zero(d).nonzero().squeeze(-1)
-        self.pairs = _pairs(*G.edges(), self.num_nodes, _radial_input(G, d))
+        self.pairs = _pairs(self.src, self.dst, self.num_nodes, _radial_input(G, d))
         alone = torch.ones(self.num_edges, dtype=torch.bool, device=d.device).index_fill(0, self.pairs.flatten(), False)
         self.order = torch.cat([self.pairs.flatten(), alone.nonzero().squeeze(-1)])
-        self.out_edges = OutEdges.of(G.edges()[0], self.num_nodes)
+        self.out_edges = OutEdges.of(self.src, self.num_nodes)
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
@@ -70,20 +75,20 @@ class Plan:
         """
         G = as_graph(G)
         d = relative_positions(G).detach()
-        for name, found, expected in (
-            ("nodes", self.num_nodes, G.num_nodes()),
-            ("edges", self.num_edges, G.num_edges()),
-            ("device", self.order.device, d.device),
-        ):
-            if found != expected:
-                raise ValueError(f"plan must be of this graph: {name} must be {expected}, got {found}")
+        check_of_graph(
+            "plan",
+            ("nodes", G.num_nodes(), self.num_nodes),
+            ("edges", G.num_edges(), self.num_edges),
+            ("device", d.device, self.order.device),
+        )
+        src, dst = G.edges()
         first, second = _radial_input(G, d)[self.pairs.T]
         planned_zero = torch.zeros_like(d[:, 0], dtype=torch.bool).index_fill(0, self.zero_edges, True)
-        fits = (first == second).all() & (_is_zero(d) == planned_zero).all() & (d.abs() <= LARGEST_DISTANCE).all()
+        fits = (first == second).all() & (_is_zero(d) == planned_zero).all() & (src == self.src).all()
         torch._assert_async(
-            fits,
-            "plan must be of this graph: edata['d'] is not finite, other edges have length zero, or the two directions "
-            "of an edge no longer agree in length or edata['w']",
+            fits & (dst == self.dst).all() & values_in_range(G, d),
+            "plan must be of this graph: edges lead elsewhere, others have length zero, the two directions of one no "
+            "longer agree in length or edata['w'], or edata['d'], edata['w'] or edata['envelope'] is out of range",
         )
 
     def __repr__(self) -> str:
@@ -184,9 +189,45 @@ def relative_positions(G: GraphLike) -> Tensor:
     return d.reshape(-1, 3)
 
 
+def _ranges(G: GraphLike, d: Tensor) -> list[tuple[str, Tensor, str, Tensor]]:
+    """The fields that layers compute with: name, value, which numbers are allowed, and where it has such."""
+    limit, w, envelope = f"finite and at most {LARGEST_DISTANCE:.0e}", edge_features(G), edge_envelope(G)
+    ranges = [("edata['d']", d, limit, d.abs() <= LARGEST_DISTANCE)]
+    if w is not None:
+        ranges.append(("edata['w']", w, limit, w.abs() <= LARGEST_DISTANCE))
+    if envelope is not None:
+        fits = (envelope >= 0) & envelope.isfinite()
+        ranges.append(("edata['envelope']", envelope, "at least 0 and finite", fits))
+    return ranges
+
+
+def values_in_range(G: GraphLike, d: Tensor) -> Tensor:
+    """Whether the fields of ``G`` that layers compute with, ``d`` and others, are finite and so on, as a tensor."""
+    return torch.stack([fits.all() for *_, fits in _ranges(G, d)]).all()
+
+
+def edge_features(G: GraphLike) -> Tensor | None:
+    """``edata['w']`` of ``G`` as ``[edges, edge_dim]``, without its gradient; None where there is none.
+
+    Raises:
+        TypeError, ValueError: it is not of floating-point numbers, or has another shape.
+    """
+    if "w" not in G.edata:
+        return None
+    w, edges = G.edata["w"], G.num_edges()
+    check_floating_point(w, "edata['w']")
+    if w.dim() not in (2, 3) or w.shape[2:] not in ((), (1,)):
+        raise ValueError(
+            f"edata['w'] must have shape [{edges}, edge_dim] or [{edges}, edge_dim, 1], got {list(w.shape)}"
+        )
+    return w.detach().flatten(1)
+
+
 def _check_values(G: GraphLike, d: Tensor) -> None:
-    if not (d.abs() <= LARGEST_DISTANCE).all():
-        raise ValueError(f"edata['d'] must be finite and at most {LARGEST_DISTANCE:.0e}, got {float(d.abs().max())}")
+    for name, value, allowed, fits in _ranges(G, d):
+        if not fits.all():
+            edge = int((~fits).any(1).nonzero()[0])
+            raise ValueError(f"{name} must be {allowed}, got {value[edge].tolist()} on edge {edge}")
     for name, ends in zip(("src", "dst"), G.edges(), strict=True):
         if ((ends < 0) | (ends >= G.num_nodes())).any():
             raise ValueError(f"{name} must hold nodes in [0, {G.num_nodes()}), got {ends.min()} to {ends.max()}")
@@ -198,8 +239,8 @@ def _is_zero(d: Tensor) -> Tensor:
 
 def _radial_input(G: GraphLike, d: Tensor) -> Tensor:
     """What the radial networks see of each edge, ``[edges, edge_dim + 1]``."""
-    w = [G.edata["w"].detach().flatten(1)] if "w" in G.edata else []
-    return torch.cat([*w, length_and_direction(d)[0]], dim=-1)
+    w, r = edge_features(G), length_and_direction(d)[0]
+    return r if w is None else torch.cat([w, r], dim=-1)
 
 
 def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from equivariant_attention.basis import Basis, BasisAndR, get_basis_and_r
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.graphs import Graph, GraphLike, as_graph, batch, unbatch
-from equivariant_attention.plan import OutEdges, Plan, relative_positions
+from equivariant_attention.plan import OutEdges, Plan, edge_features, relative_positions, values_in_range
 from equivariant_attention.so3.vectors import length_and_direction
 
 OVERHEAD = 2048  # bytes of the Python objects around the tensors of one graph, about
@@ -68,7 +68,8 @@ class BasisCache:
             the basis and the distances, ``[edges, 1]``.
 
         Raises:
-            KeyError, TypeError: as there; or ``edata['d']`` is of another dtype than that of the graphs before.
+            KeyError, TypeError: as there; or ``edata['d']`` is of another dtype than that of the graphs before, or
+                ``keys`` are not hashable values, one for each graph.
             ValueError: as there; or ``edata['d']`` requires a gradient or is on another device, there is not one key
                 for each graph, or a key is that of a graph with other numbers of nodes or edges.
             RuntimeError: a key is that of a graph with another ``edata['d']``, or ``edata['w']`` no longer agrees in
@@ -77,8 +78,7 @@ class BasisCache:
         G = as_graph(G)
         d = relative_positions(G)
         self._check_kind(d)
-        # Tensors are equal keys only to themselves: what counts is their values.
-        keys = [key.item() if isinstance(key, Tensor) else key for key in keys]
+        keys = _hashable(keys)
         parts = [self._kept.get(key) for key in keys]
         for key, size, part in zip(keys, _sizes(G, keys), parts, strict=True):
             if part is not None and (part.num_nodes, part.num_edges) != size:
@@ -149,6 +149,16 @@ class Kept(NamedTuple):
         return OVERHEAD + sum(tensor.nbytes for tensor in self if isinstance(tensor, Tensor))
 
 
+def _hashable(keys: Any) -> list[Hashable]:
+    """The keys as a list; of tensors, which are equal only to themselves, their values."""
+    try:
+        keys = [key.item() if isinstance(key, Tensor) else key for key in keys]
+        hash(tuple(keys))
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"keys must be hashable, one for each graph, got {keys!r}") from error
+    return keys
+
+
 def _sizes(G: GraphLike, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
     """Nodes and edges of each graph of a batch."""
     nodes, edges = G.batch_num_nodes().tolist(), G.batch_num_edges().tolist()
@@ -209,30 +219,31 @@ def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
     """The basis and the distances of a batch of the graphs that these are kept of."""
     d = relative_positions(G)
     plan = _joined_plan(kept, G)
-    fits = (d == torch.cat([part.d for part in kept])).all()
-    if "w" in G.edata:
-        first, second = G.edata["w"].detach()[plan.pairs.T]
+    fits, w = (d == torch.cat([part.d for part in kept])).all() & values_in_range(G, d), edge_features(G)
+    if w is not None:
+        first, second = w[plan.pairs.T]
         fits = fits & (first == second).all()
     torch._assert_async(
         fits,
-        "keys must name the graphs of G: edata['d'] is not as it was kept, or the two directions of an edge no longer "
-        "agree in edata['w']",
+        "keys must name the graphs of G: edata['d'] is not as it was kept, the two directions of an edge no longer "
+        "agree in edata['w'], or edata['w'] or edata['envelope'] is out of range",
     )
     r, direction = length_and_direction(d)
     frames = _pairs_first(kept, [part.frames for part in kept])
     parts = frames.split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
     frames = [part.unflatten(1, (2 * l + 1, -1)).contiguous() for l, part in enumerate(parts)]
-    return Basis(direction, max_degree, plan, (G.edata.get("w"), r), frames), r
+    return Basis(direction, max_degree, plan, (G.edata["d"], G.edata.get("w"), r), frames), r
 
 
 def _joined_plan(kept: Sequence[Kept], G: GraphLike) -> Plan:
     """The plan of a batch of graphs: what ``Plan(G)`` is, without looking at values."""
     plan = Plan.__new__(Plan)
     plan.num_nodes, plan.num_edges = G.num_nodes(), G.num_edges()
+    plan.src, plan.dst = (ends.long() for ends in G.edges())
     plan.order = _pairs_first(kept, _renumbered(kept, [part.order for part in kept]))
     plan.pairs = plan.order[: 2 * sum(part.num_pairs for part in kept)].view(-1, 2)
     plan.zero_edges = torch.cat(_renumbered(kept, [part.zero_edges for part in kept]))
-    plan.out_edges = OutEdges.of(G.edges()[0], plan.num_nodes)
+    plan.out_edges = OutEdges.of(plan.src, plan.num_nodes)
     return plan
 
 

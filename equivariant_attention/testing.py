@@ -1,13 +1,15 @@
 """Is it really equivariant? A check for any callable on a graph, the library's own layers and users' models alike."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_whole_number
 from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
+from equivariant_attention.plan import relative_positions
 from equivariant_attention.so3 import random_rotation, wigner_d
 
 Output = Tensor | Mapping[str, Tensor]
@@ -54,16 +56,23 @@ def equivariance_error(
 
     Raises:
         KeyError: a field that is named is not on the graph.
-        TypeError: the model returns something else.
-        ValueError: a field or output has another last dimension than its degree asks for; or it cannot be told what the
-            output is on.
+        TypeError: the model is not callable, or returns something else.
+        ValueError: a degree is not a whole number of at least 0; a field or output has another last dimension than its
+            degree asks for; the degrees of the output differ between calls; or it cannot be told what the output is on,
+            or has another number of rows.
     """
+    if not callable(model):
+        raise TypeError(f"model must be callable, got {type(model).__name__}")
+    check_whole_number(output_degree, 0, "output_degree")
+    for label, degrees in (("node_degrees", node_degrees), ("edge_degrees", edge_degrees)):
+        for name, degree in (degrees or {}).items():
+            check_whole_number(degree, 0, f"{label}[{name!r}]")
     case = _Case(model, as_graph(G), {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}, output_degree)
     generator = torch.Generator("cpu").manual_seed(seed)
     expected = case.output(case.graph)
     if output_on not in (None, "nodes", "edges", "graphs"):
         raise ValueError(f"output_on must be None, 'nodes', 'edges' or 'graphs', got {output_on!r}")
-    place = output_on or case.place(expected)
+    place = case.place(expected, output_on)
     rotation = random_rotation(generator=generator, dtype=torch.float64, device="cpu")
     errors = {
         "rotation": case.error(case.output(case.rotated(rotation)), case.turned(expected, rotation)),
@@ -72,7 +81,8 @@ def equivariance_error(
     permuted, order = case.permuted(generator)
     errors["permutation"] = case.error(case.output(permuted), {d: v[order[place]] for d, v in expected.items()})
     parts = [case.output(as_graph(part)) for part in unbatch(case.graph)]
-    errors["batch"] = case.error({d: torch.cat([part[d] for part in parts]) for d in expected}, expected)
+    together = {d: torch.cat([part[d] for part in parts]) for d in expected} if parts else expected
+    errors["batch"] = case.error(together, expected)
     if reflections:
         errors["reflection"] = case.error(case.output(case.rotated(-rotation)), case.turned(expected, -rotation))
     return errors
@@ -95,7 +105,7 @@ def assert_equivariant(
         AssertionError: an error is above the tolerance, or not a number; it lists them all.
     """
     if tolerance is None:
-        tolerance = TOLERANCE[as_graph(G).edata["d"].dtype]
+        tolerance = TOLERANCE[relative_positions(as_graph(G)).dtype]
     errors = equivariance_error(model, G, **options)
     failed = [name for name, error in errors.items() if not error <= tolerance]
     if failed:
@@ -113,6 +123,7 @@ class _Case:
     node_degrees: dict[str, int]
     edge_degrees: dict[str, int]
     output_degree: int
+    degrees: set[int] = field(default_factory=set)  # of the outputs so far
 
     def __post_init__(self) -> None:
         for label, fields, degrees in self._fields():
@@ -131,16 +142,27 @@ class _Case:
         if not isinstance(output, Tensor | Mapping):
             raise TypeError(f"model must return a tensor or a dict of tensors by degree, got {type(output).__name__}")
         by_degree = output if isinstance(output, Mapping) else {str(self.output_degree): output}
+        for degree, value in by_degree.items():
+            if not (isinstance(degree, str) and degree.isdecimal() and isinstance(value, Tensor) and value.dim()):
+                got = f"{list(value.shape)} tensor" if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"model must return tensors of rows keyed by degrees as strings, got {degree!r}: {got}")
+        if not by_degree:
+            raise TypeError("model must return a tensor of at least one degree, got none")
+        degrees = {int(degree) for degree in by_degree}
+        self.degrees = self.degrees or degrees
+        if degrees != self.degrees:
+            raise ValueError(f"the output must have the same degrees always, got {self.degrees}, then {degrees}")
         return {int(degree): value.detach() for degree, value in by_degree.items()}
 
-    def place(self, output: dict[int, Tensor]) -> str:
-        """What the rows of the output are, told by their number."""
-        rows = next(iter(output.values())).shape[0]
-        graph = self.graph
+    def place(self, output: dict[int, Tensor], given: str | None) -> str:
+        """What the rows of the output are, as given or told by their number."""
+        rows, graph = {value.shape[0] for value in output.values()}, self.graph
         counts = {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "graphs": graph.batch_size}
-        places = [name for name, count in counts.items() if count == rows]
+        places = [given] if given else [name for name, count in counts.items() if rows == {count}]
         if len(places) != 1:
             raise ValueError(f"output_on must be given: the output has {rows} rows, and the graph {counts}")
+        if rows != {counts[places[0]]}:
+            raise ValueError(f"the output must have {counts[places[0]]} rows, one for each of {places[0]}, got {rows}")
         return places[0]
 
     def rotated(self, rotation: Tensor) -> GraphLike:
@@ -198,7 +220,9 @@ def _relative_error(found: Tensor, expected: Tensor) -> float:
     if not expected.numel():
         return 0.0
     worst, largest = float((found - expected).abs().max()), float(expected.abs().max())
-    return worst / largest if worst else worst
+    if not worst:
+        return 0.0
+    return worst / largest if largest else float("inf")
 
 
 def _turn(value: Tensor, degree: int, rotation: Tensor, name: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.basis import Basis
+from equivariant_attention.checks import check_alike, check_of_graph
 from equivariant_attention.fibers import Features, Fiber
 
 
@@ -60,21 +61,39 @@ class Inputs:
         return sent
 
     def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
-        """Refuse a basis that lacks a pair of degrees of ``fiber_in`` and ``fiber_out``, or that is of another graph.
+        """Refuse a basis that lacks a pair of degrees of ``fiber_in`` and ``fiber_out``, or that is of other edges.
 
         Raises:
-            ValueError: as said.
+            TypeError: it has another dtype than the distances, except under autocast.
+            ValueError: it is as said, or on another device.
         """
+        edges = self.src.shape[0]
         for k in fiber_in.degrees:
             for l in fiber_out.degrees:
-                if f"{k},{l}" not in self.basis:
-                    raise ValueError(
-                        f"basis must hold '{k},{l}': "
-                        f"get_basis_and_r needs max_degree of at least {max(k, l)} for this layer"
-                    )
-        edges = (self.basis.direction if isinstance(self.basis, Basis) else next(iter(self.basis.values()))).shape[0]
-        if edges != self.src.shape[0]:
-            raise ValueError(f"basis must be of this graph, with {self.src.shape[0]} edges, got one of {edges} edges")
+                check_pair(self.basis, k, l)
+                if not isinstance(self.basis, Basis):
+                    W = checked_tensor(self.basis, k, l, edges)
+                    check_alike(W, f"basis['{k},{l}']", self.scalars, "r")
+        if isinstance(self.basis, Basis):
+            check_of_graph("basis", ("edges", edges, len(self.basis.direction)))
+            check_alike(self.basis.direction, "basis", self.scalars, "r")
+
+
+def check_pair(basis: Mapping[str, Tensor], k: int, l: int) -> None:
+    """Refuse a basis that lacks a pair of degrees with a ValueError."""
+    if f"{k},{l}" not in basis:
+        raise ValueError(
+            f"basis must hold '{k},{l}': get_basis_and_r needs max_degree of at least {max(k, l)} for this layer"
+        )
+
+
+def checked_tensor(basis: Mapping[str, Tensor], k: int, l: int, edges: int) -> Tensor:
+    """What a basis holds for a pair of degrees, or a ValueError if that is missing or of another shape."""
+    check_pair(basis, k, l)
+    W, shape = basis[f"{k},{l}"], (edges, 1, 2 * l + 1, 1, 2 * k + 1, 2 * min(k, l) + 1)
+    if tuple(W.shape) != shape:
+        raise ValueError(f"basis['{k},{l}'] must have shape {list(shape)}, got {list(W.shape)}")
+    return W
 
 
 class _Part(Mapping[str, Tensor]):

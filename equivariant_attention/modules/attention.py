@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_features, check_whole_number
+from equivariant_attention.checks import check_alike, check_features, check_whole_number
 from equivariant_attention.envelope import edge_envelope
 from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
 from equivariant_attention.graphs import as_graph, edges_on
@@ -31,6 +31,7 @@ class GMABSE3(nn.Module):
         n_heads: number of heads.
 
     Raises:
+        TypeError: a fiber is not a Fiber.
         ValueError: ``n_heads`` does not divide the channels of every degree.
     """
 
@@ -64,13 +65,17 @@ class GMABSE3(nn.Module):
             the weights :math:`\alpha` ``[edges, heads]`` if asked for, at least float32.
 
         Raises:
-            ValueError: values, keys, queries or the envelope are not those of the fibers and the graph.
+            TypeError, ValueError: values, keys, queries or the envelope are not those of the fibers and the graph, or
+                differ in dtype or device.
         """
         G = as_graph(G)
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")
         check_features(q, self.f_key, G.num_nodes(), "q")
-        _, dst = edges_on(G, v[str(self.f_value.min_degree)].device)
+        value, key = str(self.f_value.min_degree), str(self.f_key.min_degree)
+        check_alike(k[key], f"k['{key}']", v[value], "v")
+        check_alike(q[key], f"q['{key}']", v[value], "v")
+        _, dst = edges_on(G, v[value].device)
         keys = fiber2head(k, self.n_heads, self.f_key, squeeze=True)
         queries = fiber2head(q, self.n_heads, self.f_key, squeeze=True)
         logits = (keys * queries[dst]).sum(-1) / self.f_key.n_features**0.5

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.checks import check_features
-from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.checks import check_alike, check_features
+from equivariant_attention.fibers import Features, Fiber, check_fiber
 
 
 class GSum(nn.Module):
@@ -22,6 +22,8 @@ class GSum(nn.Module):
 
     def __init__(self, f_x: Fiber, f_y: Fiber) -> None:
         super().__init__()
+        check_fiber(f_x, "f_x")
+        check_fiber(f_y, "f_y")
         self.f_x, self.f_y = f_x, f_y
         self.f_out = Fiber.combine_max(f_x, f_y)
 
@@ -36,7 +38,7 @@ class GSum(nn.Module):
             the same of fiber ``f_out``.
 
         Raises:
-            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they are of different numbers of nodes.
+            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         _check_pair(x, self.f_x, y, self.f_y)
         output = {}
@@ -62,6 +64,8 @@ class GCat(nn.Module):
 
     def __init__(self, f_x: Fiber, f_y: Fiber) -> None:
         super().__init__()
+        check_fiber(f_x, "f_x")
+        check_fiber(f_y, "f_y")
         self.f_x, self.f_y = f_x, f_y
         self.f_out = Fiber.combine_selectively(f_x, f_y)
 
@@ -76,7 +80,7 @@ class GCat(nn.Module):
             the same of fiber ``f_out``.
 
         Raises:
-            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they are of different numbers of nodes.
+            TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         _check_pair(x, self.f_x, y, self.f_y)
         combined = Fiber.combine_fibers(x, self.f_x, y, self.f_y)
@@ -88,7 +92,9 @@ class GCat(nn.Module):
 
 def _check_pair(x: Features, f_x: Fiber, y: Features, f_y: Fiber) -> None:
     check_features(x, f_x, name="x")
-    check_features(y, f_y, rows=x[str(f_x.min_degree)].shape[0], name="y")
+    of_x, first = x[str(f_x.min_degree)], str(f_y.min_degree)
+    check_features(y, f_y, rows=of_x.shape[0], name="y")
+    check_alike(y[first], f"y['{first}']", of_x, "x")
 
 
 def _padded(value: Tensor, channels: int) -> Tensor:

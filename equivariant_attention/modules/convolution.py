@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_features, check_fiber, check_floating_point
+from equivariant_attention.checks import check_features, check_floating_point
 from equivariant_attention.contraction import Inputs, contract
 from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.graphs import GraphLike, as_graph, edges_on
 from equivariant_attention.modules.pairwise import PairwiseConv
+from equivariant_attention.plan import relative_positions
 from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
 
 X_IJ = (None, "cat", "add")
@@ -213,14 +214,19 @@ def checked_inputs(
 
     Raises:
         TypeError: ``r`` or ``basis`` is missing, or something has another dtype than the layer.
-        ValueError: features, ``r`` or ``edata['w']`` have another shape than the graph and the layer ask for.
+        ValueError: features, ``r`` or ``edata['w']`` have another shape or device than the graph and the layer ask for;
+            or ``basis`` is of another graph.
+        RuntimeError: ``basis`` is of another graph.
     """
     check_features(h, layer.f_in, G.num_nodes(), "h", layer)
     if r is None or not isinstance(basis, Mapping):
         raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
     src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
     scalars = _edge_scalars(G, r, layer)
-    pairs_share = isinstance(basis, Basis) and basis.is_of(G.edata.get("w"), r)
+    pairs_share = False
+    if isinstance(basis, Basis):
+        basis.check(G)
+        pairs_share = basis.is_of(G.edata.get("w"), r)
     return Inputs(h, src, scalars, basis, pairs_share)
 
 
@@ -242,7 +248,7 @@ def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) ->
 
 def _x_ij(G: GraphLike) -> Tensor:
     """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
-    d = G.edata["d"].reshape(-1, 3)
+    d = relative_positions(G)
     if "x" not in G.ndata:
         return d
     x, nodes = G.ndata["x"], G.num_nodes()

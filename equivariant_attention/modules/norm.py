@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_features, check_fiber, check_whole_number
-from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.checks import check_features, check_module_class, check_whole_number
+from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.radial import BN
 
 SMALLEST_NORM = 1e-12
@@ -25,12 +25,14 @@ class GNormSE3(nn.Module):
             only; for 0, LayerNorm and nonlinearity.
 
     Raises:
-        TypeError, ValueError: ``fiber`` is not a Fiber, or ``num_layers`` not a whole number of at least 0.
+        TypeError: ``fiber`` is not a Fiber, or ``nonlin`` makes no module.
+        ValueError: ``num_layers`` is not a whole number of at least 0.
     """
 
     def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0) -> None:
         super().__init__()
         check_fiber(fiber, "fiber")
+        check_module_class(nonlin, "nonlin")
         check_whole_number(num_layers, 0, "num_layers")
         self.fiber, self.num_layers = fiber, num_layers
         self.transform = nn.ModuleDict({str(d): _norm_network(m, nonlin, num_layers) for m, d in fiber.structure})
@@ -66,11 +68,15 @@ class GNormBias(nn.Module):
     Args:
         fiber: fiber of input and output.
         nonlin: the nonlinearity, a module class.
+
+    Raises:
+        TypeError: ``fiber`` is not a Fiber, or ``nonlin`` makes no module.
     """
 
     def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU) -> None:
         super().__init__()
         check_fiber(fiber, "fiber")
+        check_module_class(nonlin, "nonlin")
         self.fiber = fiber
         self.nonlin = nonlin()
         self.bias = nn.ParameterDict({str(d): nn.Parameter(torch.randn(1, m)) for m, d in fiber.structure})

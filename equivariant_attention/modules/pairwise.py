@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from equivariant_attention.checks import check_whole_number
+from equivariant_attention.contraction.inputs import checked_tensor
 from equivariant_attention.modules.radial import RadialFunc
 
 
@@ -21,10 +23,21 @@ class PairwiseConv(nn.Module):
         degree_out: l.
         nc_out: channels of degree l.
         edge_dim: number of scalar features per edge, apart from the distance.
+
+    Raises:
+        ValueError: a degree or ``edge_dim`` is not a whole number of at least 0, or a number of channels not one of at
+            least 1.
     """
 
     def __init__(self, degree_in: int, nc_in: int, degree_out: int, nc_out: int, edge_dim: int = 0) -> None:
         super().__init__()
+        for name, value, least in (
+            ("degree_in", degree_in, 0),
+            ("nc_in", nc_in, 1),
+            ("degree_out", degree_out, 0),
+            ("nc_out", nc_out, 1),
+        ):
+            check_whole_number(value, least, name)
         self.degree_in, self.degree_out = degree_in, degree_out
         self.nc_in, self.nc_out = nc_in, nc_out
         self.num_freq = 2 * min(degree_in, degree_out) + 1
@@ -41,6 +54,11 @@ class PairwiseConv(nn.Module):
 
         Returns:
             ``[edges, nc_out (2l+1), nc_in (2k+1)]``.
+
+        Raises:
+            TypeError, ValueError: ``feat`` has another shape, dtype or device; the basis lacks the pair of degrees, or
+                is of other edges.
         """
-        kernel = (self.rp(feat) * basis[f"{self.degree_in},{self.degree_out}"]).sum(-1)
+        R = self.rp(feat)
+        kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, len(R))).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)

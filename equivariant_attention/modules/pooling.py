@@ -1,12 +1,13 @@
 """Pooling over the nodes of each graph."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_floating_point
 from equivariant_attention.fibers import Features
-from equivariant_attention.graphs import as_graph, graph_of_node
+from equivariant_attention.graphs import GraphLike, as_graph, check_device, graph_of_node
 from equivariant_attention.segments import segment_max, segment_mean
 
 
@@ -68,11 +69,15 @@ class GMaxPooling(nn.Module):
         return segment_max(_on_nodes(features, "0", G).squeeze(-1), graph_of_node(G), G.batch_size)
 
 
-def _on_nodes(features: Features, degree: str, G: Any) -> Tensor:
+def _on_nodes(features: Features, degree: str, G: GraphLike) -> Tensor:
+    if not isinstance(features, Mapping):
+        got = type(features).__name__
+        raise TypeError(f"features must be a dict of tensors keyed by the degree as a string, got {got}")
     if degree not in features:
-        raise ValueError(f"features must have degree '{degree}' to be pooled, got {sorted(features)}")
+        raise ValueError(f"features must have degree '{degree}' to be pooled, got {sorted(map(repr, features))}")
     value, last = features[degree], 2 * int(degree) + 1
     check_floating_point(value, f"features['{degree}']")
+    check_device(G, value.device)
     if value.dim() != 3 or value.shape[0] != G.num_nodes() or value.shape[2] != last:
         raise ValueError(f"features['{degree}'] must have shape [{G.num_nodes()}, m, {last}], got {list(value.shape)}")
     return value

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_whole_number
+from equivariant_attention.checks import check_floating_point, check_whole_number
 from equivariant_attention.contraction.kernels import HIDDEN
 
 
@@ -11,10 +11,14 @@ class BN(nn.Module):
 
     Args:
         m: length of the last dimension.
+
+    Raises:
+        ValueError: ``m`` is not a whole number of at least 1.
     """
 
     def __init__(self, m: int) -> None:
         super().__init__()
+        check_whole_number(m, 1, "m")
         self.bn = nn.LayerNorm(m)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,11 +38,13 @@ class RadialFunc(nn.Module):
         edge_dim: number of scalar features per edge, apart from the distance.
 
     Raises:
-        ValueError: ``edge_dim`` is not a whole number of at least 0.
+        ValueError: ``edge_dim`` is not a whole number of at least 0, or another argument not one of at least 1.
     """
 
     def __init__(self, num_freq: int, in_dim: int, out_dim: int, edge_dim: int = 0) -> None:
         super().__init__()
+        for name, value in (("num_freq", num_freq), ("in_dim", in_dim), ("out_dim", out_dim)):
+            check_whole_number(value, 1, name)
         check_whole_number(edge_dim, 0, "edge_dim")
         self.num_freq, self.in_dim, self.out_dim, self.edge_dim = num_freq, in_dim, out_dim, edge_dim
         self.net = nn.Sequential(
@@ -62,7 +68,13 @@ class RadialFunc(nn.Module):
 
         Returns:
             ``[edges, out_dim, 1, in_dim, 1, num_freq]``.
+
+        Raises:
+            TypeError, ValueError: ``x`` has another shape, dtype or device.
         """
+        check_floating_point(x, "x", self)
+        if x.shape[1:] != (self.edge_dim + 1,):
+            raise ValueError(f"x must have shape [edges, {self.edge_dim + 1}], got {list(x.shape)}")
         return self.net(x).view(-1, self.out_dim, 1, self.in_dim, 1, self.num_freq)
 
     @property

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_fiber
-from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.checks import check_positive
+from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.attention import GMABSE3
 from equivariant_attention.modules.combine import GCat, GSum
 from equivariant_attention.modules.convolution import GConvSE3Partial, messages
@@ -121,8 +121,7 @@ class GSE3Res(nn.Module):
 
 def _divided(f_out: Fiber, div: float) -> Fiber:
     check_fiber(f_out, "f_out")
-    if not div > 0:
-        raise ValueError(f"div must be larger than 0, got {div}")
+    check_positive(div, "div")
     channels = {degree: int(m // div) for degree, m in f_out.dict.items()}
     for degree, m in f_out.dict.items():
         if channels[degree] < 1:

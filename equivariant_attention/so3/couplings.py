@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_whole_number
 from equivariant_attention.so3.constants import constant
 
 # The published basis agrees with e3nn's Wigner 3j symbols up to one sign per (degree_in, degree_out, J). Published
@@ -41,9 +42,11 @@ def coupling(
         degree l equivariantly. Cached: do not write to it.
 
     Raises:
-        ValueError: J is not between ``|l - k|`` and ``l + k``.
+        ValueError: a degree is not a whole number of at least 0, or J is not between ``|l - k|`` and ``l + k``.
     """
-    if not abs(degree_out - degree_in) <= J <= degree_out + degree_in:
+    check_whole_number(degree_out, 0, "degree_out")
+    check_whole_number(degree_in, 0, "degree_in")
+    if not isinstance(J, int) or not abs(degree_out - degree_in) <= J <= degree_out + degree_in:
         raise ValueError(f"J must lie between |l - k| and l + k for (l, k) = ({degree_out}, {degree_in}), got {J}")
     signed = published_sign(degree_in, degree_out, J) * real_clebsch_gordan(degree_out, degree_in, J)
     return torch.from_numpy(signed).to(device, dtype)
@@ -71,7 +74,12 @@ def aligned_coupling(
 
     Returns:
         ``[F, F]``: rows ``w_0, a_1, b_1, a_2, b_2, ...``, columns J ascending. Cached: do not write to it.
+
+    Raises:
+        ValueError: a degree is not a whole number of at least 0.
     """
+    check_whole_number(degree_out, 0, "degree_out")
+    check_whole_number(degree_in, 0, "degree_in")
     l, k = degree_out, degree_in
     columns = []
     for J in range(abs(l - k), l + k + 1):

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_trailing, check_whole_number
+
 
 def spherical_harmonics(max_degree: int, direction: Tensor) -> Tensor:
     r"""Real spherical harmonics of degrees 0 to ``max_degree``, integrating to one over the sphere.
@@ -22,7 +24,12 @@ def spherical_harmonics(max_degree: int, direction: Tensor) -> Tensor:
 
     Returns:
         ``[..., (L + 1)^2]``; degree l takes the columns ``l^2`` to ``(l + 1)^2``, order m at ``l^2 + l + m``.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape. Lengths are not looked at.
     """
+    check_whole_number(max_degree, 0, "max_degree")
+    check_trailing(direction, (3,), "direction")
     x, y, z = direction.unbind(-1)
     no_direction = (direction == 0).all(-1)
     # The recursions start from 1 where there is a direction and from 0 where there is none.

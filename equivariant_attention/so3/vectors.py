@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_trailing
+
 
 def length_and_direction(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Euclidean length and unit vector; a zero vector has length 0, direction 0, and all derivatives 0.
@@ -12,7 +14,11 @@ def length_and_direction(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         length ``[..., 1]`` and direction ``[..., 3]``.
+
+    Raises:
+        TypeError, ValueError: ``vectors`` has another type or shape.
     """
+    check_trailing(vectors, (3,), "vectors")
     largest = vectors.detach().abs().amax(-1, keepdim=True)
     is_zero = largest == 0
     # The scale is a constant per vector, so it leaves every derivative as it is, but the squares stay near one.

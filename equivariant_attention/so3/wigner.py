@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from equivariant_attention.checks import check_trailing, check_whole_number
 from equivariant_attention.so3.constants import constant
 from equivariant_attention.so3.couplings import real_clebsch_gordan
 
@@ -16,7 +17,11 @@ def wigner_d(degree: int, rotation: Tensor) -> Tensor:
 
     Returns:
         ``[..., 2l+1, 2l+1]`` with ``Y_l(R x) = D^l(R) Y_l(x)``.
+
+    Raises:
+        TypeError, ValueError: as :func:`wigner_matrices`.
     """
+    check_whole_number(degree, 0, "degree")
     return wigner_matrices(degree, rotation)[-1]
 
 
@@ -34,7 +39,12 @@ def wigner_matrices(max_degree: int, rotation: Tensor) -> list[Tensor]:
 
     Returns:
         ``max_degree + 1`` tensors ``[..., 2l+1, 2l+1]``.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape. That matrices are orthogonal is not looked at.
     """
+    check_whole_number(max_degree, 0, "max_degree")
+    check_trailing(rotation, (3, 3), "rotation")
     matrices = [torch.ones_like(rotation[..., :1, :1]), rotation]
     for l in range(2, max_degree + 1):
         C = _step(l, rotation.dtype, rotation.device)
@@ -60,7 +70,11 @@ def aligning_rotation(direction: Tensor) -> Tensor:
 
     Returns:
         ``[..., 3, 3]``.
+
+    Raises:
+        TypeError, ValueError: ``direction`` has another type or shape.
     """
+    check_trailing(direction, (3,), "direction")
     side = torch.where(direction[..., 1:2] < 0, -1, 1).to(direction.dtype)
     x, y, z = (side * direction).unbind(-1)
     shrink = 1 / (1 + y)

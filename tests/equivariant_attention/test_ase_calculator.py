@@ -100,7 +100,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module with parameters, got function"):
         ModelCalculator(lambda G: G, 3.0)
     for cutoff in (0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="cutoff must be finite and larger than 0"):
+        with pytest.raises(ValueError, match=r"cutoff must be (larger than 0|finite)"):
             ModelCalculator(model(), cutoff)
     with pytest.raises(ValueError, match="envelope must be a whole number of at least 1"):
         ModelCalculator(model(), CUTOFF, envelope=0)

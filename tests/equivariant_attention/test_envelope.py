@@ -265,5 +265,5 @@ def test_wrong_envelopes_are_refused():
     for wrong in (-1e-3, float("nan"), float("inf")):
         G.edata["envelope"] = torch.ones(edges, dtype=torch.float64)
         G.edata["envelope"][3] = wrong
-        with pytest.raises(RuntimeError, match=r"edata\['envelope'\] must be at least 0 and finite"):
+        with pytest.raises(ValueError, match=r"edata\['envelope'\] must be at least 0 and finite"):
             run(layer, G, features)
