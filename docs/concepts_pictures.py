@@ -17,6 +17,7 @@ from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
 from equivariant_attention.so3 import random_rotation, spherical_harmonics, wigner_d
+from utils.files import atomic_write
 
 FOLDER = Path(__file__).parent
 POLYNOMIALS = {1: ["x", "y", "z"], 2: ["xz", "xy", "3y^2-1", "yz", "z^2-x^2"]}  # up to a factor
@@ -27,7 +28,8 @@ def main(folder: Path = FOLDER) -> None:
     """Draw both pictures into ``folder``."""
     for name, draw in (("harmonics.png", harmonics), ("message.png", message)):
         figure = draw()
-        figure.savefig(folder / name, bbox_inches="tight")
+        with atomic_write(folder / name) as file:
+            figure.savefig(file, format="png", bbox_inches="tight")
         plt.close(figure)
 
 

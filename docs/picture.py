@@ -17,6 +17,7 @@ from equivariant_attention.neighbors import fully_connected_graph
 from equivariant_attention.so3 import random_rotation
 from equivariant_attention.testing import equivariance_error
 from experiments.nbody.models import SE3Transformer
+from utils.files import atomic_write
 
 PATH = Path(__file__).with_name("equivariance.png")
 
@@ -35,7 +36,8 @@ def main(path: Path = PATH) -> None:
         axes.set_title(title)
     error = equivariance_error(model, particles(x, v, charge), node_degrees={"v": 1}, output_degree=1)["rotation"]
     figure.suptitle(f"An untrained SE(3)-Transformer: its vectors turn with its input (relative error {error:.0e})")
-    figure.savefig(path, bbox_inches="tight")
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", bbox_inches="tight")
     plt.close(figure)
 
 

@@ -1,17 +1,35 @@
-"""Tensors from files: read without running code, given to models strictly, with errors that name the file."""
+"""Tensors in files: written whole, read without running code, given to models strictly; errors name the file."""
 
 from __future__ import annotations
 
+import io
 import os
-import zipfile
 from pathlib import Path
 from textwrap import shorten
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention.files import atomic_write, check_archive
+
 LONGEST_LINE, MOST_LINES = 400, 8  # of what PyTorch says of weights that do not fit, which may be pages
+
+
+def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
+    """``torch.save``, atomically.
+
+    Args:
+        path: file to write; missing parent folders are made.
+        content: what :func:`torch.save` takes.
+
+    Raises:
+        OSError: from the file system; IsADirectoryError where ``path`` is a folder.
+    """
+    buffer = io.BytesIO()  # not straight to the file: PyTorch's archive writer hides why a write has failed
+    torch.save(content, buffer)
+    with atomic_write(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def read_tensors(path: str | os.PathLike[str]) -> Any:
@@ -33,7 +51,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"{path}: there is no such file")
     with open(path, "rb") as file:
         try:
-            _check_sums(file)
+            check_archive(file)
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged and foreign files raise almost anything
             reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
@@ -59,15 +77,6 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {_first_lines(str(error), MOST_LINES)}") from error
-
-
-def _check_sums(file: IO[bytes]) -> None:
-    """Refuse a file with other bytes than were written; PyTorch does not look at the checksums that it writes."""
-    if zipfile.is_zipfile(file):  # until PyTorch 1.6 files were of another kind, without any
-        with zipfile.ZipFile(file) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} is damaged, it has not the checksum that was written with it")
-    file.seek(0)
 
 
 def _first_lines(text: str, most: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
 
     Raises:
         ValueError: another mode.
-        OSError: from the file system; IsADirectoryError where ``path`` is a folder.
+        OSError: from the file system, with ``path`` as its ``filename``; IsADirectoryError where that is a folder.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode: expected 'wb' or 'w', got {mode!r}")
@@ -38,7 +39,7 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
     try:
-        with open(temporary, mode, **text) as file:
+        with named(path, temporary), open(temporary, mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -46,3 +47,38 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def named(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[None]:
+    """Let an OSError of the ``with`` block name a file where it names none, as that of a failed write does.
+
+    Args:
+        path: the file.
+        temporary: what is written in its stead, which nobody knows.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or (temporary is not None and error.filename == str(temporary)):
+            error.filename = os.fspath(path)
+        raise
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Refuse a ZIP archive, as torch files and .npz are, with other bytes than were written.
+
+    Its entries have checksums, which PyTorch does not look at. A file of another kind is left to who reads it.
+
+    Args:
+        file: open, at its beginning, where it is left.
+
+    Raises:
+        ValueError, zipfile.BadZipFile: it is damaged.
+        OSError: it cannot be read.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged, it has not the checksum that was written with it")
+    file.seek(0)

@@ -6,11 +6,21 @@ import sys
 import pytest
 import torch
 
+from tests.network import forbid
+
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
 
 # The tests' tensors are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_network():
+    """Nothing under test reaches beyond this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        forbid(patch.setattr)
+        yield
 
 
 @pytest.fixture(autouse=True)

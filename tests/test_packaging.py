@@ -1,13 +1,72 @@
 """What is declared: dependencies per Python version and platform, and what is imported when."""
 
+import ast
+import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
+# Distributions that are imported under another name, or are not imported: tools, and what others need.
+NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
+TOOLS = {"pytest-xdist", "ruff", "tensorboard", "furo", "myst-parser"}
+
+
+def imported(*folders):
+    """The distributions whose modules are imported in these folders, anywhere in a module."""
+    return set().union(*map(imported_in, folders))
+
+
+@cache
+def imported_in(folder):
+    names = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import(names=aliases):
+                    names |= {alias.name for alias in aliases}
+                case ast.ImportFrom(module=name):
+                    names.add(name)
+                case ast.Call(func=ast.Attribute(attr="importorskip"), args=[ast.Constant(value=name), *_]):
+                    names.add(name)
+    docs = {path.stem for path in (ROOT / "docs").glob("*.py")}  # which are no package
+    top = {name.split(".")[0] for name in names} - {*PACKAGES, *docs} - sys.stdlib_module_names
+    return {NAMES.get(name, name).replace("_", "-") for name in top}
+
+
+def declared(monkeypatch):
+    """The distributions that setup.py asks for: always, and by extra."""
+    asked = {}
+    setuptools = SimpleNamespace(setup=lambda **options: asked.update(options), find_packages=lambda **_: [])
+    monkeypatch.setitem(sys.modules, "setuptools", setuptools)  # which tests need not have
+    runpy.run_path(str(ROOT / "setup.py"))
+
+    def names(lines):
+        return {Requirement(line).name.lower().replace("_", "-") for line in lines}
+
+    extras = {extra: names(lines) for extra, lines in asked["extras_require"].items()}
+    return names(asked["install_requires"]), extras
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_needed(monkeypatch):
+    always, extras = declared(monkeypatch)
+    assert always <= imported("equivariant_attention")
+    optional = extras["ase"] | extras["triton"] | extras["pyg"]
+    assert imported("equivariant_attention") <= always | optional
+    trained = always | extras["experiments"] | optional | extras["xtb"] | extras["trackers"]
+    assert imported("utils", "experiments", "benchmarks") <= trained
+    everything = trained.union(*extras.values())
+    assert imported("tests", "docs") <= everything
+    assert everything - TOOLS <= imported(*PACKAGES)
+    # requirements.txt is what all but these is run with
+    asked = always.union(*(lines for name, lines in extras.items() if name not in ("trackers", "xtb")))
+    assert asked == {name.lower().replace("_", "-") for name in requirements()} | extras["pyg"]
 
 
 def requirements(path="requirements.txt"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import _codecs
 import os
 import pickle
-import zipfile
 from typing import Any
 
 import numpy as np
 import torch
+
+from equivariant_attention.files import check_archive
 
 # What a pickle of arrays, numbers and sets calls, under the module names of NumPy 1 and 2; other plain containers need
 # no name. The three functions are private, but each object tells its own.
@@ -51,11 +52,10 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ValueError: it is damaged or holds more than plain arrays.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            if (damaged := archive.testzip()) is not None:
-                raise ValueError(f"damaged entry {damaged}")
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content)
+        with open(path, "rb") as file:
+            check_archive(file)
+            with np.load(file, allow_pickle=False) as content:
+                return dict(content)
     except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
         raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
 
@@ -87,8 +87,9 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is damaged, holds something else, or no dict with names as keys.
     """
     try:
-        with torch.serialization.safe_globals(_TORCH_GLOBALS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file, torch.serialization.safe_globals(_TORCH_GLOBALS):
+            check_archive(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"expected a whole torch file of arrays and plain containers: {error}") from error
     return _named(content)

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from equivariant_attention.checkpoints import load_weights, read_tensors
-from equivariant_attention.files import atomic_write
+from equivariant_attention.checkpoints import load_weights, read_tensors, write_tensors
 from utils.cli import UsageError
 
 STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
@@ -29,8 +28,7 @@ def save(path: str | os.PathLike[str], kind: str, content: dict[str, Any]) -> No
         kind: ``STATE`` or ``WEIGHTS``.
         content: tensors, numbers, strings, lists and dicts.
     """
-    with atomic_write(path) as file:
-        torch.save({"kind": kind, **content}, file)
+    write_tensors(path, {"kind": kind, **content})
 
 
 def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:

@@ -165,6 +165,16 @@ def none_or_text(text: str) -> str | None:
     return None if text == "none" else text
 
 
+def reason(error: BaseException) -> str:
+    """What an error says; where the file system raised it, the file and what is wrong with it.
+
+    Args:
+        error: any.
+    """
+    of_file = isinstance(error, OSError) and error.strerror and error.filename is not None
+    return f"{error.filename}: {error.strerror}" if of_file else str(error)
+
+
 @contextmanager
 def blame(flag: str, **arguments: str) -> Iterator[None]:
     """Turn a ValueError or OSError of the ``with`` block into a UsageError that begins with the flag to mend.
@@ -179,8 +189,7 @@ def blame(flag: str, **arguments: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        of_system = isinstance(error, OSError) and error.strerror
-        message = f"{error.filename}: {error.strerror}" if of_system else str(error)
+        message = reason(error)
         for argument, its_flag in arguments.items():
             message = re.sub(rf"(?<!\S){argument}: ", f"{its_flag}: ", message)
         raise UsageError(message if message.startswith("--") else f"{flag}: {message}") from error
@@ -191,12 +200,12 @@ def run(main: Callable[[], object]) -> NoReturn:
 
     Args:
         main: the program. After a :class:`UsageError` the exit code is 2, after a FloatingPointError (a simulation or
-            a training went out of bounds) 1, after Ctrl-C 130.
+            a training went out of bounds) or an OSError (no space left, say) 1, after Ctrl-C 130.
     """
     try:
         main()
-    except (UsageError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UsageError, FloatingPointError, OSError) as error:
+        print(f"error: {reason(error)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import statistics
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from utils import checkpoints, distributed, runs
-from utils.cli import Presets, UsageError, blame, check, make_parser, parse
+from utils.cli import Presets, UsageError, blame, check, make_parser, parse, reason
 from utils.flags import FREE, add_machine_flags, add_run_flags
 from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
@@ -96,23 +97,29 @@ class Experiment:
             except Exception:
                 folder.discard_if_new()
                 raise
-            folder.write_config(lasting(flags))  # a resumed run that could not start stays as it was
-            if flags.profile:
-                batch = next(iter(loaders["train"]))
-                print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))
-                print(f"stopped after profiling; trace and table are in {folder.path / 'profile'}")
-                return {}
-            if not flags.forward:
-                print(f"run folder: {folder.path} (if interrupted, go on with --resume {folder.path})")
-                intervals = flags.log_interval, flags.print_interval
-                trainer.fit(loaders["train"], loaders.get("valid"), flags.num_epochs, *intervals, self.unit)
-            for tracker in trainer.trackers:
-                tracker.close()
-            trainer.use_best()
-            if not distributed.is_leader():
-                return {}
-            whole = {split: self.make_loader(flags, trainer.fabric, data) for split, data in datasets.items()}
-            return self.report(flags, trainer, whole, folder.path)
+            with unlost(folder.path):
+                folder.write_config(lasting(flags))  # a resumed run that could not start stays as it was
+                if flags.profile:
+                    batch = next(iter(loaders["train"]))
+                    print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))
+                    print(f"stopped after profiling; trace and table are in {folder.path / 'profile'}")
+                    return {}
+                return self._train_and_report(flags, trainer, datasets, loaders)
+
+    def _train_and_report(
+        self, flags: Namespace, trainer: Trainer, datasets: dict[str, Dataset], loaders: Loaders
+    ) -> dict[str, Any]:
+        if not flags.forward:
+            print(f"run folder: {trainer.folder} (if interrupted, go on with --resume {trainer.folder})")
+            intervals = flags.log_interval, flags.print_interval
+            trainer.fit(loaders["train"], loaders.get("valid"), flags.num_epochs, *intervals, self.unit)
+        for tracker in trainer.trackers:
+            tracker.close()
+        trainer.use_best()
+        if not distributed.is_leader():
+            return {}
+        whole = {split: self.make_loader(flags, trainer.fabric, data) for split, data in datasets.items()}
+        return self.report(flags, trainer, whole, trainer.folder)
 
     def _agree(self, arguments: Sequence[str] | None) -> tuple[runs.Run, Namespace]:
         """The run's folder and flags, in all processes those of the leader."""
@@ -207,6 +214,24 @@ class Experiment:
                 f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
             )
         return trainer
+
+
+@contextmanager
+def unlost(folder: Path) -> Iterator[None]:
+    """Turn an OSError of a training, as of a full disk, into a UsageError that says how to go on.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        UsageError: the block raised one.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"{reason(error)}. What was in {folder} before is whole; when this is mended, go on with --resume {folder}"
+        ) from error
 
 
 def _batch(collate: Callable[[list, str], Any], graph: str, dtype: torch.dtype, samples: list) -> Any:

@@ -5,10 +5,19 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from equivariant_attention.files import atomic_write
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = "lock"
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -29,6 +38,30 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         return folder
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, no other process gets the lock of a folder; the file ``lock`` there holds it.
+
+    Args:
+        folder: which is there.
+
+    Raises:
+        BlockingIOError: another process has it.
+        OSError: from the file system.
+    """
+    # A record lock, which ends with the process however it ends and is not inherited by data loading workers.
+    descriptor = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise BlockingIOError(f"{folder} is in use by another process") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

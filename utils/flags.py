@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from utils.cli import count, fraction, positive
@@ -81,3 +83,14 @@ def add_run_flags(parser: ArgumentParser) -> None:
     add("--print_interval", type=count(1), help="steps between refreshings of the progress bar")
     add("--tensorboard", action=BooleanOptionalAction, help="also log to TensorBoard")
     add("--wandb", action=BooleanOptionalAction, help="also log to Weights & Biases")
+
+
+def without_places(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of a run for others, to whom it says nothing where on its machine files were: absolute paths become None.
+
+    Args:
+        flags: of the run.
+    """
+    return {
+        name: None if isinstance(value, str) and Path(value).is_absolute() else value for name, value in flags.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,14 +24,16 @@ def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, ste
     Returns:
         the table: operations, by their own time.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     on_gpu = torch.cuda.is_available()
     for _ in range(warmup):
         step()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         for _ in range(steps):
             step()
-    recorded.export_chrome_trace(str(folder / "trace.json"))
+    with atomic_write(folder / "trace.json") as file, tempfile.TemporaryDirectory() as elsewhere:
+        trace = Path(elsewhere) / "trace.json"
+        recorded.export_chrome_trace(str(trace))  # to a path, and not atomically
+        file.write(trace.read_bytes())
     table = recorded.key_averages().table(f"self_{'cuda' if on_gpu else 'cpu'}_time_total", row_limit=30)
     with atomic_write(folder / "table.txt", "w") as file:
         file.write(table)

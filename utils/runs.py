@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import os
 import platform
 import secrets
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils.cli import UsageError, blame
-from utils.files import make_folder, read_json, write_json
+from utils.files import LOCK, locked, make_folder, read_json, write_json
 
-try:
-    import fcntl
-except ImportError:  # Windows: folders are not locked there
-    fcntl = None  # type: ignore[assignment]
-
-CONFIG, LOCK = "config.json", "lock"
+CONFIG = "config.json"
 
 
 class Run:
@@ -36,14 +31,14 @@ class Run:
         config: what config.json holds: ``'id'``, ``'flags'`` and ``'environment'``.
 
     Raises:
-        UsageError: another process has it.
-        OSError: from the file system.
+        OSError: from the file system; BlockingIOError where another process has it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.config = path, {}
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(path))
         self._is_new = not (path / CONFIG).exists()
-        self._lock: int | None = _lock(path)
 
     def write_config(self, flags: Mapping[str, Any]) -> None:
         """Write config.json: flags, with a name for the run and the environment it was started in.
@@ -58,16 +53,14 @@ class Run:
     def discard_if_new(self) -> None:
         """Forget a run that could not start: the same command, mended, may use the folder."""
         if self._is_new:
-            (self.path / CONFIG).unlink()
-            (self.path / LOCK).unlink()
+            for name in (CONFIG, LOCK):
+                (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 
     def close(self) -> None:
         """Let others use the folder. May be called again."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.close()
 
     def __enter__(self) -> Run:
         return self
@@ -85,7 +78,7 @@ class Follower(Run):
     """
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
-        self.path, self.config, self._is_new, self._lock = path, config, False, None
+        self.path, self.config, self._is_new, self._lock = path, config, False, ExitStack()
 
     def write_config(self, flags: Mapping[str, Any]) -> None:
         """Leave that to the other process."""
@@ -110,6 +103,7 @@ def create(flags: Mapping[str, Any], output: str | None, save_dir: str, name: st
                 raise UsageError(f"{output} already holds a run; go on with it by --resume {output}, or name another")
             run.write_config(flags)
         except BaseException:
+            run.discard_if_new()
             run.close()
             raise
     return run
@@ -193,15 +187,3 @@ def _unique_folder(save_dir: str, name: str) -> Path:
             continue
         return path
     raise AssertionError("unreachable")
-
-
-def _lock(folder: Path) -> int:
-    # A record lock, which ends with the process however it ends and is not inherited by data loading workers.
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    if fcntl is not None:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise UsageError(f"{folder} is in use by another process") from error
-    return descriptor

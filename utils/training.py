@@ -17,8 +17,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from equivariant_attention.checkpoints import write_tensors
 from utils import checkpoints, distributed
-from utils.files import atomic_write
+from utils.cli import reason
 from utils.history import Mean, Row, write_csv
 from utils.loaders import EpochLoader
 from utils.trackers import Tracker
@@ -369,12 +370,12 @@ class Trainer:
         rank = self.fabric.global_rank
         path = self.folder / (f"nonfinite-{rank}.pt" if rank else "nonfinite.pt")
         content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": step}
-        with atomic_write(path) as file:
-            torch.save(content, file)
-        raise NonFiniteError(
-            f"the {what} is {value} in epoch {self.epoch + 1}, step {step}; batch and weights are in {path} "
-            "(torch.load with weights_only=False)"
-        )
+        try:
+            write_tensors(path, content)
+            kept = f"batch and weights are in {path} (torch.load with weights_only=False)"
+        except OSError as error:
+            kept = f"batch and weights could not be kept: {reason(error)}"
+        raise NonFiniteError(f"the {what} is {value} in epoch {self.epoch + 1}, step {step}; {kept}")
 
 
 def _numbers(metrics: dict[str, Tensor]) -> Row:

@@ -11,9 +11,8 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from equivariant_attention import __version__
-from equivariant_attention.checkpoints import load_weights, read_tensors
+from equivariant_attention.checkpoints import load_weights, read_tensors, write_tensors
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.files import atomic_write
 
 FORMAT = "equivariant_attention model"
 FORMAT_VERSION = 1  # raise it when the content changes
@@ -54,8 +53,7 @@ class Saveable(nn.Module):
             "config": self.config,
             "state_dict": self.state_dict(),
         }
-        with atomic_write(path) as file:
-            torch.save(content, file)
+        write_tensors(path, content)
 
     @classmethod
     def from_pretrained(cls: type[M], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> M:

@@ -17,7 +17,7 @@ from torch import Tensor
 from experiments.forces.data import Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
-from utils.cli import UsageError, count, positive, run
+from utils.cli import UsageError, count, none_or_text, positive, run
 from utils.experiment import Experiment, Loaders, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
@@ -86,7 +86,7 @@ def make_model(flags: Namespace) -> SE3Transformer:
         num_degrees=flags.num_degrees,
         div=flags.div,
         n_heads=flags.head,
-        x_ij=None if flags.xij == "none" else flags.xij,
+        x_ij=none_or_text(flags.xij),
         cutoff=flags.cutoff,
     )
 

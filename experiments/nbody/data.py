@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from experiments.nbody.simulation import (
     simulate,
 )
 from utils.arrays import as_floats, read_npz, read_pickle
-from utils.files import atomic_write, make_folder
+from utils.caches import load_or_make
 from utils.graphs import fully_connected
 
 ARRAYS = ("loc", "vel", "charges", "edges")
@@ -73,23 +72,12 @@ def load_or_simulate(
     key = json.dumps({**what, "num_simulations": num_simulations, "seed": seed, "split": split}, default=int)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = Path(folder) / f"{settings.simulation}{settings.n_balls}_{split}_{digest}.npz"
-    if path.exists():
-        try:
-            return _read_cache(path, key, settings.sample_freq)
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is not the cache it should be, simulating again: {error}", stacklevel=2)
-    make_folder(folder)  # not found out only after simulating
-    trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
-    with atomic_write(path) as file:
-        np.savez(file, key=key, **{name: getattr(trajectories, name) for name in ARRAYS})
-    return trajectories
 
+    def make() -> dict[str, np.ndarray]:
+        trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
+        return {name: getattr(trajectories, name) for name in ARRAYS}
 
-def _read_cache(path: Path, key: str, sample_freq: int) -> Trajectories:
-    content = read_npz(path)
-    if str(content.get("key")) != key:
-        raise ValueError(f"expected the trajectories of {key}, got those of {content.get('key')}")
-    return _trajectories(content, sample_freq)
+    return _trajectories(load_or_make(path, key, make, "simulating"), settings.sample_freq)
 
 
 def load_trajectories(path: str | os.PathLike[str], sample_freq: int | None = None) -> Trajectories:
@@ -122,7 +110,7 @@ def load_trajectories(path: str | os.PathLike[str], sample_freq: int | None = No
         raise ValueError(f"{path}: {error}") from error
 
 
-def _trajectories(content: dict[str, Any], sample_freq: int | None) -> Trajectories:
+def _trajectories(content: Mapping[str, Any], sample_freq: int | None) -> Trajectories:
     missing = [name for name in ("loc", "vel") if name not in content]
     if missing or not {"charges", "edges"} & content.keys():
         raise ValueError(f"expected 'loc', 'vel' and 'charges' or 'edges', got {sorted(content)}")

@@ -49,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
         if taken := [str(path) for path in paths.values() if path.is_dir()]:
             raise UsageError(f"expected places for files, got the folders {taken}")
 
-    for split in SPLITS:
-        trajectories = simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True)
-        with blame("--output"):
+    sets = {
+        split: simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True) for split in SPLITS
+    }
+    with blame("--output"):  # together, so that an interruption leaves no mixture of new and old sets
+        for split, trajectories in sets.items():
             write_published(paths[split], trajectories)
     print("Wrote " + ", ".join(map(str, paths.values())))
     return list(paths.values())

@@ -174,7 +174,7 @@ def make_model(flags: Namespace) -> nn.Module:
         n_heads=flags.head,
         si_m=flags.simid,
         si_e=flags.siend,
-        x_ij=None if flags.xij == "none" else flags.xij,
+        x_ij=none_or_text(flags.xij),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as TookTooLong
 from itertools import pairwise
@@ -20,8 +19,7 @@ from rdkit.Geometry import Point3D
 from tqdm import tqdm
 
 from experiments.qm9.molecules import BONDS
-from utils.arrays import read_npz
-from utils.files import atomic_write
+from utils.caches import load_or_make
 
 VERSION = 2  # raise it when the same positions get other bonds: old caches are then ignored
 CHUNK = 500  # molecules sent to a worker at once
@@ -71,25 +69,23 @@ def perceive(
     Raises:
         OSError: the cache cannot be written to.
     """
+
+    def make() -> dict[str, np.ndarray]:
+        first = np.concatenate([[0], np.cumsum(num_atoms)])
+        molecules = [(numbers[a:b], positions[a:b]) for a, b in pairwise(first)]
+        with tqdm(total=len(molecules), desc="bonds", unit="molecules", disable=None if progress else True) as bar:
+            found = list(_in_workers(molecules, time_limit, workers or _cores(), bar))
+        return {
+            "num_bonds": np.array([len(pairs) for pairs, _, _ in found], dtype=np.int64),
+            "pairs": np.concatenate([np.empty((0, 2), np.int64), *(pairs for pairs, _, _ in found)]),
+            "types": np.concatenate([np.empty(0, np.int64), *(types for _, types, _ in found)]),
+            "perceived": np.array([perceived for *_, perceived in found], dtype=bool),
+        }
+
+    if cache is None:
+        return Bonds(**make())
     key = _key(num_atoms, numbers, positions, time_limit)
-    path = None if cache is None else Path(cache) / f"bonds_{key[:16]}.npz"
-    if path is not None and path.exists():
-        try:
-            return _read(path, key, len(num_atoms))
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{path} is not the cache it should be, perceiving bonds again: {error}", stacklevel=2)
-    first = np.concatenate([[0], np.cumsum(num_atoms)])
-    molecules = [(numbers[a:b], positions[a:b]) for a, b in pairwise(first)]
-    with tqdm(total=len(molecules), desc="bonds", unit="molecules", disable=None if progress else True) as bar:
-        found = list(_in_workers(molecules, time_limit, workers or _cores(), bar))
-    sizes = np.array([len(pairs) for pairs, _, _ in found], dtype=np.int64)
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *(pairs for pairs, _, _ in found)])
-    types = np.concatenate([np.empty(0, np.int64), *(types for _, types, _ in found)])
-    bonds = Bonds(sizes, pairs, types, np.array([perceived for *_, perceived in found], dtype=bool))
-    if path is not None:
-        with atomic_write(path) as file:
-            np.savez_compressed(file, key=key, **bonds._asdict())
-    return bonds
+    return Bonds(**load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds"))
 
 
 Molecule = tuple[np.ndarray, np.ndarray]  # atomic numbers [n], positions [n, 3]
@@ -195,13 +191,3 @@ def _key(num_atoms: np.ndarray, numbers: np.ndarray, positions: np.ndarray, time
     for array, dtype in ((num_atoms, np.int64), (numbers, np.int64), (positions, np.float64)):
         digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
     return digest.hexdigest()
-
-
-def _read(path: Path, key: str, molecules: int) -> Bonds:
-    content = read_npz(path)
-    if str(content.get("key")) != key or not set(Bonds._fields) <= content.keys():
-        raise ValueError(f"expected the bonds of {key[:16]}..., got those of {str(content.get('key'))[:16]}...")
-    bonds = Bonds(**{name: content[name] for name in Bonds._fields})
-    if len(bonds.num_bonds) != molecules or len(bonds.pairs) != bonds.num_bonds.sum():
-        raise ValueError("the arrays do not fit together")
-    return bonds

@@ -21,6 +21,7 @@ from experiments.qm9.trained import Trained, make_parser
 from utils.cli import UsageError, blame, run
 from utils.experiment import equivariance_line
 from utils.files import make_folder, write_json
+from utils.runs import CONFIG
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         given = Namespace(**{"source": "auto", "data_address": None, **vars(given)})
     if given.output is not None:
         with blame("--output"):
-            make_folder(given.output)
+            if (make_folder(given.output) / CONFIG).exists():
+                raise UsageError(f"{given.output} holds a run, whose files would be lost; name another folder")
     trained = Trained(given)
     task = trained.flags.task
     molecules = load_molecules(trained.flags)
@@ -62,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     print(predictions.table())
     print(equivariance_line(errors))
     if given.output is not None:
-        write_json(Path(given.output) / "metrics.json", metrics)
-        write(predictions, Path(given.output))
+        with blame("--output"):
+            write_json(Path(given.output) / "metrics.json", metrics)
+            write(predictions, Path(given.output))
     return metrics
 
 

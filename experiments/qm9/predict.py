@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from experiments.qm9.structures import read
 from experiments.qm9.targets import TARGETS
 from experiments.qm9.trained import Trained, make_parser
 from utils.cli import UsageError, blame, run
+from utils.files import make_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> Predictions:
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> Predictions:
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
     parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
     given = parser.parse_args(arguments)
+    with blame("--output"):
+        make_folder(Path(given.output).parent)
     trained = Trained(given)
     structures = read(given.molecules)
     for structure in structures:

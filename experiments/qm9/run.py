@@ -99,7 +99,7 @@ def add_source_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("source").add_argument
     add("--source", choices=("auto", "embedded", "download", "published", "arrays"),
         help="the project's own few molecules; QM9, downloaded to a folder; the published QM9_data.pt; an .npz of "
-        "ragged arrays (auto: what DATA_ADDRESS looks like)")  # fmt: skip
+        "ragged arrays (auto: what DATA_ADDRESS looks like; a folder has QM9 already)")  # fmt: skip
     add("--data_address", metavar="PATH", help="of that file or folder (None: embedded)")
     add("--cache", metavar="FOLDER", help="where perceived bonds of arrays are kept")
 
@@ -154,6 +154,8 @@ def load_molecules(flags: Namespace) -> Molecules:
     source = source_of(flags)
     if source != "embedded" and flags.data_address is None:
         raise UsageError(f"--data_address: expected a path with --source {source}")
+    if source in ("published", "arrays") and not Path(flags.data_address).is_file():
+        raise UsageError(f"--data_address: {flags.data_address}: there is no such file")
     try:
         with blame("--data_address"):
             molecules = _read(source, flags)
@@ -170,7 +172,7 @@ def _read(source: str, flags: Namespace) -> Molecules:
         return sources.from_arrays(flags.data_address, flags.cache, progress=True)
     if source == "published":
         return sources.from_published(flags.data_address)
-    return sources.from_download(flags.data_address, progress=True)
+    return sources.from_download(flags.data_address, fetch=flags.source == "download", progress=True)
 
 
 def load(flags: Namespace) -> dict[str, Dataset]:

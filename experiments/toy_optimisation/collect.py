@@ -16,9 +16,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from utils.cli import UsageError, run
-from utils.files import atomic_write, read_json
+from equivariant_attention.checkpoints import write_tensors
+from utils import checkpoints
+from utils.cli import UsageError, blame, run
+from utils.files import atomic_write, read_json, write_json
+from utils.flags import without_places
 from utils.plots import save_figure
+from utils.runs import CONFIG
 
 KEPT = (
     "config.json", "metrics.csv", "metrics.json", "checkpoints/best.pt",
@@ -43,14 +47,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if missing := [name for name in KEPT if not (folder / name).is_file()]:
             raise UsageError(f"{folder}: expected a finished run, without {missing[0]}")
     metrics = {folder.name: read_json(folder / "metrics.json") for folder in flags.runs}
-    with atomic_write(flags.output / "table.md", "w") as file:
-        file.write(table(metrics))
-    learning_curves({folder.name: folder / "metrics.csv" for folder in flags.runs}, metrics, flags.output)
-    for folder in flags.runs:
-        for name in KEPT:
-            with atomic_write(flags.output / folder.name / Path(name).name) as file:
-                file.write((folder / name).read_bytes())
+    with blame("--output"):
+        with atomic_write(flags.output / "table.md", "w") as file:
+            file.write(table(metrics))
+        learning_curves({folder.name: folder / "metrics.csv" for folder in flags.runs}, metrics, flags.output)
+        for folder in flags.runs:
+            for name in KEPT:
+                keep(folder / name, flags.output / folder.name / Path(name).name)
     print(table(metrics))
+
+
+def keep(source: Path, target: Path) -> None:
+    """Copy a file of a run; config.json and best.pt without places on its machine.
+
+    Args:
+        source: the file.
+        target: where to.
+    """
+    if source.name == CONFIG:
+        config = read_json(source)
+        write_json(target, {**config, "flags": without_places(config["flags"])})
+    elif source.name == "best.pt":
+        best = checkpoints.load(source, checkpoints.WEIGHTS)
+        write_tensors(target, {**best, "flags": without_places(best["flags"])})
+    else:
+        with atomic_write(target) as file:
+            file.write(source.read_bytes())
 
 
 def table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -24,7 +24,7 @@ from experiments.toy_optimisation.evaluation import (
 )
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.observers import GradientFlow, attention_weights
-from utils.cli import count, positive, run
+from utils.cli import count, none_or_text, positive, run
 from utils.experiment import Experiment, equivariance_line, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
@@ -128,7 +128,7 @@ def make_model(flags: Namespace) -> nn.Module:
         num_iter=flags.num_iter,
         si_m=flags.simid,
         si_e=flags.siend,
-        x_ij=None if flags.xij == "none" else flags.xij,
+        x_ij=none_or_text(flags.xij),
         compute_gradients=flags.basis_gradients,
         k_neighbors=flags.k_neighbors,
     )

@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from equivariant_attention.files import atomic_write
+from equivariant_attention.files import atomic_write, named
 
 
 def test_new_content_replaces_old_only_at_the_end(tmp_path):
@@ -65,3 +67,22 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(IsADirectoryError, match="expected a file, got a folder"), atomic_write(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_failed_writes_name_the_file(tmp_path):
+    path = tmp_path / "state"
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"):
+        write_half_and_stop(path, OSError(28, "No space left on device"))
+    with pytest.raises(OSError, match=": 'other'"):  # who reads names what is read
+        write_half_and_stop(path, OSError(21, "Is a directory", "other"))
+    with pytest.raises(OSError, match=r": '/proc/state'"), atomic_write("/proc/state"):
+        pass
+    with pytest.raises(ZeroDivisionError), named(path):
+        raise ZeroDivisionError
+
+
+def test_a_full_device_is_an_error_and_not_a_short_file(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with pytest.raises(OSError, match="No space left on device: 'full'"), named("full"):
+        Path("/dev/full").write_bytes(b"content")

@@ -37,6 +37,16 @@ def test_truncated_file(path, kept):
         checkpoints.load(path, STATE)
 
 
+def test_a_flipped_bit(path):
+    """PyTorch itself loads such files without a word."""
+    checkpoints.save(path, STATE, {"tensor": torch.zeros(1000)})
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(1000)) + 500] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"last\.pt: expected a whole checkpoint .*is damaged"):
+        checkpoints.load(path, STATE)
+
+
 def test_foreign_files(path):
     path.parent.mkdir()
     path.write_text("not a checkpoint")

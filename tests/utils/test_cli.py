@@ -70,6 +70,8 @@ def test_help_shows_the_presets(parse, capsys):
         (None, 0, ""),
         (cli.UsageError("no such thing"), 2, "error: no such thing\n"),
         (FloatingPointError("the loss is nan"), 1, "error: the loss is nan\n"),
+        (OSError(28, "No space left on device", "last.pt"), 1, "error: last.pt: No space left on device\n"),
+        (OSError("no network"), 1, "error: no network\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
@@ -96,6 +98,7 @@ def test_other_errors_keep_their_traceback():
         (ValueError("delta: expected 3"), "--delta_t: expected 3"),
         (ValueError("a.npz: delta: expected 3"), "--width: a.npz: --delta_t: expected 3"),
         (FileExistsError(17, "File exists", "x"), "--width: x: File exists"),
+        (OSError(28, "No space left on device"), "--width: [Errno 28] No space left on device"),
         (cli.UsageError("--rate: unknown"), "--rate: unknown"),
     ],
 )

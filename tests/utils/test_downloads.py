@@ -1,9 +1,15 @@
+import errno
+import hashlib
+import io
+import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 
+from utils import downloads
 from utils.downloads import download
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -86,9 +92,41 @@ def test_a_connection_that_brings_nothing_ends_it_and_what_came_is_kept(server, 
     assert (tmp_path / "file.part").read_bytes() == CONTENT[:1234]
 
 
-def test_no_network_and_no_such_file_say_what_to_do(server, tmp_path):
+def test_no_network_and_no_such_file_say_what_to_do(server, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match=rf"404.*put the file at {tmp_path / 'file'} by other means"):
         download(f"{server}/other", tmp_path / "file")
-    with pytest.raises(ConnectionError, match="could not be downloaded"):
+
+    def offline(*_, **__):
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", offline)
+    with pytest.raises(ConnectionError, match=r"could not be downloaded: .*Temporary failure in name resolution"):
         download("http://nowhere.invalid/file", tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+def test_the_hash_is_checked(server, tmp_path):
+    right, wrong, path = hashlib.sha256(CONTENT).hexdigest(), 64 * "0", tmp_path / "file"
+    with pytest.raises(ValueError, match=rf"file\.part: expected a file of SHA-256 0+, got {right}; it is removed"):
+        download(f"{server}/file", path, sha256=wrong)
+    assert not [*tmp_path.iterdir()]
+    assert download(f"{server}/file", path, sha256=right) == path
+    assert download(f"{server}/file", path, sha256=right) == path
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(ValueError, match=r"file: expected a file of SHA-256 .*; remove it and run the same again"):
+        download(f"{server}/file", path, sha256=right)
+
+
+def test_a_full_disk_names_the_file_and_keeps_what_came(server, tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, data):
+            if self.tell() + len(data) > 100_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "open", lambda path, mode: Full(path, mode.replace("b", "")), raising=False)
+        with pytest.raises(OSError, match=r"No space left on device: '.*file\.part'"):
+            download(f"{server}/file", tmp_path / "file")
+    assert 0 < (tmp_path / "file.part").stat().st_size <= 100_000
+    assert download(f"{server}/file", tmp_path / "file").read_bytes() == CONTENT

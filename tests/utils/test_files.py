@@ -1,6 +1,6 @@
 import pytest
 
-from utils.files import make_folder, read_json, write_json
+from utils.files import locked, make_folder, read_json, write_json
 
 
 def test_folders_are_made_and_left_empty(tmp_path):
@@ -33,3 +33,9 @@ def test_reading_names_a_file_that_is_not_json(tmp_path):
         read_json(tmp_path / "a.json")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "b.json")
+
+
+def test_a_lock_is_free_again_after_the_block(tmp_path):
+    for _ in range(2):
+        with locked(tmp_path):
+            assert (tmp_path / "lock").exists()

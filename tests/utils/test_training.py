@@ -4,7 +4,7 @@ import os
 import pytest
 import torch
 
-from utils import checkpoints
+from utils import checkpoints, training
 from utils.checkpoints import CheckpointError
 from utils.loaders import EpochLoader
 from utils.training import NonFiniteError, Trainer, cosine_schedule, make_fabric
@@ -269,6 +269,15 @@ def test_not_finite(tmp_path, what, message):
     assert (saved["epoch"], saved["step"]) == (1, 5)
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
     assert not trainer.checkpoint.exists()
+
+
+def test_not_finite_on_a_full_disk(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "nonfinite.pt")
+
+    monkeypatch.setattr(training, "write_tensors", full)
+    with pytest.raises(NonFiniteError, match=r"loss is nan.*could not be kept: nonfinite\.pt: No space left"):
+        fit(make_trainer(tmp_path, poisoned_loss("loss")))
 
 
 def test_validation_not_finite(tmp_path):

@@ -1,11 +1,8 @@
 import json
 import os
 import pickle
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +44,6 @@ def train(data, tmp_path):
         return run.main([*given, "--data", data, "--num_epochs", str(epochs), *arguments])
 
     return call
-
-
-def outcome(folder):
-    metrics = json.loads((folder / "metrics.json").read_text())
-    del metrics["seconds_per_epoch"]
-    return rows(folder / "metrics.csv"), rows(folder / "steps.csv"), metrics
 
 
 # ------------------------------------------------------------------------------------------------- command line
@@ -325,31 +316,3 @@ def test_resume_from_a_truncated_checkpoint(train, tmp_path):
     with pytest.raises(UsageError, match=r"^--resume: .*last\.pt: expected a whole checkpoint"):
         train("--resume", str(tmp_path / "run"))
     assert (tmp_path / "run" / "config.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
-@pytest.mark.parametrize("attempt", range(3))
-def test_killed_and_resumed_gives_the_same(train, data, tmp_path, attempt):
-    epochs = 6
-    train(epochs=epochs, output="whole")
-    killed = tmp_path / "killed"
-    command = [
-        sys.executable,
-        run.__file__,
-        *SMALL,
-        *FEW,
-        "--data",
-        data,
-        "--num_epochs",
-        str(epochs),
-        "--output",
-        killed,
-    ]
-    with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (killed / "config.json").exists():
-            time.sleep(0.01)
-        time.sleep(random.SystemRandom().uniform(0, 1.5))
-        process.send_signal(signal.SIGKILL)
-    train("--resume", str(killed), epochs=epochs)
-    assert outcome(killed) == outcome(tmp_path / "whole")

@@ -8,6 +8,7 @@ from experiments.qm9 import download
 from experiments.qm9.bonds import bonds_of
 from experiments.qm9.download import from_download
 from tests.experiments.qm9.cases import rdkit_molecule
+from tests.experiments.runs import lock_held
 
 pytest.importorskip("torch_geometric")
 
@@ -35,7 +36,7 @@ def web(monkeypatch, tmp_path):
     (tmp_path / "uncharacterized.txt").write_text("header\n" * 9 + "3  O\n\n")
     asked = []
 
-    def fetch(url, path, progress=False):
+    def fetch(url, path, sha256=None, progress=False):
         if not path.exists():
             asked.append(path.name)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,9 +70,9 @@ def test_the_loader_s_molecules_bonds_and_units(web, tmp_path):
 
 def test_what_is_there_is_not_downloaded_again(web, tmp_path):
     first = from_download(tmp_path / "cache")
-    assert web == ["qm9.zip", "uncharacterized.txt"]
+    assert web == ["uncharacterized.txt", "qm9.zip"]
     second = from_download(tmp_path / "cache")
-    assert web == ["qm9.zip", "uncharacterized.txt"]
+    assert web == ["uncharacterized.txt", "qm9.zip"]
     np.testing.assert_array_equal(first.positions, second.positions)
 
 
@@ -98,4 +99,53 @@ def test_damaged_archives_are_reported_and_removed(web, tmp_path):
 def test_another_number_of_molecules_is_not_qm9(web, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "MOLECULES", 130_831)
     with pytest.raises(ValueError, match="expected the 130,831 molecules of QM9, got 3"):
+        from_download(tmp_path / "cache")
+
+
+def test_a_processed_file_that_has_changed_is_read_anew(web, tmp_path):
+    expected = from_download(tmp_path / "cache")
+    processed = tmp_path / "cache" / "processed" / "data_v3.pt"
+    content = bytearray(processed.read_bytes())
+    content[len(content) // 2] ^= 1  # PyTorch would not notice
+    processed.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"reading the raw files again: .*data_v3\.pt is not as it was written"):
+        found = from_download(tmp_path / "cache")
+    np.testing.assert_array_equal(expected.positions, found.positions)
+    from_download(tmp_path / "cache")  # whole again: no warning
+
+
+def test_a_raw_file_that_has_changed_is_refused(web, tmp_path):
+    from_download(tmp_path / "cache")
+    for path in (tmp_path / "cache" / "processed").iterdir():
+        path.unlink()
+    raw = tmp_path / "cache" / "raw" / "gdb9.sdf"
+    raw.write_text(raw.read_text().replace("0.0", "0.1", 1))
+    with pytest.raises(ValueError, match=r"gdb9\.sdf is not as it was written.*; remove it and run the same again"):
+        from_download(tmp_path / "cache")
+    raw.unlink()
+    assert len(from_download(tmp_path / "cache")) == 3
+
+
+def test_files_that_came_by_other_means_are_read_and_recorded(web, tmp_path):
+    from_download(tmp_path / "cache")
+    for sums in (tmp_path / "cache").rglob("SHA256SUMS"):
+        sums.unlink()
+    assert len(from_download(tmp_path / "cache", fetch=False)) == 3
+    assert len([*(tmp_path / "cache").rglob("SHA256SUMS")]) == 2
+    assert web == ["uncharacterized.txt", "qm9.zip"]
+
+
+def test_nothing_is_fetched_unless_that_is_allowed(web, tmp_path):
+    with pytest.raises(FileNotFoundError, match="cache does not hold QM9; --source download gets it"):
+        from_download(tmp_path / "cache", fetch=False)
+    assert web == []
+    from_download(tmp_path / "cache")
+    (tmp_path / "cache" / "raw" / "gdb9.sdf").unlink()  # the loader, finding it gone, would fetch it itself
+    with pytest.raises(FileNotFoundError, match="does not hold QM9"):
+        from_download(tmp_path / "cache", fetch=False)
+
+
+def test_two_processes_do_not_make_it_at_once(web, tmp_path):
+    (tmp_path / "cache").mkdir()
+    with lock_held(tmp_path / "cache"), pytest.raises(BlockingIOError, match="cache is in use by another process"):
         from_download(tmp_path / "cache")

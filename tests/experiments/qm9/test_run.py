@@ -87,7 +87,7 @@ def test_sources_are_known_by_their_address(address, source):
         ([*HOMO, "--envelope", "6"], "--envelope: expected none without a cutoff"),
         ([*HOMO, "--num_train", "7"], "--num_train: expected at most 6 molecules"),
         (["--source", "arrays"], "--data_address: expected a path with --source arrays"),
-        (["--data_address", "nowhere.npz"], "--data_address: nowhere.npz: "),
+        (["--data_address", "nowhere.npz"], "--data_address: nowhere.npz: there is no such file"),
         (["--cache", "here"], "--cache has no effect unless bonds are perceived"),
         (["--source", "embedded", "--data_address", "x"], "--data_address has no effect with --source embedded"),
     ],

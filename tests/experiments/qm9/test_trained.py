@@ -113,3 +113,22 @@ def test_what_cannot_be_done_is_refused(runs, tmp_path):
     torch.save({"kind": "weights 1", "model": {}}, tmp_path / "other.pt")
     with pytest.raises(UsageError, match=r"expected best\.pt of a run of experiments.qm9"):
         predict.main(["CCO", "--checkpoint", str(tmp_path / "other.pt")])
+
+
+def test_outputs_that_cannot_be_written_are_found_out_at_once(runs, tmp_path):
+    for program, more, output in ((eval, [], "/proc/out"), (predict, ["CCO"], "/proc/out/predictions.csv")):
+        with pytest.raises(UsageError, match=r"^--output: /proc/out"):
+            program.main([*more, "--checkpoint", "not read yet", "--output", output])
+
+
+def test_evaluation_does_not_write_over_a_run(runs):
+    before = (runs[0] / "homo" / "metrics.json").read_bytes()
+    with pytest.raises(UsageError, match=r"^--output: .*homo holds a run, whose files would be lost"):
+        eval.main(["--checkpoint", checkpoint(runs), "--output", str(runs[0] / "homo")])
+    assert (runs[0] / "homo" / "metrics.json").read_bytes() == before
+
+
+def test_missing_data(runs, tmp_path):
+    for given in (["--data_address", "nowhere.npz"], ["--source", "published", "--data_address", "nowhere.pt"]):
+        with pytest.raises(UsageError, match=r"^--data_address: nowhere\.(npz|pt): there is no such file"):
+            eval.main(["--checkpoint", checkpoint(runs), *given])

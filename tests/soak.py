@@ -1,0 +1,93 @@
+"""Trains for many steps on graphs of ever other sizes, and prints what each step took, as JSON.
+
+python -m tests.soak NAME STEPS      NAME: training, forces or cache
+"""
+
+import gc
+import json
+import resource
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from equivariant_attention.neighbors import knn_graph
+from equivariant_attention.precompute import BasisCache
+from experiments.forces import models as forces
+from experiments.nbody import models
+
+POINTS, NEIGHBOURS = (2, 25), (1, 8)  # of a graph, from and below
+GRAPHS, KEPT = 300, 100  # in the data set of the cache, and about how many it has room for
+
+
+def drawn(least, below):
+    return int(torch.randint(least, below, ()))
+
+
+def cloud():
+    G = knn_graph(torch.randn(drawn(*POINTS), 3), drawn(*NEIGHBOURS))
+    G.ndata["v"] = torch.randn(G.num_nodes(), 1, 3)
+    G.edata["w"] = torch.randn(G.num_edges(), 1)
+    return G
+
+
+def training():
+    """First derivatives."""
+    model = models.SE3Transformer(num_layers=1, num_channels=4, num_degrees=3, div=2, n_heads=2)
+    return model, lambda: model(cloud()).square().mean()
+
+
+def second_derivatives():
+    """Forces, and their derivatives."""
+    model = forces.SE3Transformer(num_layers=1, num_channels=4, num_degrees=2, n_heads=1)
+
+    def loss():
+        n = drawn(*POINTS)
+        _, force = forces.energy_and_forces(model, torch.randn(n, 3), torch.randint(1, 9, (n,)))
+        return (force - 1).square().mean()
+
+    return model, loss
+
+
+def cached():
+    """First derivatives, with frames from a cache that is full."""
+    model = models.SE3Transformer(num_layers=1, num_channels=4, num_degrees=3, div=2, n_heads=2)
+    graphs = [cloud() for _ in range(GRAPHS)]
+    cache = BasisCache(2, max_bytes=2**40)
+    for key in range(KEPT):
+        cache.get_basis_and_r(graphs[key], [key])
+    cache.max_bytes = cache.num_bytes
+
+    def loss():
+        key = drawn(0, GRAPHS)
+        result = model(graphs[key], cache.get_basis_and_r(graphs[key], [key])).square().mean()
+        assert cache.num_bytes <= cache.max_bytes
+        return result
+
+    return model, loss
+
+
+SOAKS = {"training": training, "forces": second_derivatives, "cache": cached}
+
+
+def soak(name, steps):
+    """Of every step, resident memory after it, in bytes, and processor time, in seconds."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model, loss = SOAKS[name]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    memory, times = [], [time.process_time()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+        times.append(time.process_time())
+    tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
+    return {"memory": memory, "seconds": [after - before for before, after in pairwise(times)], "tensors": tensors}
+
+
+if __name__ == "__main__":
+    print(json.dumps(soak(sys.argv[1], int(sys.argv[2]))))
