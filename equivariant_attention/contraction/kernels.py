@@ -33,10 +33,15 @@ def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     layers = []
     for first in (0, 4):
         weights, *vectors = zip(*(network[first : first + 4] for network in networks), strict=True)
-        weight = torch.stack([weight.T for weight in weights])
+        weight = torch.stack([_transposed(weight) for weight in weights])
         bias, scale, shift = (torch.stack(vector)[:, None] for vector in vectors)
         layers += [weight - weight.mean(-1, keepdim=True), bias - bias.mean(-1, keepdim=True), scale, shift]
     return layers
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    # A single column is viewed as a row, so that its gradient has its strides: DistributedDataParallel warns otherwise.
+    return weight.T if weight.shape[1] > 1 else weight.view(1, -1)
 
 
 def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:

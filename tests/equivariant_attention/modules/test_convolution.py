@@ -176,3 +176,13 @@ def test_bad_arguments_are_refused():
         layer(features, G=G, r=r[1:], basis=basis)
     with pytest.raises(TypeError, match="G must be"):
         layer(features, G=None, r=r, basis=basis)
+
+
+@pytest.mark.parametrize("edge_dim", [0, 2])
+def test_gradients_are_laid_out_as_their_parameters(edge_dim):
+    """DistributedDataParallel warns of others, even where the strides of a single column are all that differs."""
+    G = random_graph(torch.float32, edge_dim)
+    layer = GConvSE3(MIXED, MIXED, self_interaction=True, edge_dim=edge_dim)
+    output = run(layer, G, random_features(MIXED, G.num_nodes(), torch.float32))
+    sum(value.square().sum() for value in output.values()).backward()
+    assert all(p.grad.stride() == p.stride() for p in layer.parameters())
