@@ -34,7 +34,7 @@ from utils.history import write_csv
 from utils.plots import save_figure
 from utils.runs import CONFIG, reconcile
 
-BUDGET = ["--num_valid", "0", "--batch_size", "32", "--epoch_size", "1000", "--num_epochs", "16"]
+BUDGET = ["--num_valid", "0", "--batch_size", "32", "--epoch_size", "1000", "--num_epochs", "32"]
 SCALARS = [name for name, target in TARGETS.items() if not target.vector]
 
 
