@@ -278,7 +278,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
     write_json(folder / "metrics.json", metrics)
     write(results["test"], folder)
     if trainer.epochs:
-        x = {"over": "molecules seen", "per_epoch": epoch_size}
+        x = {"over": "thousands of molecules seen", "per_epoch": epoch_size / 1000}
         learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png", **x)
     source = source_of(flags)
     print(f"\ntest: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})")
