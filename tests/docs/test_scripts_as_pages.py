@@ -68,3 +68,8 @@ def test_comments_become_text_and_code_becomes_code(page):
 
 def test_a_script_without_docstring_or_cells_is_code(page):
     assert page("x = 1\n") == ".. code-block:: python\n\n   x = 1\n"
+
+
+def test_every_tutorial_is_in_the_table():
+    index = (DOCS / "tutorials" / "index.md").read_text()
+    assert all(f"]({path.name})" in index for path in DOCS.glob("tutorials/*.py"))
