@@ -15,6 +15,7 @@ from equivariant_attention.contraction import Inputs, contract
 from equivariant_attention.envelope import edge_envelope
 from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.graphs import GraphLike, as_graph, edges_on
+from equivariant_attention.modules.linear import mixed
 from equivariant_attention.modules.pairwise import PairwiseConv
 from equivariant_attention.plan import relative_positions
 from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
@@ -160,9 +161,9 @@ class GConvSE3(nn.Module):
     def _interact_with_self(self, output: Features, h: Features, presence: Tensor) -> Features:
         for degree, S in self.kernel_self.items():
             if self.flavor == "TFN":
-                output[degree] = S @ output[degree]
+                output[degree] = mixed(S, output[degree])
             else:
-                output[degree] = output[degree] + presence[:, None, None] * (S @ h[degree])
+                output[degree] = output[degree] + presence[:, None, None] * mixed(S, h[degree])
         return output
 
     def extra_repr(self) -> str:

@@ -1,9 +1,10 @@
 """Linear self-interaction."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equivariant_attention.checks import check_degrees, check_features
+from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 
 
@@ -41,7 +42,21 @@ class G1x1SE3(nn.Module):
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
         check_features(features, self.f_in, layer=self)
-        return {degree: W @ features[degree] for degree, W in self.transform.items()}
+        return {degree: mixed(W, features[degree]) for degree, W in self.transform.items()}
 
     def extra_repr(self) -> str:
         return f"f_in={self.f_in}, f_out={self.f_out}"
+
+
+def mixed(W: Tensor, value: Tensor) -> Tensor:
+    """Channels mixed in the precision of the matrix, whatever autocast says: vectors that are rounded turn no longer.
+
+    Args:
+        W: ``[..., m_out, m_in]``.
+        value: ``[nodes, m_in, 2 degree + 1]``.
+
+    Returns:
+        ``[nodes, m_out, 2 degree + 1]``.
+    """
+    with full_precision(value.device):
+        return W @ value.to(W.dtype)

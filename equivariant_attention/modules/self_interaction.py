@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from equivariant_attention.checks import check_degrees, check_features
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.modules.linear import mixed
 
-SMALLEST_PRODUCT = 1e-12
+SMALLEST_PRODUCT, LARGEST_PRODUCT = 1e-12, 1e12
 
 
 class GAttentiveSelfInt(nn.Module):
@@ -49,7 +50,7 @@ class GAttentiveSelfInt(nn.Module):
         for degree, network in self.transform.items():
             value = features[degree]
             weights = network(_inner_products(value)).unflatten(-1, (-1, value.shape[1])).softmax(dim=-1)
-            output[degree] = weights @ value
+            output[degree] = mixed(weights.to(torch.promote_types(weights.dtype, torch.float32)), value)
         return output
 
     def extra_repr(self) -> str:
@@ -63,5 +64,7 @@ def _weight_network(m_in: int, m_out: int) -> nn.Sequential:
 
 
 def _inner_products(value: Tensor) -> Tensor:
-    products = (value @ value.mT).flatten(1)
-    return torch.sign(products) * products.abs().clamp_min(SMALLEST_PRODUCT)
+    products = mixed(value.to(torch.promote_types(value.dtype, torch.float32)), value.mT).flatten(1)
+    # LayerNorm does not mind being given a part of everything, but squares of large products are no float32.
+    excess = (products.detach().abs().amax(-1, keepdim=True) / LARGEST_PRODUCT).clamp_min(1)
+    return torch.sign(products) * products.abs().clamp_min(SMALLEST_PRODUCT) / excess

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -42,3 +44,16 @@ def test_zero_features(dtype):
     gradients = torch.autograd.grad(sum(v.sum() for v in output.values()), list(zeros.values()), allow_unused=True)
     assert not any(v.any() for v in output.values())
     assert all(g is None or torch.isfinite(g).all() for g in gradients)
+
+
+@pytest.mark.parametrize("size", [1e3, 1e6, 1e9, 1e18])
+def test_large_features(size):
+    """Their inner products squared, as LayerNorm does, are beyond float32."""
+    layer, features = GAttentiveSelfInt(MIXED, MIXED), random_features(MIXED, 7, torch.float32)
+    large = {d: (size * v).requires_grad_() for d, v in features.items()}
+    found = layer(large)
+    exact = copy.deepcopy(layer).double()({d: v.detach().double() for d, v in large.items()})
+    for d, value in exact.items():
+        torch.testing.assert_close(found[d].double(), value, rtol=0, atol=1e-5 * float(value.detach().abs().max()))
+    sum((v / size).sum() for v in found.values()).backward()
+    assert all(v.grad.isfinite().all() for v in (*large.values(), *layer.parameters()))
