@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from equivariant_attention.files import atomic_write, check_archive
 
-LONGEST_LINE, MOST_LINES = 400, 8  # of what PyTorch says of weights that do not fit, which may be pages
+LONGEST_LINE, MOST_LINES = 400, 8
 
 
 def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
@@ -55,7 +55,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged and foreign files raise almost anything
             reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
-            reason = _first_lines(reason, 1) or "it ends too early"
+            reason = in_few_lines(reason, 1) or "it ends too early"
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 
@@ -72,18 +72,39 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         ValueError: these are no weights; or one is missing, unexpected or of another shape.
     """
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: expected weights (a dict of tensors), got {_kind(weights)}")
+        raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
     try:
         model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
-        raise ValueError(f"{path}: the weights do not fit the model: {_first_lines(str(error), MOST_LINES)}") from error
+        raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
 
 
-def _first_lines(text: str, most: int) -> str:
-    lines = text.splitlines()
+def in_few_lines(error: object, most: int = MOST_LINES) -> str:
+    """What an error says, cut short: of weights that do not fit, PyTorch says it one by one.
+
+    Args:
+        error: or its text.
+        most: how many lines, each of at most 400 characters.
+
+    Returns:
+        the text.
+    """
+    lines = str(error).splitlines()
     shown = [shorten(line, LONGEST_LINE, placeholder=" ...") for line in lines[:most]]
     return "\n  ".join(shown + [f"... ({len(lines) - most} lines more)"] * (len(lines) > most > 1))
 
 
-def _kind(content: Any) -> str:
-    return f"a dict of {sorted(map(str, content))[:5]}" if isinstance(content, dict) else type(content).__name__
+def described(content: Any) -> str:
+    """What a file holds, in a few words, where it is not what was expected.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        the words.
+    """
+    if not isinstance(content, dict):
+        return type(content).__name__
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return f"weights alone (a state dict of {len(content)} tensors)"
+    return f"a dict of {sorted(map(str, content))[:5]}"

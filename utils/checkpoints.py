@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from equivariant_attention.checkpoints import load_weights, read_tensors, write_tensors
+from equivariant_attention.checkpoints import described, load_weights, read_tensors, write_tensors
 from utils.cli import UsageError
 
 STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
@@ -46,25 +47,34 @@ def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or content.get("kind") != kind:
-        found = content.get("kind", sorted(map(str, content))[:5]) if isinstance(content, dict) else type(content)
-        raise CheckpointError(f"{path}: expected a checkpoint of kind {kind!r}, got {found}")
+        got = repr(content["kind"]) if isinstance(content, dict) and "kind" in content else described(content)
+        raise CheckpointError(f"{path}: expected a checkpoint of kind {kind!r}, got {got}")
     return content
 
 
-def restore(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str, Any] | None = None) -> None:
     """Load weights into a model, strictly.
 
     Args:
         model: gets the weights.
         path: a checkpoint of either kind, or a bare state dict as the published code saves it.
+        made_of: flags of the model. A checkpoint that says it was trained with others is refused: weights may fit where
+            the model is another, as with another number of heads.
 
     Raises:
         CheckpointError: the file is none of these, or does not fit the model.
     """
     content = _read(path)
-    weights = content.get("model") if isinstance(content, dict) and "kind" in content else content
+    of_run = isinstance(content, dict) and "kind" in content
+    trained_with = content.get("flags") if of_run else None
+    if isinstance(trained_with, dict):
+        now = made_of or {}
+        other = [name for name in now if name in trained_with and trained_with[name] != now[name]]
+        if other:
+            theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
+            raise CheckpointError(f"{path}: expected weights of a model with {ours}, got those of one with {theirs}")
     try:
-        load_weights(model, weights, path)
+        load_weights(model, content.get("model") if of_run else content, path)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

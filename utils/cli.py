@@ -99,6 +99,17 @@ def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any], re
         raise UsageError(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}")
 
 
+def names_in_group(parser: ArgumentParser, title: str) -> set[str]:
+    """The names of the flags in a group of a parser.
+
+    Args:
+        parser: any.
+        title: of the group.
+    """
+    groups = [group for group in parser._action_groups if group.title == title]  # argparse has no public way
+    return {action.dest for group in groups for action in group._group_actions}
+
+
 def _table(presets: Presets) -> str:
     names = list(next(iter(presets.values())))
     cells = [["", *presets], *([f"--{name}", *(str(p[name]) for p in presets.values())] for name in names)]

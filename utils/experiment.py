@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from utils import checkpoints, distributed, runs
-from utils.cli import Presets, UsageError, blame, check, make_parser, parse, reason
+from utils.cli import Presets, UsageError, blame, check, make_parser, names_in_group, parse, reason
 from utils.flags import FREE, add_machine_flags, add_run_flags
 from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
@@ -35,7 +35,7 @@ class Experiment:
     Args:
         description: first lines of the help.
         presets: a default of every flag, for every preset; the first one is the default.
-        add_flags: adds the flags of model, training and data to a parser.
+        add_flags: adds the flags of model, training and data to a parser, those of the model in a group 'model'.
         load: makes the datasets of flags: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
         collate: makes a batch of samples, with graphs of class ``'own'`` or ``'dgl'``.
         make_model: makes the untrained model of flags.
@@ -72,6 +72,10 @@ class Experiment:
         add_machine_flags(parser)
         add_run_flags(parser)
         return parser
+
+    def model_flags(self) -> set[str]:
+        """The names of the flags that the model is made of, which are those in the group 'model'."""
+        return names_in_group(self.build_parser(), "model")
 
     def main(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the command line.
@@ -206,7 +210,8 @@ class Experiment:
                 trainer.resume()
         elif flags.restore is not None:
             with blame("--restore"):
-                checkpoints.restore(model, flags.restore)
+                made_of = self.model_flags() - self.idle(flags).keys()
+                checkpoints.restore(model, flags.restore, {name: getattr(flags, name) for name in sorted(made_of)})
         elif flags.forward:
             raise UsageError("--forward: expected trained weights, from --restore or --resume")
         if trainer.epoch > flags.num_epochs:

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from equivariant_attention.checkpoints import write_tensors
+from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
 from utils.cli import reason
 from utils.history import Mean, Row, write_csv
@@ -279,7 +279,7 @@ class Trainer:
                 part.load_state_dict(state[name])
             checkpoints.set_rng_state(state["rng"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {error}") from error
+            raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {in_few_lines(error)}") from error
         for name in PROGRESS:
             setattr(self, name, state[name])
         self._write_views()

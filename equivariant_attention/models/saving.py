@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from equivariant_attention import __version__
-from equivariant_attention.checkpoints import load_weights, read_tensors, write_tensors
+from equivariant_attention.checkpoints import described, load_weights, read_tensors, write_tensors
 from equivariant_attention.fibers import Fiber
 
 FORMAT = "equivariant_attention model"
@@ -85,10 +85,9 @@ class Saveable(nn.Module):
 def _checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     """What :meth:`Saveable.save_pretrained` wrote, in this version or an older one."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        got = f"a dict of {sorted(map(str, content))[:3]}, ..." if isinstance(content, dict) else type(content).__name__
         raise ValueError(
-            f"{path}: expected a file of save_pretrained, with the arguments of the model, got {got}; weights alone "
-            "are for load_state_dict"
+            f"{path}: expected a file of save_pretrained, with the arguments of the model (weights alone are for "
+            f"load_state_dict), got {described(content)}"
         )
     if wrong := [name for name, kind in CONTENT.items() if not isinstance(content.get(name), kind)]:
         raise ValueError(f"{path}: expected a file of save_pretrained, got one without a valid {wrong[0]!r}")

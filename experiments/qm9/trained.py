@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
-from utils.cli import UsageError, blame
+from utils.cli import UsageError, blame, check, parse
 from utils.flags import add_machine_flags
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
@@ -31,10 +32,9 @@ class Trained:
     """
 
     def __init__(self, given: Namespace) -> None:
-        content = checkpoints.load(given.checkpoint, checkpoints.WEIGHTS)
-        if not isinstance(content.get("flags"), dict) or "task" not in content["flags"]:
-            raise UsageError(f"--checkpoint: {given.checkpoint}: expected best.pt of a run of experiments/qm9/run.py")
-        self.flags = Namespace(**{**content["flags"], **vars(given)})
+        with blame("--checkpoint"):
+            stored = _flags_of_training(checkpoints.load(given.checkpoint, checkpoints.WEIGHTS), given.checkpoint)
+        self.flags = Namespace(**{**stored, **vars(given)})
         with blame("--device", device="--device"):
             self.fabric = make_fabric(self.flags.device, self.flags.precision)
         with blame("--checkpoint"):
@@ -50,6 +50,23 @@ class Trained:
             dataset: with the model's task and neighbours.
         """
         return EXPERIMENT.make_loader(self.flags, self.fabric, dataset)
+
+
+def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """Every flag of the training of a checkpoint, those of the model at least from the checkpoint itself."""
+    stored = content.get("flags")
+    if not isinstance(stored, dict) or "task" not in stored:
+        raise UsageError(f"{path}: expected best.pt of a run of experiments/qm9/run.py")
+    parser = EXPERIMENT.build_parser()
+    defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
+    if other := (EXPERIMENT.model_flags() - stored.keys()) | (stored.keys() - defaults.keys()):
+        raise UsageError(f"{path}: of another version, it differs in the flags {sorted(other)}")
+    flags = {**defaults, **stored}
+    try:
+        check(parser, EXPERIMENT.presets, flags, EXPERIMENT.recipes)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return flags
 
 
 def make_parser(description: str) -> ArgumentParser:

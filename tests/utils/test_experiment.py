@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from tests.wrong_checkpoints import WRONG, make_wrong
 from utils.cli import UsageError, count
 from utils.experiment import Experiment, summary, summary_lines
 from utils.files import write_json
@@ -16,7 +17,7 @@ PRESET = {"width": 4, **TRAINING, "num_epochs": 2, "batch_size": 4, "lr": 0.01, 
 
 
 def add_flags(parser):
-    parser.add_argument("--width", type=count(1))
+    parser.add_argument_group("model").add_argument("--width", type=count(1))
     add_training_flags(parser, "points")
 
 
@@ -92,6 +93,39 @@ def test_forward_evaluates_weights_without_training(train, tmp_path, capsys, opt
     with pytest.raises(UsageError, match=r"^--forward: expected trained weights, from --restore or --resume"):
         train("--forward", output="other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_checkpoints_are_named(train, tmp_path, name):
+    train("--num_epochs", "1")
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    message, _ = make_wrong(name, path)
+    for options in ([], ["--forward"]):
+        with pytest.raises(UsageError, match=f"^--restore: .*{message}"):
+            train("--restore", str(path), *options, output="other")
+    assert not (tmp_path / "other").exists()
+    path = path.with_name("last.pt")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    _, message = make_wrong(name, path)
+    if name == "missing":
+        return  # a run that was interrupted in its first epoch begins anew
+    for options in ([], ["--forward"]):
+        with pytest.raises(UsageError, match=f"^--resume: .*{message}"):
+            train("--resume", str(tmp_path / "run"), *options)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_weights_of_another_model_are_named(train, tmp_path):
+    train("--num_epochs", "1")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    with pytest.raises(UsageError, match=r"^--restore: .*best\.pt: expected .* --width 5, got .* --width 4$"):
+        train("--restore", str(checkpoints / "best.pt"), "--width", "5", output="other")
+    with pytest.raises(UsageError, match=r"(?s)^--restore: .*last\.pt: the weights do not fit.*size mismatch"):
+        train("--restore", str(checkpoints / "last.pt"), "--width", "5", output="other")  # which holds no flags
+    train("--width", "5", "--num_epochs", "1", output="wide")
+    (tmp_path / "wide" / "checkpoints" / "last.pt").replace(checkpoints / "last.pt")
+    with pytest.raises(UsageError, match=r"(?s)^--resume: .*last\.pt: of another model: .*size mismatch"):
+        train("--resume", str(tmp_path / "run"))
 
 
 def test_decay_shrinks_the_weights(train, tmp_path):

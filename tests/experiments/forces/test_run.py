@@ -23,6 +23,9 @@ def test_run_makes_every_file_and_can_be_evaluated_again(train, tmp_path, capsys
     again = run.main(["--resume", str(folder), "--forward", "--md_steps", "2"])
     assert again["force_error"] == metrics["force_error"]
     assert again["energy_error"] == metrics["energy_error"]
+    restored = ["--restore", str(folder / "checkpoints" / "best.pt"), "--output", str(tmp_path / "other")]
+    with pytest.raises(UsageError, match=r"^--restore: .*with --cutoff 2\.0 --xij .*, got .* --cutoff 2\.5 --xij"):
+        train(*FEW, *restored, "--cutoff", "2", "--xij", "add")
 
 
 @pytest.mark.slow

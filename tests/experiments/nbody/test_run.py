@@ -253,7 +253,10 @@ def test_restore(train, tmp_path):
         starts.append(rows(tmp_path / f"restored{number}" / "steps.csv")[0]["step_loss"])
     assert starts[0] == starts[1] != starts[2]
     with pytest.raises(UsageError, match="the weights do not fit the model"):
-        train("--restore", str(best), "--num_channels", "8", output="other")
+        train("--restore", str(tmp_path / "published.pt"), "--num_channels", "8", output="other")
+    # With another number of heads they would fit.
+    with pytest.raises(UsageError, match=r"best\.pt: expected weights of a model with --head 1, got .* --head 2"):
+        train("--restore", str(best), "--head", "1", output="other")
 
 
 def test_forward_evaluates_restored_weights(train, tmp_path):

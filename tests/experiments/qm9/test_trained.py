@@ -1,6 +1,7 @@
 """Evaluation and prediction with a trained model."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from experiments.qm9 import bonds, eval, predict, run
 from tests.experiments.qm9.cases import arrays_of, table
 from tests.experiments.qm9.test_run import HOMO, SMALL, molecules
+from tests.wrong_checkpoints import WRONG, make_wrong
 from utils.cli import UsageError
 from utils.files import read_json
 
@@ -106,13 +108,6 @@ def test_what_cannot_be_done_is_refused(runs, tmp_path):
     with pytest.raises(UsageError, match="none of them could be read"):
         predict.main(["C(", "--checkpoint", checkpoint(runs), "--output", str(tmp_path / "out.csv")])
     assert not (tmp_path / "out.csv").exists()
-    with pytest.raises(UsageError, match=r"nowhere\.pt: there is no such file"):
-        predict.main(["CCO", "--checkpoint", "nowhere.pt"])
-    with pytest.raises(UsageError, match="expected a checkpoint of kind"):
-        predict.main(["CCO", "--checkpoint", str(runs[0] / "homo" / "checkpoints" / "last.pt")])
-    torch.save({"kind": "weights 1", "model": {}}, tmp_path / "other.pt")
-    with pytest.raises(UsageError, match=r"expected best\.pt of a run of experiments.qm9"):
-        predict.main(["CCO", "--checkpoint", str(tmp_path / "other.pt")])
 
 
 def test_outputs_that_cannot_be_written_are_found_out_at_once(runs, tmp_path):
@@ -132,3 +127,41 @@ def test_missing_data(runs, tmp_path):
     for given in (["--data_address", "nowhere.npz"], ["--source", "published", "--data_address", "nowhere.pt"]):
         with pytest.raises(UsageError, match=r"^--data_address: nowhere\.(npz|pt): there is no such file"):
             eval.main(["--checkpoint", checkpoint(runs), *given])
+
+
+@pytest.mark.parametrize("program", [predict, eval])
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_checkpoints_are_named(runs, tmp_path, program, name):
+    path = tmp_path / "best.pt"
+    shutil.copy(checkpoint(runs), path)
+    _, message = make_wrong(name, path)
+    with pytest.raises(UsageError, match=f"^--checkpoint: .*{message}"):
+        program.main([*(["CCO"] if program is predict else []), "--checkpoint", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"head": "many"}, r"best\.pt: .*--head: invalid integer value: 'many'"),
+        ({"task": "colour"}, r"best\.pt: .*--task: invalid choice: 'colour'"),
+        ({"head": None}, r"best\.pt: of another version, it differs in the flags \['head'\]"),
+        ({"depth": 3}, r"best\.pt: of another version, it differs in the flags \['depth'\]"),
+        ({"num_channels": 8}, r"best\.pt: the weights do not fit the model"),
+    ],
+)
+def test_flags_that_are_not_those_of_the_weights(runs, tmp_path, flags, message):
+    content = torch.load(checkpoint(runs), weights_only=True)
+    changed = {**content["flags"], **flags}
+    content["flags"] = {name: value for name, value in changed.items() if not (name in flags and value is None)}
+    torch.save(content, tmp_path / "best.pt")
+    with pytest.raises(UsageError, match=f"^--checkpoint: .*{message}"):
+        predict.main(["CCO", "--checkpoint", str(tmp_path / "best.pt")])
+
+
+def test_other_checkpoints_of_runs(runs, tmp_path):
+    last = str(runs[0] / "homo" / "checkpoints" / "last.pt")
+    with pytest.raises(UsageError, match=r"^--checkpoint: .*expected a checkpoint of kind 'weights 1', got 'training"):
+        predict.main(["CCO", "--checkpoint", last])
+    torch.save({"kind": "weights 1", "model": {}, "flags": {"num_layers": 1}}, tmp_path / "best.pt")
+    with pytest.raises(UsageError, match=r"^--checkpoint: .*: expected best\.pt of a run of experiments.qm9"):
+        predict.main(["CCO", "--checkpoint", str(tmp_path / "best.pt")])

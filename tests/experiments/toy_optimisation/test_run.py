@@ -107,6 +107,8 @@ def test_forward_on_several_test_sets(train, tmp_path):
     forward = train("--forward", "--restore", weights, "--num_runs", "2", output="forward", pictures=True)
     assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock", *PICTURES}
     assert forward["test"]["start"] != trained["test"]["start"]
+    with pytest.raises(UsageError, match=r"^--restore: .*best\.pt: .* with --k_neighbors 2, got .* --k_neighbors None"):
+        train("--forward", "--restore", weights, "--k_neighbors", "2", output="other")  # which its weights would fit
     rougher = train("--resume", str(tmp_path / "run"), "--forward", "--gd_stepsize", "0.01", "--gd_tolerance", "0.1")
     assert rougher["test"]["network"] == trained["test"]["network"]
     assert rougher["test"]["gradient descent"]["steps"] != trained["test"]["gradient descent"]["steps"]
