@@ -59,14 +59,14 @@ def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
         raise UsageError(f"{path}: expected best.pt of a run of experiments/qm9/run.py")
     parser = EXPERIMENT.build_parser()
     defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
-    if other := (EXPERIMENT.model_flags() - stored.keys()) | (stored.keys() - defaults.keys()):
+    made_of = {*EXPERIMENT.model_flags(), "task"}
+    if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
         raise UsageError(f"{path}: of another version, it differs in the flags {sorted(other)}")
-    flags = {**defaults, **stored}
     try:
-        check(parser, EXPERIMENT.presets, flags, EXPERIMENT.recipes)
+        check(parser, EXPERIMENT.presets, {**defaults, **{name: stored[name] for name in made_of}}, EXPERIMENT.recipes)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return flags
+    return {**defaults, **stored}
 
 
 def make_parser(description: str) -> ArgumentParser:

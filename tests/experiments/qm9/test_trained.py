@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,12 @@ def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
     found = predict.main([str(tmp_path / "still.xyz"), str(tmp_path / "turned.xyz"), *arguments]).predicted
     np.testing.assert_allclose(found[1], rotation @ found[0], atol=1e-5 * np.abs(found).max())
     assert np.abs(found[0]).max() > 0
+
+
+def test_the_checkpoint_of_this_project(tmp_path):
+    best = Path(run.__file__).parents[2] / "benchmarks" / "results" / "qm9_homo" / "best.pt"
+    found = predict.main(["CCO", "--checkpoint", str(best), "--device", "cpu", "--output", str(tmp_path / "out.csv")])
+    assert -8 < found.predicted[0, 0] < -6  # eV, of ethanol
 
 
 def test_what_cannot_be_done_is_refused(runs, tmp_path):
