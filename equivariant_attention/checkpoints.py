@@ -55,7 +55,7 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged and foreign files raise almost anything
             reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
-            reason = in_few_lines(reason, 1) or "it ends too early"
+            reason = in_few_lines(reason, 1) or "it is truncated, or another file"
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 

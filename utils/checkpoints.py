@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from equivariant_attention.checkpoints import described, load_weights, read_tensors, write_tensors
-from utils.cli import UsageError
+from utils.cli import UsageError, reason
 
 STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
 
@@ -83,7 +83,7 @@ def _read(path: str | os.PathLike[str]) -> Any:
     try:
         return read_tensors(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(str(error)) from error
+        raise CheckpointError(reason(error)) from error
 
 
 def rng_state() -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Saveable(nn.Module):
             OSError: the file cannot be read: FileNotFoundError where there is none, IsADirectoryError for a folder.
             ValueError: it is damaged, no such file, of a newer version or of another class, or its weights do not fit.
         """
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path}: there is no such file, and nothing is downloaded")
         content = _checked(read_tensors(path), path)
         if content["class"] != cls.__name__:
             raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")

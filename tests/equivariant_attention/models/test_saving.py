@@ -79,7 +79,7 @@ def test_a_loaded_model_trains(path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="someone/some-model: there is no such file"):
+    with pytest.raises(FileNotFoundError, match="someone/some-model: there is no such file, and nothing is downloaded"):
         TFN.from_pretrained("someone/some-model")
     with pytest.raises(IsADirectoryError, match="expected a file, got a folder"):
         TFN.from_pretrained(tmp_path)
