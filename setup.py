@@ -45,8 +45,10 @@ setup(
         "tests": [
             "pytest>=8",
             "pytest-xdist>=3.5",
+            "pytest-cov>=5",
             "hypothesis>=6.100",
             "ruff>=0.12",
+            "mypy>=2",
             "e3nn>=0.5.6",
             "torch_geometric>=2.5",
             "markdown-it-py>=3",

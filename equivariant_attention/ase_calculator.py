@@ -71,10 +71,12 @@ class ModelCalculator(Calculator):
 
         Raises:
             TypeError: the model gives no tensor, or one without a gradient.
-            ValueError: positions are not finite, a periodic direction has no length, the model gives more than one
-                energy, or it or its gradient is not finite.
+            ValueError: there are no atoms, positions are not finite, a periodic direction has no length, the model
+                gives more than one energy, or it or its gradient is not finite.
         """
         super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise ValueError("atoms must be given, got None")
         with torch.enable_grad():
             G, x = self._graph(self.atoms)
             energy = _checked_energy(self.model(G))

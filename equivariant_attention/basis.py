@@ -41,7 +41,8 @@ class Basis(Mapping[str, Tensor]):
         frames: list[Tensor] | None = None,
     ) -> None:
         self.direction, self.max_degree, self.plan = direction, max_degree, plan
-        self._made_of = [(tensor, _version(tensor)) for tensor in made_of]
+        d, *radial = made_of
+        self._d, self._radial = (d, _version(d)), [(tensor, _version(tensor)) for tensor in radial]
         # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
         self._inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         self._gradients = torch.is_grad_enabled()
@@ -88,7 +89,7 @@ class Basis(Mapping[str, Tensor]):
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
         """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal."""
-        return all(_unchanged(*seen, given) for seen, given in zip(self._made_of[1:], (w, r), strict=True))
+        return all(_unchanged(*seen, given) for seen, given in zip(self._radial, (w, r), strict=True))
 
     def check(self, G: GraphLike) -> None:
         """Refuse a graph ``G`` that the basis is not of.
@@ -101,7 +102,7 @@ class Basis(Mapping[str, Tensor]):
         check_of_graph("basis", ("nodes", G.num_nodes(), plan.num_nodes), ("edges", G.num_edges(), plan.num_edges))
         if "d" not in G.edata:  # layers need none beside the basis
             return
-        (seen, version), d = self._made_of[0], G.edata["d"]
+        (seen, version), d = self._d, G.edata["d"]
         if d is seen:
             if version != _version(d) and -1 not in (version, _version(d)):
                 raise ValueError("basis must be of this graph: edata['d'] was written to after get_basis_and_r")

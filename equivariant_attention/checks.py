@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ def check_whole_number(value: Any, least: int, name: str) -> None:
 
 def check_positive(value: Any, name: str) -> None:
     """Refuse a ``value`` that is no number larger than 0 with a ValueError that calls it ``name``."""
-    if not isinstance(value, numbers.Real) or not value > 0:
+    if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"{name} must be larger than 0, got {value!r}")
 
 
@@ -65,7 +64,7 @@ def check_degrees(f_in: Fiber, f_out: Fiber) -> None:
 
 
 def check_features(
-    features: Mapping[str, Tensor],
+    features: Any,
     fiber: Fiber,
     rows: int | None = None,
     name: str = "features",

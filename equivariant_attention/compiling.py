@@ -1,9 +1,9 @@
 """What ``torch.compile`` is not to look into."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
-F = TypeVar("F", bound=Callable)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def constant_when_compiled(function: F) -> F:
@@ -11,5 +11,5 @@ def constant_when_compiled(function: F) -> F:
 
     This is ``torch.compiler.assume_constant_result``, which imports the compiler: that takes as long as all of PyTorch.
     """
-    function._dynamo_marked_constant = True
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -8,11 +8,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") -> Iterator[IO[Any]]:
     """Open a file that takes the place of ``path`` only once the ``with`` block has ended without an exception.
 
     The content goes to a temporary file in the same folder, is forced to disk, and is then renamed. After an exception
@@ -37,9 +37,9 @@ def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") 
     target.parent.mkdir(parents=True, exist_ok=True)
     # Not tempfile: it would leave the file readable by its owner only.
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    text = {} if mode == "wb" else {"encoding": "utf-8", "newline": ""}
+    encoding, newline = (None, None) if mode == "wb" else ("utf-8", "")
     try:
-        with named(path, temporary), open(temporary, mode, **text) as file:
+        with named(path, temporary), open(temporary, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -22,8 +22,13 @@ _INTEGERS = (torch.int32, torch.int64)
 class GraphLike(Protocol):
     """The names every graph returned by `as_graph` has: those of a DGLGraph that the layers read."""
 
-    ndata: MutableMapping[str, Tensor]
-    edata: MutableMapping[str, Tensor]
+    @property
+    def ndata(self) -> MutableMapping[str, Tensor]:
+        """Fields of the nodes by name, ``[nodes, ...]``."""
+
+    @property
+    def edata(self) -> MutableMapping[str, Tensor]:
+        """Fields of the edges by name, ``[edges, ...]``."""
 
     @property
     def batch_size(self) -> int:
@@ -324,12 +329,12 @@ def rebuilt(
         TypeError, ValueError: as `as_graph` and `Graph` do.
     """
     like = as_graph(G)
-    if _is_dgl(like):
-        src, dst = src.to(like.idtype), dst.to(like.idtype)
+    if _is_dgl(G):
+        src, dst = src.to(G.idtype), dst.to(G.idtype)
     new = _filled(Graph(src, dst, int(batch_num_nodes.sum())), ndata, edata, batch_num_nodes, batch_num_edges)
     if isinstance(like, _PygView):
         return like.rebuilt(new)
-    return new.to_dgl() if _is_dgl(like) else new
+    return new.to_dgl() if _is_dgl(G) else new
 
 
 def batch(graphs: Sequence[Any]) -> Any:
@@ -477,7 +482,7 @@ class _PygFields(Fields):
 
     def __contains__(self, name: object) -> bool:
         # What fits neither nodes nor edges counts as present, so that reading it says what is wrong with it.
-        attribute = self._key(name)
+        attribute = self._key(name) if isinstance(name, str) else name
         return attribute in self._store and self._fits(self._store[attribute]) in ([], [self._kind], list(self._counts))
 
     def __iter__(self) -> Iterator[str]:

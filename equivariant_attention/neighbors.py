@@ -189,7 +189,8 @@ def _within_in_blocks(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     for rows, squared in _blocks(points):
         row, src = (squared.sqrt() <= radius).nonzero(as_tuple=True)
         found.append(torch.stack([src, rows[row]]))
-    return torch.cat(found, dim=1).unbind()
+    src, dst = torch.cat(found, dim=1)
+    return src, dst
 
 
 def _blocks(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

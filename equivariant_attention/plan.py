@@ -114,7 +114,7 @@ class OutEdges(NamedTuple):
     place: Tensor
     node: Tensor
     first: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides a method of tuple
     ends: tuple[int, ...]
 
     @classmethod
@@ -137,7 +137,8 @@ class OutEdges(NamedTuple):
 
     def to(self, device: torch.device | str) -> OutEdges:
         """The same on another device."""
-        return OutEdges(*(v.to(device) for v in self[:-1]), self.ends)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
 
     def ranges(self, rows: int, slots: int) -> Iterator[tuple[int, int]]:
         """Blocks of consecutive rows, at most this many and with this many slots, or one row; half of the slots, at

@@ -87,12 +87,12 @@ class BasisCache:
                     f"{part.num_edges} edges, got one with {size[0]} and {size[1]}"
                 )
         missing = [i for i, part in enumerate(parts) if part is None]
-        for i, part in zip(missing, _made(G, missing, self.max_degree), strict=True):
-            parts[i] = part
-        for key, part in zip(keys, parts, strict=True):
+        made = dict(zip(missing, _made(G, missing, self.max_degree), strict=True))
+        kept = [made[i] if part is None else part for i, part in enumerate(parts)]
+        for key, part in zip(keys, kept, strict=True):
             self._keep(key, part)
         self._kind = d.dtype, d.device
-        return _joined(parts, G, self.max_degree)
+        return _joined(kept, G, self.max_degree)
 
     def _check_kind(self, d: Tensor) -> None:
         if d.requires_grad:
@@ -229,8 +229,8 @@ def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
         "agree in edata['w'], or edata['w'] or edata['envelope'] is out of range",
     )
     r, direction = length_and_direction(d)
-    frames = _pairs_first(kept, [part.frames for part in kept])
-    parts = frames.split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
+    side_by_side = _pairs_first(kept, [part.frames for part in kept])
+    parts = side_by_side.split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
     frames = [part.unflatten(1, (2 * l + 1, -1)).contiguous() for l, part in enumerate(parts)]
     return Basis(direction, max_degree, plan, (G.edata["d"], G.edata.get("w"), r), frames), r
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
 # Distributions that are imported under another name, or are not imported: tools, and what others need.
 NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
-TOOLS = {"pytest-xdist", "ruff", "tensorboard", "furo", "myst-parser"}
+TOOLS = {"pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser"}
 
 
 def imported(*folders):

@@ -1,12 +1,19 @@
 """Edge first: steer the features by the basis, then multiply by the radial weights. No kernel is ever formed."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from equivariant_attention.contraction.inputs import Inputs
 
+if TYPE_CHECKING:
+    from equivariant_attention.modules.pairwise import PairwiseConv
 
-def message(kernel: nn.Module, inputs: Inputs, k: int, l: int) -> Tensor:
+
+def message(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
     """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     W = inputs.basis[f"{k},{l}"][:, 0, :, 0]
     steered = torch.einsum("epqf,eiq->eifp", W, inputs.sent(k))

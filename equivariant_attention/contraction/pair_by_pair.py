@@ -1,6 +1,10 @@
 """Orders told pair of degrees by pair of degrees: block by block of edges, made again in the backward pass."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +15,10 @@ from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
 
-Message = Callable[[nn.Module, Inputs, int, int], Tensor]
+if TYPE_CHECKING:
+    from equivariant_attention.modules.pairwise import PairwiseConv
+
+Message = Callable[["PairwiseConv", Inputs, int, int], Tensor]
 
 
 def messages(message: Message, sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
@@ -23,14 +30,15 @@ def messages(message: Message, sets: Sequence[KernelSet], fiber_in: Fiber, input
     """
     return [
         {
-            str(l): sum(_by_block(message, kernels[f"({k},{l})"], inputs, k, l) for k in fiber_in.degrees)
+            str(l): reduce(torch.add, (_by_block(message, kernels, inputs, k, l) for k in fiber_in.degrees))
             for l in fiber_out.degrees
         }
         for kernels, fiber_out in sets
     ]
 
 
-def _by_block(message: Message, kernel: nn.Module, inputs: Inputs, k: int, l: int) -> Tensor:
+def _by_block(message: Message, kernels: nn.ModuleDict, inputs: Inputs, k: int, l: int) -> Tensor:
+    kernel = cast("PairwiseConv", kernels[f"({k},{l})"])
     # The kernel of an edge, once for every frequency, and as much again for the derivatives.
     numbers = 2 * kernel.nc_in * kernel.nc_out * (2 * k + 1) * (2 * l + 1) * (kernel.num_freq + 1)
     size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))

@@ -1,11 +1,12 @@
 """In which precision messages are made: that of the parameters, whatever autocast says."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
 
-def full_precision(device: torch.device) -> AbstractContextManager:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast off: it would round in the frames and in the radial networks, where messages lose their equivariance.
 
     A backward pass needs it as well: it may run inside an autocast that the forward pass was not in, or the reverse.

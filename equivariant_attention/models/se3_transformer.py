@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.fibers import FiberLike
 from equivariant_attention.models.base import NodeModel
@@ -69,7 +71,8 @@ class SE3Transformer(NodeModel):
         self.selfint, self.learnable_skip = selfint, learnable_skip
         if x_ij == "cat":
             self.max_degree = max(self.max_degree, 1)  # relative positions are a feature of degree 1
-        attention = {"div": div, "n_heads": n_heads, "learnable_skip": learnable_skip, "selfint": selfint, "x_ij": x_ij}
+        attention: dict[str, Any] = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij}
+        attention["learnable_skip"] = learnable_skip
         fiber = self.fiber_in
         for _ in range(num_layers):
             self.layers.append(GSE3Res(fiber, self.fiber_hidden, edge_dim=edge_dim, **attention))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.fibers import FiberLike
 from equivariant_attention.models.base import NodeModel
@@ -45,7 +47,7 @@ class TFN(NodeModel):
         super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
         check_whole_number(num_layers, 2, "num_layers")
         self.num_layers, self.flavor = num_layers, flavor
-        options = {"self_interaction": True, "edge_dim": edge_dim, "flavor": flavor}
+        options: dict[str, Any] = {"self_interaction": True, "edge_dim": edge_dim, "flavor": flavor}
         fiber = self.fiber_in
         for _ in range(num_layers - 1):
             self.layers.append(GConvSE3(fiber, self.fiber_hidden, **options))

@@ -72,10 +72,12 @@ class GMABSE3(nn.Module):
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")
         check_features(q, self.f_key, G.num_nodes(), "q")
-        value, key = str(self.f_value.min_degree), str(self.f_key.min_degree)
-        check_alike(k[key], f"k['{key}']", v[value], "v")
-        check_alike(q[key], f"q['{key}']", v[value], "v")
-        _, dst = edges_on(G, v[value].device)
+        assert k is not None  # or it was refused
+        assert q is not None
+        first, like = str(self.f_key.min_degree), v[str(self.f_value.min_degree)]
+        check_alike(k[first], f"k['{first}']", like, "v")
+        check_alike(q[first], f"q['{first}']", like, "v")
+        _, dst = edges_on(G, like.device)
         keys = fiber2head(k, self.n_heads, self.f_key, squeeze=True)
         queries = fiber2head(q, self.n_heads, self.f_key, squeeze=True)
         logits = (keys * queries[dst]).sum(-1) / self.f_key.n_features**0.5

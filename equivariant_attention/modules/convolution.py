@@ -66,9 +66,9 @@ class GConvSE3Partial(nn.Module):
         G = as_graph(G)
         inputs = checked_inputs(self, h, G, r, basis)
         if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):
-            inputs.vector = _x_ij(G)
+            vector = inputs.vector = _x_ij(G)
         if self.x_ij == "cat":
-            room = inputs.vector.new_zeros(G.num_nodes(), 1, 3)
+            room = vector.new_zeros(G.num_nodes(), 1, 3)
             inputs.features = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
             inputs.channel = self.f_sent.dict[1] - 1
         return inputs

@@ -21,6 +21,8 @@ class GAvgPooling(nn.Module):
         ValueError: ``type`` is not the string of a whole number of at least 0.
     """
 
+    type: str  # type: ignore[assignment]  # the published name hides a method of nn.Module
+
     def __init__(self, type: str = "0") -> None:
         super().__init__()
         if not (isinstance(type, str) and type.isascii() and type.isdecimal() and str(int(type)) == type):

@@ -1,5 +1,7 @@
 """The radial network: weights of a kernel as a function of the distance and the edge features."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_floating_point, check_whole_number
@@ -80,11 +82,11 @@ class RadialFunc(nn.Module):
     @property
     def last(self) -> nn.Linear:
         """The last linear layer, whose rows are numbered (channel out, channel in, J)."""
-        return self.net[-1]
+        return cast(nn.Linear, self.net[-1])
 
     def hidden(self, x: Tensor) -> Tensor:
         """What the last linear layer sees of x, ``[edges, 32]``, for orders of evaluation that apply it themselves."""
-        for layer in self.net[:-1]:
+        for layer in [*self.net][:-1]:
             x = layer(x)
         return x
 

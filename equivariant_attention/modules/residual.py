@@ -1,7 +1,7 @@
 """The SE(3)-Transformer layer: attention, skip connection and self-interaction."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -69,6 +69,7 @@ class GSE3Res(nn.Module):
                 "attn": GMABSE3(f_value, f_key, n_heads=n_heads),
             }
         )
+        self.project: nn.Module
         if skip == "cat":
             self.cat = GCat(f_value, f_in)
             if selfint == "att":
@@ -105,8 +106,9 @@ class GSE3Res(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
-        inputs = self.GMAB["v"].inputs(features, G, r, basis)
-        v, k = messages([self.GMAB["v"], self.GMAB["k"]], inputs)
+        values = cast(GConvSE3Partial, self.GMAB["v"])
+        inputs = values.inputs(features, G, r, basis)
+        v, k = messages([values, cast(GConvSE3Partial, self.GMAB["k"])], inputs)
         q = self.GMAB["q"](features)
         output, attention = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=True)
         if self.skip == "cat":

@@ -38,5 +38,5 @@ def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # torch.compile would take a tensor that name_of returned for the same as other tensors that it returned.
         return getattr(kept, name_of(*args, **kwargs)) if torch.compiler.is_compiling() else once(*args, **kwargs)
 
-    found.cache_clear = once.cache_clear
+    found.cache_clear = once.cache_clear  # type: ignore[attr-defined]
     return found
