@@ -102,7 +102,8 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
     for _, fiber_out in sets:
         inputs.check_basis(fiber_in, fiber_out)
     is_dict = not isinstance(inputs.basis, Basis)
-    name = backend or _named() or _choice(sets, fiber_in, inputs)
+    dtype = next(sets[0][0].parameters()).dtype
+    name = backend or _named() or _choice(sets, fiber_in, inputs, dtype)
     if is_dict and name in NEEDS:
         raise ValueError(
             f"backend {name!r} needs the basis of get_basis_and_r, got a plain dict, which has no {NEEDS[name]}"
@@ -112,19 +113,23 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    dtype = next(sets[0][0].parameters()).dtype
-    if name == "compiled":
-        if torch.compiler.is_compiling():
-            name = "frame"
-        elif missing := compiled.missing(inputs, dtype):
-            raise ValueError(f"backend 'compiled' cannot run here: {missing}")
+    if name == "compiled" and _is_recorded():
+        name = "frame"
+    if name == "compiled" and (missing := compiled.missing(inputs, dtype)):
+        raise ValueError(f"backend 'compiled' cannot run here: {missing}")
     with full_precision(inputs.src.device):
         return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
 
 
-def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> str:
+def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
-    if torch.compiler.is_compiling():  # 'frame' is what a compiler can look into
+    if _is_recorded():
         return "frame"
-    return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share)
+    has_compiled = not compiled.missing(inputs, dtype)
+    return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share, has_compiled)
+
+
+def _is_recorded() -> bool:
+    """Whether a compiler of PyTorch looks at what runs: that can be 'frame', and not a library of its own."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()

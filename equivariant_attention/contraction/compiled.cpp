@@ -15,6 +15,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -31,7 +32,7 @@ constexpr int REGISTER = 16, TILE = 4;
 #endif
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
-constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
+constexpr int64_t RADIAL_WEIGHTS = 32;              // of a row, that are made together
 
 // ---------------------------------------------------------------- what compiled.py passes, field by field as it is there
 
@@ -60,6 +61,8 @@ struct Problem {
     void* const* dframes;
     void (*openmp)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
 };
+
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
 // ---------------------------------------------------------------- tools
 
@@ -119,16 +122,16 @@ struct Team {
     }
 };
 
-// Call task(0), ..., task(threads - 1), in the threads that PyTorch has already where these are OpenMP's: while they
-// wait for work they are busy, and others would share the cores with them.
+// Call task(0), ..., task(count - 1), in the threads that PyTorch has already where these are OpenMP's: while they wait
+// for work they are busy, and others would share the cores with them.
 template <class Task>
-void in_parallel(const Problem& p, Task task) {
-    Team<Task> team{task, p.threads};
+void in_parallel(const Problem& p, int64_t count, Task task) {
+    Team<Task> team{task, count};
     if (p.openmp && p.threads > 1) {
         p.openmp(team.work, &team, unsigned(p.threads), 0);
     } else {
         std::vector<std::thread> others;
-        for (int64_t i = 1; i < p.threads; ++i) others.emplace_back(team.work, &team);
+        for (int64_t i = 1; i < std::min(p.threads, count); ++i) others.emplace_back(team.work, &team);
         team.work(&team);
         for (auto& other : others) other.join();
     }
@@ -140,66 +143,55 @@ void in_parallel(const Problem& p, Task task) {
 using One = std::integral_constant<int64_t, 1>;
 using Values = std::integral_constant<int64_t, VALUES>;
 
-// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block, where start is out itself or a bias.
-template <int M, class T, class Row, class Column>
-inline void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
-                 const T* bias) {
+// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
+// there is none; dx and dout are the distances from one x and one out to the next.
+template <int M, bool BIAS, class T, class Row, class Column>
+ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
+                        const T* bias) {
     Vector<T> sum[M][2];
+#pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        for (int v = 0; v < 2; ++v) {
-            sum[o][v] = bias ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>);
-        }
+        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout);
+        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>);
     }
     for (int64_t k = 0; k < inner; ++k) {
         const Vector<T> x0 = at(x + k * dx), x1 = at(x + k * dx + LANES<T>);
+#pragma GCC unroll 16
         for (int o = 0; o < M; ++o) {
             const T factor = a[o * row + k * column];
             sum[o][0] += factor * x0;
             sum[o][1] += factor * x1;
         }
     }
+#pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        for (int v = 0; v < 2; ++v) at(out + o * dout + v * LANES<T>) = sum[o][v];
+        at(out + o * dout) = sum[o][0];
+        at(out + o * dout + LANES<T>) = sum[o][1];
     }
 }
 
-template <int M, class T, class Row, class Column>
-inline void rest(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
-                 int64_t dout, const T* bias) {
-    if constexpr (M > 0) {
-        if (count == M) {
-            tile<M>(a, row, column, inner, x, dx, out, dout, bias);
-        } else {
-            rest<M - 1>(count, a, row, column, inner, x, dx, out, dout, bias);
-        }
-    }
-}
-
-// The same for any number of them; dx and dout are the distances from one x and one out to the next.
-template <class T, class Row, class Column>
+// The same for any number of columns, TILE at a time, then those that are left over.
+template <bool BIAS, int M = TILE, class T, class Row, class Column>
 void product(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
              int64_t dout, const T* bias = nullptr) {
     int64_t o = 0;
-    for (; o + TILE <= count; o += TILE) {
-        tile<TILE>(a + o * row, row, column, inner, x, dx, out + o * dout, dout, bias ? bias + o * row : bias);
+    for (; o + M <= count; o += M) {
+        tile<M, BIAS, T>(a + o * row, row, column, inner, x, dx, out + o * dout, dout, BIAS ? bias + o * row : bias);
     }
-    rest<TILE - 1>(count - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
-                   bias ? bias + o * row : bias);
+    if constexpr (M > 1) {
+        if (o < count) {
+            product<BIAS, M / 2, T>(count - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
+                                    BIAS ? bias + o * row : bias);
+        }
+    }
 }
 
 // dA[o] += sum over rows of d[o] x, where d[o] are columns of a block and x its rows, [B, width].
 template <class T>
 void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
     for (int64_t c = 0; c < width; c += B<T>) {
-        product(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
+        product<false>(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
     }
-}
-
-template <class T>
-T total(const T* column) {
-    T sum = 0;
-    for (int64_t r = 0; r < B<T>; ++r) sum += column[r];
-    return sum;
 }
 
 // Columns of a block as rows, [B, width].
@@ -284,9 +276,9 @@ struct Activation {  // of one layer on one block
         const int64_t n = layer.inputs;
         const T* w = layer.weight;
         if (n == HIDDEN) {
-            product<T>(HIDDEN, w, Values(), One(), HIDDEN, x, B<T>, normal, B<T>, w + HIDDEN);
+            product<true>(HIDDEN, w, Values(), One(), HIDDEN, x, B<T>, normal, B<T>, w + HIDDEN);
         } else {
-            product<T>(HIDDEN, w, n + 1, One(), n, x, B<T>, normal, B<T>, w + n);
+            product<true>(HIDDEN, w, n + 1, One(), n, x, B<T>, normal, B<T>, w + n);
         }
         std::fill_n(inverse, B<T>, T(0));
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -329,7 +321,7 @@ struct Activation {  // of one layer on one block
         }
         add_outer<T>(HIDDEN, d, x, sum.width, sum.weight);
         const T* w = layer.weight;
-        if (dx) product<T>(layer.inputs, w, One(), layer.inputs + 1, HIDDEN, d, B<T>, dx, B<T>);
+        if (dx) product<false>(layer.inputs, w, One(), layer.inputs + 1, HIDDEN, d, B<T>, dx, B<T>);
     }
 };
 
@@ -396,17 +388,23 @@ struct KernelGradient {
         second.store(HIDDEN, n.gradients + 4);
         const auto* coupling = static_cast<const T*>(n.coupling);
         auto *dw = static_cast<T*>(n.gradients[8]), *db = static_cast<T*>(n.gradients[9]);
+        std::vector<T> sums(kernel.F);
         for (int64_t o = 0; o < kernel.channels_out; ++o) {
             for (int64_t i = 0; i < kernel.channels_in; ++i) {
+                const int64_t first_f = i * kernel.channels_out + o, step = kernel.channels_in * kernel.channels_out;
+                for (int64_t f = 0; f < kernel.F; ++f) {
+                    const T* lanes = bias + (first_f + f * step) * LANES<T>;
+                    sums[f] = std::accumulate(lanes, lanes + LANES<T>, T(0));
+                }
                 for (int64_t J = 0; J < kernel.F; ++J) {
+                    const int64_t row = (o * kernel.channels_in + i) * kernel.F + J;
                     T w[HIDDEN] = {}, b = 0;
                     for (int64_t f = 0; f < kernel.F; ++f) {
                         const T factor = coupling[f * kernel.F + J];
-                        const int64_t number = (f * kernel.channels_in + i) * kernel.channels_out + o;
-                        for (int64_t h = 0; h < HIDDEN; ++h) w[h] += factor * last[number * HIDDEN + h];
-                        for (int64_t v = 0; v < LANES<T>; ++v) b += factor * bias[number * LANES<T> + v];
+                        const T* a = last + (first_f + f * step) * HIDDEN;
+                        for (int64_t h = 0; h < HIDDEN; ++h) w[h] += factor * a[h];
+                        b += factor * sums[f];
                     }
-                    const int64_t row = (o * kernel.channels_in + i) * kernel.F + J;
                     std::copy_n(w, HIDDEN, dw + row * HIDDEN);
                     db[row] = b;
                 }
@@ -851,7 +849,7 @@ private:
             for (int64_t i = 0; i < kernel.channels_in; i += kernel.together()) {
                 const int64_t n = std::min(kernel.together(), kernel.channels_in - i);
                 const T* A = kernel.last + (f * kernel.channels_in + i) * kernel.channels_out * VALUES;
-                product<T>(n * kernel.channels_out, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
+                product<true, TILE, T>(n * kernel.channels_out, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
                 task(terms, i, n, A);
             }
         }
@@ -887,7 +885,7 @@ private:
             const int64_t number = (A - kernel.last) / VALUES, count = n * kernel.channels_out;
             if (p.dframes) mix_block(kernel, b, t, i, n);
             mix_block_gradient(kernel, b, t, i, n, sum.bias + number * LANES<T>);
-            product<T>(HIDDEN, A, One(), Values(), count, R, B<T>, d, B<T>);
+            product<false, TILE, T>(HIDDEN, A, One(), Values(), count, R, B<T>, d, B<T>);
             if (p.by_parameters) add_outer<T>(count, R, rows, HIDDEN, sum.last + number * HIDDEN);
         });
         transpose(first.output, HIDDEN, rows, HIDDEN);
@@ -916,39 +914,41 @@ private:
 template <class T>
 struct Run {
     const Problem& p;
+    int64_t num_blocks;
     std::vector<std::unique_ptr<Kernel<T>>> kernels;
-    std::vector<std::unique_ptr<Worker<T>>> workers;
+    std::vector<std::unique_ptr<Worker<T>>> workers;  // one per thread, and at least two blocks for each
 
-    explicit Run(const Problem& p) : p(p), kernels(p.num_networks), workers(p.threads) {
-        in_parallel(p, [this](int64_t thread) {
-            for (int64_t n = thread; n < this->p.num_networks; n += this->p.threads) {
-                kernels[n] = std::make_unique<Kernel<T>>(this->p, this->p.networks[n]);
-            }
+    explicit Run(const Problem& p) : p(p), kernels(p.num_networks) {
+        num_blocks = (p.num_pairs + B<T> - 1) / B<T> + (p.num_edges - 2 * p.num_pairs + B<T> - 1) / B<T>;
+        workers.resize(std::max(int64_t(1), std::min(p.threads, num_blocks / 2)));
+        in_parallel(p, p.num_networks, [this](int64_t n) {
+            kernels[n] = std::make_unique<Kernel<T>>(this->p, this->p.networks[n]);
         });
     }
 
-    // Call a member of every thread's worker with its share of the blocks.
+    // Call a member of every worker with its share of the blocks.
     void work(void (Worker<T>::*member)(int64_t, int64_t)) {
-        const int64_t singles = p.num_edges - 2 * p.num_pairs;
-        const int64_t blocks = (p.num_pairs + B<T> - 1) / B<T> + (singles + B<T> - 1) / B<T>;
-        in_parallel(p, [=](int64_t thread) {
-            workers[thread] = std::make_unique<Worker<T>>(p, kernels);
-            ((*workers[thread]).*member)(thread * blocks / p.threads, (thread + 1) * blocks / p.threads);
+        const int64_t count = workers.size();
+        in_parallel(p, count, [=](int64_t i) {
+            workers[i] = std::make_unique<Worker<T>>(p, kernels);
+            ((*workers[i]).*member)(i * num_blocks / count, (i + 1) * num_blocks / count);
         });
     }
 
     void gradient() {
         work(&Worker<T>::gradient);
-        in_parallel(p, [this](int64_t thread) {
-            for (int64_t n = thread; p.by_parameters && n < p.num_networks; n += p.threads) {
-                KernelGradient<T>& sum = *workers[0]->gradients[n];
-                for (int64_t w = 1; w < p.threads; ++w) sum.add(*workers[w]->gradients[n], kernels[n]->numbers());
-                sum.store(*kernels[n], p.networks[n]);
-            }
-            for (int64_t node = thread * p.num_nodes / p.threads; node < (thread + 1) * p.num_nodes / p.threads; ++node) {
+        if (p.by_parameters) in_parallel(p, p.num_networks, [this](int64_t n) { store(n); });
+        in_parallel(p, p.threads, [this](int64_t i) {
+            for (int64_t node = i * p.num_nodes / p.threads; node < (i + 1) * p.num_nodes / p.threads; ++node) {
                 for (const auto& worker : workers) worker->add_node(node);
             }
         });
+    }
+
+    void store(int64_t n) {
+        KernelGradient<T>& sum = *workers[0]->gradients[n];
+        for (size_t w = 1; w < workers.size(); ++w) sum.add(*workers[w]->gradients[n], kernels[n]->numbers());
+        sum.store(*kernels[n], p.networks[n]);
     }
 };
 

@@ -32,6 +32,8 @@ def missing(inputs: Inputs, dtype: torch.dtype) -> str:
         return f"it needs tensors on a CPU, got tensors on {inputs.src.device}"
     if dtype not in DTYPES:
         return f"it needs parameters in float32 or float64, got {dtype}"
+    if type(inputs.scalars) is not Tensor:
+        return f"it needs tensors that hold numbers, got {type(inputs.scalars).__name__}"
     return not_built()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -70,6 +71,7 @@ def _key(compiler: str, source: Path) -> str:
 
 
 def _build(compiler: str, source: Path, built: Path) -> None:
+    logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, compiler)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         unfinished = Path(folder) / built.name
         _run([compiler, *FLAGS, "-o", str(unfinished), str(source)])

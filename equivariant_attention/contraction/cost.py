@@ -7,38 +7,45 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.plan import Plan
 
 # Nanoseconds of a training step for each multiply-add of a forward pass, fitted to python -m benchmarks on two cores of
-# an AMD EPYC (187 GFLOP/s). They are several passes of very different efficiency: small products are slow.
+# an AMD EPYC (187 GFLOP/s), for 'compiled' by comparison with the others on an Intel Xeon. They are several passes of
+# very different efficiency: small products are slow.
 RADIAL, MIXING, HIDDEN_LAYERS = 0.055, 0.2, 1.15
+COMPILED_RADIAL, COMPILED_MIXING, COMPILED_HIDDEN_LAYERS = 0.035, 0.1, 0.2
 ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.95
 CLEARLY_FASTER = 0.75  # the node order holds 13 times the numbers of frames at degree 3, so it must be worth it
 
 
-def fastest(sets: Sequence[KernelSet], fiber_in: Fiber, plan: Plan, pairs_share: bool) -> str:
-    """'frame', or 'node' where that is clearly faster.
+def fastest(
+    sets: Sequence[KernelSet], fiber_in: Fiber, plan: Plan, pairs_share: bool, has_compiled: bool = False
+) -> str:
+    """'compiled', or else 'frame'; or 'node' where that is clearly faster.
 
     Args:
         sets, fiber_in: as in :func:`equivariant_attention.contraction.contract`.
         plan: of the graph.
         pairs_share: whether its pairs of edges share radial weights.
+        has_compiled: whether 'compiled' can run.
     """
     estimates = seconds(sets, fiber_in, plan, pairs_share)
-    return "node" if estimates["node"] < CLEARLY_FASTER * estimates["frame"] else "frame"
+    edge_first = "compiled" if has_compiled else "frame"
+    return "node" if estimates["node"] < CLEARLY_FASTER * estimates[edge_first] else edge_first
 
 
 def seconds(sets: Sequence[KernelSet], fiber_in: Fiber, plan: Plan, pairs_share: bool) -> dict[str, float]:
-    """What the messages of a training step take, about, in either order."""
+    """What the messages of a training step take, about, in each of these orders."""
     edges, nodes = plan.num_edges, len(plan.out_edges.node)
     rows = edges - len(plan.pairs) if pairs_share else edges
-    frame, node = 0.0, 0.0
+    frame, compiled, node = 0.0, 0.0, 0.0
     for _, fiber_out in sets:
         for k, c_in in fiber_in.dict.items():
             for l, c_out in fiber_out.dict.items():
                 F = 2 * min(k, l) + 1
-                hidden_layers = HIDDEN * (HIDDEN + 1)
+                radial, mixing, hidden = HIDDEN * c_in * c_out * F, c_in * c_out * (2 * F - 1), HIDDEN * (HIDDEN + 1)
                 numbers = (2 * k + 1) * F * c_out
-                frame += rows * (RADIAL * HIDDEN * c_in * c_out * F + HIDDEN_LAYERS * hidden_layers)
-                frame += edges * MIXING * c_in * c_out * (2 * F - 1)
+                frame += rows * (RADIAL * radial + HIDDEN_LAYERS * hidden) + edges * MIXING * mixing
+                compiled += rows * (COMPILED_RADIAL * radial + COMPILED_HIDDEN_LAYERS * hidden)
+                compiled += edges * COMPILED_MIXING * mixing
                 node += nodes * ON_NODES * HIDDEN * c_in * numbers
                 node += edges * (ON_EDGES * HIDDEN + STEERING * (2 * l + 1)) * numbers
-                node += edges * HIDDEN_LAYERS_OF_NODE_ORDER * hidden_layers
-    return {"frame": 1e-9 * frame, "node": 1e-9 * node}
+                node += edges * HIDDEN_LAYERS_OF_NODE_ORDER * hidden
+    return {"frame": 1e-9 * frame, "compiled": 1e-9 * compiled, "node": 1e-9 * node}

@@ -17,9 +17,8 @@ PARAMETERS = 10  # of a radial network
 
 def parameters(kernel: nn.Module) -> list[Tensor]:
     """Those of a kernel: weight, bias, scale, shift of both hidden layers, then weight and bias of the last layer."""
-    net = kernel.rp.net
-    hidden = [(net[linear], net[norm].bn) for linear, norm in ((0, 1), (3, 4))]
-    return [p for a, b in (*hidden, (net[6], None)) for p in (a.weight, a.bias, *((b.weight, b.bias) if b else ()))]
+    a, b, _, c, d, _, e = kernel.rp.net
+    return [p for layer in (a, b.bn, c, d.bn, e) for p in (layer.weight, layer.bias)]
 
 
 def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:

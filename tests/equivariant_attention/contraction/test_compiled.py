@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from equivariant_attention.contraction import Inputs, compiled, compiler, use_backend
+from equivariant_attention.contraction import BACKENDS, Inputs, compiled, compiler, use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
@@ -137,6 +137,32 @@ def test_what_is_not_finite_stays_so():
         assert layer(features, G=G, r=r, basis=basis)["0"].isnan().all()
 
 
+def ran_by_default(G, layer, monkeypatch):
+    ran = []
+    for name, order in [*BACKENDS.items()]:
+        monkeypatch.setitem(BACKENDS, name, lambda *a, name=name, order=order: ran.append(name) or order(*a))
+    basis, r = get_basis_and_r(G, 3)
+    layer(random_features(MIXED, G.num_nodes(), torch.float32), G=G, r=r, basis=basis)
+    return ran
+
+
+@runs
+def test_it_is_chosen_on_a_cpu(monkeypatch):
+    assert ran_by_default(random_graph(torch.float32), GConvSE3Partial(MIXED, MIXED), monkeypatch) == ["compiled"]
+
+
+@runs
+def test_a_layer_that_is_compiled_takes_another_order():
+    """PyTorch's compiler cannot look into it."""
+    G, layer = random_graph(torch.float32), GConvSE3Partial(Fiber(1, 2), Fiber(1, 2))
+    features = random_features(Fiber(1, 2), G.num_nodes(), torch.float32)
+    basis, r = get_basis_and_r(G, 0)
+    with use_backend("compiled"):
+        expected = layer(features, G=G, r=r, basis=basis)["0"]
+        found = torch.compile(layer, backend="eager", fullgraph=True)(features, G=G, r=r, basis=basis)["0"]
+    torch.testing.assert_close(found, expected)
+
+
 def missing(dtype, device):
     features, src = {"0": torch.zeros(1, 1, 1, device=device)}, torch.zeros(1, dtype=torch.int64, device=device)
     return compiled.missing(Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
@@ -161,5 +187,6 @@ def test_it_runs_or_raises(monkeypatch):
     compiled.not_built.cache_clear()
     try:
         assert refusal(G, layer) == "backend 'compiled' cannot run here: there is no C++ compiler"
+        assert ran_by_default(G, layer, monkeypatch) == ["frame"]
     finally:
         compiled.not_built.cache_clear()
