@@ -222,7 +222,9 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         dframes=dframes if any(v is not None for v in d.frames) else None,
         openmp=_openmp(),
     )
-    if getattr(compiler.library(SOURCE), f"{function}_{DTYPES[dtype]}")(ctypes.byref(call)):
+    with torch.profiler.record_function(f"compiled::{function}"):
+        failed = getattr(compiler.library(SOURCE), f"{function}_{DTYPES[dtype]}")(ctypes.byref(call))
+    if failed:
         raise MemoryError(f"messages of {plan.num_edges} edges: not enough memory")
 
 

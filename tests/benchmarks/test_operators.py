@@ -12,6 +12,8 @@ def test_kinds_of_a_step():
     def step():
         torch.cat([norm(a @ a)[index], a]).relu().sum().backward()
         b @ b
+        with torch.profiler.record_function("compiled::forward"):
+            a.tolist()
 
     step()
     found = time_by_kind(step, "cpu")
