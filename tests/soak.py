@@ -3,7 +3,6 @@
 python -m tests.soak NAME STEPS      NAME: training, forces or cache
 """
 
-import gc
 import json
 import resource
 import sys
@@ -18,7 +17,7 @@ from equivariant_attention.precompute import BasisCache
 from experiments.forces import models as forces
 from experiments.nbody import models
 
-POINTS, NEIGHBOURS = (2, 25), (1, 8)  # of a graph, from and below
+POINTS, NEIGHBOURS, ATOMS = (2, 25), (1, 8), (2, 13)  # of a graph, from and below
 GRAPHS, KEPT = 300, 100  # in the data set of the cache, and about how many it has room for
 
 
@@ -44,7 +43,7 @@ def second_derivatives():
     model = forces.SE3Transformer(num_layers=1, num_channels=4, num_degrees=2, n_heads=1)
 
     def loss():
-        n = drawn(*POINTS)
+        n = drawn(*ATOMS)
         _, force = forces.energy_and_forces(model, torch.randn(n, 3), torch.randint(1, 9, (n,)))
         return (force - 1).square().mean()
 
@@ -85,8 +84,7 @@ def soak(name, steps):
         optimizer.step()
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
         times.append(time.process_time())
-    tensors = sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects())
-    return {"memory": memory, "seconds": [after - before for before, after in pairwise(times)], "tensors": tensors}
+    return {"memory": memory, "seconds": [after - before for before, after in pairwise(times)]}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ def test_memory_and_speed_are_flat(name):
     found = json.loads(done.stdout)
     memory, seconds = found["memory"], found["seconds"]
     highest, first, last = max(memory[BEGUN:]), median(seconds[BEGUN : 4 * BEGUN]), median(seconds[-3 * BEGUN :])
-    print(f"{name}: {memory[BEGUN - 1] / 2**20:.1f} MiB, then at most {highest / 2**20:.1f}; "
-          f"{1000 * first:.2f} ms a step, {1000 * last:.2f} at the end; {found['tensors']} tensors")  # fmt: skip
+    print(
+        f"{name}: MiB after {BEGUN}, {2 * BEGUN} ... steps:", *(round(m / 2**20, 1) for m in memory[BEGUN - 1 :: BEGUN])
+    )
+    print(f"{name}: {1000 * first:.2f} ms a step, {1000 * last:.2f} at the end")
     assert highest < 1.02 * memory[BEGUN - 1]
     assert last < 1.15 * first
