@@ -91,8 +91,8 @@ for _ in range(STEPS):
 # What it attends to
 # ------------------
 # The weights of all edges into a point add up to 1, for each head. With five neighbours, one that looks at
-# nothing in particular gives each 0.2. On new graphs, the two heads give the nearest neighbour 0.97 and 0.90 in
-# the mean, and the squared error is 0.018, where predicting 0 leaves 0.99.
+# nothing in particular gives each 0.2. On new graphs, the two heads give the nearest neighbour 0.97 and 0.90
+# in the mean, and the squared error is 0.018, where predicting 0 leaves 0.99.
 
 with torch.no_grad():
     G, target = sample(500)
@@ -161,8 +161,8 @@ print("changes of the weights under", ", ".join(f"{name}: {error:.0e}" for name,
 
 # %%
 # The graph has to turn as a whole. Turn the positions and leave the vectors on the nodes as they are, and a
-# weight changes by 0.52; so they do where the graph is scaled (0.07), as distances matter, or mirrored (0.31), as
-# these layers tell left from right.
+# weight changes by 0.52; so they do where the graph is scaled (0.07), as distances matter, or mirrored
+# (0.31), as these layers tell left from right.
 
 
 def change(scale=1.0, matrix=None, turn_features=True):

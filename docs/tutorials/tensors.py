@@ -167,8 +167,8 @@ for _ in range(STEPS):
 # %%
 # What was learnt
 # ---------------
-# On molecules that were not trained on, the dipole moment is off by 0.089 (root mean square), where it is 0.427
-# itself, and the polarisability by 0.095, where atoms that do not feel each other are off by 0.199.
+# On molecules that were not trained on, the dipole moment is off by 0.089 (root mean square), where it is
+# 0.427 itself, and the polarisability by 0.095, where atoms that do not feel each other are off by 0.199.
 
 with torch.no_grad():
     prediction = predict(*test)
