@@ -60,7 +60,8 @@ def named(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterat
     try:
         yield
     except OSError as error:
-        if error.filename is None or (temporary is not None and error.filename == str(temporary)):
+        names_none = error.filename is None and error.errno is not None  # without a number, it is a message of its own
+        if names_none or (temporary is not None and error.filename == str(temporary)):
             error.filename = os.fspath(path)
         raise
 

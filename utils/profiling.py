@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,9 @@ def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, ste
 
     Returns:
         the table: operations, by their own time.
+
+    Raises:
+        OSError: the files cannot be written.
     """
     on_gpu = torch.cuda.is_available()
     for _ in range(warmup):
@@ -30,11 +34,22 @@ def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, ste
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         for _ in range(steps):
             step()
-    with atomic_write(folder / "trace.json") as file, tempfile.TemporaryDirectory() as elsewhere:
-        trace = Path(elsewhere) / "trace.json"
-        recorded.export_chrome_trace(str(trace))  # to a path, and not atomically
-        file.write(trace.read_bytes())
+    with atomic_write(folder / "trace.json") as file:
+        file.write(_trace(recorded))
     table = recorded.key_averages().table(f"self_{'cuda' if on_gpu else 'cpu'}_time_total", row_limit=30)
     with atomic_write(folder / "table.txt", "w") as file:
         file.write(table)
     return table
+
+
+def _trace(recorded: profile) -> bytes:
+    """What the profiler writes to a path, not atomically, and without a word where a disk is full."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        recorded.export_chrome_trace(str(path))
+        content = path.read_bytes()
+    try:
+        json.loads(content)
+    except ValueError as error:
+        raise OSError(f"the profiler could not write its trace to {path} (is the disk full?)") from error
+    return content

@@ -1,9 +1,9 @@
 """Trains a model to predict a property of molecules.
 
-python experiments/qm9/run.py                     atomisation energies of the embedded molecules, in minutes
-python experiments/qm9/run.py --task homo         another property of theirs
-python experiments/qm9/run.py --preset paper      the SE(3)-Transformer paper's model and recipe on QM9
-python experiments/qm9/run.py --resume FOLDER     goes on with an interrupted run
+python experiments/qm9/run.py                                     atomisation energies of the embedded molecules
+python experiments/qm9/run.py --task homo                         another property of theirs
+python experiments/qm9/run.py --preset paper --source download    the SE(3)-Transformer paper's model and recipe on QM9
+python experiments/qm9/run.py --resume FOLDER                     goes on with an interrupted run
 """
 
 from __future__ import annotations
