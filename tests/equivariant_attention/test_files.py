@@ -77,7 +77,7 @@ def test_failed_writes_name_the_file(tmp_path):
         write_half_and_stop(path, OSError(21, "Is a directory", "other"))
     with pytest.raises(OSError, match=r": '/proc/state'"), atomic_write("/proc/state"):
         pass
-    with pytest.raises(OSError, match="^a message of its own$"), named(path):
+    with pytest.raises(OSError, match=r"^a message of its own$"), named(path):
         raise OSError("a message of its own")
     with pytest.raises(ZeroDivisionError), named(path):
         raise ZeroDivisionError
