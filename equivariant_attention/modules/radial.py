@@ -84,11 +84,5 @@ class RadialFunc(nn.Module):
         """The last linear layer, whose rows are numbered (channel out, channel in, J)."""
         return cast(nn.Linear, self.net[-1])
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """What the last linear layer sees of x, ``[edges, 32]``, for orders of evaluation that apply it themselves."""
-        for layer in [*self.net][:-1]:
-            x = layer(x)
-        return x
-
     def extra_repr(self) -> str:
         return f"num_freq={self.num_freq}, in_dim={self.in_dim}, out_dim={self.out_dim}, edge_dim={self.edge_dim}"

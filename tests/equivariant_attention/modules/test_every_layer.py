@@ -204,6 +204,13 @@ def test_wrong_features_are_refused(name):
             run(layer, G, wrong)
 
 
+@every_layer
+def test_repr_tells_the_fibers(name):
+    layer, fiber, _ = build(name)
+    assert type(layer).__name__ in repr(layer)
+    assert "Pooling" in name or f"={fiber}" in repr(layer)
+
+
 @pytest.mark.parametrize("name", READS_GRAPH)
 def test_a_node_without_incoming_edges_and_repeated_edges(name):
     """Repeating every edge of a node leaves means and attention averages as they are."""
