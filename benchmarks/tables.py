@@ -59,7 +59,11 @@ def size(number: float) -> str:
 def _scaled(value: float, units: dict[str, float]) -> str:
     unit = next((unit for unit, amount in units.items() if value >= amount), list(units)[-1])
     value /= units[unit]
-    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
+    return f"{_three_digits(value)} {unit}"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _goal(row: Row) -> str:
@@ -78,7 +82,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "backend": lambda row: row["backend"],
     "median": lambda row: row["failed"] if "failed" in row else duration(row["seconds"]["median"]),
     "min to max": lambda row: f"{duration(row['seconds']['min'])} to {duration(row['seconds']['max'])}",
-    "graphs per second": lambda row: f"{row['graphs_per_second']:.3g}",
+    "graphs per second": lambda row: _three_digits(row["graphs_per_second"]),
     "× time of the first": lambda row: f"{row['to_first']['seconds']:.2f}",
     "× its memory": lambda row: f"{row['to_first']['bytes']:.2f}",
     "peak above the model": lambda row: size(row["memory"]["above"]),
