@@ -32,7 +32,7 @@ constexpr int REGISTER = 16, TILE = 4;
 #endif
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
-constexpr int64_t RADIAL_WEIGHTS = 32;              // of a row, that are made together
+constexpr int64_t RADIAL_WEIGHTS = 128;             // of a row, that are made together
 
 // ---------------------------------------------------------------- what compiled.py passes, field by field as it is there
 

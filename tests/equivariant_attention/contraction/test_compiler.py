@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "c++")), 
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv(compiler.SWITCH, raising=False)
     path = tmp_path / "answer.cpp"
     path.write_text('extern "C" int answer() { return 42; }')
     library.cache_clear()
