@@ -176,9 +176,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for name, label in BASELINES.items():
             of_lines[label] = {row["num_train"]: row[f"mae_of_{name}"] for row in of_task}
         for label, errors in of_lines.items():
-            cells = (f"{errors[size]:.3g}" if size in errors else "" for size in sizes)
+            cells = (_three_digits(errors[size]) if size in errors else "" for size in sizes)
             lines.append([f"{task} ({of_task[0]['unit']})", label, *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -199,6 +203,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         sizes = [row["num_train"] for row in its_rows]  # baselines are the same whatever the model
         for style, (name, label) in zip(("--", ":"), BASELINES.items(), strict=True):
             axes.plot(sizes, [row[f"mae_of_{name}"] for row in its_rows], style, color="grey", label=label)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_xticks([], minor=True)
         if number == 1:
             axes.legend(fontsize="small")
     save_figure(figure, path)
