@@ -25,7 +25,7 @@ setup(
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["equivariant_attention", "equivariant_attention.*"]),
     package_dir={"": "."},
-    package_data={"equivariant_attention": ["py.typed", "contraction/*.cpp"]},
+    package_data={"equivariant_attention": ["py.typed", "*/*.cpp", "*/*.hpp"]},
     install_requires=["torch>=2.5", "numpy>=1.24", "scipy>=1.10", "packaging>=23", DGL],
     extras_require={
         "experiments": [

@@ -13,9 +13,14 @@ from benchmarks.steps import Step
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # some builds of PyTorch announce every profile on stderr
 
-COMPILED, ELEMENTWISE, REST = "messages in C++", "elementwise, sums and others", "Python and rest"
+ELEMENTWISE, REST = "elementwise, sums and others", "Python and rest"
 KINDS = {
-    COMPILED: "",  # of equivariant_attention.contraction.compiled, which is no operator of PyTorch's
+    # Libraries in C++, which are no operators of PyTorch's.
+    "messages in C++": "compiled::forward compiled::gradient",
+    "other layers in C++": """
+        attention::forward attention::gradient linear::forward linear::gradient
+        norm::norms norm::norms_gradient norm::rescaled norm::rescaled_gradient
+    """,
     "matrix products": "mm addmm mv addmv dot",
     "batched products": "bmm baddbmm",
     "normalisation": "native_layer_norm native_layer_norm_backward",
@@ -66,6 +71,6 @@ def time_by_kind(step: Step, device: str) -> dict[str, Any]:
 
 def _kind(event: str) -> str | None:
     library, _, operator = event.rpartition("::")
-    if library == "compiled":
-        return COMPILED
-    return _KIND_OF.get(operator.removesuffix("_"), ELEMENTWISE) if library == "aten" else None
+    if library == "aten":
+        return _KIND_OF.get(operator.removesuffix("_"), ELEMENTWISE)
+    return _KIND_OF.get(event)

@@ -6,9 +6,10 @@ from equivariant_attention.contraction import BACKENDS, compiled, triton_mix
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph, as_graph
 from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.native.calls import not_built
 
 # 'triton' runs on CUDA, or on a CPU in its interpreter; 'compiled' where there is a C++ compiler.
-MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "compiled": compiled.not_built()}
+MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "compiled": not_built(compiled.SOURCE)}
 BACKENDS_HERE = sorted(b for b in BACKENDS if not MISSING.get(b))
 SCALARS = Fiber(structure=[(6, 0)])
 VECTORS = Fiber(structure=[(2, 1)])

@@ -52,7 +52,7 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
 
     Args:
         name: 'oracle', 'edge', 'frame', 'compiled' ('frame' in C++, on a CPU; built when first used, see
-            :func:`~equivariant_attention.contraction.compiler.library`), 'node', 'triton' ('frame' with its products in
+            :func:`~equivariant_attention.native.compiler.library`), 'node', 'triton' ('frame' with its products in
             a kernel of their own, on CUDA; never chosen by the library, as no GPU was at hand to measure it) or None.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.

@@ -9,27 +9,18 @@
 // compiled.py calls the functions at the end of this file.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <numeric>
-#include <thread>
 #include <vector>
+
+#include "../native/columns.hpp"
+#include "../native/threads.hpp"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns that are summed up together
-#elif defined(__AVX__)
-constexpr int REGISTER = 32, TILE = 4;
-#elif defined(__aarch64__)
-constexpr int REGISTER = 16, TILE = 8;
-#else
-constexpr int REGISTER = 16, TILE = 4;
-#endif
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
 constexpr int64_t RADIAL_WEIGHTS = 128;             // of a row, that are made together
@@ -50,7 +41,7 @@ struct Network {
 
 struct Problem {
     int64_t num_nodes, num_edges, num_pairs, num_scalars, num_features, num_messages, num_networks, max_degree;
-    int64_t channel, threads, room;  // of the vector; bytes for the blocks that a thread evaluates together
+    int64_t channel, room;           // of the vector; bytes for the blocks that a thread evaluates together
     int64_t by_parameters;           // whether their derivatives are wanted
     const Part *features, *messages;
     const Network* networks;
@@ -59,153 +50,10 @@ struct Problem {
     void *dscalars, *dvector;  // null where not wanted, as are those of frames
     const void* const* frames;  // by degree, [edges, 2l+1, 2l+1] in the order of the plan; null for 0 and where none is
     void* const* dframes;
-    void (*openmp)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
+    Threads threads;
 };
 
-#define ALWAYS_INLINE __attribute__((always_inline)) inline
-
-// ---------------------------------------------------------------- tools
-
-template <class T>
-struct Register {
-    typedef T Vector __attribute__((vector_size(REGISTER), aligned(alignof(T)), may_alias));
-};
-template <class T>
-using Vector = typename Register<T>::Vector;
-template <class T>
-constexpr int64_t LANES = REGISTER / sizeof(T);
-template <class T>
-constexpr int64_t B = 2 * LANES<T>;
-
-template <class T>
-inline Vector<T>& at(T* p) {
-    return *reinterpret_cast<Vector<T>*>(p);
-}
-template <class T>
-inline const Vector<T>& at(const T* p) {
-    return *reinterpret_cast<const Vector<T>*>(p);
-}
-
-template <class T>
-class Array {  // memory that is aligned, and not initialised
-public:
-    explicit Array(int64_t size = 0) : data_(make(size)) {}
-    Array(int64_t size, T value) : Array(size) { std::fill_n(data_.get(), size, value); }
-    operator T*() const { return data_.get(); }
-
-private:
-    static constexpr std::align_val_t ALIGNMENT{64};
-    struct Free {
-        void operator()(T* p) const { ::operator delete(p, ALIGNMENT); }
-    };
-    static T* make(int64_t size) {
-        return size ? static_cast<T*>(::operator new(size * sizeof(T), ALIGNMENT)) : nullptr;
-    }
-    std::unique_ptr<T, Free> data_;
-};
-
-template <class Task>
-struct Team {
-    Task& task;
-    int64_t size;
-    std::atomic<int64_t> next{0};
-    std::atomic<bool> failed{false};
-    static void work(void* self) {
-        auto& team = *static_cast<Team*>(self);
-        for (int64_t i; (i = team.next++) < team.size;) {
-            try {
-                team.task(i);
-            } catch (...) {
-                team.failed = true;
-            }
-        }
-    }
-};
-
-// Call task(0), ..., task(count - 1), in the threads that PyTorch has already where these are OpenMP's: while they wait
-// for work they are busy, and others would share the cores with them.
-template <class Task>
-void in_parallel(const Problem& p, int64_t count, Task task) {
-    Team<Task> team{task, count};
-    if (p.openmp && p.threads > 1) {
-        p.openmp(team.work, &team, unsigned(p.threads), 0);
-    } else {
-        std::vector<std::thread> others;
-        for (int64_t i = 1; i < std::min(p.threads, count); ++i) others.emplace_back(team.work, &team);
-        team.work(&team);
-        for (auto& other : others) other.join();
-    }
-    if (team.failed) throw std::bad_alloc();
-}
-
-// ---------------------------------------------------------------- products
-
-using One = std::integral_constant<int64_t, 1>;
 using Values = std::integral_constant<int64_t, VALUES>;
-
-// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
-// there is none; dx and dout are the distances from one x and one out to the next.
-template <int M, bool BIAS, class T, class Row, class Column>
-ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
-                        const T* bias) {
-    Vector<T> sum[M][2];
-#pragma GCC unroll 16
-    for (int o = 0; o < M; ++o) {
-        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout);
-        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>);
-    }
-    for (int64_t k = 0; k < inner; ++k) {
-        const Vector<T> x0 = at(x + k * dx), x1 = at(x + k * dx + LANES<T>);
-#pragma GCC unroll 16
-        for (int o = 0; o < M; ++o) {
-            const T factor = a[o * row + k * column];
-            sum[o][0] += factor * x0;
-            sum[o][1] += factor * x1;
-        }
-    }
-#pragma GCC unroll 16
-    for (int o = 0; o < M; ++o) {
-        at(out + o * dout) = sum[o][0];
-        at(out + o * dout + LANES<T>) = sum[o][1];
-    }
-}
-
-// The same for any number of columns, TILE at a time, then those that are left over.
-template <bool BIAS, int M = TILE, class T, class Row, class Column>
-void product(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
-             int64_t dout, const T* bias = nullptr) {
-    int64_t o = 0;
-    for (; o + M <= count; o += M) {
-        tile<M, BIAS, T>(a + o * row, row, column, inner, x, dx, out + o * dout, dout, BIAS ? bias + o * row : bias);
-    }
-    if constexpr (M > 1) {
-        if (o < count) {
-            product<BIAS, M / 2, T>(count - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
-                                    BIAS ? bias + o * row : bias);
-        }
-    }
-}
-
-// dA[o] += sum over rows of d[o] x, where d[o] are columns of a block and x its rows, [B, width].
-template <class T>
-void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
-    for (int64_t c = 0; c < width; c += B<T>) {
-        product<false>(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
-    }
-}
-
-// Columns of a block as rows, [B, width].
-template <class T>
-void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
-    for (int64_t r = 0; r < B<T>; ++r) {
-        for (int64_t c = 0; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
-    }
-}
-
-template <class T>
-int64_t padded(int64_t width) {
-    return (width + B<T> - 1) / B<T> * B<T>;
-}
 
 // ---------------------------------------------------------------- hidden layers
 
@@ -920,8 +768,8 @@ struct Run {
 
     explicit Run(const Problem& p) : p(p), kernels(p.num_networks) {
         num_blocks = (p.num_pairs + B<T> - 1) / B<T> + (p.num_edges - 2 * p.num_pairs + B<T> - 1) / B<T>;
-        workers.resize(std::max(int64_t(1), std::min(p.threads, num_blocks / 2)));
-        in_parallel(p, p.num_networks, [this](int64_t n) {
+        workers.resize(std::max(int64_t(1), std::min(p.threads.count, num_blocks / 2)));
+        in_parallel(p.threads, p.num_networks, [this](int64_t n) {
             kernels[n] = std::make_unique<Kernel<T>>(this->p, this->p.networks[n]);
         });
     }
@@ -929,7 +777,7 @@ struct Run {
     // Call a member of every worker with its share of the blocks.
     void work(void (Worker<T>::*member)(int64_t, int64_t)) {
         const int64_t count = workers.size();
-        in_parallel(p, count, [=](int64_t i) {
+        in_parallel(p.threads, count, [=](int64_t i) {
             workers[i] = std::make_unique<Worker<T>>(p, kernels);
             ((*workers[i]).*member)(i * num_blocks / count, (i + 1) * num_blocks / count);
         });
@@ -937,9 +785,9 @@ struct Run {
 
     void gradient() {
         work(&Worker<T>::gradient);
-        if (p.by_parameters) in_parallel(p, p.num_networks, [this](int64_t n) { store(n); });
-        in_parallel(p, p.threads, [this](int64_t i) {
-            for (int64_t node = i * p.num_nodes / p.threads; node < (i + 1) * p.num_nodes / p.threads; ++node) {
+        if (p.by_parameters) in_parallel(p.threads, p.num_networks, [this](int64_t n) { store(n); });
+        in_parallel(p.threads, p.threads.count, [this](int64_t i) {
+            for (int64_t node = i * p.num_nodes / p.threads.count; node < (i + 1) * p.num_nodes / p.threads.count; ++node) {
                 for (const auto& worker : workers) worker->add_node(node);
             }
         });
@@ -951,16 +799,6 @@ struct Run {
         sum.store(*kernels[n], p.networks[n]);
     }
 };
-
-template <class Task>
-int status_of(Task task) {  // 0, or 1 where there is not enough memory
-    try {
-        task();
-        return 0;
-    } catch (...) {
-        return 1;
-    }
-}
 
 template <class T>
 int forward(const Problem* p) {

@@ -7,44 +7,29 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction import blockwise, compiler, frame
+from equivariant_attention.contraction import blockwise, frame
 from equivariant_attention.contraction.derivatives import Messages, Passes
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import PARAMETERS, KernelSet, parameters
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.native import calls
+from equivariant_attention.native.calls import address
 from equivariant_attention.so3 import aligned_coupling
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def missing(inputs: Inputs, dtype: torch.dtype) -> str:
     """What keeps this order from running here; empty, if nothing does. It is built when first asked for."""
-    if inputs.src.device.type != "cpu":
-        return f"it needs tensors on a CPU, got tensors on {inputs.src.device}"
-    if dtype not in DTYPES:
-        return f"it needs parameters in float32 or float64, got {dtype}"
-    if type(inputs.scalars) is not Tensor:
-        return f"it needs tensors that hold numbers, got {type(inputs.scalars).__name__}"
-    return not_built()
-
-
-@cache
-def not_built() -> str:
-    """Why the library could not be built; empty, if it could."""
-    try:
-        compiler.library(SOURCE)
-    except compiler.BuildError as error:
-        return str(error)
-    return ""
+    return calls.missing(SOURCE, (inputs.src, inputs.scalars), dtype)
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
@@ -152,14 +137,14 @@ class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_nodes", "num_edges", "num_pairs", "num_scalars")),
         *((name, ctypes.c_int64) for name in ("num_features", "num_messages", "num_networks", "max_degree")),
-        *((name, ctypes.c_int64) for name in ("channel", "threads", "room", "by_parameters")),
+        *((name, ctypes.c_int64) for name in ("channel", "room", "by_parameters")),
         ("features", ctypes.POINTER(_Part)),
         ("messages", ctypes.POINTER(_Part)),
         ("networks", ctypes.POINTER(_Network)),
         *((name, ctypes.c_void_p) for name in ("src", "order", "scalars", "vector", "dscalars", "dvector")),
         ("frames", ctypes.POINTER(ctypes.c_void_p)),
         ("dframes", ctypes.POINTER(ctypes.c_void_p)),
-        ("openmp", ctypes.c_void_p),
+        ("threads", calls.Threads),
     )
 
 
@@ -176,11 +161,11 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
     forward = function == "forward"
     pairs = len(plan.pairs) if problem.pairs_share and d.scalars is None else 0
     features = [
-        (k, c, _at(v), _at(g))
+        (k, c, address(v), address(g))
         for (k, _), c, v, g in zip(layout.features, layout.features.values(), t[0], d[0], strict=True)
     ]
     made = [
-        (l, c, _at(v) if forward else 0, 0 if forward else _at(v))
+        (l, c, address(v) if forward else 0, 0 if forward else address(v))
         for ((l, _), c), v in zip(layout.messages.items(), messages, strict=True)
     ]
     pairs_of_parts = [(k, l) for k in range(len(features)) for l in range(len(made))]
@@ -190,12 +175,12 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         own = slice(PARAMETERS * i, PARAMETERS * (i + 1))
         network.feature, network.message, network.coupling = k, l, couplings[i].data_ptr()
         network.parameters[:] = [v.data_ptr() for v in t.parameters[own]]
-        network.gradients[:] = [_at(v) for v in d.parameters[own]]
+        network.gradients[:] = [address(v) for v in d.parameters[own]]
     count = layout.degrees[-1] + 1
     frames, dframes = (ctypes.c_void_p * count)(), (ctypes.c_void_p * count)()
     for l, v, g in zip(layout.degrees, t.frames, d.frames, strict=True):
         if l:
-            frames[l], dframes[l] = v.data_ptr(), _at(g)
+            frames[l], dframes[l] = v.data_ptr(), address(g)
     call = _Problem(
         num_nodes=len(t.features[0]),
         num_edges=plan.num_edges,
@@ -206,7 +191,6 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         num_networks=len(networks),
         max_degree=count - 1,
         channel=problem.channel,
-        threads=torch.get_num_threads(),
         room=problem.room,
         by_parameters=any(v is not None for v in d.parameters),
         features=(_Part * len(features))(*features),
@@ -215,25 +199,11 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         src=problem.src.data_ptr(),
         order=plan.order.data_ptr(),
         scalars=t.scalars.data_ptr(),
-        vector=_at(t.vector),
-        dscalars=_at(d.scalars),
-        dvector=_at(d.vector),
+        vector=address(t.vector),
+        dscalars=address(d.scalars),
+        dvector=address(d.vector),
         frames=frames,
         dframes=dframes if any(v is not None for v in d.frames) else None,
-        openmp=_openmp(),
+        threads=calls.Threads(),
     )
-    with torch.profiler.record_function(f"compiled::{function}"):
-        failed = getattr(compiler.library(SOURCE), f"{function}_{DTYPES[dtype]}")(ctypes.byref(call))
-    if failed:
-        raise MemoryError(f"messages of {plan.num_edges} edges: not enough memory")
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-@cache
-def _openmp() -> int | None:
-    """What starts PyTorch's own threads, where these are OpenMP's under the name of GCC's library."""
-    start = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
-    return start and ctypes.cast(start, ctypes.c_void_p).value
+    calls.call(SOURCE, function, dtype, call)

@@ -12,8 +12,9 @@ def test_kinds_of_a_step():
     def step():
         torch.cat([norm(a @ a)[index], a]).relu().sum().backward()
         b @ b
-        with torch.profiler.record_function("compiled::forward"):
-            a.tolist()
+        for library in ("compiled::forward", "norm::rescaled"):
+            with torch.profiler.record_function(library):
+                a.tolist()
 
     step()
     found = time_by_kind(step, "cpu")

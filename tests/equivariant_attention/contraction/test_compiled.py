@@ -1,14 +1,16 @@
 import pytest
 import torch
 
-from equivariant_attention.contraction import BACKENDS, Inputs, compiled, compiler, use_backend
+from equivariant_attention.contraction import BACKENDS, Inputs, compiled, use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
+from equivariant_attention.native import compiler
+from equivariant_attention.native.calls import not_built
 from tests.cases import MIXED, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import check_against_oracle, undirected_graph
 
-runs = pytest.mark.skipif(bool(compiled.not_built()), reason=compiled.not_built())
+runs = pytest.mark.skipif(bool(not_built(compiled.SOURCE)), reason=not_built(compiled.SOURCE))
 
 
 def graph(num_nodes, num_edges, edge_dim=2, dtype=torch.float64):
@@ -184,9 +186,9 @@ def test_it_runs_or_raises(monkeypatch):
         raise compiler.BuildError("there is no C++ compiler")
 
     monkeypatch.setattr(compiler, "library", fails)
-    compiled.not_built.cache_clear()
+    not_built.cache_clear()
     try:
         assert refusal(G, layer) == "backend 'compiled' cannot run here: there is no C++ compiler"
         assert ran_by_default(G, layer, monkeypatch) == ["frame"]
     finally:
-        compiled.not_built.cache_clear()
+        not_built.cache_clear()

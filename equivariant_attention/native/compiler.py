@@ -16,6 +16,7 @@ from pathlib import Path
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 FLAGS = ["-std=c++17", "-O3", "-march=native", *MATH, "-fPIC", "-shared", "-pthread"]
 SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
+HEADERS = sorted(Path(__file__).parent.glob("*.hpp"))
 SECONDS = 300  # that a compiler is given
 
 
@@ -25,12 +26,12 @@ class BuildError(RuntimeError):
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The library built from a C++ file without dependencies.
+    """The library built from a C++ file, which includes the headers beside this module and no others.
 
     It is built by ``$CXX`` or ``c++``, for the processor of this machine, and kept in
     ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name made from the file,
-    the compiler, its flags and the processor: another of any of these builds anew. Processes that build at once do not
-    disturb each other.
+    these headers, the compiler, its flags and the processor: another of any of these builds anew. Processes that build
+    at once do not disturb each other.
 
     Args:
         source: the file.
@@ -67,7 +68,8 @@ def _key(compiler: str, source: Path) -> str:
     # What -march=native stands for is in the command that the compiler would run.
     command = [compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
     told = [_run([compiler, "--version"]), _run(command)]
-    return hashlib.sha256("\n".join([source.read_text(), *FLAGS, *told]).encode()).hexdigest()[:16]
+    texts = [path.read_text() for path in (source, *HEADERS)]
+    return hashlib.sha256("\n".join([*texts, *FLAGS, *told]).encode()).hexdigest()[:16]
 
 
 def _build(compiler: str, source: Path, built: Path) -> None:

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from equivariant_attention.contraction import compiler
-from equivariant_attention.contraction.compiler import BuildError, library
+from equivariant_attention.native import compiler
+from equivariant_attention.native.compiler import BuildError, library
 
 pytestmark = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "c++")), reason="there is no C++ compiler")
 

@@ -1,0 +1,73 @@
+"""What every call of a library in C++ has in common."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from equivariant_attention.native import compiler
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class Threads(ctypes.Structure):
+    """PyTorch's own; ``threads.hpp`` tells what the fields are."""
+
+    _fields_ = (("count", ctypes.c_int64), ("openmp", ctypes.c_void_p))
+
+    def __init__(self) -> None:
+        super().__init__(torch.get_num_threads(), _openmp())
+
+
+def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
+    """What keeps a C++ file from computing with tensors in a dtype; empty, if nothing does.
+
+    It is built when this is first asked for.
+    """
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"it needs tensors on a CPU, got tensors on {tensor.device}"
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            return f"it needs tensors that hold numbers, got {type(tensor).__name__}"
+    if dtype not in DTYPES:
+        return f"it needs parameters in float32 or float64, got {dtype}"
+    return not_built(source)
+
+
+def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+    """Run a function of a C++ file that was built.
+
+    Raises:
+        MemoryError: there is not enough.
+    """
+    with torch.profiler.record_function(f"{source.stem}::{function}"):
+        failed = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")(ctypes.byref(arguments))
+    if failed:
+        raise MemoryError(f"{source.name}: not enough memory")
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where the numbers of a tensor begin."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+@cache
+def not_built(source: Path) -> str:
+    """Why a library could not be built; empty, if it could."""
+    try:
+        compiler.library(source)
+    except compiler.BuildError as error:
+        return str(error)
+    return ""
+
+
+@cache
+def _openmp() -> int | None:
+    """What starts PyTorch's own threads, where these are OpenMP's under the name of GCC's library."""
+    start = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
+    return start and ctypes.cast(start, ctypes.c_void_p).value

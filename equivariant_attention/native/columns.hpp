@@ -1,0 +1,132 @@
+// Columns of numbers: vector registers of them, memory for them, and their products.
+//
+// A column holds the same number of B rows (edges, nodes), two vector registers wide. So sums add registers up, and no sum
+// runs across one, however many channels or orders there are.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
+
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+
+namespace {  // of its own in every file, so that the compiler may inline all of it
+
+#if defined(__AVX512F__)
+constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns that are summed up together
+#elif defined(__AVX__)
+constexpr int REGISTER = 32, TILE = 4;
+#elif defined(__aarch64__)
+constexpr int REGISTER = 16, TILE = 8;
+#else
+constexpr int REGISTER = 16, TILE = 4;
+#endif
+
+template <class T>
+struct Register {
+    typedef T Vector __attribute__((vector_size(REGISTER), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Vector = typename Register<T>::Vector;
+template <class T>
+constexpr int64_t LANES = REGISTER / sizeof(T);
+template <class T>
+constexpr int64_t B = 2 * LANES<T>;
+
+template <class T>
+inline Vector<T>& at(T* p) {
+    return *reinterpret_cast<Vector<T>*>(p);
+}
+template <class T>
+inline const Vector<T>& at(const T* p) {
+    return *reinterpret_cast<const Vector<T>*>(p);
+}
+
+template <class T>
+class Array {  // memory that is aligned, and not initialised
+public:
+    explicit Array(int64_t size = 0) : data_(make(size)) {}
+    Array(int64_t size, T value) : Array(size) { std::fill_n(data_.get(), size, value); }
+    operator T*() const { return data_.get(); }
+
+private:
+    static constexpr std::align_val_t ALIGNMENT{64};
+    struct Free {
+        void operator()(T* p) const { ::operator delete(p, ALIGNMENT); }
+    };
+    static T* make(int64_t size) {
+        return size ? static_cast<T*>(::operator new(size * sizeof(T), ALIGNMENT)) : nullptr;
+    }
+    std::unique_ptr<T, Free> data_;
+};
+
+using One = std::integral_constant<int64_t, 1>;
+
+// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
+// there is none; dx and dout are the distances from one x and one out to the next.
+template <int M, bool BIAS, class T, class Row, class Column>
+ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
+                        const T* bias) {
+    Vector<T> sum[M][2];
+#pragma GCC unroll 16
+    for (int o = 0; o < M; ++o) {
+        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout);
+        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>);
+    }
+    for (int64_t k = 0; k < inner; ++k) {
+        const Vector<T> x0 = at(x + k * dx), x1 = at(x + k * dx + LANES<T>);
+#pragma GCC unroll 16
+        for (int o = 0; o < M; ++o) {
+            const T factor = a[o * row + k * column];
+            sum[o][0] += factor * x0;
+            sum[o][1] += factor * x1;
+        }
+    }
+#pragma GCC unroll 16
+    for (int o = 0; o < M; ++o) {
+        at(out + o * dout) = sum[o][0];
+        at(out + o * dout + LANES<T>) = sum[o][1];
+    }
+}
+
+// The same for any number of columns, TILE at a time, then those that are left over.
+template <bool BIAS, int M = TILE, class T, class Row, class Column>
+void product(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
+             int64_t dout, const T* bias = nullptr) {
+    int64_t o = 0;
+    for (; o + M <= count; o += M) {
+        tile<M, BIAS, T>(a + o * row, row, column, inner, x, dx, out + o * dout, dout, BIAS ? bias + o * row : bias);
+    }
+    if constexpr (M > 1) {
+        if (o < count) {
+            product<BIAS, M / 2, T>(count - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
+                                    BIAS ? bias + o * row : bias);
+        }
+    }
+}
+
+// dA[o] += sum over rows of d[o] x, where d[o] are columns of a block and x its rows, [B, width].
+template <class T>
+void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
+    for (int64_t c = 0; c < width; c += B<T>) {
+        product<false>(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
+    }
+}
+
+// Columns of a block as rows, [B, width].
+template <class T>
+void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
+    for (int64_t r = 0; r < B<T>; ++r) {
+        for (int64_t c = 0; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
+    }
+}
+
+template <class T>
+int64_t padded(int64_t width) {
+    return (width + B<T> - 1) / B<T> * B<T>;
+}
+
+}  // namespace
