@@ -2,14 +2,16 @@
 
 python -m benchmarks                                  lists the workloads
 python -m benchmarks qm9-bonded nbody                 measures two of them
+python -m benchmarks nbody "degree:degree 3"          of the second, one case alone
 python -m benchmarks all --compare oracle --profile   all, against another order of evaluation, by operators
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from benchmarks.figures import derive
 from benchmarks.machine import describe_machine, versions
 from benchmarks.measure import matrix_product_rate
 from benchmarks.runner import run_workload
-from benchmarks.steps import DEFAULT, Setup
+from benchmarks.steps import DEFAULT, LIMIT, Setup
 from benchmarks.tables import describe, render
 from benchmarks.workloads import WORKLOADS
 from equivariant_attention.contraction import BACKENDS
-from utils.cli import UsageError, blame, count, run
+from utils.cli import UsageError, blame, count, positive, run
 from utils.files import make_folder, write_json
 
 FOLDER = Path("runs/benchmarks")
@@ -47,18 +49,21 @@ def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> dict[str
     if not flags.workloads:
         if flags != parser.parse_args([]):
             raise UsageError("NAME: expected what to measure, got flags alone; without flags, there is a list")
-        print("\n".join(f"{name:14}{workload.about}" for name, workload in WORKLOADS.items()))
+        print("\n".join(_lines()))
         return {}
     backends = [flags.backend, *flags.compare]
     if len(set(backends)) < len(backends):
         raise UsageError(f"--compare: expected backends other than --backend and each other, got {backends}")
-    setup = Setup(flags.device, flags.threads, flags.seed, tiny)
+    setup = Setup(flags.device, flags.threads, flags.seed, tiny, flags.limit)
     torch.set_num_threads(setup.threads)
     result = _heading(setup, backends, flags.repeats)
     path = _new_file(flags.output, result["date"])
     print(describe(result))
-    for name in WORKLOADS if "all" in flags.workloads else dict.fromkeys(flags.workloads):
-        rows = run_workload(setup, name, backends, flags.repeats, flags.profile)
+    chosen: dict[str, list[str]] = {}
+    for name, case in dict.fromkeys(chain(*flags.workloads)):
+        chosen.setdefault(name, []).append(case)
+    for name, cases in chosen.items():
+        rows = run_workload(setup, name, cases, backends, flags.repeats, flags.profile)
         derive(rows, result["flops_per_second"], on_cpu=setup.device == "cpu")
         result["rows"] += rows
         write_json(path, result)
@@ -77,6 +82,7 @@ def _heading(setup: Setup, backends: Sequence[str], repeats: int) -> dict[str, A
         "backends": list(backends),
         "repeats": repeats,
         "seed": setup.seed,
+        "limit": setup.limit,
         "rows": [],
     }
 
@@ -90,10 +96,25 @@ def _new_file(output: Path | None, date: str) -> Path:
     return path
 
 
-def _workload(text: str) -> str:
-    if text not in WORKLOADS and text != "all":
+def _lines() -> Iterator[str]:
+    """The list of workloads, and of their cases where there are several."""
+    for name, workload in WORKLOADS.items():
+        yield f"{name:14}{workload.about}"
+        if len(workload.cases) > 1:
+            yield " " * 14 + ", ".join(f'"{name}:{case}"' for case in workload.cases)
+
+
+def _cases(text: str) -> list[tuple[str, str]]:
+    """The workload and the name of every case that a word of the command line asks for."""
+    if text == "all":
+        return [(name, case) for name, workload in WORKLOADS.items() for case in workload.cases]
+    name, colon, case = text.partition(":")
+    if name not in WORKLOADS:
         raise argparse.ArgumentTypeError(f"expected 'all' or some of {', '.join(WORKLOADS)}; got {text!r}")
-    return text
+    cases = WORKLOADS[name].cases
+    if colon and case not in cases:
+        raise argparse.ArgumentTypeError(f"expected cases of {name}, {', '.join(map(repr, cases))}; got {case!r}")
+    return [(name, case)] if colon else [(name, case) for case in cases]
 
 
 def _device(text: str) -> str:
@@ -113,12 +134,14 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
-    add("workloads", nargs="*", type=_workload, metavar="NAME", help="what to measure, or all; without it, the list")
+    what = "what to measure, NAME:CASE for one of its cases, or all; without it, the list"
+    add("workloads", nargs="*", type=_cases, metavar="NAME", help=what)
     add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
     add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
     add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
     add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
+    add("--limit", type=positive, default=LIMIT, help="seconds to measure a step's memory in (default: %(default)g)")
     add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
     add("--profile", action="store_true", help="tell also where the time of a training step goes")
     add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.steps import Step
 
-SLOW = 20.0  # a step that takes more seconds is timed once
+SLOW = 20.0  # a step that takes more seconds is called once
 
 
 def seconds_of(step: Step, device: str) -> float:
@@ -33,22 +33,23 @@ def take_turns(steps: Mapping[str, Step], device: str, repeats: int) -> dict[str
     Args:
         steps: what to call, by name.
         device: where they compute.
-        repeats: how often each is timed, after one call to warm up; once, where that call took more than 20 seconds.
+        repeats: how often each is timed, after one call to warm up. Where that takes more than 20 seconds, it is itself
+            the only one timed.
 
     Returns:
         the seconds of every timed call, by name.
     """
-    counts = {name: 1 if seconds_of(step, device) > SLOW else repeats for name, step in steps.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats):
+    first = {name: seconds_of(step, device) for name, step in steps.items()}
+    times = {name: [seconds] if seconds > SLOW else [] for name, seconds in first.items()}
+    for _ in range(repeats):
         for name, step in steps.items():
-            if turn < counts[name]:
+            if first[name] <= SLOW:
                 times[name].append(seconds_of(step, device))
     return times
 
 
 def summary(times: Sequence[float]) -> dict[str, float]:
-    """Median, extremes and number of some times.
+    """Median, extremes and number of some times: the last is 1 for a slow step, whose first call is the one timed.
 
     Args:
         times: in seconds, at least one.

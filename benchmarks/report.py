@@ -1,9 +1,10 @@
-"""Puts a result into docs/performance.md, between its markers, and draws the plots beside it.
+"""Puts results into docs/performance.md, between its markers, and draws the plots beside it.
 
 python -m benchmarks.report runs/benchmarks/DATE.json
 
 What stands between the lines ``<!-- NAME -->`` and ``<!-- end NAME -->`` is replaced, for every workload NAME of the
-result; the page must have these lines.
+results; of the last, where several have it. A result of ``--compare oracle`` fills the block ``oracle`` instead, with a
+table of ratios. The page must have these lines.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from benchmarks.runner import Row
-from benchmarks.tables import describe, render
+from benchmarks.tables import describe, render, render_ratios
 from benchmarks.workloads import TRAINING
 from utils.cli import UsageError, blame, run
 from utils.files import atomic_write, read_json
 from utils.plots import save_figure
 
+ORACLE = "oracle"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
 
@@ -37,22 +40,37 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
         the files written.
 
     Raises:
-        UsageError: the result is none, or the page lacks a marker.
+        UsageError: a result is none, or the page lacks a marker.
     """
     flags = _parser().parse_args(arguments)
-    with blame("RESULT.json"):
-        result = read_json(flags.result)
-    if not isinstance(result, dict) or not result.get("rows"):
-        raise UsageError(f"RESULT.json: expected what python -m benchmarks writes, got {flags.result}")
-    by_workload = groupby(result["rows"], key=itemgetter("workload"))
-    blocks = {name: f"{render(list(rows))}\n\nMeasured on {describe(result)}." for name, rows in by_workload}
+    rows_of: dict[str, list[Row]] = {}
+    blocks: dict[str, str] = {}
+    ratios = []
+    for result in map(_read, flags.results):
+        measured = f"Measured on {describe(result)}."
+        if ORACLE in result["backends"]:
+            ratios.append(f"{render_ratios(result['rows'], ORACLE)}\n\n{measured}")
+            continue
+        for name, rows in groupby(result["rows"], key=itemgetter("workload")):
+            rows_of[name] = list(rows)
+            blocks[name] = f"{render(rows_of[name])}\n\n{measured}"
+    if ratios:
+        blocks[ORACLE] = "\n\n".join(ratios)
     with blame("--page"):
         page = fill(flags.page.read_text(encoding="utf-8"), blocks)
         with atomic_write(flags.page, "w") as file:
             file.write(page)
-        written = [flags.page, *draw(result["rows"], flags.page)]
+        written = [flags.page, *draw([*chain(*rows_of.values())], flags.page)]
     print("written: " + ", ".join(map(str, written)))
     return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with blame("RESULT.json"):
+        result = read_json(path)
+    if not isinstance(result, dict) or not result.get("rows"):
+        raise UsageError(f"RESULT.json: expected what python -m benchmarks writes, got {path}")
+    return result
 
 
 def fill(page: str, blocks: Mapping[str, str]) -> str:
@@ -158,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("result", type=Path, metavar="RESULT.json", help="what python -m benchmarks wrote")
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULT.json", help="what python -m benchmarks wrote; one or several"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="page to rewrite (default: docs/performance.md)")
     return parser
 

@@ -17,12 +17,15 @@ from benchmarks.workloads import TRAINING, WORKLOADS
 Row = dict[str, Any]
 
 
-def run_workload(setup: Setup, workload: str, backends: Sequence[str], repeats: int, profile: bool) -> list[Row]:
-    """Measure all cases of a workload.
+def run_workload(
+    setup: Setup, workload: str, cases: Sequence[str], backends: Sequence[str], repeats: int, profile: bool
+) -> list[Row]:
+    """Measure cases of a workload.
 
     Args:
         setup: of the session.
         workload: its name.
+        cases: their names.
         backends: what to compare, of ``equivariant_attention.contraction.BACKENDS`` or 'default'.
         repeats: how often a step is timed.
         profile: whether to tell also where the time of a training step goes.
@@ -31,7 +34,7 @@ def run_workload(setup: Setup, workload: str, backends: Sequence[str], repeats: 
         a row for every case, mode and backend. One that could not run has the reason under ``'failed'``.
     """
     rows = []
-    for case in WORKLOADS[workload].cases:
+    for case in cases:
         for mode in WORKLOADS[workload].modes:
             rows += _run_case(setup, workload, case, mode, backends, repeats, profile and mode == TRAINING)
     return rows

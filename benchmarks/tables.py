@@ -23,6 +23,31 @@ def render(rows: Sequence[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def render_ratios(rows: Sequence[Row], reference: str) -> str:
+    """The table of how many times the time and memory of each row another backend takes for the same.
+
+    Args:
+        rows: of any workloads. Where either could not run, the table says why.
+        reference: that backend.
+    """
+    of_reference = {_step(row): row for row in rows if row["backend"] == reference}
+    lines = []
+    for row in rows:
+        if row["backend"] == reference or _step(row) not in of_reference:
+            continue
+        other = of_reference[_step(row)]
+        line = dict(zip(("workload", "case", "step"), _step(row), strict=True)) | {"backend": row["backend"]}
+        for quantity, figure, text in (
+            ("time", lambda row: row["seconds"]["median"], duration),
+            ("memory", lambda row: row["memory"]["above"], size),
+        ):
+            cells = [one["failed"] if "failed" in one else text(figure(one)) for one in (row, other)]
+            ratio = "" if "failed" in {*row, *other} else _three_digits(figure(other) / max(figure(row), 1e-9))
+            line |= {quantity: cells[0], f"{quantity} of {reference}": cells[1], f"× {quantity}": ratio}
+        lines.append(line)
+    return _table(lines)
+
+
 def describe(result: dict[str, Any]) -> str:
     """Where, when and with which versions a result was measured, in one line.
 
@@ -64,6 +89,10 @@ def _scaled(value: float, units: dict[str, float]) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _step(row: Row) -> tuple[str, str, str]:
+    return row["workload"], row["case"], row["mode"]
 
 
 def _goal(row: Row) -> str:

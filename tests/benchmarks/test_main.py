@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from benchmarks import runner
 from benchmarks.__main__ import main
 from benchmarks.workloads import TRAINING, WORKLOADS
 from equivariant_attention.contraction import BACKENDS
@@ -12,7 +13,8 @@ from utils.cli import UsageError
 def test_list(capsys):
     assert main([]) == {}
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(WORKLOADS)
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(WORKLOADS)
+    assert any('"degree:degree 6"' in line for line in lines if line.startswith(" "))
 
 
 def test_one_workload_from_end_to_end(tmp_path, capsys):
@@ -49,6 +51,22 @@ def test_compare_and_profile(session, capsys):
     assert "matrix products" in output
 
 
+def test_single_cases_are_of_one_workload(session):
+    result, _ = session("degree:degree 3", "nbody", "degree:degree 1", "nbody:128 systems")
+    cases = [(row["workload"], row["case"]) for row in result["rows"] if row["mode"] == TRAINING]
+    assert cases == [("degree", "degree 3"), ("degree", "degree 1"), ("nbody", "128 systems")]
+    assert result["rows"][1]["growth"]["seconds"] > 0
+
+
+def test_the_limit_is_that_of_the_process_for_memory(session, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runner, "in_own_process", lambda setup, *step: seen.append(setup.limit) or {"failed": "slow"})
+    result, _ = session("nbody", "--limit", "1500")
+    assert seen == [1500, 1500]
+    assert result["limit"] == 1500
+    assert [row["failed"] for row in result["rows"]] == ["slow", "slow"]
+
+
 def test_what_cannot_run_says_so(session, capsys):
     result, _ = session("cloud", "--compare", "oracle")
     failed = [row for row in result["rows"] if "failed" in row]
@@ -67,6 +85,10 @@ def test_every_backend_can_be_named():
     ("arguments", "message"),
     [
         (["nbdy"], "argument NAME: expected 'all' or some of qm9-bonded, .*; got 'nbdy'"),
+        (["degree:degree 7"], "argument NAME: expected cases of degree, 'degree 1', .* 'degree 6'; got 'degree 7'"),
+        (["nbody:"], "argument NAME: expected cases of nbody, '128 systems'; got ''"),
+        (["nbdy:128 systems"], "argument NAME: expected 'all' or some of"),
+        (["nbody", "--limit", "0"], "argument --limit: expected a finite number above 0, got 0"),
         (["nbody", "--compare", "orcale"], "argument --compare: invalid choice: 'orcale'"),
         (["nbody", "--backend", "fast"], "argument --backend: invalid choice: 'fast'"),
         (["nbody", "--backends", "edge"], "unrecognized arguments: --backends"),

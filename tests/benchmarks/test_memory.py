@@ -1,5 +1,6 @@
 import signal
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,13 @@ def test_what_is_kept_from_call_to_call_adds_up():
     assert 76 * MIB < peak["above"] < 100 * MIB
 
 
+def test_a_slow_step_is_called_once(monkeypatch):
+    monkeypatch.setattr(memory, "SLOW", 0.0)
+    calls = []
+    memory.peak_memory(lambda: calls.append(1), "cpu", calls=2)
+    assert calls == [1]
+
+
 def test_without_permission_growth_beyond_the_earlier_peak_is_seen(monkeypatch):
     def forbidden(*arguments):
         raise PermissionError
@@ -46,9 +54,8 @@ def test_in_a_process_of_its_own():
     assert peak["absolute"] > 50 * MIB
 
 
-def test_a_process_that_takes_too_long_is_stopped(monkeypatch):
-    monkeypatch.setattr(memory, "LIMIT", 0.01)
-    assert memory.in_own_process(TINY, *STEP) == {"failed": "not done in 0.01 s"}
+def test_a_process_that_takes_too_long_is_stopped():
+    assert memory.in_own_process(replace(TINY, limit=0.01), *STEP) == {"failed": "not done in 0.01 s"}
 
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, 1])

@@ -5,17 +5,17 @@ import pytest
 
 from benchmarks.figures import derive
 from benchmarks.report import fill, main
-from benchmarks.workloads import BASIS
+from benchmarks.workloads import BASIS, TRAINING
 from tests.benchmarks.cases import failed, row
 from utils.cli import UsageError
 
 ROWS = {
-    "nbody": [row("nbody", "128 systems"), row("nbody", "128 systems", 5.0, "oracle")],
+    "nbody": [row("nbody", "128 systems"), row("nbody", "128 systems", 5.0, "frame")],
     "scale": [
         row("scale", "10k edges", edges=10_000),
-        row("scale", "10k edges", 9.0, "oracle", edges=10_000),
+        row("scale", "10k edges", 9.0, "frame", edges=10_000),
         row("scale", "1M edges", 110.0, above=90_000, edges=1_000_000),
-        failed("scale", "1M edges", backend="oracle", edges=1_000_000),
+        failed("scale", "1M edges", backend="frame", edges=1_000_000),
     ],
     "degree": [row("degree", f"degree {l}", l**2, max_degree=l) for l in range(1, 7)],
     "basis": [row("basis", "qm9-dense", 0.015, mode=BASIS), row("basis", "qm9-dense")],
@@ -54,6 +54,41 @@ def test_tables_and_plots(result, tmp_path):
     assert text.count("Measured on ") == len(BLOCKS)
     main([str(result), "--page", str(page)])
     assert page.read_text() == text
+
+
+def test_a_result_with_the_oracle_gives_ratios_alone(result, tmp_path):
+    page, other = tmp_path / "speed.md", tmp_path / "oracle.json"
+    page.write_text(page_with([*BLOCKS, "oracle"]))
+    rows = [
+        row("nbody", "128 systems", 0.5),
+        row("nbody", "128 systems", 20.0, "oracle", above=70_000),
+        row("scale", "10k edges"),
+        failed("scale", "10k edges", backend="oracle"),
+    ]
+    other.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows, "backends": ["default", "oracle"]}))
+    main([str(result), str(other), "--page", str(page)])
+    text = page.read_text()
+    expected = [
+        ["nbody", "128 systems", TRAINING, "default", "500 ms", "20 s", "40", "1 kB", "70 kB", "70"],
+        ["scale", "10k edges", TRAINING, "default", "1 s", "out of memory", "", "1 kB", "out of memory", ""],
+    ]
+    block = text.partition("<!-- oracle -->")[2].partition("Measured on")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
+    assert lines[2:] == expected
+    assert "× time of the first" in text.partition("<!-- nbody -->")[2].partition("<!-- end nbody -->")[0]
+    main([str(other), str(result), "--page", str(page)])
+    assert page.read_text() == text
+
+
+def test_of_several_results_the_last_counts(result, tmp_path):
+    page, newer = tmp_path / "speed.md", tmp_path / "newer.json"
+    page.write_text(page_with(BLOCKS))
+    rows = [row("nbody", "128 systems", 7.0)]
+    derive(rows, 1e11, on_cpu=True)
+    newer.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows}))
+    main([str(result), str(newer), "--page", str(page)])
+    assert "| 7 s " in page.read_text()
+    assert "| degree 6 | forward+backward | default |" in page.read_text()
 
 
 def test_missing_markers_are_named(result, tmp_path):
