@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from equivariant_attention.basis import Basis
 from equivariant_attention.checks import check_whole_number
@@ -23,8 +25,9 @@ from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import limited_memory
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.native.calls import missing
 
-__all__ = ["BACKENDS", "Inputs", "contract", "use_backend"]
+__all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
 Order = Callable[[Sequence[KernelSet], Fiber, Inputs], list[Features]]
 
@@ -54,6 +57,7 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
         name: 'oracle', 'edge', 'frame', 'compiled' ('frame' in C++, on a CPU; built when first used, see
             :func:`~equivariant_attention.native.compiler.library`), 'node', 'triton' ('frame' with its products in
             a kernel of their own, on CUDA; never chosen by the library, as no GPU was at hand to measure it) or None.
+            With None and 'compiled', attention, norms and linear maps run in C++ as well, where they can.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -79,6 +83,22 @@ def _check_name(name: str | None) -> None:
 @constant_when_compiled
 def _named() -> str | None:
     return _chosen.get()
+
+
+def runs_in_cpp(source: Path, tensors: Sequence[Tensor]) -> bool:
+    """Whether layers are to compute in C++: where it can run, and no order but 'compiled' was chosen by name.
+
+    Args:
+        source: the C++ file.
+        tensors: what it would compute with, at least one, all of one dtype or it cannot.
+
+    Returns:
+        whether it is to.
+    """
+    if _named() not in (None, "compiled") or _is_recorded() or _is_transformed():
+        return False
+    dtype = tensors[0].dtype
+    return all(v.dtype == dtype for v in tensors) and not missing(source, tensors, dtype)
 
 
 def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend: str | None = None) -> list[Features]:
@@ -115,8 +135,8 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
         )
     if name == "compiled" and _is_recorded():
         name = "frame"
-    if name == "compiled" and (missing := compiled.missing(inputs, dtype)):
-        raise ValueError(f"backend 'compiled' cannot run here: {missing}")
+    if name == "compiled" and (reason := compiled.missing(inputs, dtype)):
+        raise ValueError(f"backend 'compiled' cannot run here: {reason}")
     with full_precision(inputs.src.device):
         return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
 
@@ -133,3 +153,8 @@ def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: t
 def _is_recorded() -> bool:
     """Whether a compiler of PyTorch looks at what runs: that can be 'frame', and not a library of its own."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _is_transformed() -> bool:
+    """Whether ``torch.func`` or forward derivatives are at work, which need operations of PyTorch's own."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

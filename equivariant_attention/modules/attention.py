@@ -1,13 +1,19 @@
 """Multi-head attention over the incoming edges of each node."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_alike, check_features, check_whole_number
+from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
+from equivariant_attention.fibers import Features, Fiber, check_heads
 from equivariant_attention.graphs import as_graph, edges_on
+from equivariant_attention.native import attention
+from equivariant_attention.native.operation import Tensors
 from equivariant_attention.segments import segment_softmax, segment_sum
 
 
@@ -78,17 +84,41 @@ class GMABSE3(nn.Module):
         check_alike(k[first], f"k['{first}']", like, "v")
         check_alike(q[first], f"q['{first}']", like, "v")
         _, dst = edges_on(G, like.device)
-        keys = fiber2head(k, self.n_heads, self.f_key, squeeze=True)
-        queries = fiber2head(q, self.n_heads, self.f_key, squeeze=True)
+        envelope = edge_envelope(G)
+        degrees, key_degrees = ([str(d) for d in f.degrees] for f in (self.f_value, self.f_key))
+        tensors = [*(v[d] for d in degrees), *(k[d] for d in key_degrees), *(q[d] for d in key_degrees)]
+        attend: Callable[[Tensors], list[Tensor]] = partial(self._attend, dst, G.num_nodes())
+        if runs_in_cpp(attention.SOURCE, tensors):
+            shape = attention.Shape(
+                dst=dst.long().contiguous(),
+                num_nodes=G.num_nodes(),
+                n_heads=self.n_heads,
+                scale=self.f_key.n_features**-0.5,
+                num_values=len(degrees),
+                num_keys=len(key_degrees),
+            )
+            envelope = None if envelope is None else envelope.to(like.dtype)
+            attend = attention.attention(shape, attend)
+        *values, weights = attend([*tensors, envelope])
+        output = dict(zip(degrees, values, strict=True))
+        return (output, weights) if return_attention else output
+
+    def _attend(self, dst: Tensor, num_nodes: int, tensors: Tensors) -> list[Tensor]:
+        """From values, keys and queries, degree by degree, and the envelope, to the output and the weights."""
+        v, k = len(self.f_value.degrees), len(self.f_key.degrees)
+        values, envelope = tensors[:v], tensors[-1]
+        keys, queries = (self._per_head(part) for part in (tensors[v : v + k], tensors[v + k : v + 2 * k]))
         arriving = queries.index_select(0, dst)  # differentiated twice as fast as queries[dst]
         logits = (keys * arriving).sum(-1) / self.f_key.n_features**0.5
-        attention = segment_softmax(logits, dst, G.num_nodes(), edge_envelope(G))
-        output = {}
-        for degree, value in v.items():
-            per_head = value.unflatten(1, (self.n_heads, -1))
-            weighted = attention.to(value.dtype)[:, :, None, None] * per_head
-            output[degree] = segment_sum(weighted.flatten(1, 2), dst, G.num_nodes())
-        return (output, attention) if return_attention else output
+        weights = segment_softmax(logits, dst, num_nodes, envelope)
+        output = []
+        for value in values:
+            weighted = weights.to(value.dtype)[:, :, None, None] * value.unflatten(1, (self.n_heads, -1))
+            output.append(segment_sum(weighted.flatten(1, 2), dst, num_nodes))
+        return [*output, weights]
+
+    def _per_head(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor.unflatten(1, (self.n_heads, -1)).flatten(2) for tensor in tensors], dim=-1)
 
     def extra_repr(self) -> str:
         return f"f_value={self.f_value}, f_key={self.f_key}, n_heads={self.n_heads}"

@@ -1,11 +1,15 @@
 """Linear self-interaction."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_degrees, check_features
+from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.native import linear
 
 
 class G1x1SE3(nn.Module):
@@ -42,7 +46,13 @@ class G1x1SE3(nn.Module):
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
         check_features(features, self.f_in, layer=self)
-        return {degree: mixed(W, features[degree]) for degree, W in self.transform.items()}
+        weights, values = [], []
+        for degree, W in self.transform.items():
+            weights.append(W)
+            values.append(features[degree].to(W.dtype))
+        tensors = [*weights, *values]
+        evaluate = linear.linear(_mixed) if runs_in_cpp(linear.SOURCE, tensors) else _mixed
+        return dict(zip(self.transform, evaluate(tensors), strict=True))
 
     def extra_repr(self) -> str:
         return f"f_in={self.f_in}, f_out={self.f_out}"
@@ -60,3 +70,8 @@ def mixed(W: Tensor, value: Tensor) -> Tensor:
     """
     with full_precision(value.device):
         return W @ value.to(W.dtype)
+
+
+def _mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    count = len(tensors) // 2
+    return [mixed(W, value) for W, value in zip(tensors[:count], tensors[count:], strict=True)]

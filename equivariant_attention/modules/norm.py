@@ -1,13 +1,16 @@
 """Nonlinearities that act on the norms of features and keep their directions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_features, check_module_class, check_whole_number
+from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.radial import BN
+from equivariant_attention.native import norm
 
 SMALLEST_NORM = 1e-12
 
@@ -50,11 +53,7 @@ class GNormSE3(nn.Module):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_features(features, self.fiber, layer=self)
-        output = {}
-        for degree, network in self.transform.items():
-            norm, phase = _norm_and_phase(features[degree])
-            output[degree] = network(norm.squeeze(-1)).unsqueeze(-1) * phase
-        return output
+        return _with_norms(features, dict(self.transform.items()))
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}, num_layers={self.num_layers}"
@@ -94,11 +93,10 @@ class GNormBias(nn.Module):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_features(features, self.fiber, layer=self)
-        output = {}
-        for degree, bias in self.bias.items():
-            norm, phase = _norm_and_phase(features[degree])
-            output[degree] = self.nonlin(norm + bias.unsqueeze(-1)) * phase
-        return output
+        return _with_norms(features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()})
+
+    def _biased(self, bias: Tensor, norm: Tensor) -> Tensor:
+        return self.nonlin(norm + bias)
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}"
@@ -113,6 +111,29 @@ def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> n
         nn.init.kaiming_uniform_(linear.weight)
         layers += [BN(m), nonlin(), linear]
     return nn.Sequential(*layers)
+
+
+def _with_norms(features: Features, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Features:
+    """The features with other norms, which are functions of all norms of a degree, ``[nodes, channels]``."""
+    values = [features[degree] for degree in functions]
+    if runs_in_cpp(norm.SOURCE, values):
+        norms = norm.norms(SMALLEST_NORM, _norms)(values)
+        changed = [f(n).to(n.dtype) for f, n in zip(functions.values(), norms, strict=True)]
+        return dict(zip(functions, norm.rescaled(SMALLEST_NORM, _rescaled)([*values, *changed]), strict=True))
+    output = {}
+    for (degree, function), value in zip(functions.items(), values, strict=True):
+        size, phase = _norm_and_phase(value)
+        output[degree] = function(size.squeeze(-1)).unsqueeze(-1) * phase
+    return output
+
+
+def _norms(values: Sequence[Tensor]) -> list[Tensor]:
+    return [_norm_and_phase(v)[0].squeeze(-1) for v in values]
+
+
+def _rescaled(tensors: Sequence[Tensor]) -> list[Tensor]:
+    values, norms = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+    return [n.unsqueeze(-1) * _norm_and_phase(v)[1] for v, n in zip(values, norms, strict=True)]
 
 
 def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,200 @@
+// Multi-head attention over the incoming edges of every node, as modules/attention.py has it, and its first derivatives.
+//
+// attention.py calls the functions at the end of this file.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "columns.hpp"
+#include "threads.hpp"
+
+namespace {
+
+struct Part {  // one degree: [rows, heads, numbers]
+    int64_t numbers;
+    const void* values;
+    void* gradient;  // null where not wanted
+};
+
+struct Attention {
+    int64_t num_nodes, num_edges, heads, num_values, num_keys;
+    double scale;            // of the products of queries and keys
+    const int64_t* dst;      // node that every edge leads to
+    const Part *values, *keys, *queries, *outputs;  // in the backward pass, values of the outputs are derivatives by them
+    const void* envelope;    // [edges], or null
+    void* denvelope;
+    void* weights;           // [edges, heads]
+    const void* dweights;    // null where they have no derivative
+    Threads threads;
+};
+
+// The edges into every node, in their order.
+struct Incoming {
+    Array<int64_t> first, edges;  // those into node i: edges[first[i]], ..., edges[first[i + 1] - 1]
+
+    explicit Incoming(const Attention& p) : first(p.num_nodes + 2, 0), edges(p.num_edges) {
+        for (int64_t e = 0; e < p.num_edges; ++e) ++first[p.dst[e] + 2];
+        for (int64_t i = 2; i < p.num_nodes + 2; ++i) first[i] += first[i - 1];
+        for (int64_t e = 0; e < p.num_edges; ++e) edges[first[p.dst[e] + 1]++] = e;
+    }
+};
+
+template <class T>
+struct Node {  // one node, and the edges into it
+    const Attention& p;
+    int64_t node, count;
+    const int64_t* edges;
+
+    Node(const Attention& p, const Incoming& incoming, int64_t node)
+        : p(p), node(node), count(incoming.first[node + 1] - incoming.first[node]), edges(incoming.edges + incoming.first[node]) {}
+
+    const T* values(const Part& part, int64_t row) const {
+        return static_cast<const T*>(part.values) + row * p.heads * part.numbers;
+    }
+    T* gradient(const Part& part, int64_t row) const {
+        return part.gradient ? static_cast<T*>(part.gradient) + row * p.heads * part.numbers : nullptr;
+    }
+    T envelope(int64_t edge) const { return p.envelope ? static_cast<const T*>(p.envelope)[edge] : T(1); }
+    bool counts(int64_t edge) const { return !(envelope(edge) < std::numeric_limits<T>::min()); }
+
+    // s[e, h] += <a[h], b[e, h]>, over one degree of all edges.
+    void add_products(const T* a, const Part& b, T* s) const {
+        for (int64_t e = 0; e < count; ++e) {
+            const T* of_edge = values(b, edges[e]);
+            for (int64_t h = 0; h < p.heads; ++h) {
+                T sum = 0;
+                for (int64_t j = h * b.numbers; j < (h + 1) * b.numbers; ++j) sum += a[j] * of_edge[j];
+                s[e * p.heads + h] += sum;
+            }
+        }
+    }
+
+    // to[h] += factor[h] from[h].
+    void add_scaled(int64_t numbers, const T* factor, const T* from, T* to) const {
+        for (int64_t h = 0; h < p.heads; ++h) {
+            for (int64_t j = h * numbers; j < (h + 1) * numbers; ++j) to[j] += factor[h] * from[j];
+        }
+    }
+
+    // The softmax without its last factor, the envelope: s, [count, heads].
+    void softmax(T* s) const {
+        std::fill_n(s, count * p.heads, T(0));
+        for (int64_t i = 0; i < p.num_keys; ++i) add_products(values(p.queries[i], node), p.keys[i], s);
+        for (int64_t h = 0; h < p.heads; ++h) {
+            T largest = -std::numeric_limits<T>::infinity(), sum = 0;
+            for (int64_t e = 0; e < count; ++e) {
+                T& logit = s[e * p.heads + h];
+                logit *= T(p.scale);
+                if (p.envelope) logit = counts(edges[e]) ? logit + std::log(envelope(edges[e])) : std::numeric_limits<T>::lowest();
+                if (!(logit <= largest)) largest = logit;  // NaN is passed on
+            }
+            for (int64_t e = 0; e < count; ++e) sum += s[e * p.heads + h] = std::exp(s[e * p.heads + h] - largest);
+            for (int64_t e = 0; e < count; ++e) s[e * p.heads + h] /= sum;
+        }
+    }
+
+    void forward(T* s) const {
+        softmax(s);
+        T* weights = static_cast<T*>(p.weights);
+        for (int64_t e = 0; e < count; ++e) {
+            for (int64_t h = 0; h < p.heads; ++h) weights[edges[e] * p.heads + h] = s[e * p.heads + h] * envelope(edges[e]);
+        }
+        for (int64_t i = 0; i < p.num_values; ++i) {
+            T* out = gradient(p.outputs[i], node);
+            std::fill_n(out, p.heads * p.values[i].numbers, T(0));
+            for (int64_t e = 0; e < count; ++e) {
+                add_scaled(p.values[i].numbers, weights + edges[e] * p.heads, values(p.values[i], edges[e]), out);
+            }
+        }
+    }
+
+    // Args: s, d, weights: room for [count, heads].
+    void backward(T* s, T* d, T* weights) const {
+        softmax(s);
+        for (int64_t e = 0; e < count; ++e) {
+            for (int64_t h = 0; h < p.heads; ++h) {
+                const int64_t i = e * p.heads + h;
+                weights[i] = s[i] * envelope(edges[e]);
+                d[i] = p.dweights ? static_cast<const T*>(p.dweights)[edges[e] * p.heads + h] : T(0);
+            }
+        }
+        for (int64_t i = 0; i < p.num_values; ++i) {
+            const T* dout = values(p.outputs[i], node);
+            add_products(dout, p.values[i], d);
+            for (int64_t e = 0; e < count && p.values[i].gradient; ++e) {
+                T* dvalue = gradient(p.values[i], edges[e]);
+                std::fill_n(dvalue, p.heads * p.values[i].numbers, T(0));
+                add_scaled(p.values[i].numbers, weights + e * p.heads, dout, dvalue);
+            }
+        }
+        softmax_gradient(s, d);
+        for (int64_t i = 0; i < p.num_keys; ++i) {
+            T* dquery = gradient(p.queries[i], node);
+            if (dquery) std::fill_n(dquery, p.heads * p.keys[i].numbers, T(0));
+            for (int64_t e = 0; e < count; ++e) {
+                if (dquery) add_scaled(p.keys[i].numbers, d + e * p.heads, values(p.keys[i], edges[e]), dquery);
+                if (T* dkey = gradient(p.keys[i], edges[e])) {
+                    std::fill_n(dkey, p.heads * p.keys[i].numbers, T(0));
+                    add_scaled(p.keys[i].numbers, d + e * p.heads, values(p.queries[i], node), dkey);
+                }
+            }
+        }
+    }
+
+    // From derivatives d by the weights, those by the envelope, and by the products of queries and keys in the place of d.
+    void softmax_gradient(const T* s, T* d) const {
+        for (int64_t h = 0; h < p.heads; ++h) {
+            T mean = 0;
+            for (int64_t e = 0; e < count; ++e) mean += s[e * p.heads + h] * d[e * p.heads + h] * envelope(edges[e]);
+            for (int64_t e = 0; e < count; ++e) {
+                const int64_t i = e * p.heads + h;
+                const T by_logit = s[i] * (d[i] * envelope(edges[e]) - mean);
+                if (p.denvelope) {
+                    T& by_envelope = static_cast<T*>(p.denvelope)[edges[e]];
+                    by_envelope += s[i] * d[i] + (counts(edges[e]) ? by_logit / envelope(edges[e]) : T(0));
+                }
+                d[i] = by_logit * T(p.scale) * (p.envelope && !counts(edges[e]) ? 0 : 1);
+            }
+        }
+    }
+};
+
+// Call task for every node, with room for [edges into the node, heads] numbers, three times.
+template <class T, class Task>
+int for_nodes(const Attention& p, Task task) {
+    return status_of([&] {
+        const Incoming incoming(p);
+        const int64_t shares = std::min(p.num_nodes, 8 * p.threads.count);
+        in_parallel(p.threads, shares, [&](int64_t i) {
+            const int64_t begin = i * p.num_nodes / shares, end = (i + 1) * p.num_nodes / shares;
+            int64_t most = 0;
+            for (int64_t n = begin; n < end; ++n) most = std::max(most, incoming.first[n + 1] - incoming.first[n]);
+            const Array<T> room(3 * most * p.heads);
+            for (int64_t n = begin; n < end; ++n) {
+                task(Node<T>(p, incoming, n), room, room + most * p.heads, room + 2 * most * p.heads);
+            }
+        });
+    });
+}
+
+template <class T>
+int forward(const Attention* p) {
+    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T*, T*) { node.forward(s); });
+}
+
+template <class T>
+int gradient(const Attention* p) {
+    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T* d, T* weights) { node.backward(s, d, weights); });
+}
+
+}  // namespace
+
+// Write the weights and the gradients (here, the values) of the outputs.
+extern "C" int forward_float32(const Attention* p) { return forward<float>(p); }
+extern "C" int forward_float64(const Attention* p) { return forward<double>(p); }
+
+// Write the derivatives by values, keys and queries, and add those by the envelope.
+extern "C" int gradient_float32(const Attention* p) { return gradient<float>(p); }
+extern "C" int gradient_float64(const Attention* p) { return gradient<double>(p); }

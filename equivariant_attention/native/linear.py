@@ -1,0 +1,62 @@
+"""Calls ``linear.cpp``: channels mixed by a matrix."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from equivariant_attention.native.calls import Threads, address, call
+from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+
+def linear(plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+    """From matrices and features to their products, as ``plain`` has them.
+
+    First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
+    """
+    return Operation(_forward, _gradient, plain)
+
+
+class _Degree(ctypes.Structure):
+    """``linear.cpp`` tells what the fields of this and the next one are."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("orders", "channels_in", "channels_out")),
+        *((name, ctypes.c_void_p) for name in ("weight", "values", "dweight", "dvalues", "output")),
+    )
+
+
+class _Linear(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("num_nodes", "num_degrees")),
+        ("degrees", ctypes.POINTER(_Degree)),
+        ("threads", Threads),
+    )
+
+
+def _forward(tensors: Tensors) -> Sequence[Tensor]:
+    weights, values = halves(tensors)
+    output = [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(weights, values, strict=True)]
+    _call("forward", tensors, [None] * len(tensors), output)
+    return output
+
+
+def _gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
+    derivatives = empty_like(tensors, needed)
+    _call("gradient", tensors, derivatives, gradients)
+    return derivatives
+
+
+def _call(function: str, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:
+    (weights, values), (dweights, dvalues) = halves(tensors), halves(derivatives)
+    rows = [
+        (v.shape[2], W.shape[1], W.shape[0], *map(address, (W, v, dW, dv, out)))
+        for W, v, dW, dv, out in zip(weights, values, dweights, dvalues, output, strict=True)
+    ]
+    degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
+    call(SOURCE, function, values[0].dtype, _Linear(len(values[0]), len(degrees), degrees, Threads()))

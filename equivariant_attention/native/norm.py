@@ -1,0 +1,75 @@
+"""Calls ``norm.cpp``: norms of features, and features of given norms."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from equivariant_attention.native.calls import Threads, address, call
+from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+
+def norms(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+    """From features, degree by degree, to their norms ``[nodes, channels]``, as ``plain`` has them."""
+
+    def forward(values: Tensors) -> Sequence[Tensor]:
+        output = [v.new_empty(v.shape[:2]) for v in values]
+        _call("norms", smallest, values, output=output)
+        return output
+
+    def gradient(values: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
+        derivatives = empty_like(values, needed)
+        _call("norms_gradient", smallest, values, dvalues=derivatives, output=by_output)
+        return derivatives
+
+    return Operation(forward, gradient, plain)
+
+
+def rescaled(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+    """From features and the norms that they are to have, degree by degree, to these, as ``plain`` has them."""
+
+    def forward(tensors: Tensors) -> Sequence[Tensor]:
+        values, scales = halves(tensors)
+        output = [v.new_empty(v.shape) for v in values]
+        _call("rescaled", smallest, values, scale=scales, output=output)
+        return output
+
+    def gradient(tensors: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
+        values, scales = halves(tensors)
+        dvalues, dscales = halves(empty_like(tensors, needed))
+        _call("rescaled_gradient", smallest, values, scale=scales, dvalues=dvalues, dscale=dscales, output=by_output)
+        return [*dvalues, *dscales]
+
+    return Operation(forward, gradient, plain)
+
+
+class _Part(ctypes.Structure):
+    """``norm.cpp`` tells what the fields of this and the next one are."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("rows", "orders")),
+        *((name, ctypes.c_void_p) for name in ("values", "scale", "dvalues", "dscale", "output")),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        ("num_parts", ctypes.c_int64),
+        ("smallest", ctypes.c_double),
+        ("parts", ctypes.POINTER(_Part)),
+        ("threads", Threads),
+    )
+
+
+def _call(function: str, smallest: float, values: Tensors, **others: Tensors) -> None:
+    parts = (_Part * len(values))()
+    for i, (part, v) in enumerate(zip(parts, values, strict=True)):
+        part.rows, part.orders, part.values = v.shape[0] * v.shape[1], v.shape[2], v.data_ptr()
+        for name, tensors in others.items():
+            setattr(part, name, address(tensors[i]))
+    call(SOURCE, function, values[0].dtype, _Norm(len(values), smallest, parts, Threads()))
