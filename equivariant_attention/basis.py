@@ -12,7 +12,7 @@ from torch import Tensor
 from equivariant_attention.checks import check_of_graph, check_whole_number
 from equivariant_attention.graphs import GraphLike, as_graph
 from equivariant_attention.plan import Plan, relative_positions
-from equivariant_attention.so3 import aligning_rotation, coupling, spherical_harmonics, wigner_matrices
+from equivariant_attention.so3 import aligning_matrices, coupling, spherical_harmonics
 from equivariant_attention.so3.vectors import length_and_direction
 
 
@@ -81,10 +81,7 @@ class Basis(Mapping[str, Tensor]):
         """
         if self._frames is None:
             with self._as_constructed():
-                direction = self.direction[self.plan.order]
-                matrices = wigner_matrices(self.max_degree, aligning_rotation(direction))
-                is_zero = (direction == 0).all(-1)[:, None, None]
-                self._frames = matrices[:1] + [torch.where(is_zero, 0, matrix) for matrix in matrices[1:]]
+                self._frames = aligning_matrices(self.max_degree, self.direction[self.plan.order])
         return self._frames
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:

@@ -6,10 +6,17 @@ The basis is that of e3nn: degree 1 is ``(x, y, z)`` itself, orders run from -l 
 from equivariant_attention.so3.couplings import aligned_coupling, coupling
 from equivariant_attention.so3.harmonics import spherical_harmonics
 from equivariant_attention.so3.tensors import features_to_symmetric_tensor, symmetric_tensor_to_features
-from equivariant_attention.so3.wigner import aligning_rotation, random_rotation, wigner_d, wigner_matrices
+from equivariant_attention.so3.wigner import (
+    aligning_matrices,
+    aligning_rotation,
+    random_rotation,
+    wigner_d,
+    wigner_matrices,
+)
 
 __all__ = [
     "aligned_coupling",
+    "aligning_matrices",
     "aligning_rotation",
     "coupling",
     "features_to_symmetric_tensor",

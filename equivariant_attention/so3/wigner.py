@@ -90,6 +90,80 @@ def aligning_rotation(direction: Tensor) -> Tensor:
     return half_turn.unsqueeze(-1) * arc
 
 
+def aligning_matrices(max_degree: int, direction: Tensor) -> list[Tensor]:
+    r"""Wigner-D matrices of :func:`aligning_rotation`, several times faster than :func:`wigner_matrices`.
+
+    The shortest arc from u to y is half a turn about ``h = (u + y) / |u + y|`` and then half a turn S about y. (On the
+    other side it is one about ``(u - y) / |u - y|``; half a turn about y and one about x make one about z.) A half
+    turn is even in its axis and quadratic in it, so that of degree l is the product of a constant matrix and the
+    harmonics of h of even degrees J up to 2l,
+
+    .. math:: D^l = S^l \sum_J c_J^l \, C_J^l \cdot Y_J(h), \qquad
+              c_J^l = (2J+1) \sum_m (-1)^m \, C_{J; m m 0}^l, \qquad Y_J(y) = (0, ..., 0, 1, 0, ..., 0)
+
+    with :math:`C_J^l` the unit-norm coupling of degrees l and l to J. :math:`Y_J` is made of :math:`Y_{J-2}` and
+    :math:`Y_2` by another.
+
+    Args:
+        max_degree: largest degree, at least 0.
+        direction: unit vectors ``[..., 3]``, float32 or float64; gradients flow through.
+
+    Returns:
+        ``max_degree + 1`` tensors ``[..., 2l+1, 2l+1]``; where the direction is zero, 0 for l > 0.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape. Lengths are not looked at.
+    """
+    check_whole_number(max_degree, 0, "max_degree")
+    check_trailing(direction, (3,), "direction")
+    kind = direction.dtype, direction.device
+    rows = direction.reshape(-1, 3)
+    x, y, z = rows.unbind(-1)  # many vectors in the last dimension make long loops
+    above, below = ((y >= 0) & (rows != 0).any(-1)).to(direction.dtype), (y < 0).to(direction.dtype)
+    side = above - below
+    axis = torch.stack([side * x, side * y + 1, side * z])
+    harmonics = [torch.ones_like(axis[:1])]
+    if max_degree:
+        harmonics.append(_even_step(1, 1, *kind) @ _outer(axis / axis.square().sum(0), axis))
+    for J in range(4, 2 * max_degree + 1, 2):
+        harmonics.append(_even_step(J - 2, 2, *kind) @ _outer(harmonics[-1], harmonics[1]))
+    on_each_side = _outer(torch.cat(harmonics), torch.stack([above, below]))
+    matrices = [torch.ones_like(direction[..., :1, None])]
+    for l in range(1, max_degree + 1):
+        from_harmonics = _half_turns(l, *kind)
+        matrix = on_each_side[: len(from_harmonics)].T @ from_harmonics
+        matrices.append(matrix.view(*direction.shape[:-1], 2 * l + 1, 2 * l + 1))
+    return matrices
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """All products of entries of two columns ``[m, rows]`` and ``[n, rows]``, ``[m n, rows]``."""
+    return (a.unsqueeze(1) * b).flatten(0, 1)
+
+
+@constant
+def _even_step(l1: int, l2: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What makes the harmonics of degree l1 + l2 of the products of two others, ``[2 (l1 + l2) + 1, products]``."""
+    C = torch.from_numpy(real_clebsch_gordan(l1, l2, l1 + l2))
+    return (C / C[l1, l2, l1 + l2]).flatten(0, 1).T.contiguous().to(device, dtype)
+
+
+@constant
+def _half_turns(degree: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What makes the matrix of a degree of even harmonics on either side, ``[2 x harmonics, (2l+1)^2]``."""
+    about_y, about_z = (
+        wigner_d(degree, torch.diag(torch.tensor(signs, dtype=torch.float64))).round()
+        for signs in ([-1, 1, -1], [-1, -1, 1])
+    )
+    blocks = []
+    for J in range(0, 2 * degree + 1, 2):
+        C = torch.from_numpy(real_clebsch_gordan(degree, degree, J))
+        half_turn = (2 * J + 1) * (about_y * C[:, :, J]).sum() * C
+        both = [torch.einsum("ab,bcM->Mac", S, half_turn).flatten(1) for S in (about_y, about_z)]
+        blocks.append(torch.stack(both, dim=1).flatten(0, 1))
+    return torch.cat(blocks).to(device, dtype)
+
+
 def random_rotation(
     *shape: int,
     generator: torch.Generator | None = None,

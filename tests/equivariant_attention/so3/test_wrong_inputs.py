@@ -7,6 +7,7 @@ import torch
 
 from equivariant_attention.so3 import (
     aligned_coupling,
+    aligning_matrices,
     aligning_rotation,
     coupling,
     random_rotation,
@@ -45,6 +46,13 @@ WRONG = {
     ),
     "aligning_rotation": (
         lambda: aligning_rotation(torch.tensor(1.0)), ValueError, "direction must have shape [..., 3], got []",
+    ),
+    "aligning_matrices": (
+        lambda: aligning_matrices(2, torch.ones(4)), ValueError, "direction must have shape [..., 3], got [4]",
+    ),
+    "aligning_matrices: degree": (
+        lambda: aligning_matrices(-1, torch.ones(3)), ValueError,
+        "max_degree must be a whole number of at least 0, got -1",
     ),
     "length_and_direction": (
         lambda: length_and_direction(torch.ones(3).half()), TypeError, "vectors must be a float32 or float64 tensor",
