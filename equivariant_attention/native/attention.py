@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from equivariant_attention.native.calls import Threads, address, call
-from equivariant_attention.native.operation import Operation, Tensors
+from equivariant_attention.native.operation import Operation, Tensors, empty_like
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -70,8 +70,9 @@ def _forward(shape: Shape, tensors: Tensors) -> Sequence[Tensor]:
 
 
 def _gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-    # Of values and keys every number is written, of queries and envelope those where edges arrive.
-    derivatives = [v.new_zeros(v.shape) if n else None for v, n in zip(tensors, needed, strict=True)]
+    derivatives = empty_like(tensors, needed)
+    if derivatives[-1] is not None:
+        derivatives[-1].zero_()
     *by_output, by_weights = gradients
     _call("gradient", shape, tensors, derivatives, by_output, [None] * len(by_output), dweights=address(by_weights))
     return derivatives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -45,8 +46,11 @@ def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Stru
     Raises:
         MemoryError: there is not enough.
     """
-    with torch.profiler.record_function(f"{source.stem}::{function}"):
-        failed = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")(ctypes.byref(arguments))
+    run = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")
+    # An event costs as much as a short call.
+    is_profiled = torch.autograd._profiler_enabled()
+    with torch.profiler.record_function(f"{source.stem}::{function}") if is_profiled else nullcontext():
+        failed = run(ctypes.byref(arguments))
     if failed:
         raise MemoryError(f"{source.name}: not enough memory")
 

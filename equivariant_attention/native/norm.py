@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from equivariant_attention.native.calls import Threads, address, call
@@ -35,7 +36,7 @@ def rescaled(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> O
 
     def forward(tensors: Tensors) -> Sequence[Tensor]:
         values, scales = halves(tensors)
-        output = [v.new_empty(v.shape) for v in values]
+        output = [torch.empty_like(v) for v in values]
         _call("rescaled", smallest, values, scale=scales, output=output)
         return output
 

@@ -39,7 +39,7 @@ def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
 
 def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
     """Room for the derivatives that are needed; None for the others."""
-    return [v.new_empty(v.shape) if n else None for v, n in zip(tensors, needed, strict=True)]
+    return [torch.empty_like(v) if n else None for v, n in zip(tensors, needed, strict=True)]
 
 
 class _Operation(torch.autograd.Function):
