@@ -82,36 +82,53 @@ struct Layer {
 };
 
 template <class T>
-struct LayerGradient {
-    int64_t width;                      // inputs, up to whole columns
-    Array<T> weight, bias, scale, shift;  // weight [32, width]
+void add_to(T* sum, const T* values, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
+}
 
-    explicit LayerGradient(int64_t inputs)
-        : width(padded<T>(inputs)), weight(HIDDEN * width, 0), bias(HIDDEN, 0), scale(HIDDEN, 0), shift(HIDDEN, 0) {}
+// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end.
+template <class T>
+struct LayerGradient {
+    int64_t inputs, lanes;  // lanes of a weight: 1 where an outer product sums over all rows
+    Array<T> weight, bias, scale, shift;
+
+    LayerGradient(int64_t inputs, int64_t lanes)
+        : inputs(inputs),
+          lanes(lanes),
+          weight(HIDDEN * inputs * lanes, 0),
+          bias(HIDDEN * LANES<T>, 0),
+          scale(HIDDEN * LANES<T>, 0),
+          shift(HIDDEN * LANES<T>, 0) {}
 
     void add(const LayerGradient& other) {
-        for (int64_t i = 0; i < HIDDEN * width; ++i) weight[i] += other.weight[i];
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            bias[h] += other.bias[h], scale[h] += other.scale[h], shift[h] += other.shift[h];
-        }
+        add_to<T>(weight, other.weight, HIDDEN * inputs * lanes);
+        add_to<T>(bias, other.bias, HIDDEN * LANES<T>);
+        add_to<T>(scale, other.scale, HIDDEN * LANES<T>);
+        add_to<T>(shift, other.shift, HIDDEN * LANES<T>);
     }
 
     // To where PyTorch has them: those by weights that were not centred yet.
-    void store(int64_t inputs, void* const* gradients) const {
+    void store(void* const* gradients) const {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
-        centred(weight, width, g[0], inputs);
-        centred(bias, 1, g[1], 1);
-        std::copy_n(static_cast<T*>(scale), HIDDEN, g[2]);
-        std::copy_n(static_cast<T*>(shift), HIDDEN, g[3]);
+        sum(weight, lanes, HIDDEN * inputs, g[0]);
+        sum(bias, LANES<T>, HIDDEN, g[1]);
+        sum(scale, LANES<T>, HIDDEN, g[2]);
+        sum(shift, LANES<T>, HIDDEN, g[3]);
+        centre(g[0], inputs);
+        centre(g[1], 1);
     }
 
 private:
-    static void centred(const T* from, int64_t width, T* to, int64_t columns) {
+    static void sum(const T* from, int64_t lanes, int64_t count, T* to) {
+        for (int64_t i = 0; i < count; ++i, from += lanes) to[i] = std::accumulate(from, from + lanes, T(0));
+    }
+
+    static void centre(T* values, int64_t columns) {
         for (int64_t i = 0; i < columns; ++i) {
             T mean = 0;
-            for (int64_t h = 0; h < HIDDEN; ++h) mean += from[h * width + i] / HIDDEN;
-            for (int64_t h = 0; h < HIDDEN; ++h) to[h * columns + i] = from[h * width + i] - mean;
+            for (int64_t h = 0; h < HIDDEN; ++h) mean += values[h * columns + i] / HIDDEN;
+            for (int64_t h = 0; h < HIDDEN; ++h) values[h * columns + i] -= mean;
         }
     }
 };
@@ -122,54 +139,77 @@ struct Activation {  // of one layer on one block
 
     void evaluate(const Layer<T>& layer, const T* x) {
         const int64_t n = layer.inputs;
-        const T* w = layer.weight;
+        const T *w = layer.weight, *scale = layer.scale, *shift = layer.shift;
         if (n == HIDDEN) {
             product<true>(HIDDEN, w, Values(), One(), HIDDEN, x, B<T>, normal, B<T>, w + HIDDEN);
         } else {
             product<true>(HIDDEN, w, n + 1, One(), n, x, B<T>, normal, B<T>, w + n);
         }
-        std::fill_n(inverse, B<T>, T(0));
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int64_t r = 0; r < B<T>; ++r) inverse[r] += normal[h * B<T> + r] * normal[h * B<T> + r];
-        }
-        for (int64_t r = 0; r < B<T>; ++r) inverse[r] = 1 / std::sqrt(inverse[r] / HIDDEN + T(EPSILON));
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int64_t r = 0; r < B<T>; ++r) {
-                const T z = normal[h * B<T> + r] * inverse[r], y = z * layer.scale[h] + layer.shift[h];
-                normal[h * B<T> + r] = z;
-                output[h * B<T> + r] = y < 0 ? 0 : y;  // NaN stays NaN
+        for (int64_t half = 0; half < B<T>; half += LANES<T>) {
+            Vector<T> squares[4] = {};
+            for (int64_t h = 0; h < HIDDEN; ++h) {
+                const Vector<T> z = at(normal + h * B<T> + half);
+                squares[h % 4] += z * z;
+            }
+            Vector<T> factor = (squares[0] + squares[1] + squares[2] + squares[3]) / T(HIDDEN) + T(EPSILON);
+            for (int64_t r = 0; r < LANES<T>; ++r) factor[r] = 1 / std::sqrt(factor[r]);
+            at(inverse + half) = factor;
+            for (int64_t h = 0; h < HIDDEN; ++h) {
+                const Vector<T> z = at(normal + h * B<T> + half) * factor, y = z * scale[h] + shift[h];
+                at(normal + h * B<T> + half) = z;
+                at(output + h * B<T> + half) = y < 0 ? Vector<T>{} : y;  // NaN stays NaN
             }
         }
     }
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input, [B, width]; dx, by the input, added to, or null.
-    void gradient(const Layer<T>& layer, T* d, const T* x, T* dx, LayerGradient<T>& sum) const {
-        alignas(64) T along[B<T>] = {};
+    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as rows, [B, 32], or null where it is
+    // narrow; dx, by the input, added to, or null.
+    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
+        constexpr int64_t N = LANES<T>;
+        const T* scale = layer.scale;
+        T *dscale = sum.scale, *dshift = sum.shift, *dbias = sum.bias;
+        Vector<T> along[2] = {}, factor[2] = {at(inverse), at(inverse + N)};
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            T scale = 0, shift = 0;
-            for (int64_t r = 0; r < B<T>; ++r) {
-                const int64_t i = h * B<T> + r;
-                const T dy = output[i] == 0 ? 0 : d[i];
-                scale += dy * normal[i];
-                shift += dy;
-                d[i] = dy * layer.scale[h];
-                along[r] += d[i] * normal[i];
+            Vector<T> by_scale = at(dscale + h * N), by_shift = at(dshift + h * N);
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * B<T> + v * N;
+                const Vector<T> z = at(normal + i), dy = at(output + i) == 0 ? Vector<T>{} : at(d + i);
+                by_scale += dy * z;
+                by_shift += dy;
+                at(d + i) = dy * scale[h];
+                along[v] += at(d + i) * z;
             }
-            sum.scale[h] += scale;
-            sum.shift[h] += shift;
+            at(dscale + h * N) = by_scale;
+            at(dshift + h * N) = by_shift;
         }
+        for (int v = 0; v < 2; ++v) along[v] /= T(HIDDEN);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            T bias = 0;
-            for (int64_t r = 0; r < B<T>; ++r) {
-                const int64_t i = h * B<T> + r;
-                d[i] = (d[i] - normal[i] * along[r] / HIDDEN) * inverse[r];
-                bias += d[i];
+            Vector<T> by_bias = at(dbias + h * N);
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * B<T> + v * N;
+                at(d + i) = (at(d + i) - at(normal + i) * along[v]) * factor[v];
+                by_bias += at(d + i);
             }
-            sum.bias[h] += bias;
+            at(dbias + h * N) = by_bias;
         }
-        add_outer<T>(HIDDEN, d, x, sum.width, sum.weight);
+        if (rows) {
+            add_outer<T>(HIDDEN, d, rows, HIDDEN, sum.weight);
+        } else {
+            add_outer_by_lane(d, x, layer.inputs, sum.weight);
+        }
         const T* w = layer.weight;
         if (dx) product<false>(layer.inputs, w, One(), layer.inputs + 1, HIDDEN, d, B<T>, dx, B<T>);
+    }
+
+private:
+    static void add_outer_by_lane(const T* d, const T* x, int64_t inputs, T* dA) {
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            const Vector<T> d0 = at(d + h * B<T>), d1 = at(d + h * B<T> + LANES<T>);
+            for (int64_t i = 0; i < inputs; ++i) {
+                at(dA) += d0 * at(x + i * B<T>) + d1 * at(x + i * B<T> + LANES<T>);
+                dA += LANES<T>;
+            }
+        }
     }
 };
 
@@ -219,21 +259,21 @@ struct KernelGradient {
     Array<T> last, bias;  // [F, channels in, channels out, 32], and as many registers
 
     explicit KernelGradient(const Kernel<T>& kernel)
-        : first(kernel.first.inputs),
-          second(HIDDEN),
+        : first(kernel.first.inputs, LANES<T>),
+          second(HIDDEN, 1),
           last(kernel.numbers() * HIDDEN, 0),
           bias(kernel.numbers() * LANES<T>, 0) {}
 
     void add(const KernelGradient& other, int64_t numbers) {
         first.add(other.first);
         second.add(other.second);
-        for (int64_t i = 0; i < numbers * HIDDEN; ++i) last[i] += other.last[i];
-        for (int64_t i = 0; i < numbers * LANES<T>; ++i) bias[i] += other.bias[i];
+        add_to<T>(last, other.last, numbers * HIDDEN);
+        add_to<T>(bias, other.bias, numbers * LANES<T>);
     }
 
     void store(const Kernel<T>& kernel, const Network& n) const {
-        first.store(kernel.first.inputs, n.gradients);
-        second.store(HIDDEN, n.gradients + 4);
+        first.store(n.gradients);
+        second.store(n.gradients + 4);
         const auto* coupling = static_cast<const T*>(n.coupling);
         auto *dw = static_cast<T*>(n.gradients[8]), *db = static_cast<T*>(n.gradients[9]);
         std::vector<T> sums(kernel.F);
@@ -520,22 +560,68 @@ private:
 
     // ---- in and out of columns
 
-    // Rows of a tensor [rows, channels, orders] to columns [orders, channels].
-    static void gather(const T* from, const int64_t* rows, int64_t channels, int64_t orders, T* to) {
-        const T* start[B<T>];
-        for (int64_t r = 0; r < B<T>; ++r) start[r] = from + rows[r] * channels * orders;
-        for (int64_t a = 0; a < orders; ++a) {
-            for (int64_t c = 0; c < channels; ++c) {
-                for (int64_t r = 0; r < B<T>; ++r) to[(a * channels + c) * B<T> + r] = start[r][c * orders + a];
+    // Some rows of a tensor [count, channels, orders] to columns [orders, channels].
+    static void gather(const T* from, int64_t count, const int64_t* rows, int64_t channels, int64_t orders, T* to) {
+        constexpr int64_t N = LANES<T>;
+        const int64_t size = channels * orders;
+        for (int64_t half = 0; half < B<T>; half += N) {
+            for (int64_t first = 0; first < size; first += N) {
+                Vector<T> square[N];
+                for (int i = 0; i < N; ++i) {
+                    const int64_t start = rows[half + i] * size + first;
+                    if (start + N <= count * size) {
+                        square[i] = at(from + start);  // the next row too, where this one ends
+                    } else {
+                        square[i] = Vector<T>{};
+                        std::copy_n(from + start, size - first, reinterpret_cast<T*>(&square[i]));
+                    }
+                }
+                transpose<T>(square);
+                int64_t c = first / orders, a = first % orders;
+                for (int i = 0; i < std::min(N, size - first); ++i) {
+                    at(to + (a * channels + c) * B<T> + half) = square[i];
+                    if (++a == orders) a = 0, ++c;
+                }
             }
         }
+    }
+
+    // Columns [orders, channels] to rows [channels, orders]; store(row, place, values, count) takes some of a row's.
+    template <class Store>
+    static void scatter(const T* from, int64_t rows, int64_t channels, int64_t orders, Store store) {
+        constexpr int64_t N = LANES<T>;
+        const int64_t size = channels * orders;
+        for (int64_t half = 0; half < rows; half += N) {
+            for (int64_t first = 0; first < size; first += N) {
+                Vector<T> square[N] = {};
+                int64_t c = first / orders, a = first % orders;
+                for (int i = 0; i < std::min(N, size - first); ++i) {
+                    square[i] = at(from + (a * channels + c) * B<T> + half);
+                    if (++a == orders) a = 0, ++c;
+                }
+                transpose<T>(square);
+                for (int64_t r = half; r < std::min(rows, half + N); ++r) {
+                    store(r, first, square[r - half], std::min(N, size - first));
+                }
+            }
+        }
+    }
+
+    // The first numbers of a register, in pieces of sizes that are known here.
+    template <int64_t SIZE = LANES<T>>
+    static void put(const T* from, int64_t count, T* to) {
+        if (count & SIZE) {
+            std::memcpy(to, from, SIZE * sizeof(T));
+            from += SIZE, to += SIZE;
+        }
+        if constexpr (SIZE > 1) put<SIZE / 2>(from, count, to);
     }
 
     void load_scalars(Block<T>& b) const {
         b.scalars = Array<T>(p.num_scalars * B<T>);
         int64_t rows[B<T>];
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = p.order[b.planned(r, 0)];
-        gather(static_cast<const T*>(p.scalars), rows, p.num_scalars, 1, b.scalars);
+        gather(static_cast<const T*>(p.scalars), p.num_edges, rows, p.num_scalars, 1, b.scalars);
     }
 
     void load_frames(Block<T>& b) const {
@@ -545,7 +631,8 @@ private:
             for (int64_t d = 0; p.frames[l] && d < b.D; ++d) {
                 int64_t rows[B<T>];
                 for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
-                gather(static_cast<const T*>(p.frames[l]), rows, (2 * l + 1) * (2 * l + 1), 1, frame(b.frames, l, d));
+                const T* from = static_cast<const T*>(p.frames[l]);
+                gather(from, p.num_edges, rows, (2 * l + 1) * (2 * l + 1), 1, frame(b.frames, l, d));
             }
         }
     }
@@ -558,7 +645,7 @@ private:
         const Part& f = sent.parts[part];
         int64_t rows[B<T>];
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = p.src[p.order[b.planned(r, d)]];
-        gather(static_cast<const T*>(f.values), rows, f.channels, 2 * f.degree + 1, to);
+        gather(static_cast<const T*>(f.values), p.num_nodes, rows, f.channels, 2 * f.degree + 1, to);
         if (f.degree != 1 || !p.vector) return;
         for (int64_t r = 0; r < B<T>; ++r) {
             const T* v = static_cast<const T*>(p.vector) + 3 * p.order[b.planned(r, d)];
@@ -571,7 +658,7 @@ private:
         const int64_t size = (2 * f.degree + 1) * f.channels;
         int64_t rows[B<T>];
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = p.order[b.planned(r, d)];
-        gather(static_cast<const T*>(f.gradient), rows, f.channels, 2 * f.degree + 1, to);
+        gather(static_cast<const T*>(f.gradient), p.num_edges, rows, f.channels, 2 * f.degree + 1, to);
         for (int64_t i = 0; i < size; ++i) {
             for (int64_t r = b.count; r < B<T>; ++r) to[i * B<T> + r] = 0;
         }
@@ -614,12 +701,10 @@ private:
             const int64_t channels = made.parts[part].channels, orders = 2 * made.parts[part].degree + 1;
             for (int64_t d = 0; d < b.D; ++d) {
                 const T* from = turned_back(b, made, b.y, part, d);
-                for (int64_t r = 0; r < b.count; ++r) {
-                    T* to = static_cast<T*>(made.parts[part].values) + p.order[b.planned(r, d)] * channels * orders;
-                    for (int64_t c = 0; c < channels; ++c) {
-                        for (int64_t a = 0; a < orders; ++a) to[c * orders + a] = from[(a * channels + c) * B<T> + r];
-                    }
-                }
+                T* to = static_cast<T*>(made.parts[part].values);
+                scatter(from, b.count, channels, orders, [&](int64_t r, int64_t place, const Vector<T>& v, int64_t n) {
+                    put(reinterpret_cast<const T*>(&v), n, to + p.order[b.planned(r, d)] * channels * orders + place);
+                });
             }
         }
     }
@@ -636,15 +721,13 @@ private:
             const int64_t channels = sent.parts[part].channels, orders = 2 * sent.parts[part].degree + 1;
             for (int64_t d = 0; d < b.D; ++d) {
                 const T* from = turned_back(b, sent, b.dx, part, d);
-                for (int64_t r = 0; r < b.count; ++r) {
-                    const int64_t e = p.order[b.planned(r, d)];
-                    T* to = dnodes + (p.src[e] - first_node) * sent.width + sent.offset[part];
-                    for (int64_t c = 0; c < channels; ++c) {
-                        for (int64_t a = 0; a < orders; ++a) to[c * orders + a] += from[(a * channels + c) * B<T> + r];
-                    }
-                    for (int64_t a = 0; orders == 3 && p.dvector && a < 3; ++a) {
-                        static_cast<T*>(p.dvector)[3 * e + a] = from[(a * channels + p.channel) * B<T> + r];
-                    }
+                scatter(from, b.count, channels, orders, [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
+                    const int64_t node = p.src[p.order[b.planned(r, d)]] - first_node;
+                    at(dnodes + node * sent.width + sent.offset[part] + place) += v;  // zeros where the row has ended
+                });
+                for (int64_t r = 0; orders == 3 && p.dvector && r < b.count; ++r) {
+                    T* to = static_cast<T*>(p.dvector) + 3 * p.order[b.planned(r, d)];
+                    for (int64_t a = 0; a < 3; ++a) to[a] = from[(a * channels + p.channel) * B<T> + r];
                 }
             }
         }
@@ -737,10 +820,8 @@ private:
             if (p.by_parameters) add_outer<T>(count, R, rows, HIDDEN, sum.last + number * HIDDEN);
         });
         transpose(first.output, HIDDEN, rows, HIDDEN);
-        second.gradient(kernel.second, d, rows, dfirst, sum.second);
-        Array<T> inputs(B<T> * sum.first.width, 0);
-        transpose<T>(b.scalars, p.num_scalars, inputs, sum.first.width);
-        first.gradient(kernel.first, dfirst, inputs, b.dscalars, sum.first);
+        second.gradient(kernel.second, d, first.output, rows, dfirst, sum.second);
+        first.gradient(kernel.first, dfirst, b.scalars, nullptr, b.dscalars, sum.first);
     }
 
     // Room for the derivatives of the nodes that send along these blocks: in a batch of graphs, those of a few graphs.
@@ -753,7 +834,7 @@ private:
                 last_node = std::max(last_node, p.src[p.order[e]] + 1);
             }
         }
-        dnodes = Array<T>(std::max(int64_t(0), last_node - first_node) * sent.width, 0);
+        dnodes = Array<T>(std::max(int64_t(0), last_node - first_node) * sent.width + LANES<T>, 0);
     }
 };
 

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
 
@@ -116,11 +118,48 @@ void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
     }
 }
 
+// Exchange the blocks of STEP numbers that lie off the diagonal of two registers.
+template <int STEP, class T, std::size_t... I>
+ALWAYS_INLINE void exchange(Vector<T>& a, Vector<T>& b, std::index_sequence<I...>) {
+    constexpr int N = LANES<T>;
+    const Vector<T> before = a;
+#ifdef __clang__
+    a = __builtin_shufflevector(before, b, (I & STEP ? N + I - STEP : I)...);
+    b = __builtin_shufflevector(before, b, (I & STEP ? N + I : I + STEP)...);
+#else  // GCC has this in all versions
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Places __attribute__((vector_size(REGISTER)));
+    a = __builtin_shuffle(before, b, Places{(I & STEP ? N + I - STEP : I)...});
+    b = __builtin_shuffle(before, b, Places{(I & STEP ? N + I : I + STEP)...});
+#endif
+}
+
+// A square of numbers, a row in each register, transposed.
+template <class T, int STEP = LANES<T> / 2>
+ALWAYS_INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES<T>; ++i) {
+        if (!(i & STEP)) exchange<STEP, T>(square[i], square[i + STEP], std::make_index_sequence<LANES<T>>());
+    }
+    if constexpr (STEP > 1) transpose<T, STEP / 2>(square);
+}
+
 // Columns of a block as rows, [B, width].
 template <class T>
 void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
+    constexpr int64_t N = LANES<T>;
+    const int64_t whole = count / N * N;
+    for (int64_t r = 0; r < B<T>; r += N) {
+        for (int64_t c = 0; c < whole; c += N) {
+            Vector<T> square[N];
+#pragma GCC unroll 16
+            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * B<T> + r);
+            transpose<T>(square);
+#pragma GCC unroll 16
+            for (int i = 0; i < N; ++i) at(rows + (r + i) * width + c) = square[i];
+        }
+    }
     for (int64_t r = 0; r < B<T>; ++r) {
-        for (int64_t c = 0; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
+        for (int64_t c = whole; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
     }
 }
 
