@@ -22,8 +22,9 @@
 namespace {
 
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
+constexpr int64_t PARAMETERS = 10;                   // tensors of a radial network
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
-constexpr int64_t RADIAL_WEIGHTS = 128;             // of a row, that are made together
+constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
 
 // ---------------------------------------------------------------- what compiled.py passes, field by field as it is there
 
@@ -33,24 +34,25 @@ struct Part {  // a feature of the nodes, or a message of the edges: [nodes or e
 };
 
 struct Network {
-    int64_t feature, message;    // which part it takes to which
-    const void* coupling;        // [F, F], from the coefficients J to the orders w_0, a_1, b_1, a_2, ...
-    const void* parameters[10];  // of both hidden layers: weight, bias, scale, shift; of the last: weight, bias
-    void* gradients[10];
+    int64_t feature, message;  // which part it takes to which
+    const void* coupling;      // [F, F], from the coefficients J to the orders w_0, a_1, b_1, a_2, ...
 };
 
 struct Problem {
     int64_t num_nodes, num_edges, num_pairs, num_scalars, num_features, num_messages, num_networks, max_degree;
-    int64_t channel, room;           // of the vector; bytes for the blocks that a thread evaluates together
-    int64_t by_parameters;           // whether their derivatives are wanted
+    int64_t channel, room;  // of the vector; bytes for the blocks that a thread evaluates together
     const Part *features, *messages;
     const Network* networks;
+    const void* const* parameters;  // of a network: of both hidden layers weight, bias, scale, shift; of the last two
+    void* const* gradients;         // null where not wanted, as are all others
+    const void* const* frames;      // by degree, [edges, 2l+1, 2l+1] in the order of the plan; null where there is none
+    void* const* dframes;
     const int64_t *src, *order;  // source node of every edge; the edges in the order of the plan, pairs first
     const void *scalars, *vector;
-    void *dscalars, *dvector;  // null where not wanted, as are those of frames
-    const void* const* frames;  // by degree, [edges, 2l+1, 2l+1] in the order of the plan; null for 0 and where none is
-    void* const* dframes;
+    void *dscalars, *dvector;
     Threads threads;
+
+    const void* frame(int64_t degree) const { return frames ? frames[degree] : nullptr; }
 };
 
 using Values = std::integral_constant<int64_t, VALUES>;
@@ -162,8 +164,8 @@ struct Activation {  // of one layer on one block
         }
     }
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as rows, [B, 32], or null where it is
-    // narrow; dx, by the input, added to, or null.
+    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as rows, [B, 32], or null where it
+    // is narrow; dx, by the input, added to, or null.
     void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
         constexpr int64_t N = LANES<T>;
         const T* scale = layer.scale;
@@ -221,7 +223,7 @@ struct Kernel {  // of a pair of degrees: its radial network, made ready
     Layer<T> first, second;
     Array<T> last;  // A, [F, channels in, channels out, 33], in the basis of the orders
 
-    Kernel(const Problem& p, const Network& n)
+    Kernel(const Problem& p, const Network& n, const void* const* parameters)
         : feature(n.feature),
           message(n.message),
           k(p.features[feature].degree),
@@ -229,10 +231,10 @@ struct Kernel {  // of a pair of degrees: its radial network, made ready
           channels_in(p.features[feature].channels),
           channels_out(p.messages[message].channels),
           F(2 * std::min(k, l) + 1),
-          first(p.num_scalars, n.parameters),
-          second(HIDDEN, n.parameters + 4),
+          first(p.num_scalars, parameters),
+          second(HIDDEN, parameters + 4),
           last(numbers() * VALUES, 0) {
-        const auto *w = static_cast<const T*>(n.parameters[8]), *b = static_cast<const T*>(n.parameters[9]);
+        const auto *w = static_cast<const T*>(parameters[8]), *b = static_cast<const T*>(parameters[9]);
         const auto* coupling = static_cast<const T*>(n.coupling);
         for (int64_t o = 0; o < channels_out; ++o) {
             for (int64_t i = 0; i < channels_in; ++i) {
@@ -271,11 +273,11 @@ struct KernelGradient {
         add_to<T>(bias, other.bias, numbers * LANES<T>);
     }
 
-    void store(const Kernel<T>& kernel, const Network& n) const {
-        first.store(n.gradients);
-        second.store(n.gradients + 4);
+    void store(const Kernel<T>& kernel, const Network& n, void* const* gradients) const {
+        first.store(gradients);
+        second.store(gradients + 4);
         const auto* coupling = static_cast<const T*>(n.coupling);
-        auto *dw = static_cast<T*>(n.gradients[8]), *db = static_cast<T*>(n.gradients[9]);
+        auto *dw = static_cast<T*>(gradients[8]), *db = static_cast<T*>(gradients[9]);
         std::vector<T> sums(kernel.F);
         for (int64_t o = 0; o < kernel.channels_out; ++o) {
             for (int64_t i = 0; i < kernel.channels_in; ++i) {
@@ -455,7 +457,7 @@ public:
         int64_t size = 0;
         frame_offset.push_back(0);
         for (int64_t l = 0; l <= p.max_degree; ++l) {
-            frame_offset.push_back(frame_offset.back() + (p.frames[l] ? (2 * l + 1) * (2 * l + 1) : 0));
+            frame_offset.push_back(frame_offset.back() + (p.frame(l) ? (2 * l + 1) * (2 * l + 1) : 0));
         }
         for (const auto* side : {&sent, &made}) {
             for (int64_t i = 0; i < side->count; ++i) {
@@ -628,10 +630,10 @@ private:
         b.frames = Array<T>(b.D * frame_offset.back() * B<T>);
         if (p.dframes) b.dframes = Array<T>(b.D * frame_offset.back() * B<T>, 0);
         for (int64_t l = 1; l <= p.max_degree; ++l) {
-            for (int64_t d = 0; p.frames[l] && d < b.D; ++d) {
+            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
                 int64_t rows[B<T>];
                 for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
-                const T* from = static_cast<const T*>(p.frames[l]);
+                const T* from = static_cast<const T*>(p.frame(l));
                 gather(from, p.num_edges, rows, (2 * l + 1) * (2 * l + 1), 1, frame(b.frames, l, d));
             }
         }
@@ -748,7 +750,7 @@ private:
         }
         for (int64_t l = 1; l <= p.max_degree; ++l) {
             const int64_t size = (2 * l + 1) * (2 * l + 1);
-            for (int64_t d = 0; p.frames[l] && d < b.D; ++d) {
+            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
                 const T* from = frame(b.dframes, l, d);
                 for (int64_t r = 0; r < b.count; ++r) {
                     T* to = static_cast<T*>(p.dframes[l]) + b.planned(r, d) * size;
@@ -817,7 +819,7 @@ private:
             if (p.dframes) mix_block(kernel, b, t, i, n);
             mix_block_gradient(kernel, b, t, i, n, sum.bias + number * LANES<T>);
             product<false, TILE, T>(HIDDEN, A, One(), Values(), count, R, B<T>, d, B<T>);
-            if (p.by_parameters) add_outer<T>(count, R, rows, HIDDEN, sum.last + number * HIDDEN);
+            if (p.gradients) add_outer<T>(count, R, rows, HIDDEN, sum.last + number * HIDDEN);
         });
         transpose(first.output, HIDDEN, rows, HIDDEN);
         second.gradient(kernel.second, d, first.output, rows, dfirst, sum.second);
@@ -851,7 +853,8 @@ struct Run {
         num_blocks = (p.num_pairs + B<T> - 1) / B<T> + (p.num_edges - 2 * p.num_pairs + B<T> - 1) / B<T>;
         workers.resize(std::max(int64_t(1), std::min(p.threads.count, num_blocks / 2)));
         in_parallel(p.threads, p.num_networks, [this](int64_t n) {
-            kernels[n] = std::make_unique<Kernel<T>>(this->p, this->p.networks[n]);
+            const Problem& q = this->p;
+            kernels[n] = std::make_unique<Kernel<T>>(q, q.networks[n], q.parameters + n * PARAMETERS);
         });
     }
 
@@ -866,7 +869,7 @@ struct Run {
 
     void gradient() {
         work(&Worker<T>::gradient);
-        if (p.by_parameters) in_parallel(p.threads, p.num_networks, [this](int64_t n) { store(n); });
+        if (p.gradients) in_parallel(p.threads, p.num_networks, [this](int64_t n) { store(n); });
         in_parallel(p.threads, p.threads.count, [this](int64_t i) {
             for (int64_t node = i * p.num_nodes / p.threads.count; node < (i + 1) * p.num_nodes / p.threads.count; ++node) {
                 for (const auto& worker : workers) worker->add_node(node);
@@ -877,7 +880,7 @@ struct Run {
     void store(int64_t n) {
         KernelGradient<T>& sum = *workers[0]->gradients[n];
         for (size_t w = 1; w < workers.size(); ++w) sum.add(*workers[w]->gradients[n], kernels[n]->numbers());
-        sum.store(*kernels[n], p.networks[n]);
+        sum.store(*kernels[n], p.networks[n], p.gradients + n * PARAMETERS);
     }
 };
 

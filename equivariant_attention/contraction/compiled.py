@@ -6,8 +6,10 @@ Second derivatives are those of ``blockwise``.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ from torch import Tensor
 from equivariant_attention.contraction import blockwise, frame
 from equivariant_attention.contraction.derivatives import Messages, Passes
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import PARAMETERS, KernelSet, parameters
+from equivariant_attention.contraction.kernels import KernelSet, parameters
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native import calls
@@ -124,26 +126,19 @@ class _Part(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
-    _fields_ = (
-        ("feature", ctypes.c_int64),
-        ("message", ctypes.c_int64),
-        ("coupling", ctypes.c_void_p),
-        ("parameters", ctypes.c_void_p * PARAMETERS),
-        ("gradients", ctypes.c_void_p * PARAMETERS),
-    )
+    _fields_ = (("feature", ctypes.c_int64), ("message", ctypes.c_int64), ("coupling", ctypes.c_void_p))
 
 
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_nodes", "num_edges", "num_pairs", "num_scalars")),
         *((name, ctypes.c_int64) for name in ("num_features", "num_messages", "num_networks", "max_degree")),
-        *((name, ctypes.c_int64) for name in ("channel", "room", "by_parameters")),
+        *((name, ctypes.c_int64) for name in ("channel", "room")),
         ("features", ctypes.POINTER(_Part)),
         ("messages", ctypes.POINTER(_Part)),
         ("networks", ctypes.POINTER(_Network)),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("parameters", "gradients", "frames", "dframes")),
         *((name, ctypes.c_void_p) for name in ("src", "order", "scalars", "vector", "dscalars", "dvector")),
-        ("frames", ctypes.POINTER(ctypes.c_void_p)),
-        ("dframes", ctypes.POINTER(ctypes.c_void_p)),
         ("threads", calls.Threads),
     )
 
@@ -157,53 +152,58 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         d: where its derivatives are written; None where they are not wanted.
         messages: where they are written, or the derivatives by them.
     """
-    layout, plan, dtype = problem.layout, problem.plan, t.scalars.dtype
-    forward = function == "forward"
-    pairs = len(plan.pairs) if problem.pairs_share and d.scalars is None else 0
-    features = [
-        (k, c, address(v), address(g))
-        for (k, _), c, v, g in zip(layout.features, layout.features.values(), t[0], d[0], strict=True)
-    ]
-    made = [
-        (l, c, address(v) if forward else 0, 0 if forward else address(v))
-        for ((l, _), c), v in zip(layout.messages.items(), messages, strict=True)
-    ]
-    pairs_of_parts = [(k, l) for k in range(len(features)) for l in range(len(made))]
+    layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
+    values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
     couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.kernels]
-    networks = (_Network * len(layout.kernels))()
-    for i, (network, (k, l)) in enumerate(zip(networks, pairs_of_parts, strict=True)):
-        own = slice(PARAMETERS * i, PARAMETERS * (i + 1))
-        network.feature, network.message, network.coupling = k, l, couplings[i].data_ptr()
-        network.parameters[:] = [v.data_ptr() for v in t.parameters[own]]
-        network.gradients[:] = [address(v) for v in d.parameters[own]]
-    count = layout.degrees[-1] + 1
-    frames, dframes = (ctypes.c_void_p * count)(), (ctypes.c_void_p * count)()
-    for l, v, g in zip(layout.degrees, t.frames, d.frames, strict=True):
-        if l:
-            frames[l], dframes[l] = v.data_ptr(), address(g)
     call = _Problem(
         num_nodes=len(t.features[0]),
         num_edges=plan.num_edges,
-        num_pairs=pairs,
+        num_pairs=len(plan.pairs) if problem.pairs_share and d.scalars is None else 0,
         num_scalars=t.scalars.shape[1],
-        num_features=len(features),
-        num_messages=len(made),
-        num_networks=len(networks),
-        max_degree=count - 1,
+        num_features=len(layout.features),
+        num_messages=len(layout.messages),
+        num_networks=len(layout.kernels),
+        max_degree=layout.degrees[-1],
         channel=problem.channel,
         room=problem.room,
-        by_parameters=any(v is not None for v in d.parameters),
-        features=(_Part * len(features))(*features),
-        messages=(_Part * len(made))(*made),
-        networks=networks,
+        features=_parts(layout.features, t.features, d.features),
+        messages=_parts(layout.messages, values, gradients),
+        networks=_networks(layout, couplings),
+        parameters=_addresses(t.parameters),
+        gradients=_addresses(d.parameters),
+        frames=_addresses(_by_degree(layout, t.frames)),
+        dframes=_addresses(_by_degree(layout, d.frames)),
         src=problem.src.data_ptr(),
         order=plan.order.data_ptr(),
         scalars=t.scalars.data_ptr(),
         vector=address(t.vector),
         dscalars=address(d.scalars),
         dvector=address(d.vector),
-        frames=frames,
-        dframes=dframes if any(v is not None for v in d.frames) else None,
         threads=calls.Threads(),
     )
     calls.call(SOURCE, function, dtype, call)
+
+
+def _parts(
+    channels: Mapping[frame.Key, int], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None]
+) -> ctypes.Array[_Part]:
+    each = zip(channels.items(), values, gradients, strict=True)
+    return (_Part * len(channels))(*((degree, c, address(v), address(g)) for ((degree, _), c), v, g in each))
+
+
+def _networks(layout: frame.Layout, couplings: Sequence[Tensor]) -> ctypes.Array[_Network]:
+    pairs = product(range(len(layout.features)), range(len(layout.messages)))
+    each = zip(pairs, couplings, strict=True)
+    return (_Network * len(couplings))(*((feature, message, c.data_ptr()) for (feature, message), c in each))
+
+
+def _by_degree(layout: frame.Layout, frames: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """From 0 to the largest degree; None where nothing has the degree, and for 0."""
+    known = dict(zip(layout.degrees, frames, strict=True))
+    return [known.get(l) if l else None for l in range(layout.degrees[-1] + 1)]
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
+    """Where each begins, null where there is none; None, if there are none at all."""
+    numbers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+    return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None

@@ -1,6 +1,7 @@
 """The hidden layers of the radial networks of many pairs of degrees, evaluated as one batch."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,16 @@ PARAMETERS = 10  # of a radial network
 
 def parameters(kernel: nn.Module) -> list[Tensor]:
     """Those of a kernel: weight, bias, scale, shift of both hidden layers, then weight and bias of the last layer."""
-    a, b, _, c, d, _, e = kernel.rp.net
-    return [p for layer in (a, b.bn, c, d.bn, e) for p in (layer.weight, layer.bias)]
+    a, b, _, c, d, _, e = _own(_own(kernel, "rp"), "net")
+    return [_own(layer, name) for layer in (a, _own(b, "bn"), c, _own(d, "bn"), e) for name in ("weight", "bias")]
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    # getattr comes last to where a module keeps its own, and a model has thousands; it finds what is parametrised.
+    for place in (module._parameters, module._modules):
+        if (found := place.get(name)) is not None:
+            return found
+    return getattr(module, name)
 
 
 def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
