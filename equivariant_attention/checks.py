@@ -88,7 +88,8 @@ def check_features(
     first = str(fiber.min_degree)
     for multiplicity, degree in fiber.structure:
         value, label = features[str(degree)], f"{name}['{degree}']"
-        check_floating_point(value, label, layer)
+        # The others are as the first is: to find a parameter takes as long as all the rest.
+        check_floating_point(value, label, layer if str(degree) == first else None)
         check_alike(value, label, features[first], f"{name}['{first}']")
         rows = value.shape[0] if rows is None and value.dim() else rows
         shape = (rows, multiplicity, 2 * degree + 1)

@@ -22,10 +22,7 @@ def length_and_direction(vectors: Tensor) -> tuple[Tensor, Tensor]:
     largest = vectors.detach().abs().amax(-1, keepdim=True)
     is_zero = largest == 0
     # The scale is a constant per vector, so it leaves every derivative as it is, but the squares stay near one.
-    scale = torch.where(is_zero, 1, largest)
-    scaled = torch.where(is_zero, 1, vectors / scale)
-    scaled_length = scaled.square().sum(-1, keepdim=True).sqrt()
-    return (
-        torch.where(is_zero, 0, scale * scaled_length),
-        torch.where(is_zero, 0, scaled / scaled_length),
-    )
+    scaled = vectors / largest.masked_fill(is_zero, 1)
+    scaled_length = scaled.square().sum(-1, keepdim=True).masked_fill(is_zero, 1).sqrt()
+    # Zero times a length, or divided by infinity, has derivatives of zero.
+    return largest * scaled_length, scaled / scaled_length.masked_fill(is_zero, torch.inf)
