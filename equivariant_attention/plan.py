@@ -119,9 +119,9 @@ class OutEdges(NamedTuple):
 
     @classmethod
     def of(cls, src: Tensor, num_nodes: int) -> OutEdges:
-        """Group the edges by their source nodes ``src``, int ``[edges]``, of ``num_nodes`` in all."""
-        _, order = _sorted(src.long(), torch.arange(len(src), device=src.device))
-        degree = segment_size(src.long(), num_nodes)
+        """Group the edges by their source nodes ``src``, int64 ``[edges]``, of ``num_nodes`` in all."""
+        order = src.argsort(stable=True)
+        degree = segment_size(src, num_nodes)
         parts = (degree + LONGEST_ROW - 1) // LONGEST_ROW
         node = torch.arange(num_nodes, device=src.device).repeat_interleave(parts)
         part = torch.arange(len(node), device=src.device) - (parts.cumsum(0) - parts)[node]
@@ -246,18 +246,20 @@ def _radial_input(G: GraphLike, d: Tensor) -> Tensor:
 
 def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
     """Edges and their reverses with equal rows of ``scalars``, each edge at most once, ``[pairs, 2]``."""
+    key = torch.minimum(src, dst) * num_nodes + torch.maximum(src, dst)
     ahead, back = (src < dst).nonzero().squeeze(-1), (src > dst).nonzero().squeeze(-1)
-    ahead_key, ahead = _sorted(src[ahead].long() * num_nodes + dst[ahead], ahead)
-    back_key, back = _sorted(dst[back].long() * num_nodes + src[back], back)
+    (ahead_key, ahead), (back_key, back) = _sorted(key[ahead], ahead), _sorted(key[back], back)
     if not len(back):
         return back.new_zeros(0, 2)
     # Of repeated edges the first is paired with the first, the second with the second ...
-    place = torch.arange(len(ahead), device=src.device) - torch.searchsorted(ahead_key, ahead_key)
-    partner = torch.searchsorted(back_key, ahead_key) + place
-    exists = partner < len(back)
-    partner = torch.where(exists, partner, 0)
-    matches = exists & (back_key[partner] == ahead_key) & (scalars[ahead] == scalars[back[partner]]).all(-1)
-    return torch.stack([ahead, back[partner]], dim=1)[matches]
+    reverse = back
+    if not torch.equal(ahead_key, back_key):  # some edge has no reverse
+        place = torch.arange(len(ahead), device=src.device) - torch.searchsorted(ahead_key, ahead_key)
+        partner = torch.searchsorted(back_key, ahead_key) + place
+        exists, partner = partner < len(back), partner.clamp_max(len(back) - 1)
+        exists &= back_key[partner] == ahead_key
+        ahead, reverse = ahead[exists], back[partner[exists]]
+    return torch.stack([ahead, reverse], dim=1)[(scalars[ahead] == scalars[reverse]).all(-1)]
 
 
 def _sorted(key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
