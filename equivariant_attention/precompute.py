@@ -107,10 +107,10 @@ class BasisCache:
 
     def _keep(self, key: Hashable, part: Kept) -> None:
         """Make a graph the one used last, and drop those used longest ago."""
-        if key in self._kept:
-            self.num_bytes -= self._kept.pop(key).num_bytes
+        before = self._kept.pop(key, None)
         self._kept[key] = part
-        self.num_bytes += part.num_bytes
+        if part is not before:
+            self.num_bytes += part.num_bytes - (before.num_bytes if before else 0)
         while self.num_bytes > self.max_bytes:
             self.num_bytes -= self._kept.popitem(last=False)[1].num_bytes
 
@@ -218,7 +218,8 @@ def _chosen(G: GraphLike, which: Sequence[int]) -> Graph:
 def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
     """The basis and the distances of a batch of the graphs that these are kept of."""
     d = relative_positions(G)
-    plan = _joined_plan(kept, G)
+    rows = _pairs_first(kept, d.device)
+    plan = _joined_plan(kept, G, rows)
     fits, w = (d == torch.cat([part.d for part in kept])).all() & values_in_range(G, d), edge_features(G)
     if w is not None:
         first, second = w[plan.pairs.T]
@@ -229,31 +230,32 @@ def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
         "agree in edata['w'], or edata['w'] or edata['envelope'] is out of range",
     )
     r, direction = length_and_direction(d)
-    side_by_side = _pairs_first(kept, [part.frames for part in kept])
-    parts = side_by_side.split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
+    side_by_side = torch.cat([part.frames for part in kept])
+    parts = side_by_side[rows].split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
     frames = [part.unflatten(1, (2 * l + 1, -1)).contiguous() for l, part in enumerate(parts)]
     return Basis(direction, max_degree, plan, (G.edata["d"], G.edata.get("w"), r), frames), r
 
 
-def _joined_plan(kept: Sequence[Kept], G: GraphLike) -> Plan:
+def _joined_plan(kept: Sequence[Kept], G: GraphLike, rows: Tensor | slice) -> Plan:
     """The plan of a batch of graphs: what ``Plan(G)`` is, without looking at values."""
     plan = Plan.__new__(Plan)
     plan.num_nodes, plan.num_edges = G.num_nodes(), G.num_edges()
     plan.src, plan.dst = (ends.long() for ends in G.edges())
-    plan.order = _pairs_first(kept, _renumbered(kept, [part.order for part in kept]))
+    edges = G.batch_num_edges()
+    first = (edges.cumsum(0) - edges).repeat_interleave(edges, output_size=plan.num_edges)
+    plan.order = (torch.cat([part.order for part in kept]) + first)[rows]
     plan.pairs = plan.order[: 2 * sum(part.num_pairs for part in kept)].view(-1, 2)
-    plan.zero_edges = torch.cat(_renumbered(kept, [part.zero_edges for part in kept]))
+    starts = accumulate((part.num_edges for part in kept), initial=0)
+    zeros = [part.zero_edges + start for part, start in zip(kept, starts, strict=False) if len(part.zero_edges)]
+    plan.zero_edges = torch.cat(zeros) if zeros else plan.order.new_zeros(0)
     plan.out_edges = OutEdges.of(plan.src, plan.num_nodes)
     return plan
 
 
-def _renumbered(kept: Sequence[Kept], edges: Sequence[Tensor]) -> list[Tensor]:
-    """Edges of each graph as the batch numbers them."""
-    first = accumulate((part.num_edges for part in kept), initial=0)
-    return [e + i for e, i in zip(edges, first, strict=False)]
-
-
-def _pairs_first(kept: Sequence[Kept], rows: Sequence[Tensor]) -> Tensor:
-    """The rows of the pairs of all graphs, and then those of all other edges."""
-    split = [part.tensor_split([2 * of.num_pairs]) for of, part in zip(kept, rows, strict=True)]
-    return torch.cat([part for parts in zip(*split, strict=True) for part in parts])
+def _pairs_first(kept: Sequence[Kept], device: torch.device) -> Tensor | slice:
+    """Which rows to take of all graphs, each with its pairs first, so that the pairs of all come first."""
+    sizes = [n for part in kept for n in (2 * part.num_pairs, part.num_edges - 2 * part.num_pairs)]
+    if not any(sizes[1::2]):  # nothing but pairs
+        return slice(None)
+    rows = torch.arange(sum(sizes), device=device).split(sizes)
+    return torch.cat([*rows[::2], *rows[1::2]])
