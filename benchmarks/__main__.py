@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
     add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
-    add("--limit", type=positive, default=LIMIT, help="seconds to measure a step's memory in (default: %(default)g)")
+    add("--limit", type=positive, default=LIMIT, help="seconds until a step is given up (default: %(default)g)")
     add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
     add("--profile", action="store_true", help="tell also where the time of a training step goes")
     add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     ratios = []
     for result in map(_read, flags.results):
         measured = f"Measured on {describe(result)}."
-        if ORACLE in result["backends"]:
+        if {ORACLE} < {row["backend"] for row in result["rows"]}:
             ratios.append(f"{render_ratios(result['rows'], ORACLE)}\n\n{measured}")
             continue
         for name, rows in groupby(result["rows"], key=itemgetter("workload")):

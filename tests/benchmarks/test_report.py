@@ -65,7 +65,7 @@ def test_a_result_with_the_oracle_gives_ratios_alone(result, tmp_path):
         row("scale", "10k edges"),
         failed("scale", "10k edges", backend="oracle"),
     ]
-    other.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows, "backends": ["default", "oracle"]}))
+    other.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows}))
     main([str(result), str(other), "--page", str(page)])
     text = page.read_text()
     expected = [
@@ -78,6 +78,14 @@ def test_a_result_with_the_oracle_gives_ratios_alone(result, tmp_path):
     assert "× time of the first" in text.partition("<!-- nbody -->")[2].partition("<!-- end nbody -->")[0]
     main([str(other), str(result), "--page", str(page)])
     assert page.read_text() == text
+
+
+def test_the_oracle_alone_is_a_result_as_any_other(session, tmp_path):
+    page = tmp_path / "speed.md"
+    page.write_text(page_with(["nbody"]))
+    _, path = session("nbody", "--backend", "oracle")
+    main([str(path), "--page", str(page)])
+    assert "| oracle " in page.read_text()
 
 
 def test_of_several_results_the_last_counts(result, tmp_path):
