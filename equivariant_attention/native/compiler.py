@@ -30,14 +30,16 @@ def library(source: Path) -> ctypes.CDLL:
 
     It is built by ``$CXX`` or ``c++``, for the processor of this machine, and kept in
     ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name made from the file,
-    these headers, the compiler, its flags and the processor: another of any of these builds anew. Processes that build
-    at once do not disturb each other.
+    these headers, the compiler, its flags and the processor: another of any of these builds anew. So does a library
+    that is not as it was built, which its name tells, or that others may write to. Processes that build at once do not
+    disturb each other.
 
     Args:
         source: the file.
 
     Raises:
-        BuildError: it cannot be built, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it.
+        BuildError: it cannot be built, ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it, or others may write to the
+            folder where it is kept: what they put there would run.
     """
     if os.environ.get(SWITCH) == "0":
         raise BuildError(f"{SWITCH}=0 forbids to build {source.name}")
@@ -46,22 +48,32 @@ def library(source: Path) -> ctypes.CDLL:
     if compiler is None:
         raise BuildError(f"there is no C++ compiler {name!r} (the environment variable CXX names another)")
     try:
-        built = _folder() / f"{source.stem}-{_key(compiler, source)}.so"
-        if built.exists():
-            try:
-                return ctypes.CDLL(str(built))
-            except OSError:  # from a machine with other libraries, say
-                pass
-        _build(compiler, source, built)
-        return ctypes.CDLL(str(built))
+        kept = _folder() / f"{source.stem}-{_key(compiler, source)}"
+        for built in kept.parent.glob(f"{kept.name}-*.so"):
+            if _is_own(built) and built == _named(kept, built):
+                try:
+                    return ctypes.CDLL(str(built))
+                except OSError:  # from a machine with other libraries, say
+                    pass
+        return ctypes.CDLL(str(_build(compiler, source, kept)))
     except (OSError, subprocess.SubprocessError) as error:
         raise BuildError(f"{compiler} does not build {source.name}: {_reason(error)}") from error
 
 
 def _folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equivariant_attention"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_own(folder):
+        raise BuildError(
+            f"{folder} must belong to this user, and nobody else may write to it: libraries are run from there"
+        )
     return folder
+
+
+def _is_own(path: Path) -> bool:
+    """Whether only this user may write to it; true where files have no such owners."""
+    status = path.stat()
+    return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _key(compiler: str, source: Path) -> str:
@@ -72,12 +84,18 @@ def _key(compiler: str, source: Path) -> str:
     return hashlib.sha256("\n".join([*texts, *FLAGS, *told]).encode()).hexdigest()[:16]
 
 
-def _build(compiler: str, source: Path, built: Path) -> None:
+def _build(compiler: str, source: Path, name: Path) -> Path:
     logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, compiler)
-    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-        unfinished = Path(folder) / built.name
+    with tempfile.TemporaryDirectory(dir=name.parent) as folder:
+        unfinished = Path(folder) / f"{name.name}.so"
         _run([compiler, *FLAGS, "-o", str(unfinished), str(source)])
-        unfinished.replace(built)
+        unfinished.chmod(0o700)
+        return unfinished.replace(_named(name, unfinished))
+
+
+def _named(name: Path, content: Path) -> Path:
+    """What a library is called: its name, then a hash of its content, which tells where it was cut short or changed."""
+    return name.with_name(f"{name.name}-{hashlib.sha256(content.read_bytes()).hexdigest()[:16]}.so")
 
 
 def _run(command: list[str]) -> str:

@@ -52,11 +52,54 @@ def test_another_source_or_compiler_builds_anew(source, monkeypatch):
     assert len(built(source)) == 3
 
 
-def test_what_cannot_be_loaded_is_built_again(source):
+@pytest.mark.parametrize("content", [lambda b: b"not a library", lambda b: b[: len(b) // 2], lambda b: b[:-1] + b"x"])
+def test_what_is_not_as_it_was_built_is_built_again(source, content):
     library(source)
     (path,) = built(source)
+    whole = path.read_bytes()
     path.unlink()
-    path.write_bytes(b"not a library")
+    path.write_bytes(content(whole))
+    path.chmod(0o700)
+    library.cache_clear()
+    assert library(source).answer() == 42
+    assert built(source) == [path]
+    assert path.read_bytes() == whole
+
+
+def test_a_library_that_others_may_write_to_is_built_again(source):
+    library(source)
+    (path,) = built(source)
+    made = path.stat().st_mtime_ns
+    path.chmod(0o770)
+    library.cache_clear()
+    assert library(source).answer() == 42
+    assert path.stat().st_mtime_ns > made
+    assert not path.stat().st_mode & 0o022
+
+
+def test_a_folder_of_others_is_refused(source, monkeypatch):
+    library(source)
+    folder = source.parent / "cache" / "equivariant_attention"
+    library.cache_clear()
+    with monkeypatch.context() as m:
+        m.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        with pytest.raises(BuildError, match=r"cache/equivariant_attention must belong to this user"):
+            library(source)
+    folder.chmod(0o777)
+    with pytest.raises(BuildError, match="nobody else may write to it"):
+        library(source)
+    folder.chmod(0o700)
+    assert library(source).answer() == 42
+
+
+def test_what_is_built_is_for_its_user_alone(source, monkeypatch):
+    before = os.umask(0)
+    try:
+        library(source)
+    finally:
+        os.umask(before)
+    (path,) = built(source)
+    assert not (path.stat().st_mode | path.parent.stat().st_mode) & 0o077
     library.cache_clear()
     assert library(source).answer() == 42
 
