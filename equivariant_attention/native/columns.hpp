@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -47,22 +49,76 @@ inline const Vector<T>& at(const T* p) {
     return *reinterpret_cast<const Vector<T>*>(p);
 }
 
+// Memory that is not in use, kept from call to call: the system's own is new each time, and every page of it that is
+// touched first costs about as much as a thousand multiplications of registers.
+class Spare {
+public:
+    // Memory of at least so many bytes; size becomes how many it has.
+    static void* take(std::size_t& size) {
+        if (size >= LEAST) {
+            std::lock_guard<std::mutex> lock(all().mutex);
+            const auto found = all().memory.lower_bound(size);
+            if (found != all().memory.end() && found->first <= 2 * size) {
+                void* p = found->second;
+                size = found->first;
+                all().size -= size;
+                all().memory.erase(found);
+                return p;
+            }
+        }
+        return ::operator new(size, ALIGNMENT);
+    }
+
+    static void give(void* p, std::size_t size) {
+        if (size >= LEAST && size <= MOST) {
+            std::lock_guard<std::mutex> lock(all().mutex);
+            if (all().size + size > MOST) all().clear();  // of sizes that nobody may ask for again
+            try {
+                all().memory.emplace(size, p);
+                all().size += size;
+                return;
+            } catch (const std::bad_alloc&) {
+            }
+        }
+        ::operator delete(p, ALIGNMENT);
+    }
+
+private:
+    static constexpr std::align_val_t ALIGNMENT{64};
+    static constexpr std::size_t LEAST = 1 << 14, MOST = 1 << 26;  // bytes, of one piece and of all
+
+    std::mutex mutex;
+    std::multimap<std::size_t, void*> memory;
+    std::size_t size = 0;
+
+    void clear() {
+        for (const auto& piece : memory) ::operator delete(piece.second, ALIGNMENT);
+        memory.clear();
+        size = 0;
+    }
+    static Spare& all() {
+        static Spare* const spare = new Spare;  // never destroyed, as threads may run until the process ends
+        return *spare;
+    }
+};
+
 template <class T>
 class Array {  // memory that is aligned, and not initialised
 public:
-    explicit Array(int64_t size = 0) : data_(make(size)) {}
+    explicit Array(int64_t size = 0) {
+        if (!size) return;
+        Free free{size * sizeof(T)};
+        data_ = {static_cast<T*>(Spare::take(free.size)), free};
+    }
     Array(int64_t size, T value) : Array(size) { std::fill_n(data_.get(), size, value); }
     operator T*() const { return data_.get(); }
 
 private:
-    static constexpr std::align_val_t ALIGNMENT{64};
     struct Free {
-        void operator()(T* p) const { ::operator delete(p, ALIGNMENT); }
+        std::size_t size;
+        void operator()(T* p) const { Spare::give(p, size); }
     };
-    static T* make(int64_t size) {
-        return size ? static_cast<T*>(::operator new(size * sizeof(T), ALIGNMENT)) : nullptr;
-    }
-    std::unique_ptr<T, Free> data_;
+    std::unique_ptr<T, Free> data_{nullptr, Free{0}};
 };
 
 using One = std::integral_constant<int64_t, 1>;
