@@ -25,7 +25,7 @@ from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import limited_memory
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import missing
+from equivariant_attention.native.calls import is_watched, missing
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
@@ -95,7 +95,7 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor]) -> bool:
     Returns:
         whether it is to.
     """
-    if _named() not in (None, "compiled") or _is_recorded() or _is_transformed():
+    if _named() not in (None, "compiled") or is_watched():
         return False
     dtype = tensors[0].dtype
     return all(v.dtype == dtype for v in tensors) and not missing(source, tensors, dtype)
@@ -133,7 +133,7 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if name == "compiled" and _is_recorded():
+    if name == "compiled" and is_watched():
         name = "frame"
     if name == "compiled" and (reason := compiled.missing(inputs, dtype)):
         raise ValueError(f"backend 'compiled' cannot run here: {reason}")
@@ -146,15 +146,10 @@ def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: t
         return "edge"
     if _is_recorded():
         return "frame"
-    has_compiled = not compiled.missing(inputs, dtype)
+    has_compiled = not is_watched() and not compiled.missing(inputs, dtype)
     return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share, has_compiled)
 
 
 def _is_recorded() -> bool:
-    """Whether a compiler of PyTorch looks at what runs: that can be 'frame', and not a library of its own."""
+    """Whether a compiler of PyTorch looks at what runs, which 'frame' is made for."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
-def _is_transformed() -> bool:
-    """Whether ``torch.func`` or forward derivatives are at work, which need operations of PyTorch's own."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

@@ -1,6 +1,6 @@
 """Multi-head attention over the incoming edges of each node."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -87,26 +87,27 @@ class GMABSE3(nn.Module):
         envelope = edge_envelope(G)
         degrees, key_degrees = ([str(d) for d in f.degrees] for f in (self.f_value, self.f_key))
         tensors = [*(v[d] for d in degrees), *(k[d] for d in key_degrees), *(q[d] for d in key_degrees)]
-        attend: Callable[[Tensors], list[Tensor]] = partial(self._attend, dst, G.num_nodes())
-        if runs_in_cpp(attention.SOURCE, tensors):
+        attend = partial(self._attend, G.num_nodes())
+        # Weights that are returned have hooks and derivatives on the way to the output; in C++ there are none.
+        if not return_attention and runs_in_cpp(attention.SOURCE, tensors):
             shape = attention.Shape(
-                dst=dst.long().contiguous(),
                 num_nodes=G.num_nodes(),
                 n_heads=self.n_heads,
                 scale=self.f_key.n_features**-0.5,
                 num_values=len(degrees),
                 num_keys=len(key_degrees),
             )
-            envelope = None if envelope is None else envelope.to(like.dtype)
-            attend = attention.attention(shape, attend)
-        *values, weights = attend([*tensors, envelope])
+            envelope, dst = None if envelope is None else envelope.to(like.dtype), dst.long()
+            values = attention.attention(shape, lambda t: attend(t)[0])([*tensors, envelope, dst])
+            return dict(zip(degrees, values, strict=True))
+        values, weights = attend([*tensors, envelope, dst])
         output = dict(zip(degrees, values, strict=True))
         return (output, weights) if return_attention else output
 
-    def _attend(self, dst: Tensor, num_nodes: int, tensors: Tensors) -> list[Tensor]:
-        """From values, keys and queries, degree by degree, and the envelope, to the output and the weights."""
+    def _attend(self, num_nodes: int, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
+        """From values, keys and queries, degree by degree, envelope and nodes, to the output and the weights."""
         v, k = len(self.f_value.degrees), len(self.f_key.degrees)
-        values, envelope = tensors[:v], tensors[-1]
+        values, (envelope, dst) = tensors[:v], tensors[v + 2 * k :]
         keys, queries = (self._per_head(part) for part in (tensors[v : v + k], tensors[v + k : v + 2 * k]))
         arriving = queries.index_select(0, dst)  # differentiated twice as fast as queries[dst]
         logits = (keys * arriving).sum(-1) / self.f_key.n_features**0.5
@@ -115,7 +116,7 @@ class GMABSE3(nn.Module):
         for value in values:
             weighted = weights.to(value.dtype)[:, :, None, None] * value.unflatten(1, (self.n_heads, -1))
             output.append(segment_sum(weighted.flatten(1, 2), dst, num_nodes))
-        return [*output, weights]
+        return output, weights
 
     def _per_head(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat([tensor.unflatten(1, (self.n_heads, -1)).flatten(2) for tensor in tensors], dim=-1)

@@ -110,7 +110,8 @@ class GSE3Res(nn.Module):
         inputs = values.inputs(features, G, r, basis)
         v, k = messages([values, cast(GConvSE3Partial, self.GMAB["k"])], inputs)
         q = self.GMAB["q"](features)
-        output, attention = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=True)
+        output = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
+        output, attention = output if return_attention else (output, None)
         if self.skip == "cat":
             output = self.project(self.cat(output, features))
         elif self.skip == "sum":

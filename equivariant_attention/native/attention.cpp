@@ -12,6 +12,8 @@
 
 namespace {
 
+constexpr int NO_SUCH_NODE = 2;  // calls.py tells what it is
+
 struct Part {  // one degree: [rows, heads, numbers]
     int64_t numbers;
     const void* values;
@@ -22,11 +24,10 @@ struct Attention {
     int64_t num_nodes, num_edges, heads, num_values, num_keys;
     double scale;            // of the products of queries and keys
     const int64_t* dst;      // node that every edge leads to
-    const Part *values, *keys, *queries, *outputs;  // in the backward pass, values of the outputs are derivatives by them
+    const Part *values, *keys, *queries;
+    void* const* outputs;    // of every degree of the values; derivatives by them, or null, in the backward pass
     const void* envelope;    // [edges], or null
     void* denvelope;
-    void* weights;           // [edges, heads]
-    const void* dweights;    // null where they have no derivative
     Threads threads;
 };
 
@@ -56,6 +57,7 @@ struct Node {  // one node, and the edges into it
     T* gradient(const Part& part, int64_t row) const {
         return part.gradient ? static_cast<T*>(part.gradient) + row * p.heads * part.numbers : nullptr;
     }
+    T* output(int64_t i) const { return static_cast<T*>(p.outputs[i]) + node * p.heads * p.values[i].numbers; }
     T envelope(int64_t edge) const { return p.envelope ? static_cast<const T*>(p.envelope)[edge] : T(1); }
     bool counts(int64_t edge) const { return !(envelope(edge) < std::numeric_limits<T>::min()); }
 
@@ -97,15 +99,14 @@ struct Node {  // one node, and the edges into it
 
     void forward(T* s) const {
         softmax(s);
-        T* weights = static_cast<T*>(p.weights);
         for (int64_t e = 0; e < count; ++e) {
-            for (int64_t h = 0; h < p.heads; ++h) weights[edges[e] * p.heads + h] = s[e * p.heads + h] * envelope(edges[e]);
+            for (int64_t h = 0; h < p.heads; ++h) s[e * p.heads + h] *= envelope(edges[e]);
         }
         for (int64_t i = 0; i < p.num_values; ++i) {
-            T* out = gradient(p.outputs[i], node);
+            T* out = output(i);
             std::fill_n(out, p.heads * p.values[i].numbers, T(0));
             for (int64_t e = 0; e < count; ++e) {
-                add_scaled(p.values[i].numbers, weights + edges[e] * p.heads, values(p.values[i], edges[e]), out);
+                add_scaled(p.values[i].numbers, s + e * p.heads, values(p.values[i], edges[e]), out);
             }
         }
     }
@@ -113,15 +114,13 @@ struct Node {  // one node, and the edges into it
     // Args: s, d, weights: room for [count, heads].
     void backward(T* s, T* d, T* weights) const {
         softmax(s);
+        std::fill_n(d, count * p.heads, T(0));
         for (int64_t e = 0; e < count; ++e) {
-            for (int64_t h = 0; h < p.heads; ++h) {
-                const int64_t i = e * p.heads + h;
-                weights[i] = s[i] * envelope(edges[e]);
-                d[i] = p.dweights ? static_cast<const T*>(p.dweights)[edges[e] * p.heads + h] : T(0);
-            }
+            for (int64_t h = 0; h < p.heads; ++h) weights[e * p.heads + h] = s[e * p.heads + h] * envelope(edges[e]);
         }
         for (int64_t i = 0; i < p.num_values; ++i) {
-            const T* dout = values(p.outputs[i], node);
+            if (!p.outputs[i]) continue;
+            const T* dout = output(i);
             add_products(dout, p.values[i], d);
             for (int64_t e = 0; e < count && p.values[i].gradient; ++e) {
                 T* dvalue = gradient(p.values[i], edges[e]);
@@ -164,6 +163,7 @@ struct Node {  // one node, and the edges into it
 // Call task for every node, with room for [edges into the node, heads] numbers, three times.
 template <class T, class Task>
 int for_nodes(const Attention& p, Task task) {
+    if (!std::all_of(p.dst, p.dst + p.num_edges, [&](int64_t i) { return 0 <= i && i < p.num_nodes; })) return NO_SUCH_NODE;
     return status_of([&] {
         const Incoming incoming(p);
         const int64_t shares = std::min(p.num_nodes, 8 * p.threads.count);
@@ -191,7 +191,7 @@ int gradient(const Attention* p) {
 
 }  // namespace
 
-// Write the weights and the gradients (here, the values) of the outputs.
+// Write the outputs.
 extern "C" int forward_float32(const Attention* p) { return forward<float>(p); }
 extern "C" int forward_float64(const Attention* p) { return forward<double>(p); }
 

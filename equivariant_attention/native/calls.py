@@ -10,10 +10,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from equivariant_attention.native import compiler
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
+    1: (MemoryError, "not enough memory"),
+    2: (IndexError, "an edge leads to a node that the graph does not have"),
+}
 
 
 class Threads(ctypes.Structure):
@@ -25,6 +30,22 @@ class Threads(ctypes.Structure):
         super().__init__(torch.get_num_threads(), _openmp())
 
 
+def is_watched() -> bool:
+    """Whether PyTorch compiles, records, counts or transforms what runs: all of it must be operations of its own."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or _get_current_dispatch_mode() is not None  # make_fx, FakeTensorMode, FlopCounterMode
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def holds_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor is one of PyTorch's own, and dense: no subclass, no wrapper of others, not sparse."""
+    return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
+
+
 def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     """What keeps a C++ file from computing with tensors in a dtype; empty, if nothing does.
 
@@ -33,7 +54,7 @@ def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it needs tensors on a CPU, got tensors on {tensor.device}"
-        if type(tensor) not in (Tensor, torch.nn.Parameter):
+        if not holds_numbers(tensor):
             return f"it needs tensors that hold numbers, got {type(tensor).__name__}"
     if dtype not in DTYPES:
         return f"it needs parameters in float32 or float64, got {dtype}"
@@ -45,14 +66,16 @@ def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Stru
 
     Raises:
         MemoryError: there is not enough.
+        IndexError: an edge leads to a node that the graph does not have.
     """
     run = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")
     # An event costs as much as a short call.
     is_profiled = torch.autograd._profiler_enabled()
     with torch.profiler.record_function(f"{source.stem}::{function}") if is_profiled else nullcontext():
-        failed = run(ctypes.byref(arguments))
-    if failed:
-        raise MemoryError(f"{source.name}: not enough memory")
+        status = run(ctypes.byref(arguments))
+    if status:
+        error, reason = ERRORS[status]
+        raise error(f"{source.name}: {reason}")
 
 
 def address(tensor: Tensor | None) -> int | None:

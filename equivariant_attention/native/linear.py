@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from equivariant_attention.native.calls import Threads, address, call
-from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves
+from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves, if_used
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -47,7 +47,7 @@ def _forward(tensors: Tensors) -> Sequence[Tensor]:
 
 
 def _gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-    derivatives = empty_like(tensors, needed)
+    derivatives = empty_like(tensors, if_used(needed, gradients))
     _call("gradient", tensors, derivatives, gradients)
     return derivatives
 
@@ -57,6 +57,7 @@ def _call(function: str, tensors: Tensors, derivatives: Tensors, output: Tensors
     rows = [
         (v.shape[2], W.shape[1], W.shape[0], *map(address, (W, v, dW, dv, out)))
         for W, v, dW, dv, out in zip(weights, values, dweights, dvalues, output, strict=True)
+        if out is not None
     ]
     degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
     call(SOURCE, function, values[0].dtype, _Linear(len(values[0]), len(degrees), degrees, Threads()))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.native.calls import Threads, address, call
-from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves
+from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves, if_used
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -20,12 +20,12 @@ def norms(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Oper
 
     def forward(values: Tensors) -> Sequence[Tensor]:
         output = [v.new_empty(v.shape[:2]) for v in values]
-        _call("norms", smallest, values, output=output)
+        _call("norms", smallest, values, output)
         return output
 
     def gradient(values: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
-        derivatives = empty_like(values, needed)
-        _call("norms_gradient", smallest, values, dvalues=derivatives, output=by_output)
+        derivatives = empty_like(values, if_used(needed, by_output))
+        _call("norms_gradient", smallest, values, by_output, dvalues=derivatives)
         return derivatives
 
     return Operation(forward, gradient, plain)
@@ -37,13 +37,13 @@ def rescaled(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> O
     def forward(tensors: Tensors) -> Sequence[Tensor]:
         values, scales = halves(tensors)
         output = [torch.empty_like(v) for v in values]
-        _call("rescaled", smallest, values, scale=scales, output=output)
+        _call("rescaled", smallest, values, output, scale=scales)
         return output
 
     def gradient(tensors: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
         values, scales = halves(tensors)
-        dvalues, dscales = halves(empty_like(tensors, needed))
-        _call("rescaled_gradient", smallest, values, scale=scales, dvalues=dvalues, dscale=dscales, output=by_output)
+        dvalues, dscales = halves(empty_like(tensors, if_used(needed, by_output)))
+        _call("rescaled_gradient", smallest, values, by_output, scale=scales, dvalues=dvalues, dscale=dscales)
         return [*dvalues, *dscales]
 
     return Operation(forward, gradient, plain)
@@ -67,10 +67,13 @@ class _Norm(ctypes.Structure):
     )
 
 
-def _call(function: str, smallest: float, values: Tensors, **others: Tensors) -> None:
+def _call(function: str, smallest: float, values: Tensors, output: Tensors, **others: Tensors) -> None:
     parts = (_Part * len(values))()
-    for i, (part, v) in enumerate(zip(parts, values, strict=True)):
-        part.rows, part.orders, part.values = v.shape[0] * v.shape[1], v.shape[2], v.data_ptr()
+    for i, (part, v, out) in enumerate(zip(parts, values, output, strict=True)):
+        if out is None:
+            continue  # no rows, and nothing to do
+        part.rows, part.orders = v.shape[0] * v.shape[1], v.shape[2]
+        part.values, part.output = address(v), address(out)
         for name, tensors in others.items():
             setattr(part, name, address(tensors[i]))
     call(SOURCE, function, values[0].dtype, _Norm(len(values), smallest, parts, Threads()))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from equivariant_attention.native.calls import holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
 
@@ -18,8 +21,8 @@ class Operation:
 
     Attributes:
         forward: from what it is a function of to its values, in C++.
-        gradient: from that, which derivatives are needed, and derivatives by the values, to these derivatives, in C++;
-            None in the places of those that are not needed.
+        gradient: from that, which derivatives are needed, and derivatives by the values (None by what is not used), to
+            these derivatives, in C++; None in the places of those that are not needed, or of which no value is used.
         plain: what forward is, in PyTorch.
     """
 
@@ -29,12 +32,27 @@ class Operation:
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++."""
-        return list(_Operation.apply(self, *(None if v is None else v.contiguous() for v in tensors)))
+        return list(_Operation.apply(self, *contiguous(tensors)))
 
 
 def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
     """The first and the second half of a list."""
     return tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+
+
+def contiguous(tensors: Tensors) -> list[Tensor | None]:
+    """Tensors whose numbers lie in memory one after the other, as they are."""
+    return [None if v is None else v.resolve_neg().contiguous() for v in tensors]
+
+
+def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
+    """Which derivatives are needed by lists of inputs, one after the other, whose i-th are those of the i-th value alone.
+
+    Args:
+        needed: for all of these inputs.
+        gradients: derivatives by the values; None by those that are not used.
+    """
+    return [n and d is not None for n, d in zip(needed, cycle(gradients))]
 
 
 def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
@@ -46,24 +64,33 @@ class _Operation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.operation = operation
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return tuple(operation.forward(tensors))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():
-            return None, *_differentiable_gradient(ctx.operation.plain, tensors, needed, gradients)
-        return None, *ctx.operation.gradient(tensors, needed, [d.contiguous() for d in gradients])
+        # Derivatives alone may be watched, or be many at once (is_grads_batched).
+        plain = torch.is_grad_enabled() or is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
+        if plain:
+            return None, *_plain_gradient(ctx.operation.plain, tensors, needed, gradients)
+        return None, *ctx.operation.gradient(tensors, needed, contiguous(gradients))
 
 
-def _differentiable_gradient(
+def _plain_gradient(
     plain: Callable[[Tensors], Sequence[Tensor]], tensors: Tensors, needed: Sequence[bool], gradients: Tensors
 ) -> Tensors:
-    # Views, so that derivatives by one are not those by another that it was made from.
-    tensors = [v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)]
-    pairs = [(v, d) for v, d in zip(plain(tensors), gradients, strict=True) if v.requires_grad]
+    """The derivatives, in PyTorch; differentiable where that is enabled."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that derivatives by one are not those by another that it was made from.
+        tensors = [v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)]
+        values = plain(tensors)
+    pairs = [(v, d) for v, d in zip(values, gradients, strict=True) if v.requires_grad and d is not None]
+    if not pairs:
+        return [None] * len(needed)
     values, gradients = zip(*pairs, strict=True)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-    found = iter(torch.autograd.grad(values, leaves, gradients, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True))
     return [next(found) if n else None for n in needed]

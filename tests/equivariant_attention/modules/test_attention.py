@@ -65,6 +65,15 @@ def test_weights_sum_to_one_and_large_logits_do_not_overflow(dtype):
     assert all(torch.isfinite(x).all() for x in output.values())
 
 
+def test_weights_are_on_the_way_to_the_output():
+    G = random_graph()
+    layer, v, k, q = attend(G, torch.float64)
+    output, attention = layer(v, k={d: x.requires_grad_() for d, x in k.items()}, q=q, G=G, return_attention=True)
+    (by_weights,) = torch.autograd.grad(output["0"].sum(), attention)
+    expected = v["0"].unflatten(1, (2, -1)).sum((2, 3))
+    torch.testing.assert_close(by_weights, expected)
+
+
 def test_heads_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(ValueError, match="4 heads do not divide 2 channels of degree 1"):
         GMABSE3(VALUE, KEY, 4)

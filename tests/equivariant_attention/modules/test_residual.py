@@ -51,7 +51,7 @@ def test_attention_weights_on_request(kind):
     output, attention = run(layer, G, features, return_attention=True)
     plain = run(layer, G, features)
     assert attention.shape == (basis_edges(G), 2)
-    assert all(torch.equal(output[d], plain[d]) for d in plain)
+    torch.testing.assert_close(output, plain)  # which may be made in C++, and is summed up in another order
 
 
 def basis_edges(G):

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
@@ -15,6 +18,8 @@ from tests.cases import MIXED, VECTORS, random_features
 LIBRARIES = (attention, linear, norm)
 reason = "; ".join(filter(None, (calls.not_built(library.SOURCE) for library in LIBRARIES)))
 runs = pytest.mark.skipif(bool(reason), reason=reason)
+# Which use it in PyTorch itself.
+takes_forward_derivatives = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 HIGH = Fiber(structure=[(4, 0), (6, 4), (6, 9)])  # more orders than a vector register has values
 WIDE = Fiber(structure=[(40, 0), (17, 1), (33, 3)])
 HEADS = Fiber(structure=[(6, 0), (3, 1), (9, 2)])
@@ -34,6 +39,7 @@ def on_nodes(layer, fiber, nodes=10):
 def on_edges(f_value, f_key, heads, nodes, edges, envelope=False):
     """Attention as a function of values, keys, queries and the envelope, and these; some nodes have no edges."""
     layer, dst = GMABSE3(f_value, f_key, heads), torch.randint(max(1, nodes - 2), (edges,))
+    G = Graph(torch.zeros_like(dst), dst, num_nodes=nodes)
     rows = ((f_value, edges), (f_key, edges), (f_key, nodes))
     leaves = [v for fiber, count in rows for v in random_features(fiber, count, torch.float64).values()]
     if envelope:
@@ -42,12 +48,11 @@ def on_edges(f_value, f_key, heads, nodes, edges, envelope=False):
         leaves.append(u)
 
     def function(*tensors):
-        G, rest = Graph(torch.zeros_like(dst), dst, num_nodes=nodes), iter(tensors)
+        rest = iter(tensors)
         v, k, q = ({str(d): next(rest) for d in fiber.degrees} for fiber, _ in rows)
         if envelope:
             G.edata["envelope"] = next(rest)
-        output, weights = layer(v, k=k, q=q, G=G, return_attention=True)
-        return [*output.values(), weights]
+        return [*layer(v, k=k, q=q, G=G).values()]
 
     return function, leaves
 
@@ -72,6 +77,7 @@ CASES = {
     "attention-no-nodes": lambda: on_edges(HEADS, HEADS, 3, nodes=0, edges=0),
     "attention-one-node": lambda: on_edges(HEADS, HEADS, 3, nodes=1, edges=200),
 }
+SMALL = ["linear", "norm", "norm-bias", "attention", "attention-envelope"]
 
 
 def case(name, dtype=torch.float64):
@@ -122,7 +128,7 @@ def test_values_and_derivatives(name, threads, dtype):
 
 
 @runs
-@pytest.mark.parametrize("name", ["linear", "norm", "norm-bias", "attention", "attention-envelope"])
+@pytest.mark.parametrize("name", SMALL)
 def test_second_derivatives(name):
     function, leaves = case(name)
     weights = [torch.randn_like(v) for v in function(*leaves)]
@@ -132,6 +138,75 @@ def test_second_derivatives(name):
         return torch.autograd.grad(sum(v.square().sum() for v in first), leaves, allow_unused=True)
 
     assert_same_in_both(compute)
+
+
+@runs
+@pytest.mark.parametrize("name", SMALL)
+def test_what_no_value_depends_on_has_no_derivative(name):
+    """A parameter without one is left alone by an optimiser; one of 0 decays."""
+    function, leaves = case(name)
+
+    def compute():
+        inputs = [v.clone().requires_grad_() for v in leaves]
+        found = []
+        for value in function(*inputs):
+            first = torch.autograd.grad(value.square().sum(), inputs, create_graph=True, allow_unused=True)
+            total = sum(v.square().sum() for v in first if v is not None)
+            found += [*first, *torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)]
+        return found
+
+    assert_same_in_both(compute)
+
+
+@runs
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_value_that_is_made_of_nothing_that_has_derivatives(create_graph):
+    function, leaves = case("linear")
+    output = function(leaves[0], leaves[1].requires_grad_(), *(v.detach() for v in leaves[2:]))[0]
+    found = torch.autograd.grad(output.sum(), leaves[1], create_graph=create_graph, allow_unused=True)
+    assert found == (None,)
+
+
+@runs
+@takes_forward_derivatives
+@pytest.mark.parametrize("name", SMALL)
+def test_derivatives_by_many_at_once_and_their_own_forward_derivatives(name):
+    function, leaves = case(name)
+
+    def compute():
+        inputs = [v.clone().requires_grad_() for v in leaves]
+        value = function(*inputs)[0]
+        many = torch.linspace(-1, 1, 3 * value.numel(), dtype=value.dtype).view(3, *value.shape)
+        found = torch.autograd.grad(value, inputs, many, is_grads_batched=True, retain_graph=True, allow_unused=True)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(many[0], many[1])
+            (by_first,) = torch.autograd.grad(value, inputs[0], dual)
+            return [*found, *torch.autograd.forward_ad.unpack_dual(by_first)]
+
+    assert_same_in_both(compute)
+
+
+@runs
+def test_negated_numbers():
+    """Of a lazily conjugated tensor, say; with one number it is contiguous."""
+    v = {"1": torch._neg_view(torch.ones(1, 1, 3))}
+    layer = G1x1SE3(Fiber(structure=[(1, 1)]), Fiber(structure=[(1, 1)]))
+    torch.testing.assert_close(layer(v)["1"], -layer({"1": torch.ones(1, 1, 3)})["1"])
+
+
+@runs
+def test_edges_that_are_changed_in_place():
+    dst = torch.tensor([0, 1, 1, 2])
+    G, layer = Graph(dst, dst, num_nodes=4), GMABSE3(VECTORS, VECTORS, 1)
+    v, q = ({"1": random_features(VECTORS, 4, torch.float32)["1"].requires_grad_()} for _ in range(2))
+    output = layer(v, k=v, q=q, G=G)["1"].sum()
+    G.edges()[1][0] = 3
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.backward()
+    for wrong in (4, -1, 10**12):
+        G.edges()[1][0] = wrong
+        with pytest.raises(IndexError, match="an edge leads to a node that the graph does not have"):
+            layer(v, k=v, q=q, G=G)
 
 
 @runs
@@ -173,7 +248,7 @@ def calls_of(monkeypatch):
 
 
 @runs
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own forward derivatives use it
+@takes_forward_derivatives
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -201,6 +276,13 @@ def test_it_runs_by_default_and_where_it_can(name, expected, calls_of):
     torch.func.jvp(lambda v: function(v, *leaves[1:])[0], (leaves[0],), (leaves[0],))
     with torch.autograd.forward_ad.dual_level():
         function(torch.autograd.forward_ad.make_dual(leaves[0], leaves[0]), *leaves[1:])
+    recorded = make_fx(lambda *v: function(*v))(*leaves)
+    torch.testing.assert_close(recorded(*(v / 2 for v in leaves)), function(*(v / 2 for v in leaves)))
+    calls_of.clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        run(function)
+    with FlopCounterMode(display=False):
+        run(function)
     assert calls_of == []
 
 
