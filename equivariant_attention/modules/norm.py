@@ -96,7 +96,7 @@ class GNormBias(nn.Module):
         return _with_norms(features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()})
 
     def _biased(self, bias: Tensor, norm: Tensor) -> Tensor:
-        return self.nonlin(norm + bias)
+        return self.nonlin((norm + bias).unsqueeze(-1)).squeeze(-1)
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}"
@@ -118,7 +118,7 @@ def _with_norms(features: Features, functions: Mapping[str, Callable[[Tensor], T
     values = [features[degree] for degree in functions]
     if runs_in_cpp(norm.SOURCE, values):
         norms = norm.norms(SMALLEST_NORM, _norms)(values)
-        changed = [f(n).to(n.dtype) for f, n in zip(functions.values(), norms, strict=True)]
+        changed = [f(n).to(n.dtype).expand_as(n) for f, n in zip(functions.values(), norms, strict=True)]
         return dict(zip(functions, norm.rescaled(SMALLEST_NORM, _rescaled)([*values, *changed]), strict=True))
     output = {}
     for (degree, function), value in zip(functions.items(), values, strict=True):

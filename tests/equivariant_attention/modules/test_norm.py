@@ -39,6 +39,32 @@ def test_norm_bias():
     assert abs(GNormBias(Fiber(1, 4096)).bias["0"].std() - 1) < 0.05
 
 
+class Mean(torch.nn.Module):
+    """Of all nodes, one for all of them; ``shapes`` are those of what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, norms):
+        self.shapes.append(tuple(norms.shape))
+        return norms.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", [GNormSE3, GNormBias])
+def test_a_nonlinearity_may_give_all_nodes_the_same_norms(kind, dtype):
+    layer = kind(MIXED, nonlin=Mean).to(dtype)
+    for v in layer(random_features(MIXED, 7, dtype)).values():
+        norms = v.norm(dim=-1)
+        torch.testing.assert_close(norms, norms[:1].expand_as(norms))
+
+
+def test_the_nonlinearity_of_a_bias_is_given_channels_and_one_order():
+    layer = GNormBias(MIXED, nonlin=Mean)
+    layer(random_features(MIXED, 7, torch.float32))
+    assert layer.nonlin.shapes == [(7, m, 1) for m, _ in MIXED.structure]
+
+
 @pytest.mark.parametrize("scale", [0, 1e-4, 1])
 @pytest.mark.parametrize("make", [lambda: GNormSE3(MIXED), lambda: GNormBias(MIXED)])
 def test_half_precision(make, scale):
