@@ -46,10 +46,10 @@ def contiguous(tensors: Tensors) -> list[Tensor | None]:
 
 
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
-    """Which derivatives are needed by lists of inputs, one after the other, whose i-th are those of the i-th value alone.
+    """Which derivatives are needed by lists of inputs whose i-th members make the i-th value, and no other.
 
     Args:
-        needed: for all of these inputs.
+        needed: whether, by all of these, one list after the other.
         gradients: derivatives by the values; None by those that are not used.
     """
     return [n and d is not None for n, d in zip(needed, cycle(gradients))]
