@@ -59,6 +59,19 @@ using Values = std::integral_constant<int64_t, VALUES>;
 
 // ---------------------------------------------------------------- hidden layers
 
+// Take from every column of 32 values their mean.
+template <class T>
+void centre(T* values, int64_t columns) {
+    std::vector<T> mean(columns);
+    for (int64_t h = 0; h < HIDDEN; ++h) {
+        for (int64_t i = 0; i < columns; ++i) mean[i] += values[h * columns + i];
+    }
+    for (int64_t i = 0; i < columns; ++i) mean[i] /= HIDDEN;
+    for (int64_t h = 0; h < HIDDEN; ++h) {
+        for (int64_t i = 0; i < columns; ++i) values[h * columns + i] -= mean[i];
+    }
+}
+
 // Linear, LayerNorm and ReLU. Weight and bias are centred, so that what they make has mean zero.
 template <class T>
 struct Layer {
@@ -72,14 +85,11 @@ struct Layer {
           scale(static_cast<const T*>(parameters[2])),
           shift(static_cast<const T*>(parameters[3])) {
         const auto *w = static_cast<const T*>(parameters[0]), *b = static_cast<const T*>(parameters[1]);
-        for (int64_t i = 0; i <= inputs; ++i) {
-            T mean = 0;
-            for (int64_t h = 0; h < HIDDEN; ++h) {
-                weight[h * (inputs + 1) + i] = i < inputs ? w[h * inputs + i] : b[h];
-                mean += weight[h * (inputs + 1) + i] / HIDDEN;
-            }
-            for (int64_t h = 0; h < HIDDEN; ++h) weight[h * (inputs + 1) + i] -= mean;
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            std::copy_n(w + h * inputs, inputs, weight + h * (inputs + 1));
+            weight[h * (inputs + 1) + inputs] = b[h];
         }
+        centre<T>(weight, inputs + 1);
     }
 };
 
@@ -117,21 +127,13 @@ struct LayerGradient {
         sum(bias, LANES<T>, HIDDEN, g[1]);
         sum(scale, LANES<T>, HIDDEN, g[2]);
         sum(shift, LANES<T>, HIDDEN, g[3]);
-        centre(g[0], inputs);
-        centre(g[1], 1);
+        centre<T>(g[0], inputs);
+        centre<T>(g[1], 1);
     }
 
 private:
     static void sum(const T* from, int64_t lanes, int64_t count, T* to) {
         for (int64_t i = 0; i < count; ++i, from += lanes) to[i] = std::accumulate(from, from + lanes, T(0));
-    }
-
-    static void centre(T* values, int64_t columns) {
-        for (int64_t i = 0; i < columns; ++i) {
-            T mean = 0;
-            for (int64_t h = 0; h < HIDDEN; ++h) mean += values[h * columns + i] / HIDDEN;
-            for (int64_t h = 0; h < HIDDEN; ++h) values[h * columns + i] -= mean;
-        }
     }
 };
 
@@ -569,6 +571,7 @@ private:
         for (int64_t half = 0; half < B<T>; half += N) {
             for (int64_t first = 0; first < size; first += N) {
                 Vector<T> square[N];
+#pragma GCC unroll 16
                 for (int i = 0; i < N; ++i) {
                     const int64_t start = rows[half + i] * size + first;
                     if (start + N <= count * size) {
@@ -580,8 +583,9 @@ private:
                 }
                 transpose<T>(square);
                 int64_t c = first / orders, a = first % orders;
-                for (int i = 0; i < std::min(N, size - first); ++i) {
-                    at(to + (a * channels + c) * B<T> + half) = square[i];
+#pragma GCC unroll 16
+                for (int i = 0; i < N; ++i) {
+                    if (first + i < size) at(to + (a * channels + c) * B<T> + half) = square[i];
                     if (++a == orders) a = 0, ++c;
                 }
             }
@@ -597,8 +601,9 @@ private:
             for (int64_t first = 0; first < size; first += N) {
                 Vector<T> square[N] = {};
                 int64_t c = first / orders, a = first % orders;
-                for (int i = 0; i < std::min(N, size - first); ++i) {
-                    square[i] = at(from + (a * channels + c) * B<T> + half);
+#pragma GCC unroll 16
+                for (int i = 0; i < N; ++i) {
+                    if (first + i < size) square[i] = at(from + (a * channels + c) * B<T> + half);
                     if (++a == orders) a = 0, ++c;
                 }
                 transpose<T>(square);
