@@ -149,19 +149,25 @@ struct Activation {  // of one layer on one block
         } else {
             product<true>(HIDDEN, w, n + 1, One(), n, x, B<T>, normal, B<T>, w + n);
         }
-        for (int64_t half = 0; half < B<T>; half += LANES<T>) {
-            Vector<T> squares[4] = {};
-            for (int64_t h = 0; h < HIDDEN; ++h) {
-                const Vector<T> z = at(normal + h * B<T> + half);
-                squares[h % 4] += z * z;
+        constexpr int64_t N = LANES<T>;
+        Vector<T> squares[2][2] = {}, factor[2];
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            for (int v = 0; v < 2; ++v) {
+                const Vector<T> z = at(normal + h * B<T> + v * N);
+                squares[h % 2][v] += z * z;
             }
-            Vector<T> factor = (squares[0] + squares[1] + squares[2] + squares[3]) / T(HIDDEN) + T(EPSILON);
-            for (int64_t r = 0; r < LANES<T>; ++r) factor[r] = 1 / std::sqrt(factor[r]);
-            at(inverse + half) = factor;
-            for (int64_t h = 0; h < HIDDEN; ++h) {
-                const Vector<T> z = at(normal + h * B<T> + half) * factor, y = z * scale[h] + shift[h];
-                at(normal + h * B<T> + half) = z;
-                at(output + h * B<T> + half) = y < 0 ? Vector<T>{} : y;  // NaN stays NaN
+        }
+        for (int v = 0; v < 2; ++v) {
+            factor[v] = (squares[0][v] + squares[1][v]) / T(HIDDEN) + T(EPSILON);
+            for (int64_t r = 0; r < N; ++r) factor[v][r] = 1 / std::sqrt(factor[v][r]);
+            at(inverse + v * N) = factor[v];
+        }
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * B<T> + v * N;
+                const Vector<T> z = at(normal + i) * factor[v], y = z * scale[h] + shift[h];
+                at(normal + i) = z;
+                at(output + i) = y < 0 ? Vector<T>{} : y;  // NaN stays NaN
             }
         }
     }
@@ -787,7 +793,8 @@ private:
             for (int64_t i = 0; i < kernel.channels_in; i += kernel.together()) {
                 const int64_t n = std::min(kernel.together(), kernel.channels_in - i);
                 const T* A = kernel.last + (f * kernel.channels_in + i) * kernel.channels_out * VALUES;
-                product<true, TILE, T>(n * kernel.channels_out, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
+                const int64_t count = n * kernel.channels_out;
+                product<true, TILE, T>(count, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
                 task(terms, i, n, A);
             }
         }
