@@ -110,8 +110,8 @@ class GSE3Res(nn.Module):
         inputs = values.inputs(features, G, r, basis)
         v, k = messages([values, cast(GConvSE3Partial, self.GMAB["k"])], inputs)
         q = self.GMAB["q"](features)
-        output = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
-        output, attention = output if return_attention else (output, None)
+        attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
+        output, attention = attended if return_attention else (attended, cast(Tensor, None))
         if self.skip == "cat":
             output = self.project(self.cat(output, features))
         elif self.skip == "sum":
