@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cache
@@ -19,6 +20,7 @@ ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
     1: (MemoryError, "not enough memory"),
     2: (IndexError, "an edge leads to a node that the graph does not have"),
 }
+PROCESS = os.getpid()
 
 
 class Threads(ctypes.Structure):
@@ -27,7 +29,8 @@ class Threads(ctypes.Structure):
     _fields_ = (("count", ctypes.c_int64), ("openmp", ctypes.c_void_p))
 
     def __init__(self) -> None:
-        super().__init__(torch.get_num_threads(), _openmp())
+        # A process that was forked waits forever for the threads of OpenMP, which stayed behind.
+        super().__init__(torch.get_num_threads(), _openmp() if os.getpid() == PROCESS else None)
 
 
 def is_watched() -> bool:

@@ -1,5 +1,7 @@
 """The layers in C++ against the same in PyTorch."""
 
+import multiprocessing
+
 import pytest
 import torch
 from torch import nn
@@ -308,3 +310,22 @@ def test_edges_may_be_numbered_in_32_bits():
         GMABSE3(VECTORS, VECTORS, 1)(v, k=v, q=q, G=Graph(ends, ends, num_nodes=4))["1"] for ends in (dst, dst.int())
     ]
     torch.testing.assert_close(*found)
+
+
+@runs
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes cannot fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of processes with threads, in Python 3.12
+def test_in_a_process_that_was_forked_after_its_threads_were_used():
+    function, leaves = case("linear")
+    torch.set_num_threads(2)
+    try:
+        function(*leaves)
+        child = multiprocessing.get_context("fork").Process(target=function, args=leaves)
+        child.start()
+        child.join(30)
+    finally:
+        torch.set_num_threads(1)
+    if child.exitcode is None:
+        child.kill()
+        pytest.fail("it waits forever")
+    assert child.exitcode == 0
