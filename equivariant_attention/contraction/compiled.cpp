@@ -153,21 +153,21 @@ struct Activation {  // of one layer on one block
         Vector<T> squares[2][2] = {}, factor[2];
         for (int64_t h = 0; h < HIDDEN; ++h) {
             for (int v = 0; v < 2; ++v) {
-                const Vector<T> z = at(normal + h * B<T> + v * N);
+                const Vector<T> z = at(normal + h * B<T> + v * N).v;
                 squares[h % 2][v] += z * z;
             }
         }
         for (int v = 0; v < 2; ++v) {
             factor[v] = (squares[0][v] + squares[1][v]) / T(HIDDEN) + T(EPSILON);
             for (int64_t r = 0; r < N; ++r) factor[v][r] = 1 / std::sqrt(factor[v][r]);
-            at(inverse + v * N) = factor[v];
+            at(inverse + v * N).v = factor[v];
         }
         for (int64_t h = 0; h < HIDDEN; ++h) {
             for (int v = 0; v < 2; ++v) {
                 const int64_t i = h * B<T> + v * N;
-                const Vector<T> z = at(normal + i) * factor[v], y = z * scale[h] + shift[h];
-                at(normal + i) = z;
-                at(output + i) = y < 0 ? Vector<T>{} : y;  // NaN stays NaN
+                const Vector<T> z = at(normal + i).v * factor[v], y = z * scale[h] + shift[h];
+                at(normal + i).v = z;
+                at(output + i).v = y < 0 ? Vector<T>{} : y;  // NaN stays NaN
             }
         }
     }
@@ -178,29 +178,29 @@ struct Activation {  // of one layer on one block
         constexpr int64_t N = LANES<T>;
         const T* scale = layer.scale;
         T *dscale = sum.scale, *dshift = sum.shift, *dbias = sum.bias;
-        Vector<T> along[2] = {}, factor[2] = {at(inverse), at(inverse + N)};
+        Vector<T> along[2] = {}, factor[2] = {at(inverse).v, at(inverse + N).v};
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            Vector<T> by_scale = at(dscale + h * N), by_shift = at(dshift + h * N);
+            Vector<T> by_scale = at(dscale + h * N).v, by_shift = at(dshift + h * N).v;
             for (int v = 0; v < 2; ++v) {
                 const int64_t i = h * B<T> + v * N;
-                const Vector<T> z = at(normal + i), dy = at(output + i) == 0 ? Vector<T>{} : at(d + i);
+                const Vector<T> z = at(normal + i).v, dy = at(output + i).v == 0 ? Vector<T>{} : at(d + i).v;
                 by_scale += dy * z;
                 by_shift += dy;
-                at(d + i) = dy * scale[h];
-                along[v] += at(d + i) * z;
+                at(d + i).v = dy * scale[h];
+                along[v] += at(d + i).v * z;
             }
-            at(dscale + h * N) = by_scale;
-            at(dshift + h * N) = by_shift;
+            at(dscale + h * N).v = by_scale;
+            at(dshift + h * N).v = by_shift;
         }
         for (int v = 0; v < 2; ++v) along[v] /= T(HIDDEN);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            Vector<T> by_bias = at(dbias + h * N);
+            Vector<T> by_bias = at(dbias + h * N).v;
             for (int v = 0; v < 2; ++v) {
                 const int64_t i = h * B<T> + v * N;
-                at(d + i) = (at(d + i) - at(normal + i) * along[v]) * factor[v];
-                by_bias += at(d + i);
+                at(d + i).v = (at(d + i).v - at(normal + i).v * along[v]) * factor[v];
+                by_bias += at(d + i).v;
             }
-            at(dbias + h * N) = by_bias;
+            at(dbias + h * N).v = by_bias;
         }
         if (rows) {
             add_outer<T>(HIDDEN, d, rows, HIDDEN, sum.weight);
@@ -214,9 +214,9 @@ struct Activation {  // of one layer on one block
 private:
     static void add_outer_by_lane(const T* d, const T* x, int64_t inputs, T* dA) {
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            const Vector<T> d0 = at(d + h * B<T>), d1 = at(d + h * B<T> + LANES<T>);
+            const Vector<T> d0 = at(d + h * B<T>).v, d1 = at(d + h * B<T> + LANES<T>).v;
             for (int64_t i = 0; i < inputs; ++i) {
-                at(dA) += d0 * at(x + i * B<T>) + d1 * at(x + i * B<T> + LANES<T>);
+                at(dA).v += d0 * at(x + i * B<T>).v + d1 * at(x + i * B<T> + LANES<T>).v;
                 dA += LANES<T>;
             }
         }
@@ -342,12 +342,12 @@ void mix(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* cons
         Vector<T> sum[J][2] = {};
         for (int64_t i = 0; i < inputs; ++i) {
             for (int v = 0; v < 2; ++v) {
-                const Vector<T> r = at(R + (i * outputs + o) * B<T> + v * LANES<T>);
-                for (int j = 0; j < J; ++j) sum[j][v] += r * at(x[j] + i * B<T> + v * LANES<T>);
+                const Vector<T> r = at(R + (i * outputs + o) * B<T> + v * LANES<T>).v;
+                for (int j = 0; j < J; ++j) sum[j][v] += r * at(x[j] + i * B<T> + v * LANES<T>).v;
             }
         }
         for (int j = 0; j < J; ++j) {
-            for (int v = 0; v < 2; ++v) at(y[j] + o * B<T> + v * LANES<T>) += sign[j] * sum[j][v];
+            for (int v = 0; v < 2; ++v) at(y[j] + o * B<T> + v * LANES<T>).v += sign[j] * sum[j][v];
         }
     }
 }
@@ -359,24 +359,24 @@ void mix_gradient(T* R, int64_t inputs, int64_t outputs, const T* const* x, T* c
     for (int64_t i = 0; i < inputs; ++i) {
         Vector<T> from[J][2], sum[J][2] = {};
         for (int j = 0; j < J; ++j) {
-            for (int v = 0; v < 2; ++v) from[j][v] = sign[j] * at(x[j] + i * B<T> + v * LANES<T>);
+            for (int v = 0; v < 2; ++v) from[j][v] = sign[j] * at(x[j] + i * B<T> + v * LANES<T>).v;
         }
         for (int64_t o = 0; o < outputs; ++o) {
             const int64_t number = i * outputs + o;
             Vector<T> dR[2] = {};
             for (int v = 0; v < 2; ++v) {
-                Vector<T>& r = at(R + number * B<T> + v * LANES<T>);
+                auto& r = at(R + number * B<T> + v * LANES<T>);
                 for (int j = 0; j < J; ++j) {
-                    const Vector<T> d = at(dy[j] + o * B<T> + v * LANES<T>);
-                    sum[j][v] += r * d;
+                    const Vector<T> d = at(dy[j] + o * B<T> + v * LANES<T>).v;
+                    sum[j][v] += r.v * d;
                     dR[v] += from[j][v] * d;
                 }
-                r = dR[v];
+                r.v = dR[v];
             }
-            at(dbias + number * LANES<T>) += dR[0] + dR[1];
+            at(dbias + number * LANES<T>).v += dR[0] + dR[1];
         }
         for (int j = 0; j < J; ++j) {
-            for (int v = 0; v < 2; ++v) at(dx[j] + i * B<T> + v * LANES<T>) += sign[j] * sum[j][v];
+            for (int v = 0; v < 2; ++v) at(dx[j] + i * B<T> + v * LANES<T>).v += sign[j] * sum[j][v];
         }
     }
 }
@@ -433,9 +433,9 @@ void turn(const T* F, int64_t n, int64_t channels, const T* x, T* out) {
             Vector<T> sum[2] = {};
             for (int64_t b = 0; b < n; ++b) {
                 const T *f = F + (TRANSPOSED ? b * n + a : a * n + b) * B<T>, *value = x + (b * channels + c) * B<T>;
-                for (int v = 0; v < 2; ++v) sum[v] += at(f + v * LANES<T>) * at(value + v * LANES<T>);
+                for (int v = 0; v < 2; ++v) sum[v] += at(f + v * LANES<T>).v * at(value + v * LANES<T>).v;
             }
-            for (int v = 0; v < 2; ++v) at(out + (a * channels + c) * B<T> + v * LANES<T>) = sum[v];
+            for (int v = 0; v < 2; ++v) at(out + (a * channels + c) * B<T> + v * LANES<T>).v = sum[v];
         }
     }
 }
@@ -448,10 +448,10 @@ void turn_gradient(const T* after, const T* before, int64_t n, int64_t channels,
             for (int v = 0; v < 2; ++v) {
                 Vector<T> sum = {};
                 for (int64_t c = 0; c < channels; ++c) {
-                    sum += at(after + (a * channels + c) * B<T> + v * LANES<T>) *
-                           at(before + (b * channels + c) * B<T> + v * LANES<T>);
+                    sum += at(after + (a * channels + c) * B<T> + v * LANES<T>).v *
+                           at(before + (b * channels + c) * B<T> + v * LANES<T>).v;
                 }
-                at(dF + (a * n + b) * B<T> + v * LANES<T>) += sum;
+                at(dF + (a * n + b) * B<T> + v * LANES<T>).v += sum;
             }
         }
     }
@@ -581,7 +581,7 @@ private:
                 for (int i = 0; i < N; ++i) {
                     const int64_t start = rows[half + i] * size + first;
                     if (start + N <= count * size) {
-                        square[i] = at(from + start);  // the next row too, where this one ends
+                        square[i] = at(from + start).v;  // the next row too, where this one ends
                     } else {
                         square[i] = Vector<T>{};
                         std::copy_n(from + start, size - first, reinterpret_cast<T*>(&square[i]));
@@ -591,7 +591,7 @@ private:
                 int64_t c = first / orders, a = first % orders;
 #pragma GCC unroll 16
                 for (int i = 0; i < N; ++i) {
-                    if (first + i < size) at(to + (a * channels + c) * B<T> + half) = square[i];
+                    if (first + i < size) at(to + (a * channels + c) * B<T> + half).v = square[i];
                     if (++a == orders) a = 0, ++c;
                 }
             }
@@ -609,7 +609,7 @@ private:
                 int64_t c = first / orders, a = first % orders;
 #pragma GCC unroll 16
                 for (int i = 0; i < N; ++i) {
-                    if (first + i < size) square[i] = at(from + (a * channels + c) * B<T> + half);
+                    if (first + i < size) square[i] = at(from + (a * channels + c) * B<T> + half).v;
                     if (++a == orders) a = 0, ++c;
                 }
                 transpose<T>(square);
@@ -736,7 +736,7 @@ private:
                 const T* from = turned_back(b, sent, b.dx, part, d);
                 scatter(from, b.count, channels, orders, [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
                     const int64_t node = p.src[p.order[b.planned(r, d)]] - first_node;
-                    at(dnodes + node * sent.width + sent.offset[part] + place) += v;  // zeros where the row has ended
+                    at(dnodes + node * sent.width + sent.offset[part] + place).v += v;  // zeros where the row has ended
                 });
                 for (int64_t r = 0; orders == 3 && p.dvector && r < b.count; ++r) {
                     T* to = static_cast<T*>(p.dvector) + 3 * p.order[b.planned(r, d)];

@@ -31,7 +31,7 @@ constexpr int REGISTER = 16, TILE = 4;
 
 template <class T>
 struct Register {
-    typedef T Vector __attribute__((vector_size(REGISTER), aligned(alignof(T)), may_alias));
+    typedef T Vector __attribute__((vector_size(REGISTER)));
 };
 template <class T>
 using Vector = typename Register<T>::Vector;
@@ -41,12 +41,17 @@ template <class T>
 constexpr int64_t B = 2 * LANES<T>;
 
 template <class T>
-inline Vector<T>& at(T* p) {
-    return *reinterpret_cast<Vector<T>*>(p);
+struct __attribute__((packed, may_alias)) InMemory {  // a register's values, aligned or not; Clang forgets that of a typedef
+    Vector<T> v;
+};
+
+template <class T>
+inline InMemory<T>& at(T* p) {
+    return *reinterpret_cast<InMemory<T>*>(p);
 }
 template <class T>
-inline const Vector<T>& at(const T* p) {
-    return *reinterpret_cast<const Vector<T>*>(p);
+inline const InMemory<T>& at(const T* p) {
+    return *reinterpret_cast<const InMemory<T>*>(p);
 }
 
 // Memory that is not in use, kept from call to call: the system's own is new each time, and every page of it that is
@@ -131,11 +136,11 @@ ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const
     Vector<T> sum[M][2];
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout);
-        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>);
+        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout).v;
+        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>).v;
     }
     for (int64_t k = 0; k < inner; ++k) {
-        const Vector<T> x0 = at(x + k * dx), x1 = at(x + k * dx + LANES<T>);
+        const Vector<T> x0 = at(x + k * dx).v, x1 = at(x + k * dx + LANES<T>).v;
 #pragma GCC unroll 16
         for (int o = 0; o < M; ++o) {
             const T factor = a[o * row + k * column];
@@ -145,8 +150,8 @@ ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const
     }
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        at(out + o * dout) = sum[o][0];
-        at(out + o * dout + LANES<T>) = sum[o][1];
+        at(out + o * dout).v = sum[o][0];
+        at(out + o * dout + LANES<T>).v = sum[o][1];
     }
 }
 
@@ -208,10 +213,10 @@ void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
         for (int64_t c = 0; c < whole; c += N) {
             Vector<T> square[N];
 #pragma GCC unroll 16
-            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * B<T> + r);
+            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * B<T> + r).v;
             transpose<T>(square);
 #pragma GCC unroll 16
-            for (int i = 0; i < N; ++i) at(rows + (r + i) * width + c) = square[i];
+            for (int i = 0; i < N; ++i) at(rows + (r + i) * width + c).v = square[i];
         }
     }
     for (int64_t r = 0; r < B<T>; ++r) {

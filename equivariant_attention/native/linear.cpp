@@ -34,7 +34,7 @@ void add_dots(const T* a, const T* b, int64_t columns, int64_t stride, T* out, i
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 4
-            for (int n = 0; n < N; ++n) sum[m][n] += at(a + m * stride + c) * at(b + n * stride + c);
+            for (int n = 0; n < N; ++n) sum[m][n] += at(a + m * stride + c).v * at(b + n * stride + c).v;
         }
     }
     for (int m = 0; m < M; ++m) {
@@ -62,7 +62,7 @@ void copy(int64_t nodes, int64_t channels, int64_t orders, Place<const T> from, 
         const bool fits = x + (channels - 1) * from.channel + WIDTH <= from_end && y + (channels - 1) * to.channel + WIDTH <= to_end;
         for (int64_t c = 0; c < channels; ++c, x += from.channel, y += to.channel) {
             if (fits && REGISTERS) {
-                for (int i = 0; i < REGISTERS; ++i) at(y + i * LANES<T>) = at(x + i * LANES<T>);
+                for (int i = 0; i < REGISTERS; ++i) at(y + i * LANES<T>).v = at(x + i * LANES<T>).v;
             } else {
                 std::copy_n(x, orders, y);
             }

@@ -43,7 +43,10 @@ void in_parallel(const Threads& threads, int64_t count, Task task) {
         threads.openmp(team.work, &team, unsigned(threads.count), 0);
     } else {
         std::vector<std::thread> others;
-        for (int64_t i = 1; i < std::min(threads.count, count); ++i) others.emplace_back(team.work, &team);
+        try {
+            for (int64_t i = 1; i < std::min(threads.count, count); ++i) others.emplace_back(team.work, &team);
+        } catch (...) {  // the system has no more: fewer share the tasks
+        }
         team.work(&team);
         for (auto& other : others) other.join();
     }
