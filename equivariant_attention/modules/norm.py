@@ -93,10 +93,12 @@ class GNormBias(nn.Module):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_features(features, self.fiber, layer=self)
-        return _with_norms(features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()})
+        return _with_norms(
+            features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()}, keepdim=True
+        )
 
     def _biased(self, bias: Tensor, norm: Tensor) -> Tensor:
-        return self.nonlin((norm + bias).unsqueeze(-1)).squeeze(-1)
+        return self.nonlin(norm + bias.unsqueeze(-1))
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}"
@@ -113,27 +115,39 @@ def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> n
     return nn.Sequential(*layers)
 
 
-def _with_norms(features: Features, functions: Mapping[str, Callable[[Tensor], Tensor]]) -> Features:
-    """The features with other norms, which are functions of all norms of a degree, ``[nodes, channels]``."""
+def _with_norms(
+    features: Features, functions: Mapping[str, Callable[[Tensor], Tensor]], keepdim: bool = False
+) -> Features:
+    """The features with other norms, which are functions of all norms of a degree.
+
+    These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
+    """
     values = [features[degree] for degree in functions]
     if runs_in_cpp(norm.SOURCE, values):
-        norms = norm.norms(SMALLEST_NORM, _norms)(values)
-        changed = [f(n).to(n.dtype).expand_as(n) for f, n in zip(functions.values(), norms, strict=True)]
+        norms = norm.norms(SMALLEST_NORM, keepdim, partial(_norms, keepdim))(values)
+        changed = [_for_all(f(n), n) for f, n in zip(functions.values(), norms, strict=True)]
         return dict(zip(functions, norm.rescaled(SMALLEST_NORM, _rescaled)([*values, *changed]), strict=True))
     output = {}
     for (degree, function), value in zip(functions.items(), values, strict=True):
         size, phase = _norm_and_phase(value)
-        output[degree] = function(size.squeeze(-1)).unsqueeze(-1) * phase
+        output[degree] = (function(size) if keepdim else function(size.squeeze(-1)).unsqueeze(-1)) * phase
     return output
 
 
-def _norms(values: Sequence[Tensor]) -> list[Tensor]:
-    return [_norm_and_phase(v)[0].squeeze(-1) for v in values]
+def _for_all(changed: Tensor, norms: Tensor) -> Tensor:
+    """Norms of which one may stand for many, as many as ``norms`` and of their dtype."""
+    changed = changed.to(norms.dtype)
+    return changed if changed.shape == norms.shape else changed.expand_as(norms)
+
+
+def _norms(keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
+    norms = [_norm_and_phase(v)[0] for v in values]
+    return norms if keepdim else [n.squeeze(-1) for n in norms]
 
 
 def _rescaled(tensors: Sequence[Tensor]) -> list[Tensor]:
     values, norms = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-    return [n.unsqueeze(-1) * _norm_and_phase(v)[1] for v, n in zip(values, norms, strict=True)]
+    return [n.reshape(*v.shape[:2], 1) * _norm_and_phase(v)[1] for v, n in zip(values, norms, strict=True)]
 
 
 def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:

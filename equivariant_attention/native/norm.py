@@ -15,11 +15,14 @@ from equivariant_attention.native.operation import Operation, Tensors, empty_lik
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-def norms(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
-    """From features, degree by degree, to their norms ``[nodes, channels]``, as ``plain`` has them."""
+def norms(smallest: float, keepdim: bool, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+    """From features, degree by degree, to their norms, as ``plain`` has them.
+
+    These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
+    """
 
     def forward(values: Tensors) -> Sequence[Tensor]:
-        output = [v.new_empty(v.shape[:2]) for v in values]
+        output = [v.new_empty(*v.shape[:2], *[1] * keepdim) for v in values]
         _call("norms", smallest, values, output)
         return output
 
@@ -32,7 +35,7 @@ def norms(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Oper
 
 
 def rescaled(smallest: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
-    """From features and the norms that they are to have, degree by degree, to these, as ``plain`` has them."""
+    """From features and the norms that they are to have, of either shape, to these features, as ``plain`` has them."""
 
     def forward(tensors: Tensors) -> Sequence[Tensor]:
         values, scales = halves(tensors)
