@@ -89,6 +89,10 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
+    if calls.is_watched() or not all(map(calls.holds_numbers, gradients)):
+        raise NotImplementedError(
+            "messages in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
+        )
     by_parameters = any(needed.parameters)
     total = t._replace(
         features=[torch.zeros_like(v) if n else None for v, n in zip(t.features, needed.features, strict=True)],

@@ -139,6 +139,31 @@ def test_what_is_not_finite_stays_so():
         assert layer(features, G=G, r=r, basis=basis)["0"].isnan().all()
 
 
+@runs
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # PyTorch's own forward derivatives use it
+@pytest.mark.parametrize("kind", ["batched", "forward"])
+def test_derivatives_of_other_kinds_are_refused(kind):
+    """And the order that the error names has them."""
+    G, layer = random_graph(torch.float32), GConvSE3Partial(Fiber(1, 2), Fiber(1, 2))
+    features = {d: v.requires_grad_() for d, v in random_features(Fiber(1, 2), G.num_nodes(), torch.float32).items()}
+    basis, r = get_basis_and_r(G, 0)
+
+    def derivative():
+        output = layer(features, G=G, r=r, basis=basis)["0"]
+        if kind == "batched":
+            by_output = torch.ones(3, *output.shape)
+            return torch.autograd.grad(output, features["0"], by_output, is_grads_batched=True)[0]
+        with torch.autograd.forward_ad.dual_level():
+            by_output = torch.autograd.forward_ad.make_dual(torch.ones_like(output), torch.ones_like(output))
+            found = torch.autograd.grad(output, features["0"], by_output)[0]
+            return torch.autograd.forward_ad.unpack_dual(found).tangent
+
+    with use_backend("compiled"), pytest.raises(NotImplementedError, match=r"use_backend\('edge'\)"):
+        derivative()
+    with use_backend("edge"):
+        assert derivative().abs().max() > 0
+
+
 def ran_by_default(G, layer, monkeypatch):
     ran = []
     for name, order in [*BACKENDS.items()]:
