@@ -261,6 +261,8 @@ def _x_ij(G: GraphLike) -> Tensor:
             "take ndata['x'] off the graph if that is not meant",
             stacklevel=2,
         )
+    if not x.requires_grad:
+        return d.detach()
     src, dst = G.edges()
     difference = (x[dst] - x[src]).reshape(-1, 3)
     return d.detach() + (difference - difference.detach())
