@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention.modules import GSE3Res
 from experiments.toy_optimisation.models import SE3TransformerIterative
 
 
@@ -64,17 +65,22 @@ def attention_weights(model: SE3TransformerIterative, G: Any) -> list[list[Tenso
     n = G.num_nodes()
     found: list[list[Tensor]] = [[] for _ in model.blocks]
 
-    def keep(block: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple) -> None:
-        src, dst = kwargs["G"].edges()
-        weights = output[1].new_zeros(n, n)
-        found[block].append(weights.index_put_((dst.long(), src.long()), output[1].mean(dim=1)))
+    def ask(layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        return args, {**kwargs, "return_attention": True}
 
-    hooks = [
-        layer.GMAB["attn"].register_forward_hook(partial(keep, i), with_kwargs=True)
-        for i, block in enumerate(model.blocks)
-        for layer in block
-        if hasattr(layer, "GMAB")
-    ]
+    def keep(block: int, layer: nn.Module, args: tuple, kwargs: dict[str, Any], output: tuple) -> Any:
+        features, attention = output
+        src, dst = kwargs["G"].edges()
+        weights = attention.new_zeros(n, n)
+        found[block].append(weights.index_put_((dst.long(), src.long()), attention.mean(dim=1)))
+        return features
+
+    hooks = []
+    for i, block in enumerate(model.blocks):
+        for layer in block:
+            if isinstance(layer, GSE3Res):
+                hooks.append(layer.register_forward_pre_hook(ask, with_kwargs=True))
+                hooks.append(layer.register_forward_hook(partial(keep, i), with_kwargs=True))
     try:
         model(G)
     finally:
