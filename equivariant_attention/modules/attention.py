@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from equivariant_attention.checks import check_alike, check_features, check_whole_number
 from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.fibers import Features, Fiber, check_heads
+from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
 from equivariant_attention.graphs import as_graph, edges_on
 from equivariant_attention.native import attention
 from equivariant_attention.native.operation import Tensors
@@ -119,7 +118,8 @@ class GMABSE3(nn.Module):
         return output, weights
 
     def _per_head(self, tensors: Sequence[Tensor]) -> Tensor:
-        return torch.cat([tensor.unflatten(1, (self.n_heads, -1)).flatten(2) for tensor in tensors], dim=-1)
+        features = dict(zip(map(str, self.f_key.degrees), tensors, strict=True))
+        return fiber2head(features, self.n_heads, self.f_key, squeeze=True)
 
     def extra_repr(self) -> str:
         return f"f_value={self.f_value}, f_key={self.f_key}, n_heads={self.n_heads}"

@@ -10,6 +10,7 @@ from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native import linear
+from equivariant_attention.native.operation import halves
 
 
 class G1x1SE3(nn.Module):
@@ -73,5 +74,4 @@ def mixed(W: Tensor, value: Tensor) -> Tensor:
 
 
 def _mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    count = len(tensors) // 2
-    return [mixed(W, value) for W, value in zip(tensors[:count], tensors[count:], strict=True)]
+    return [mixed(W, value) for W, value in zip(*halves(tensors), strict=True)]

@@ -11,6 +11,7 @@ from equivariant_attention.contraction import runs_in_cpp
 from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.radial import BN
 from equivariant_attention.native import norm
+from equivariant_attention.native.operation import halves
 
 SMALLEST_NORM = 1e-12
 
@@ -146,7 +147,7 @@ def _norms(keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _rescaled(tensors: Sequence[Tensor]) -> list[Tensor]:
-    values, norms = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+    values, norms = halves(tensors)
     return [n.reshape(*v.shape[:2], 1) * _norm_and_phase(v)[1] for v, n in zip(values, norms, strict=True)]
 
 

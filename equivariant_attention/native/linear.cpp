@@ -85,7 +85,7 @@ struct Worker {  // one degree of some nodes, one thread's
     Worker(const Degree& degree, int64_t nodes, int64_t last_node)
         : degree(degree),
           last_node(last_node),
-          columns((nodes * degree.orders + B<T> - 1) / B<T> * B<T>),
+          columns(padded<T>(nodes * degree.orders)),
           stride(columns + B<T>),
           x(degree.channels_in * stride),
           y(degree.channels_out * stride) {}
