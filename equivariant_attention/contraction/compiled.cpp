@@ -794,7 +794,7 @@ private:
                 const int64_t n = std::min(kernel.together(), kernel.channels_in - i);
                 const T* A = kernel.last + (f * kernel.channels_in + i) * kernel.channels_out * VALUES;
                 const int64_t count = n * kernel.channels_out;
-                product<true, TILE, T>(count, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
+                product<true, T>(count, A, Values(), One(), HIDDEN, second.output, B<T>, R, B<T>, A + HIDDEN);
                 task(terms, i, n, A);
             }
         }
@@ -830,7 +830,7 @@ private:
             const int64_t number = (A - kernel.last) / VALUES, count = n * kernel.channels_out;
             if (p.dframes) mix_block(kernel, b, t, i, n);
             mix_block_gradient(kernel, b, t, i, n, sum.bias + number * LANES<T>);
-            product<false, TILE, T>(HIDDEN, A, One(), Values(), count, R, B<T>, d, B<T>);
+            product<false, T>(HIDDEN, A, One(), Values(), count, R, B<T>, d, B<T>);
             if (p.gradients) add_outer<T>(count, R, rows, HIDDEN, sum.last + number * HIDDEN);
         });
         transpose(first.output, HIDDEN, rows, HIDDEN);

@@ -20,13 +20,13 @@
 namespace {  // of its own in every file, so that the compiler may inline all of it
 
 #if defined(__AVX512F__)
-constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns that are summed up together
+constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns that are summed up together, at most
 #elif defined(__AVX__)
-constexpr int REGISTER = 32, TILE = 4;
+constexpr int REGISTER = 32, TILE = 6;
 #elif defined(__aarch64__)
 constexpr int REGISTER = 16, TILE = 8;
 #else
-constexpr int REGISTER = 16, TILE = 4;
+constexpr int REGISTER = 16, TILE = 6;
 #endif
 
 template <class T>
@@ -155,19 +155,25 @@ ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const
     }
 }
 
-// The same for any number of columns, TILE at a time, then those that are left over.
-template <bool BIAS, int M = TILE, class T, class Row, class Column>
+// The same for count columns, M at most.
+template <bool BIAS, int M = TILE, class T, class... Others>
+ALWAYS_INLINE void tile_of(int64_t count, Others... others) {
+    if (count == M) {
+        tile<M, BIAS, T>(others...);
+    } else if constexpr (M > 1) {
+        tile_of<BIAS, M - 1, T>(count, others...);
+    }
+}
+
+// The same for any number of columns, in tiles as equal as they can be: sums of few columns wait for each other.
+template <bool BIAS, class T, class Row, class Column>
 void product(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
              int64_t dout, const T* bias = nullptr) {
-    int64_t o = 0;
-    for (; o + M <= count; o += M) {
-        tile<M, BIAS, T>(a + o * row, row, column, inner, x, dx, out + o * dout, dout, BIAS ? bias + o * row : bias);
-    }
-    if constexpr (M > 1) {
-        if (o < count) {
-            product<BIAS, M / 2, T>(count - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
-                                    BIAS ? bias + o * row : bias);
-        }
+    const int64_t tiles = (count + TILE - 1) / TILE;
+    for (int64_t t = 0; t < tiles; ++t) {
+        const int64_t o = t * count / tiles, end = (t + 1) * count / tiles;
+        tile_of<BIAS, TILE, T>(end - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
+                               BIAS ? bias + o * row : bias);
     }
 }
 
