@@ -7,12 +7,12 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.plan import Plan
 
 # Nanoseconds of a training step for each multiply-add of a forward pass, fitted to python -m benchmarks on two cores of
-# an AMD EPYC (187 GFLOP/s), for 'compiled' by comparison with the others on an Intel Xeon. They are several passes of
-# very different efficiency: small products are slow.
+# an AMD EPYC (187 GFLOP/s), for 'compiled' by comparison with the others there and on an Intel Xeon. They are several
+# passes of very different efficiency: small products are slow.
 RADIAL, MIXING, HIDDEN_LAYERS = 0.055, 0.2, 1.15
-COMPILED_RADIAL, COMPILED_MIXING, COMPILED_HIDDEN_LAYERS = 0.035, 0.1, 0.2
+COMPILED_RADIAL, COMPILED_MIXING, COMPILED_HIDDEN_LAYERS = 0.03, 0.1, 0.2
 ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.95
-CLEARLY_FASTER = 0.82  # the node order holds 13 times the numbers of frames at degree 3, so it must be worth it
+CLEARLY_FASTER = 0.92  # the node order may hold 13 times the numbers of frames at degree 3, so it must be worth it
 
 
 def fastest(
