@@ -1,6 +1,6 @@
-"""Trains for many steps on graphs of ever other sizes, and prints what each step took, as JSON.
+"""Trains for 2,000 steps on graphs of ever other sizes, and prints what memory and time they took, as JSON.
 
-python -m tests.soak NAME STEPS      NAME: training, forces or cache
+python -m tests.soak NAME      NAME: training, forces or cache
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -17,6 +18,7 @@ from equivariant_attention.precompute import BasisCache
 from experiments.forces import models as forces
 from experiments.nbody import models
 
+STEPS, BEGUN = 2000, 200  # in all, and after which everything has been allocated once
 POINTS, NEIGHBOURS, ATOMS = (2, 25), (1, 8), (2, 13)  # of a graph, from and below
 GRAPHS, KEPT = 300, 100  # in the data set of the cache, and about how many it has room for
 
@@ -71,21 +73,25 @@ def cached():
 SOAKS = {"training": training, "forces": second_derivatives, "cache": cached}
 
 
-def soak(name, steps):
-    """Of every step, resident memory after it, in bytes, and processor time, in seconds."""
+def soak(name):
+    """Resident memory, in bytes, and processor time of a step, in seconds: at the beginning, and later."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, loss = SOAKS[name]()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     memory, times = [], [time.process_time()]
-    for _ in range(steps):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
         times.append(time.process_time())
-    return {"memory": memory, "seconds": [after - before for before, after in pairwise(times)]}
+    seconds = [after - before for before, after in pairwise(times)]
+    return {
+        "memory": {"begun": memory[BEGUN - 1], "highest": max(memory[BEGUN:])},
+        "seconds": {"begun": median(seconds[BEGUN : 4 * BEGUN]), "last": median(seconds[-3 * BEGUN :])},
+    }
 
 
 if __name__ == "__main__":
-    print(json.dumps(soak(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(soak(sys.argv[1])))
