@@ -1,4 +1,4 @@
-"""The recorded figures of the published code, on every kind of graph, in every order of evaluation."""
+"""The recorded figures of the published code, on both kinds of graph, in every order of evaluation."""
 
 import importlib.util
 import sys
@@ -31,8 +31,8 @@ def check():
     return module
 
 
-@pytest.mark.parametrize("backend", BACKENDS_HERE)
-@pytest.mark.parametrize("graph", ["own", "dgl"])
+# Orders of evaluation see a plan, never the graph it was made of: one of them is enough for the second kind.
+@pytest.mark.parametrize(("graph", "backend"), [*(("own", name) for name in BACKENDS_HERE), ("dgl", None)])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):
     if graph == "dgl":

@@ -19,8 +19,6 @@ each = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 @pytest.mark.slow
 @each
 def test_it_runs(path, tmp_path):
-    """In two minutes of a processor's time, which does not depend on what else is running."""
-    before = os.times().children_user
     done = subprocess.run(
         [sys.executable, path],
         cwd=tmp_path,
@@ -40,7 +38,6 @@ def test_it_runs(path, tmp_path):
     assert not done.stderr
     assert done.stdout
     assert not list(tmp_path.iterdir())
-    assert os.times().children_user - before < 120
 
 
 @each

@@ -14,7 +14,7 @@ from equivariant_attention.contraction import use_backend
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
-from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, every_layer, run, tensors
+from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, run, tensors
 from tests.experiments.nbody.test_models import bodies
 from tests.experiments.toy_optimisation.test_models import points
 
@@ -28,8 +28,17 @@ MODELS = {
     "qm9 TFN": (qm9, lambda: qm9.TFN(2, 6, 4, num_degrees=2, edge_dim=1), lambda: atoms()),
     "iterative": (toy, lambda: toy.SE3TransformerIterative(1, num_degrees=2, num_iter=1, div=2), points),
 }
-# Tracing takes seconds: these layers differ from others in little.
-LIKE_OTHERS = ("GConvSE3-TFN", "GConvSE3Partial", "GConvSE3Partial-cat", "GSE3Res", "GSE3Res-sum", "GSE3Res-none")
+# Tracing takes seconds: these differ from others in little.
+LIKE_OTHERS = {
+    "GConvSE3", "GConvSE3-TFN", "GConvSE3Partial", "GConvSE3Partial-cat", "GConvSE3Partial-add",
+    "GSE3Res", "GSE3Res-sum", "GSE3Res-none", "GSE3Res-from-vectors",
+    "nbody TFN", "qm9 SE3Transformer", "qm9 TFN", "iterative",
+}  # fmt: skip
+
+
+def fast_and_slow(names):
+    marks = {name: [pytest.mark.slow] if name in LIKE_OTHERS else [] for name in names}
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=of) for name, of in marks.items()])
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +77,13 @@ def assert_layer_compiles(name, G, backend):
     assert_same(lambda f: tensors(run(f, G, features)), compiled, layer, leaves)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LIKE_OTHERS else n for n in LAYERS])
+@fast_and_slow(LAYERS)
 def test_every_layer_is_one_graph(name):
     assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "eager")
 
 
 @pytest.mark.slow
-@every_layer
+@pytest.mark.parametrize("name", sorted(LAYERS.keys() - LIKE_OTHERS))
 def test_every_layer_is_one_graph_to_the_compilers_own_derivatives(name):
     assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "aot_eager")
 
@@ -91,7 +100,7 @@ def test_an_envelope(name):
     assert_layer_compiles(name, G, "eager")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@fast_and_slow(MODELS)
 def test_every_model_with_its_plan_given_is_one_graph(name, monkeypatch):
     where, make, graph = MODELS[name]
     model, G = make().double(), graph()
@@ -122,6 +131,6 @@ def test_a_named_backend_and_a_plain_dict_compile():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU, PyTorch's default compiler needs a C++ compiler")
 @pytest.mark.filterwarnings("default")
 def test_default_compiler():
-    _, make, graph = MODELS["nbody SE3Transformer"]
+    _, make, graph = MODELS["nbody TFN"]
     model, G = make().double(), graph()
     assert_same(lambda f: outputs(f, G), torch.compile(model), model, [])

@@ -18,7 +18,7 @@ def test_run_makes_every_file_and_can_be_evaluated_again(train, tmp_path, capsys
     folder = tmp_path / "run"
     metrics = train(*FEW, "--num_epochs", "1", "--xij", x_ij, "--precision", precision)
     assert read_json(folder / "metrics.json") == metrics
-    assert (folder / "learning_curves.png").exists()
+    assert (folder / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "error of forces" in capsys.readouterr().out
     again = run.main(["--resume", str(folder), "--forward", "--md_steps", "2"])
     assert again["force_error"] == metrics["force_error"]

@@ -22,7 +22,6 @@ SMALL += ["--device", "cpu", "--log_interval", "2"]
 FEW = ["--num_train", "12", "--num_valid", "6", "--num_test", "5"]
 FILES = {
     "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
-    "plots/learning_curves.png", "plots/predictions.png",
 }  # fmt: skip
 # For the script in another process. Threads change the order of sums: as many there as here.
 ENVIRONMENT = {
@@ -110,6 +109,17 @@ def test_script_reports_errors_without_a_traceback(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.mark.pictures
+def test_pictures(train, tmp_path):
+    train(epochs=1)
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    train("--forward", "--restore", best, output="forward")
+    for output, names in (("run", ("learning_curves", "predictions")), ("forward", ("predictions",))):
+        plots = tmp_path / output / "plots"
+        assert files(plots) == {f"{name}.png" for name in names}
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.iterdir())
 
 
 @pytest.mark.parametrize("graph", ["own", "dgl"])
@@ -263,7 +273,7 @@ def test_forward_evaluates_restored_weights(train, tmp_path):
     trained = train(epochs=1)
     forward = train("--forward", "--restore", str(tmp_path / "run" / "checkpoints" / "best.pt"), output="forward")
     assert forward["test"] == trained["test"]
-    assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock", "plots/predictions.png"}
+    assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock"}
 
 
 def test_restore_of_a_published_tensor_field_network(train, tmp_path):

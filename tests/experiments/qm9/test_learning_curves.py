@@ -32,7 +32,7 @@ def test_every_size_and_model_is_trained_once_and_told(study, tmp_path, monkeypa
     assert {row["molecules_seen"] for row in found} == {4}
     written = rows(tmp_path / "out" / "curves.csv")
     assert [float(row["mae"]) for row in written] == [row["mae"] for row in found]
-    assert (tmp_path / "out" / "curves.png").exists()
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "| target | | 2 | 4 |".replace("| |", "|  |") in printed
     assert f"| mu (D) | TFN | {found[2]['mae']:.3g} | {found[3]['mae']:.3g} |" in printed

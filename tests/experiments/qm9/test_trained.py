@@ -48,7 +48,7 @@ def test_evaluation_finds_what_the_run_reports(runs, tmp_path, capsys, task):
     reported = {name: value for name, value in runs[1][task]["test"].items() if name != "mae_of_linear"}
     assert metrics["test"] == pytest.approx(reported)  # all that does not take the training set
     assert read_json(tmp_path / "out" / "metrics.json") == metrics
-    assert (tmp_path / "out" / "parity.png").exists()
+    assert (tmp_path / "out" / "parity.png").read_bytes().startswith(b"\x89PNG")
     written = (tmp_path / "out" / "predictions.csv").read_text()
     assert written == (runs[0] / task / "predictions.csv").read_text()
     assert "test: 6 molecules" in capsys.readouterr().out
