@@ -131,6 +131,5 @@ def test_a_named_backend_and_a_plain_dict_compile():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU, PyTorch's default compiler needs a C++ compiler")
 @pytest.mark.filterwarnings("default")
 def test_default_compiler():
-    _, make, graph = MODELS["nbody TFN"]
-    model, G = make().double(), graph()
+    model, G = nbody.TFN(1, 4, num_degrees=2).double(), bodies()
     assert_same(lambda f: outputs(f, G), torch.compile(model), model, [])

@@ -136,6 +136,6 @@ def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, ar
 
 @pytest.mark.slow
 def test_the_first_epochs_of_the_default_lower_the_energy(tmp_path):
-    metrics = run.main(["--num_epochs", "3", "--output", str(tmp_path / "run")])
+    metrics = run.main(["--num_epochs", "2", "--num_test", "200", "--output", str(tmp_path / "run")])
     assert metrics["test"]["network"]["energy"] < 0.5 * metrics["test"]["start"]["energy"]
     assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["epoch"] > 0
