@@ -127,6 +127,19 @@ def scale(tiny: bool, points: int) -> tuple[nn.Module, Graph]:
     return Layers(fiber, 4, GSE3Res(fiber, fiber, div=2, n_heads=8)), _cloud(TINY_CLOUD if tiny else points, fiber)
 
 
+def connected(tiny: bool, atoms: int, num_channels: int, mutual: bool) -> tuple[nn.Module, Graph]:
+    """One attention layer on about 10,000 edges of fully connected graphs, their features alike both ways or not."""
+    fiber = Fiber(4, num_channels)
+    atoms, graphs = (TINY_CLOUD, 1) if tiny else (atoms, round(10_000 / (atoms * (atoms - 1))))
+    points = graphs * atoms
+    graph = fully_connected_graph(torch.randn(points, 3), torch.arange(graphs).repeat_interleave(atoms))
+    src, dst = graph.edges()
+    ends = (torch.minimum(src, dst), torch.maximum(src, dst)) if mutual else (src, dst)
+    graph.edata["w"] = torch.randn(points, points, 4)[ends]
+    _draw_features(graph, fiber)
+    return Layers(fiber, 4, GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8)), graph
+
+
 def degree(tiny: bool, max_degree: int) -> tuple[nn.Module, Graph]:
     """One convolution between all degrees up to the largest."""
     fiber = Fiber(max_degree + 1, 16)
@@ -162,9 +175,13 @@ def _molecule() -> Graph:
 def _cloud(points: int, fiber: Fiber) -> Graph:
     """Random points, one in a unit of volume however many there are, and their neighbours; with random features."""
     graph = knn_graph(torch.rand(points, 3) * points ** (1 / 3), NEIGHBOURS)
-    for channels, l in fiber.structure:
-        graph.ndata[f"h{l}"] = torch.randn(points, channels, 2 * l + 1)
+    _draw_features(graph, fiber)
     return graph
+
+
+def _draw_features(graph: Graph, fiber: Fiber) -> None:
+    for channels, l in fiber.structure:
+        graph.ndata[f"h{l}"] = torch.randn(graph.num_nodes(), channels, 2 * l + 1)
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -197,6 +214,18 @@ WORKLOADS: dict[str, Workload] = {
     "cloud": Workload(
         "1,024 points with 16 neighbours; 4 attention layers, 16 channels, 4 degrees, 4 heads",
         {"1,024 points": cloud},
+    ),
+    "connected": Workload(
+        "one attention layer, 4 degrees, 8 heads, on 10,000 edges of fully connected graphs; w alike both ways or not",
+        {
+            f"{atoms} atoms, {channels} channels{'' if mutual else ', w differs'}": partial(
+                connected, atoms=atoms, num_channels=channels, mutual=mutual
+            )
+            for atoms, channels in ((18, 32), (40, 32), (80, 32), (40, 64), (40, 8))
+            for mutual in (True, False)
+        },
+        target="the default at most 1.25 times as slow as the fastest order",
+        modes=(TRAINING,),
     ),
     "scale": Workload(
         "one attention layer, 32 channels, 4 degrees, 8 heads, on 1,000 to 1,000,000 edges",

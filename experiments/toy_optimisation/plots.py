@@ -181,7 +181,7 @@ def _pictures(G: Any, frames: Sequence[tuple[float, Tensor, str]], last: int) ->
         space.set_title(title)
         curve.set_title(f"energy {energy[number]:.4f}")
         canvas.draw()
-        figure.set_layout_engine("none")  # what is drawn stays where it was in the first picture
+        figure.set_layout_engine("none")  # everything stays where the first picture has it
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         pictures.append(picture.quantize(64, method=Image.Quantize.FASTOCTREE))
     return pictures

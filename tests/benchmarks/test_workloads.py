@@ -24,6 +24,9 @@ def layers(model, kind):
         ("qm9-homo", "dense", 576, 9792, 32, 5, 16, {GSE3Res: 4, GMaxPooling: 1}),
         ("nbody", "128 systems", 640, 2560, 128, 1, 8, {GSE3Res: 5, GNormBias: 4}),
         ("cloud", "1,024 points", 1024, 16384, 1, 0, 16, {GSE3Res: 4, GNormSE3: 3}),
+        ("connected", "18 atoms, 32 channels", 594, 10_098, 33, 4, 32, {GSE3Res: 1}),
+        ("connected", "40 atoms, 64 channels, w differs", 240, 9360, 6, 4, 64, {GSE3Res: 1}),
+        ("connected", "80 atoms, 32 channels", 160, 12_640, 2, 4, 32, {GSE3Res: 1}),
         ("scale", "1k edges", 63, 1008, 1, 0, 32, {GSE3Res: 1}),
         ("scale", "10k edges", 625, 10_000, 1, 0, 32, {GSE3Res: 1}),
         ("scale", "100k edges", 6250, 100_000, 1, 0, 32, {GSE3Res: 1}),
@@ -53,14 +56,24 @@ def test_every_workload_has_its_cases():
 def test_edges_lead_both_ways_with_the_same_features(workload):
     (case,) = WORKLOADS[workload].cases
     _, G = build(Setup(), workload, case)
+    assert alike_both_ways(G)
+    assert len(G.edata["w"].unique(dim=0)) == max(2, G.edata["w"].shape[1])  # every kind of bond, or either sign
+
+
+def test_edges_of_connected_graphs_have_the_same_features_both_ways_unless_said():
+    for name, expected in (("40 atoms, 8 channels", True), ("40 atoms, 8 channels, w differs", False)):
+        assert alike_both_ways(build(Setup(), "connected", name)[1]) == expected
+
+
+def alike_both_ways(G):
+    """Whether the features of edges are; every edge has its reverse."""
     src, dst = G.edges()
     forward = (src * G.num_nodes() + dst).argsort()
     backward = (dst * G.num_nodes() + src).argsort()
     assert torch.equal(src[forward], dst[backward])
     assert torch.equal(dst[forward], src[backward])
-    assert torch.equal(G.edata["w"][forward], G.edata["w"][backward])
     torch.testing.assert_close(G.edata["d"][forward], -G.edata["d"][backward])
-    assert len(G.edata["w"].unique(dim=0)) == max(2, G.edata["w"].shape[1])  # every kind of bond, or either sign
+    return torch.equal(G.edata["w"][forward], G.edata["w"][backward])
 
 
 def test_bonds_are_a_tree_and_a_ring():

@@ -31,14 +31,15 @@ MODELS = {
 # Tracing takes seconds: these differ from others in little.
 LIKE_OTHERS = {
     "GConvSE3", "GConvSE3-TFN", "GConvSE3Partial", "GConvSE3Partial-cat", "GConvSE3Partial-add",
-    "GSE3Res", "GSE3Res-sum", "GSE3Res-none", "GSE3Res-from-vectors",
-    "nbody TFN", "qm9 SE3Transformer", "qm9 TFN", "iterative",
+    "GSE3Res", "GSE3Res-sum", "GSE3Res-none",
+    "nbody TFN", "qm9 SE3Transformer", "qm9 TFN",
 }  # fmt: skip
 
 
 def fast_and_slow(names):
-    marks = {name: [pytest.mark.slow] if name in LIKE_OTHERS else [] for name in names}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=of) for name, of in marks.items()])
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow) if name in LIKE_OTHERS else name for name in names]
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from experiments.toy_optimisation import run as toy_optimisation
 
 @pytest.fixture(autouse=True)
 def _pictures_are_not_drawn(request, monkeypatch):
-    """Three-dimensional ones take most of a short run's time: only tests marked ``pictures`` draw them."""
+    """They take most of a short run's time: only tests marked ``pictures`` draw them."""
     if request.node.get_closest_marker("pictures") is None:
         for run in (nbody, toy_optimisation):
             monkeypatch.setattr(run, "draw", lambda *_: None)

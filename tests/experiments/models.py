@@ -1,6 +1,7 @@
 """What holds of every model: equivariance in both precisions, on every kind of graph.
 
-Models come with float32 parameters, which lose nothing in float64 and back: to copy thousands of modules takes long.
+Models come with float32 parameters, which lose nothing in float64 and back. They are changed in place: to copy
+thousands of modules takes long.
 """
 
 import copy

@@ -21,9 +21,9 @@ def message(layer, G, features, d=None):
     return tuple(layer(features, G=G, r=r, basis=basis).values())
 
 
-def undirected_graph(dtype=torch.float64, edge_dim=0, sizes=(5, 4, 6)):
+def undirected_graph(dtype=torch.float64, edge_dim=0, **options):
     """Edges with their reverses, of equal features, and a few alone or with features of their own."""
-    G = random_graph(dtype, sizes=sizes)
+    G = random_graph(dtype, **options)
     src, dst = G.edges()
     G = Graph(torch.cat([src, dst[:-2]]), torch.cat([dst, src[:-2]]), num_nodes=G.num_nodes())
     x = torch.randn(G.num_nodes(), 3, dtype=dtype)
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_the_oracles(backend, graph, x_ij, dtype):
 @pytest.mark.parametrize(("memory", "sizes"), [(1, (3, 4)), (30_000, (5, 4, 6))])
 @pytest.mark.parametrize("backend", BACKENDS_HERE)
 def test_small_blocks_give_the_same(backend, memory, sizes, dtype):
-    check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM, sizes), "add", dtype, memory)
+    check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM, sizes=sizes), "add", dtype, memory)
 
 
 @pytest.mark.parametrize("backend", FAST)

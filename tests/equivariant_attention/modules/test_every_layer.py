@@ -138,7 +138,7 @@ def test_parameter_gradients(name):
         return tuple(tensors(torch.func.functional_call(layer, values, (features,), {"G": G, "r": r, "basis": basis})))
 
     vector = torch.nn.utils.parameters_to_vector(parameters.values()).requires_grad_()
-    # All at once, so that the tolerance is one that no part of them hides in.
+    # All parameters at once, so strictly that an error of the smallest shows in the sum.
     assert torch.autograd.gradcheck(function, vector, atol=1e-8, rtol=1e-6, fast_mode=True)
 
 

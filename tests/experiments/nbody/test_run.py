@@ -112,10 +112,11 @@ def test_script_reports_errors_without_a_traceback(tmp_path):
 
 
 @pytest.mark.pictures
-def test_pictures(train, tmp_path):
-    train(epochs=1)
+@pytest.mark.parametrize("options", [[], ["--graph", "own", "--model", "TFN"], ["--precision", "bf16-mixed"]])
+def test_pictures(train, tmp_path, options):
+    train(*options, epochs=1)
     best = str(tmp_path / "run" / "checkpoints" / "best.pt")
-    train("--forward", "--restore", best, output="forward")
+    train(*options, "--forward", "--restore", best, output="forward")
     for output, names in (("run", ("learning_curves", "predictions")), ("forward", ("predictions",))):
         plots = tmp_path / output / "plots"
         assert files(plots) == {f"{name}.png" for name in names}

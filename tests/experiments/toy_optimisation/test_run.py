@@ -54,6 +54,8 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys):
     step = rows(tmp_path / "run" / "steps.csv")[0]
     for name in ("update_norm_0", "update_norm_1", "basis_gradient_1", "network_gradient_1"):
         assert float(step[f"step_{name}"]) > 0
+    train("--forward", "--restore", str(tmp_path / "run" / "checkpoints" / "best.pt"), output="forward")
+    assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock", *PICTURES}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_flags(train, tmp_path, options):
     if "dgl" in options:
         pytest.importorskip("dgl")
     metrics = train(*options, epochs=1)
-    assert files(tmp_path / "run") >= NUMBERS
+    assert files(tmp_path / "run") >= {*NUMBERS, *(PICTURES if "bf16-mixed" in options else ())}
     step = rows(tmp_path / "run" / "steps.csv")[0]
     assert ("step_basis_gradient_1" in step) == ("--num_iter" not in options and "--no-log_steps" not in options)
     assert ("network + gradient descent" in metrics["test"]) == ("--no-gd_post_process" not in options)
