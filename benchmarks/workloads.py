@@ -137,7 +137,7 @@ def connected(tiny: bool, atoms: int, num_channels: int, mutual: bool) -> tuple[
     ends = (torch.minimum(src, dst), torch.maximum(src, dst)) if mutual else (src, dst)
     graph.edata["w"] = torch.randn(points, points, 4)[ends]
     _draw_features(graph, fiber)
-    return Layers(fiber, 4, GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8)), graph
+    return Layers(fiber, 4, GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=4)), graph
 
 
 def degree(tiny: bool, max_degree: int) -> tuple[nn.Module, Graph]:
@@ -216,7 +216,7 @@ WORKLOADS: dict[str, Workload] = {
         {"1,024 points": cloud},
     ),
     "connected": Workload(
-        "one attention layer, 4 degrees, 8 heads, on 10,000 edges of fully connected graphs; w alike both ways or not",
+        "one attention layer, 4 degrees, 4 heads, on 10,000 edges of fully connected graphs; w alike both ways or not",
         {
             f"{atoms} atoms, {channels} channels{'' if mutual else ', w differs'}": partial(
                 connected, atoms=atoms, num_channels=channels, mutual=mutual
