@@ -11,7 +11,8 @@ import experiments.nbody.models as nbody
 import experiments.qm9.models as qm9
 import experiments.toy_optimisation.models as toy
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, run, tensors
@@ -132,5 +133,6 @@ def test_a_named_backend_and_a_plain_dict_compile():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="on a CPU, PyTorch's default compiler needs a C++ compiler")
 @pytest.mark.filterwarnings("default")
 def test_default_compiler():
-    model, G = nbody.TFN(1, 4, num_degrees=2).double(), bodies()
-    assert_same(lambda f: outputs(f, G), torch.compile(model), model, [])
+    fiber, G = Fiber(2, 2), random_graph()
+    layer, features = GSE3Res(fiber, fiber, div=1).double(), random_features(fiber, G.num_nodes(), torch.float64)
+    assert_same(lambda f: tensors(run(f, G, features)), torch.compile(layer), layer, [])
