@@ -91,20 +91,16 @@ def qm9_bonded(
 
 def qm9_dense(tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4) -> tuple[nn.Module, Graph]:
     """Molecules with an edge each way between every two atoms."""
-    molecules = 1 if tiny else 32
-    owner = torch.arange(molecules).repeat_interleave(ATOMS)
-    graph = fully_connected_graph(torch.randn(molecules * ATOMS, 3), owner)
+    graph = _fully_connected(1 if tiny else 32, ATOMS)
     return _qm9(graph, 5, num_channels, 1 if tiny else num_layers, num_degrees)
 
 
 def nbody(tiny: bool) -> tuple[nn.Module, Graph]:
     """Charged particles, an edge each way between every two of a system."""
-    systems = 1 if tiny else 128
-    owner = torch.arange(systems).repeat_interleave(BODIES)
-    graph = fully_connected_graph(torch.randn(systems * BODIES, 3), owner)
-    src, dst = graph.edges()
-    charge = torch.randint(2, (systems * BODIES, 1)) * 2.0 - 1
-    graph.ndata["v"] = torch.randn(systems * BODIES, 1, 3)
+    graph = _fully_connected(1 if tiny else 128, BODIES)
+    nodes, (src, dst) = graph.num_nodes(), graph.edges()
+    charge = torch.randint(2, (nodes, 1)) * 2.0 - 1
+    graph.ndata["v"] = torch.randn(nodes, 1, 3)
     graph.edata["w"] = charge[src] * charge[dst]
     model = nbody_models.SE3Transformer(
         num_layers=1 if tiny else 4, num_channels=8, num_degrees=4, div=4, n_heads=2, si_e="att", x_ij="add"
@@ -131,11 +127,10 @@ def connected(tiny: bool, atoms: int, num_channels: int, mutual: bool) -> tuple[
     """One attention layer on about 10,000 edges of fully connected graphs, their features alike both ways or not."""
     fiber = Fiber(4, num_channels)
     atoms, graphs = (TINY_CLOUD, 1) if tiny else (atoms, round(10_000 / (atoms * (atoms - 1))))
-    points = graphs * atoms
-    graph = fully_connected_graph(torch.randn(points, 3), torch.arange(graphs).repeat_interleave(atoms))
-    src, dst = graph.edges()
+    graph = _fully_connected(graphs, atoms)
+    nodes, (src, dst) = graph.num_nodes(), graph.edges()
     ends = (torch.minimum(src, dst), torch.maximum(src, dst)) if mutual else (src, dst)
-    graph.edata["w"] = torch.randn(points, points, 4)[ends]
+    graph.edata["w"] = torch.randn(nodes, nodes, 4)[ends]
     _draw_features(graph, fiber)
     return Layers(fiber, 4, GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=4)), graph
 
@@ -157,6 +152,11 @@ def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int, num_d
         num_layers, ATOM_FEATURES, num_channels, 0, num_degrees, edge_dim=num_bonds, div=2, pooling="max", n_heads=8
     )
     return model, graph
+
+
+def _fully_connected(graphs: int, points: int) -> Graph:
+    """Random points, so many in each graph of a batch, with an edge each way between every two of a graph."""
+    return fully_connected_graph(torch.randn(graphs * points, 3), torch.arange(graphs).repeat_interleave(points))
 
 
 def _molecule() -> Graph:
