@@ -23,9 +23,11 @@ from equivariant_attention.contraction import blockwise, compiled, cost, edge, n
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import limited_memory
+from equivariant_attention.contraction.parameters import changed
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native.calls import is_watched, missing
+from equivariant_attention.plain import check_without_hooks, has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
@@ -123,7 +125,14 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
         inputs.check_basis(fiber_in, fiber_out)
     is_dict = not isinstance(inputs.basis, Basis)
     dtype = next(sets[0][0].parameters()).dtype
-    name = backend or _named() or _choice(sets, fiber_in, inputs, dtype)
+    called = _must_be_called(sets)
+    name = backend or _named() or (called[0] if called else _choice(sets, fiber_in, inputs, dtype))
+    if called and name not in ("oracle", called[0]):
+        raise ValueError(
+            f"backend {name!r} reads the parameters of kernels and does not call their modules, but one is not as it was "
+            f"made: {called[1]}, which was replaced, has hooks or lacks a parameter. Backend {called[0]!r} calls it, and "
+            "is chosen where none is named"
+        )
     if is_dict and name in NEEDS:
         raise ValueError(
             f"backend {name!r} needs the basis of get_basis_and_r, got a plain dict, which has no {NEEDS[name]}"
@@ -139,6 +148,21 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
         raise ValueError(f"backend 'compiled' cannot run here: {reason}")
     with full_precision(inputs.src.device):
         return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
+
+
+def _must_be_called(sets: Sequence[KernelSet]) -> tuple[str, str] | None:
+    """The order that calls the modules that are not as they were made, and which of them; None, if all are."""
+    found = [("", "every module, by a hook of them all")] if has_hooks_of_all() else []
+    for kernels, _ in sets:
+        check_without_hooks(kernels, "kernel_unary")
+        for key, kernel in kernels.items():
+            name = changed(kernel)
+            if name is not None:
+                found.append((name, key + name))
+    if not found:
+        return None
+    name, which = min(found)
+    return "edge" if name else "oracle", which
 
 
 def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: torch.dtype) -> str:

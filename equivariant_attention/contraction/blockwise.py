@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from equivariant_attention.contraction import frame
 from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import PARAMETERS, Hidden, KernelSet, hidden, parameters, stacked
+from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.contraction.parameters import PARAMETERS, parameters
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3.couplings import published_sign
 
@@ -26,19 +28,20 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
     then compile it, and differentiate it itself.
     """
     layout = frame.Layout(sets, fiber_in, fused)
+    own = [p for kernel in layout.kernels for p in parameters(kernel)]
     t = tensors(
         layout,
         features=[inputs.features[str(k)] for k in fiber_in.degrees],
         vector=inputs.vector,
         scalars=inputs.scalars,
         frames=[inputs.basis.frames[l] for l in layout.degrees],
-        parameters=[p for kernel in layout.kernels for p in parameters(kernel)],
+        parameters=own,
     )
     problem = Problem(layout, inputs)
     output = (
         _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem.passes, t, *t.flat())
     )
-    return by_set(sets, fiber_in, inputs, layout, output)
+    return by_set(sets, inputs, layout, own, output)
 
 
 def tensors(
@@ -62,14 +65,18 @@ def tensors(
 
 
 def by_set(
-    sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, layout: frame.Layout, messages: Sequence[Tensor]
+    sets: Sequence[KernelSet],
+    inputs: Inputs,
+    layout: frame.Layout,
+    parameters: Sequence[Tensor],
+    messages: Sequence[Tensor],
 ) -> list[Features]:
     """The messages of a layout for each of the sets of kernels, with those of edges of length zero."""
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, messages, strict=True):
         found[s][str(l)] = value
     if len(inputs.basis.plan.zero_edges):
-        _add_zero_length(sets, fiber_in, inputs, found)
+        _add_zero_length(inputs, layout, parameters, found)
     return found
 
 
@@ -79,15 +86,24 @@ def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
     return [torch.empty_like(part).index_copy(0, order, part) for part in found]
 
 
-def _add_zero_length(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, messages: list[Features]) -> None:
+def _add_zero_length(
+    inputs: Inputs, layout: frame.Layout, parameters: Sequence[Tensor], messages: list[Features]
+) -> None:
     """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
     edges = inputs.basis.plan.zero_edges
     some = inputs.of(edges)
-    for (kernels, fiber_out), found in zip(sets, messages, strict=True):
-        for l in set(fiber_in.degrees) & set(fiber_out.degrees) - {0}:
-            R = kernels[f"({l},{l})"].rp(some.scalars)[:, :, 0, :, 0, 0]
+    for i, ((k, _), (l, s)) in enumerate(product(layout.features, layout.messages)):
+        if k == l > 0:
+            R = _isotropic_weights(layout.kernels[i], parameters[PARAMETERS * i : PARAMETERS * (i + 1)], some.scalars)
             scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1))
-            found[str(l)] = found[str(l)].index_add(0, edges, scale * (R @ some.sent(l)))
+            messages[s][str(l)] = messages[s][str(l)].index_add(0, edges, scale * (R @ some.sent(l)))
+
+
+def _isotropic_weights(kernel: nn.Module, network: Sequence[Tensor], scalars: Tensor) -> Tensor:
+    """The radial weights of J = 0, ``[edges, channels out, channels in]``."""
+    (g,), (weight, bias) = hidden(scalars, *stacked([network])), network[-2:]
+    last = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, kernel.num_freq))[:, 0]
+    return (g @ last.T).unflatten(1, (kernel.nc_out, kernel.nc_in))
 
 
 class Tensors(NamedTuple):

@@ -19,8 +19,9 @@ from torch import Tensor
 from equivariant_attention.contraction import blockwise, frame
 from equivariant_attention.contraction.derivatives import Messages, Passes
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet, parameters
+from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.contraction.parameters import parameters
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native import calls
 from equivariant_attention.native.calls import address
@@ -45,7 +46,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         parameters=[p.contiguous() for kernel in layout.kernels for p in parameters(kernel)],
     )
     output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
-    return blockwise.by_set(sets, fiber_in, inputs, layout, output)
+    return blockwise.by_set(sets, inputs, layout, t.parameters, output)
 
 
 class Tensors(NamedTuple):

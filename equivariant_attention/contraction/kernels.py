@@ -1,7 +1,6 @@
 """The hidden layers of the radial networks of many pairs of degrees, evaluated as one batch."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +12,6 @@ KernelSet = tuple[nn.ModuleDict, Fiber]
 HIDDEN = 32  # values of a radial network
 ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
 EPSILON = 1e-5  # of PyTorch's LayerNorm
-PARAMETERS = 10  # of a radial network
-
-
-def parameters(kernel: nn.Module) -> list[Tensor]:
-    """Those of a kernel: weight, bias, scale, shift of both hidden layers, then weight and bias of the last layer."""
-    a, b, _, c, d, _, e = _own(_own(kernel, "rp"), "net")
-    return [_own(layer, name) for layer in (a, _own(b, "bn"), c, _own(d, "bn"), e) for name in ("weight", "bias")]
-
-
-def _own(module: nn.Module, name: str) -> Any:
-    # getattr comes last to where a module keeps its own, and a model has thousands; it finds what is parametrised.
-    for place in (module._parameters, module._modules):
-        if (found := place.get(name)) is not None:
-            return found
-    return getattr(module, name)
 
 
 def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
@@ -36,7 +20,7 @@ def stacked(networks: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     Weight and bias are centred, so that what they make has mean zero: LayerNorm then need not subtract it.
 
     Args:
-        networks: the :func:`parameters` of each.
+        networks: the :func:`~equivariant_attention.contraction.parameters.parameters` of each.
     """
     layers = []
     for first in (0, 4):

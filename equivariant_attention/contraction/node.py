@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
 from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, parameters, stacked
+from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
+from equivariant_attention.contraction.parameters import parameters
 from equivariant_attention.fibers import Features, Fiber
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
@@ -56,13 +57,14 @@ def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> f
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
     """Messages along every edge, for each of the sets of kernels."""
     layout = Layout(sets, fiber_in)
+    networks = [parameters(kernel) for kernel in layout.kernels]
     t = Tensors(
         features=[inputs.features[str(k)].mT.contiguous() for k in fiber_in.degrees],
         vector=inputs.vector,
         scalars=inputs.scalars,
         basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2) for k, l in layout.pairs],
-        trunk=stacked([parameters(kernel) for kernel in layout.kernels]),
-        weights=[node_weights(kernel) for kernel in layout.kernels],
+        trunk=stacked(networks),
+        weights=[node_weights(kernel, *n[-2:]) for kernel, n in zip(layout.kernels, networks, strict=True)],
     )
     output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
     found: list[Features] = [{} for _ in sets]
@@ -71,9 +73,8 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
     return found
 
 
-def node_weights(kernel: nn.Module) -> Tensor:
-    """The last layer of a radial network, its bias last, ``[33, channels in, F x channels out]``."""
-    weight, bias = kernel.rp.last.weight, kernel.rp.last.bias
+def node_weights(kernel: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
+    """Weight and bias of the last layer of a radial network, ``[33, channels in, F x channels out]``."""
     both = torch.cat([weight, bias[:, None]], dim=1).view(kernel.nc_out, kernel.nc_in, kernel.num_freq, -1)
     return both.permute(3, 1, 2, 0).flatten(2).contiguous()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.graphs import GraphLike, as_graph, edges_on
 from equivariant_attention.modules.linear import mixed
 from equivariant_attention.modules.pairwise import PairwiseConv
+from equivariant_attention.plain import check_without_hooks, has_hooks_of_all, is_plain
 from equivariant_attention.plan import relative_positions
 from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
 
@@ -53,6 +54,11 @@ class GConvSE3Partial(nn.Module):
         check_fiber(f_in, "f_in")
         self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
         self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim)
+
+    @property
+    def takes(self) -> tuple[Fiber, int, str | None]:
+        """What :meth:`inputs` depends on beside its arguments."""
+        return self.f_in, self.edge_dim, self.x_ij
 
     def inputs(self, h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None) -> Inputs:
         """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options.
@@ -151,6 +157,7 @@ class GConvSE3(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
+        check_without_hooks(self.kernel_self, "kernel_self")
         G = as_graph(G)
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
@@ -179,6 +186,19 @@ def messages(layers: Sequence[GConvSE3Partial], inputs: Inputs) -> list[Features
     They are made in one pass over the edges.
     """
     return contract([(layer.kernel_unary, layer.f_out) for layer in layers], layers[0].f_sent, inputs)
+
+
+def called_together(
+    layers: Sequence[nn.Module], h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None
+) -> list[Features]:
+    """What layers return that are called as :class:`GConvSE3Partial` is, with these arguments.
+
+    Where they are such layers, just as they are made, and send the same, one pass over the edges serves all of them.
+    """
+    plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
+    if len(plain) < len(layers) or len({layer.takes for layer in plain}) > 1 or has_hooks_of_all():
+        return [layer(h, G=G, r=r, basis=basis) for layer in layers]
+    return messages(plain, plain[0].inputs(h, G, r, basis))
 
 
 def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:

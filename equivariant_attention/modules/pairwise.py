@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from equivariant_attention.checks import check_whole_number
 from equivariant_attention.contraction.inputs import checked_tensor
-from equivariant_attention.modules.radial import RadialFunc
+from equivariant_attention.contraction.parameters import KINDS
+from equivariant_attention.modules.layer_norm import LayerNorm
+from equivariant_attention.modules.radial import BN, RadialFunc
 
 
 class PairwiseConv(nn.Module):
@@ -62,3 +64,7 @@ class PairwiseConv(nn.Module):
         R = self.rp(feat)
         kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, len(R))).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)
+
+
+_HIDDEN_LAYER = (nn.Linear, BN, LayerNorm, nn.ReLU)
+KINDS[:] = (PairwiseConv, RadialFunc, nn.Sequential, *_HIDDEN_LAYER, *_HIDDEN_LAYER, nn.Linear)

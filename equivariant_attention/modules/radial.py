@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from equivariant_attention.checks import check_floating_point, check_whole_number
 from equivariant_attention.contraction.kernels import HIDDEN
+from equivariant_attention.modules.layer_norm import LayerNorm
 
 
 class BN(nn.Module):
@@ -21,7 +22,7 @@ class BN(nn.Module):
     def __init__(self, m: int) -> None:
         super().__init__()
         check_whole_number(m, 1, "m")
-        self.bn = nn.LayerNorm(m)
+        self.bn = LayerNorm(m)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x``, ``[..., m]``."""

@@ -9,9 +9,10 @@ from equivariant_attention.checks import check_positive
 from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.attention import GMABSE3
 from equivariant_attention.modules.combine import GCat, GSum
-from equivariant_attention.modules.convolution import GConvSE3Partial, messages
+from equivariant_attention.modules.convolution import GConvSE3Partial, called_together
 from equivariant_attention.modules.linear import G1x1SE3
 from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
+from equivariant_attention.plain import check_without_hooks
 
 
 class GSE3Res(nn.Module):
@@ -106,9 +107,8 @@ class GSE3Res(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
-        values = cast(GConvSE3Partial, self.GMAB["v"])
-        inputs = values.inputs(features, G, r, basis)
-        v, k = messages([values, cast(GConvSE3Partial, self.GMAB["k"])], inputs)
+        check_without_hooks(self.GMAB, "GMAB")
+        v, k = called_together([self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
         q = self.GMAB["q"](features)
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
         output, attention = attended if return_attention else (attended, cast(Tensor, None))

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from equivariant_attention.checks import check_degrees, check_features
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.modules.layer_norm import LayerNorm
 from equivariant_attention.modules.linear import mixed
+from equivariant_attention.plain import check_without_hooks
 
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 1e-12, 1e12
 
@@ -45,6 +47,7 @@ class GAttentiveSelfInt(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
+        check_without_hooks(self.transform, "transform")
         check_features(features, self.f_in, layer=self)
         output = {}
         for degree, network in self.transform.items():
@@ -60,7 +63,7 @@ class GAttentiveSelfInt(nn.Module):
 def _weight_network(m_in: int, m_out: int) -> nn.Sequential:
     linear = nn.Linear(m_in**2, m_out * m_in)
     nn.init.kaiming_uniform_(linear.weight)
-    return nn.Sequential(nn.LayerNorm(m_in**2), nn.LeakyReLU(), linear)
+    return nn.Sequential(LayerNorm(m_in**2), nn.LeakyReLU(), linear)
 
 
 def _inner_products(value: Tensor) -> Tensor:

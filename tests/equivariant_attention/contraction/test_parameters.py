@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils import parametrizations
 
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.contraction.kernels import parameters
+from equivariant_attention.contraction.parameters import parameters
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
 from tests.cases import random_features, random_graph

@@ -1,0 +1,75 @@
+"""LayerNorm with exact derivatives of any order."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from equivariant_attention.checks import is_autocast_on
+from equivariant_attention.native.calls import is_watched
+
+
+class LayerNorm(nn.LayerNorm):
+    r"""``torch.nn.LayerNorm``, whose own third derivatives are wrong (pytorch #175754); here those of any order are exact.
+
+    .. math:: y = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}} \, w + b
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x``, ``[..., *normalized_shape]``."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        if is_watched():
+            return self._plain(x)
+        if x.device.type != "cpu" and is_autocast_on(x.device):
+            x = x.float()  # as PyTorch does it there
+        return _LayerNorm.apply(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """In operations that PyTorch records, transforms and compiles."""
+        normal, _ = _normalised(x, self.normalized_shape, self.eps)
+        y = normal if self.weight is None else normal * self.weight
+        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
+        y, mean, inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.shape, ctx.eps = shape, eps
+        ctx.save_for_backward(x, weight, bias, mean, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, inverse = ctx.saved_tensors
+        needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
+        if torch.is_grad_enabled() or is_watched():
+            dx, dweight, dbias = _gradient(x, ctx.shape, weight, ctx.eps, dy)
+        else:
+            dx, dweight, dbias = torch.ops.aten.native_layer_norm_backward(
+                dy, x, ctx.shape, mean, inverse, weight, bias, needed
+            )
+        found = (d if n else None for d, n in zip((dx, dweight, dbias), needed, strict=True))
+        return next(found), None, *found, None
+
+
+def _normalised(x: Tensor, shape: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+    """``x`` of mean 0 and variance 1 over its last dimensions, and what it was multiplied by."""
+    dims = tuple(range(-len(shape), 0))
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = x - x.mean(dims, keepdim=True)
+    inverse = torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
+    return centred * inverse, inverse
+
+
+def _gradient(
+    x: Tensor, shape: tuple[int, ...], weight: Tensor | None, eps: float, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The derivatives by ``x``, weight and bias, as PyTorch can differentiate them again."""
+    normal, inverse = _normalised(x, shape, eps)
+    dims, d = tuple(range(-len(shape), 0)), dy if weight is None else dy * weight
+    dx = inverse * (d - d.mean(dims, keepdim=True) - normal * (d * normal).mean(dims, keepdim=True))
+    return dx, (dy * normal).sum_to_size(shape), dy.sum_to_size(shape)

@@ -1,0 +1,69 @@
+"""Whether modules are plain: as their classes make them, with nothing done beside their forward or in its place.
+
+Whatever reads the parameters of a module in place of calling it asks here first.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+HOOKS = {
+    "_forward_pre_hooks": "forward pre-hooks",
+    "_forward_hooks": "forward hooks",
+    "_backward_pre_hooks": "backward pre-hooks",
+    "_backward_hooks": "backward hooks",
+}
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether to call a module is the forward of a class, with the parameters that the module has, and nothing else.
+
+    It is not where the module is of another class, were it derived from this one, or has hooks or a forward of its own.
+    Parametrisations are allowed: whoever reads a parameter gets what they make of it.
+    """
+    if type(module) is not kind and type_before_parametrizations(module) is not kind:
+        return False
+    own = module.__dict__  # a model has thousands of modules, and this is the fastest way to their hooks
+    return not (
+        own["_forward_pre_hooks"]
+        or own["_forward_hooks"]
+        or own["_backward_pre_hooks"]
+        or own["_backward_hooks"]
+        or "forward" in own
+    )
+
+
+def has_hooks_of_all() -> bool:
+    """Whether there are hooks of all modules at once, apart from those by which PyTorch notes which module runs."""
+    if not hooks._has_any_global_hook():
+        return False
+    from torch.utils.module_tracker import ModuleTracker
+
+    every = (
+        hooks._global_forward_pre_hooks,
+        hooks._global_forward_hooks,
+        hooks._global_backward_pre_hooks,
+        hooks._global_backward_hooks,
+    )
+    return any(not isinstance(getattr(f, "__self__", None), ModuleTracker) for d in every for f in d.values())
+
+
+def check_without_hooks(container: nn.Module, name: str) -> None:
+    """Refuse hooks of a module that is never called: they would not fire, nor would masks and norms that they make.
+
+    Args:
+        container: the module, a ModuleDict or ParameterDict.
+        name: of it in its layer, for the message.
+
+    Raises:
+        ValueError: it has some, those of ``torch.nn.utils.prune``, say.
+    """
+    own = container.__dict__
+    if own["_forward_pre_hooks"] or own["_forward_hooks"] or own["_backward_pre_hooks"] or own["_backward_hooks"]:
+        got = " and ".join(label for kind, label in HOOKS.items() if own[kind])
+        raise ValueError(
+            f"{name} must have no hooks, as it is never called, got {got}; hooks of its layer are called, and "
+            "torch.nn.utils.parametrize changes parameters without any"
+        )
