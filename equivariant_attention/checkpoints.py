@@ -69,14 +69,27 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         assign: the tensors become the model's own, with their dtype, in place of being copied.
 
     Raises:
-        ValueError: these are no weights; or one is missing, unexpected or of another shape.
+        ValueError: these are no weights; one is missing, unexpected or of another shape; or they are not all numbers of
+            one floating-point dtype.
     """
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
+    _check_alike({name: weights[name] for name, _ in model.named_parameters() if name in weights}, path)
     try:
         model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
+
+
+def _check_alike(weights: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    first = next(iter(weights), "")
+    for name, value in weights.items():
+        if value.dtype != weights[first].dtype:
+            got = f"{first!r} in {weights[first].dtype}, {name!r} in {value.dtype}"
+            raise ValueError(f"{path}: expected weights of one dtype, got {got}")
+        if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+            got = f"{name!r} of {value.dtype}, {value.layout}, on {value.device}"
+            raise ValueError(f"{path}: expected weights that are dense tensors of floating-point numbers, got {got}")
 
 
 def in_few_lines(error: object, most: int = MOST_LINES) -> str:

@@ -87,12 +87,13 @@ def _named() -> str | None:
     return _chosen.get()
 
 
-def runs_in_cpp(source: Path, tensors: Sequence[Tensor]) -> bool:
+def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
     """Whether layers are to compute in C++: where it can run, and no order but 'compiled' was chosen by name.
 
     Args:
         source: the C++ file.
         tensors: what it would compute with, at least one, all of one dtype or it cannot.
+        others: what else it would read, of any dtype.
 
     Returns:
         whether it is to.
@@ -100,7 +101,7 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor]) -> bool:
     if _named() not in (None, "compiled") or is_watched():
         return False
     dtype = tensors[0].dtype
-    return all(v.dtype == dtype for v in tensors) and not missing(source, tensors, dtype)
+    return all(v.dtype == dtype for v in tensors) and not missing(source, [*tensors, *others], dtype)
 
 
 def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend: str | None = None) -> list[Features]:
@@ -129,9 +130,9 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
     name = backend or _named() or (called[0] if called else _choice(sets, fiber_in, inputs, dtype))
     if called and name not in ("oracle", called[0]):
         raise ValueError(
-            f"backend {name!r} reads the parameters of kernels and does not call their modules, but one is not as it was "
-            f"made: {called[1]}, which was replaced, has hooks or lacks a parameter. Backend {called[0]!r} calls it, and "
-            "is chosen where none is named"
+            f"backend {name!r} reads parameters and does not call the modules of kernels, but one was changed: "
+            f"{called[1]} is of another class, has hooks or lacks a parameter. Backend {called[0]!r} calls it, and "
+            "runs where none is named"
         )
     if is_dict and name in NEEDS:
         raise ValueError(

@@ -16,7 +16,7 @@ from equivariant_attention.contraction.derivatives import Messages, Part, Passes
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import PARAMETERS, parameters
+from equivariant_attention.contraction.parameters import PARAMETERS, check_parameters, parameters
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.so3.couplings import published_sign
 
@@ -29,6 +29,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
     """
     layout = frame.Layout(sets, fiber_in, fused)
     own = [p for kernel in layout.kernels for p in parameters(kernel)]
+    check_parameters(layout.ends, own, inputs.scalars)
     t = tensors(
         layout,
         features=[inputs.features[str(k)] for k in fiber_in.degrees],

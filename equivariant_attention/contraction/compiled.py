@@ -21,10 +21,10 @@ from equivariant_attention.contraction.derivatives import Messages, Passes
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import parameters
+from equivariant_attention.contraction.parameters import check_parameters, parameters
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native import calls
-from equivariant_attention.native.calls import address
+from equivariant_attention.native.calls import address, check_read, contiguous
 from equivariant_attention.so3 import aligned_coupling
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -32,18 +32,19 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 def missing(inputs: Inputs, dtype: torch.dtype) -> str:
     """What keeps this order from running here; empty, if nothing does. It is built when first asked for."""
-    return calls.missing(SOURCE, (inputs.src, inputs.scalars), dtype)
+    tensors = (inputs.src, inputs.scalars, *inputs.features.values())
+    return calls.missing(SOURCE, tensors if inputs.vector is None else (*tensors, inputs.vector), dtype)
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
     """Messages along every edge, for each of the sets of kernels."""
     layout = frame.Layout(sets, fiber_in)
     t = Tensors(
-        features=[inputs.features[str(k)].contiguous() for k in fiber_in.degrees],
-        vector=None if inputs.vector is None else inputs.vector.contiguous(),
-        scalars=inputs.scalars.contiguous(),
-        frames=[inputs.basis.frames[l].to(inputs.scalars.dtype).contiguous() for l in layout.degrees],
-        parameters=[p.contiguous() for kernel in layout.kernels for p in parameters(kernel)],
+        features=[contiguous(inputs.features[str(k)]) for k in fiber_in.degrees],
+        vector=contiguous(inputs.vector),
+        scalars=contiguous(inputs.scalars),
+        frames=[contiguous(inputs.basis.frames[l].to(inputs.scalars.dtype)) for l in layout.degrees],
+        parameters=[contiguous(p) for kernel in layout.kernels for p in parameters(kernel)],
     )
     output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
     return blockwise.by_set(sets, inputs, layout, t.parameters, output)
@@ -71,7 +72,7 @@ class Problem:
     """What messages depend on apart from tensors that have derivatives."""
 
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
-        self.layout, self.src, self.channel = layout, inputs.src.contiguous(), inputs.channel
+        self.layout, self.src, self.channel = layout, contiguous(inputs.src), inputs.channel
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.blockwise = blockwise.Problem(layout, inputs)
         self.room = room_for("cache", self.src.device)
@@ -102,7 +103,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         frames=[torch.zeros_like(v) if any(needed.frames) else None for v in t.frames],
         parameters=[torch.empty_like(v) if by_parameters else None for v in t.parameters],
     )
-    _call("gradient", problem, t, total, [d.contiguous() for d in gradients])
+    _call("gradient", problem, t, total, [*map(contiguous, gradients)])
     return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
 
 
@@ -157,9 +158,10 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         d: where its derivatives are written; None where they are not wanted.
         messages: where they are written, or the derivatives by them.
     """
+    _check(problem, t)
     layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
     values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
-    couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.kernels]
+    couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
     call = _Problem(
         num_nodes=len(t.features[0]),
         num_edges=plan.num_edges,
@@ -187,6 +189,21 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         threads=calls.Threads(),
     )
     calls.call(SOURCE, function, dtype, call)
+
+
+def _check(problem: Problem, t: Tensors) -> None:
+    """Refuse what ``compiled.cpp`` would misread."""
+    layout, edges, dtype = problem.layout, problem.plan.num_edges, t.scalars.dtype
+    check_parameters(layout.ends, t.parameters, t.scalars)
+    check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
+    for ((k, _), channels), feature in zip(layout.features.items(), t.features, strict=True):
+        check_read(feature, f"h['{k}']", dtype, (len(t.features[0]), channels, 2 * k + 1))
+    for l, frame_of_degree in zip(layout.degrees, t.frames, strict=True):
+        check_read(frame_of_degree, f"the frames of degree {l}", dtype, (edges, 2 * l + 1, 2 * l + 1))
+    if t.vector is not None:
+        check_read(t.vector, "edata['d']", dtype, (edges, 3))
+    check_read(problem.src, "src", torch.int64, (edges,))
+    check_read(problem.plan.order, "the order of the plan", torch.int64, (edges,))
 
 
 def _parts(

@@ -22,6 +22,7 @@ from torch.nn.functional import pad
 
 from equivariant_attention.contraction import triton_mix
 from equivariant_attention.contraction.kernels import HIDDEN, KernelSet
+from equivariant_attention.contraction.parameters import Ends
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.so3 import aligned_coupling
 from equivariant_attention.so3.constants import constant
@@ -80,6 +81,7 @@ class Layout:
 
     Attributes:
         kernels: all kernels, in one list.
+        ends: what each leads from and to.
         features, messages: how many channels each has.
         degrees: all degrees, in or out.
         inputs, outputs: which features, and which messages, have order m and so many channels.
@@ -93,6 +95,7 @@ class Layout:
         self.degrees = sorted({degree for degree, _ in (*self.features, *self.messages)})
         pairs = [(feature, message) for feature in self.features for message in self.messages]
         self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for (k, _), (l, s) in pairs]
+        self.ends = [Ends(i[0], self.features[i], o[0], self.messages[o]) for i, o in pairs]
         highest = min(max(k for k, _ in self.features), max(l for l, _ in self.messages))
         self.inputs, self.outputs = _places(self.features, highest), _places(self.messages, highest)
         number = {pair: i for i, pair in enumerate(pairs)}

@@ -27,7 +27,7 @@ from equivariant_attention.contraction.derivatives import Messages, Part, Passes
 from equivariant_attention.contraction.inputs import Inputs
 from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
 from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import parameters
+from equivariant_attention.contraction.parameters import Ends, check_parameters, parameters
 from equivariant_attention.fibers import Features, Fiber
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
@@ -58,6 +58,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
     """Messages along every edge, for each of the sets of kernels."""
     layout = Layout(sets, fiber_in)
     networks = [parameters(kernel) for kernel in layout.kernels]
+    check_parameters(layout.ends, [p for network in networks for p in network], inputs.scalars)
     t = Tensors(
         features=[inputs.features[str(k)].mT.contiguous() for k in fiber_in.degrees],
         vector=inputs.vector,
@@ -108,6 +109,7 @@ class Layout:
         messages: channels of every message, by degree l and number of the set.
         pairs: pairs of degrees (k, l).
         kernels: all kernels.
+        ends: what each leads from and to.
         terms: of every message.
         sizes: of a block.
     """
@@ -117,6 +119,7 @@ class Layout:
         self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
         self.pairs = [(k, l) for l in sorted({l for l, _ in self.messages}) for k in degrees]
         self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for l, s in self.messages for k in degrees]
+        self.ends = [Ends(k, fiber_in.dict[k], l, m) for (l, _), m in self.messages.items() for k in degrees]
         self.terms = [
             [Term(k, j, i * len(degrees) + j, self.pairs.index((k, l))) for j, k in enumerate(degrees)]
             for i, (l, _) in enumerate(self.messages)

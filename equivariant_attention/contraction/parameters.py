@@ -1,19 +1,22 @@
 """The parameters of radial networks, for orders that read them and call no module: whether that may be, and which."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from equivariant_attention.contraction.kernels import EPSILON, HIDDEN
+from equivariant_attention.native.calls import is_watched
 from equivariant_attention.plain import has_hooks_of_all, is_plain
 
 PARAMETERS = 10  # of a radial network
-OWN_TYPES = (nn.Parameter, Tensor)  # of parameters that may be read; the second are those that functional_call puts in
+OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; the second are those that functional_call puts in
 # The modules of a kernel, and the numbers of those that have parameters, and of LayerNorms among these.
 NAMES = ("", ".rp", ".rp.net", *(f".rp.net.{i}" for i in ("0", "1", "1.bn", "2", "3", "4", "4.bn", "5", "6")))
 KINDS: list[type[nn.Module]] = []  # what they are; modules/pairwise.py, which makes them, says it
 WITH_PARAMETERS, LAYER_NORMS = (3, 5, 7, 9, 11), (5, 9)
+PARAMETER_NAMES = [f"{NAMES[i]}.{name}" for i in WITH_PARAMETERS for name in ("weight", "bias")]
 
 
 def parameters(kernel: nn.Module) -> list[Tensor]:
@@ -39,8 +42,8 @@ def _modules(kernel: Any) -> tuple[nn.Module, ...]:
 def changed(kernel: nn.Module) -> str | None:
     """Which module of a kernel is not as it was made, so that it must be called.
 
-    It is of another class; has hooks, or a forward of its own; is a Sequential of another length or a LayerNorm of another
-    size or epsilon; lacks a parameter, or has one of another kind (quantised, say).
+    It is of another class; has hooks, or a forward of its own; is a Sequential of another length, or a LayerNorm of
+    another size or epsilon; lacks a parameter, or has one of another kind (quantised, say).
 
     Returns:
         its name in the kernel, such as '.rp.net.2', or '' for the kernel itself; None, if there is none.
@@ -53,12 +56,17 @@ def changed(kernel: nn.Module) -> str | None:
         return _first_odd(kernel)
     for i in WITH_PARAMETERS:
         for parameter in modules[i]._parameters.values():
-            if type(parameter) not in OWN_TYPES:
+            if not _is_own(parameter):
                 return NAMES[i]
     for i in LAYER_NORMS:
         if modules[i].eps != EPSILON or modules[i].normalized_shape != (HIDDEN,):
             return NAMES[i]
     return None
+
+
+def _is_own(parameter: Tensor | None) -> bool:
+    """Whether it is a tensor of no special kind, or PyTorch has put one of its own in its place that it watches."""
+    return type(parameter) in OWN_TYPES or (parameter is not None and is_watched())
 
 
 def _first_odd(kernel: nn.Module) -> str:
@@ -69,6 +77,50 @@ def _first_odd(kernel: nn.Module) -> str:
         if module is None or not is_plain(module, kind):
             return name
     return ".rp.net"  # which has more layers
+
+
+class Ends(NamedTuple):
+    """What a kernel leads from and to."""
+
+    degree_in: int
+    channels_in: int
+    degree_out: int
+    channels_out: int
+
+
+def check_parameters(kernels: Sequence[Ends], values: Sequence[Tensor], scalars: Tensor) -> None:
+    """Refuse parameters that do not go together, as PyTorch does where their modules are called.
+
+    Args:
+        kernels: between which features and messages they are.
+        values: their :func:`parameters`, one kernel after the other.
+        scalars: what the radial networks see, ``[edges, edge_dim + 1]``, of the dtype and device of all parameters.
+
+    Raises:
+        TypeError: one is of another dtype, or of a class of its own.
+        ValueError: one has another shape, or is on another device.
+    """
+    shapes = [shape for kernel in kernels for shape in _shapes(kernel, scalars.shape[1])]
+    alike = {v.dtype for v in values} == {scalars.dtype} and all(map(_is_own, values))
+    if alike and {v.device for v in values} == {scalars.device} and [v.shape for v in values] == shapes:
+        return
+    for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):
+        kernel, dtype, kind = kernels[i // PARAMETERS], scalars.dtype, type(value).__name__
+        name = f"({kernel.degree_in},{kernel.degree_out}){PARAMETER_NAMES[i % PARAMETERS]}"
+        if value.dtype != dtype or not _is_own(value):
+            raise TypeError(f"{name} must be a tensor of {dtype}, as the layer's first is, got {value.dtype}, {kind}")
+        if value.device != scalars.device:
+            raise ValueError(f"{name} must be on {scalars.device}, as the layer's first is, got one on {value.device}")
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
+
+
+def _shapes(kernel: Ends, num_scalars: int) -> list[tuple[int, ...]]:
+    """Those of the parameters of a kernel."""
+    k, channels_in, l, channels_out = kernel
+    weights, vector = channels_out * channels_in * (2 * min(k, l) + 1), (HIDDEN,)
+    hidden = [(HIDDEN, num_scalars), vector, vector, vector, (HIDDEN, HIDDEN), vector, vector, vector]
+    return [*hidden, (weights, HIDDEN), (weights,)]
 
 
 def is_the_same_again(kernel: nn.Module) -> bool:

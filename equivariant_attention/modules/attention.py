@@ -88,7 +88,9 @@ class GMABSE3(nn.Module):
         tensors = [*(v[d] for d in degrees), *(k[d] for d in key_degrees), *(q[d] for d in key_degrees)]
         attend = partial(self._attend, G.num_nodes())
         # Weights that are returned have hooks and derivatives on the way to the output; in C++ there are none.
-        if not return_attention and runs_in_cpp(attention.SOURCE, tensors):
+        if not return_attention and runs_in_cpp(
+            attention.SOURCE, tensors, [dst] if envelope is None else [dst, envelope]
+        ):
             shape = attention.Shape(
                 num_nodes=G.num_nodes(),
                 n_heads=self.n_heads,

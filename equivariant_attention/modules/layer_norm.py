@@ -10,7 +10,7 @@ from equivariant_attention.native.calls import is_watched
 
 
 class LayerNorm(nn.LayerNorm):
-    r"""``torch.nn.LayerNorm``, whose own third derivatives are wrong (pytorch #175754); here those of any order are exact.
+    r"""``torch.nn.LayerNorm``, with exact derivatives of any order: its own third ones are wrong (pytorch #175754).
 
     .. math:: y = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}} \, w + b
     """
@@ -39,11 +39,14 @@ class _LayerNorm(torch.autograd.Function):
     ) -> Tensor:
         y, mean, inverse = torch.native_layer_norm(x, shape, weight, bias, eps)
         ctx.shape, ctx.eps = shape, eps
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, weight, bias, mean, inverse)
         return y
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:  # no value is used
+            return (None,) * 5
         x, weight, bias, mean, inverse = ctx.saved_tensors
         needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
         if torch.is_grad_enabled() or is_watched():

@@ -54,7 +54,8 @@ class G1x1SE3(nn.Module):
             weights.append(W)
             values.append(features[degree].to(W.dtype))
         tensors = [*weights, *values]
-        evaluate = linear.linear(_mixed) if runs_in_cpp(linear.SOURCE, tensors) else _mixed
+        fits = all(W.dim() == 2 and W.shape[1] == v.shape[1] for W, v in zip(weights, values, strict=True))
+        evaluate = linear.linear(_mixed) if fits and runs_in_cpp(linear.SOURCE, tensors) else _mixed
         return dict(zip(self.transform, evaluate(tensors), strict=True))
 
     def extra_repr(self) -> str:

@@ -130,7 +130,9 @@ def _with_norms(
     if runs_in_cpp(norm.SOURCE, values):
         norms = norm.norms(SMALLEST_NORM, keepdim, partial(_norms, keepdim))(values)
         changed = [_for_all(f(n), n) for f, n in zip(functions.values(), norms, strict=True)]
-        return dict(zip(functions, norm.rescaled(SMALLEST_NORM, _rescaled)([*values, *changed]), strict=True))
+        tensors = [*values, *changed]
+        evaluate = norm.rescaled(SMALLEST_NORM, _rescaled) if runs_in_cpp(norm.SOURCE, tensors) else _rescaled
+        return dict(zip(functions, evaluate(tensors), strict=True))
     output = {}
     for (degree, function), value in zip(functions.items(), values, strict=True):
         size, phase = _norm_and_phase(value)

@@ -145,16 +145,22 @@ struct Node {  // one node, and the edges into it
     // From derivatives d by the weights, those by the envelope, and by the products of queries and keys in the place of d.
     void softmax_gradient(const T* s, T* d) const {
         for (int64_t h = 0; h < p.heads; ++h) {
+            // Derivatives by the softmax are rounded to memory before they are used twice. Where one weight is 1, its
+            // derivative is then its mean to the last bit, and the difference 0; a fused multiply-add of the envelope and
+            // this difference would leave a rounding error, which keys and queries multiply.
+            for (int64_t e = 0; e < count && p.envelope; ++e) {
+                const int64_t i = e * p.heads + h;
+                if (p.denvelope) static_cast<T*>(p.denvelope)[edges[e]] += s[i] * d[i];
+                d[i] *= envelope(edges[e]);
+            }
             T mean = 0;
-            for (int64_t e = 0; e < count; ++e) mean += s[e * p.heads + h] * d[e * p.heads + h] * envelope(edges[e]);
+            for (int64_t e = 0; e < count; ++e) mean += s[e * p.heads + h] * d[e * p.heads + h];
             for (int64_t e = 0; e < count; ++e) {
                 const int64_t i = e * p.heads + h;
-                const T by_logit = s[i] * (d[i] * envelope(edges[e]) - mean);
-                if (p.denvelope) {
-                    T& by_envelope = static_cast<T*>(p.denvelope)[edges[e]];
-                    by_envelope += s[i] * d[i] + (counts(edges[e]) ? by_logit / envelope(edges[e]) : T(0));
-                }
-                d[i] = by_logit * T(p.scale) * (p.envelope && !counts(edges[e]) ? 0 : 1);
+                const T by_logit = s[i] * (d[i] - mean);
+                const bool is_constant = p.envelope && !counts(edges[e]);
+                if (p.denvelope && !is_constant) static_cast<T*>(p.denvelope)[edges[e]] += by_logit / envelope(edges[e]);
+                d[i] = is_constant ? 0 : by_logit * T(p.scale);
             }
         }
     }

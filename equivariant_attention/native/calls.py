@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,26 @@ def is_watched() -> bool:
 def holds_numbers(tensor: Tensor) -> bool:
     """Whether a tensor is one of PyTorch's own, and dense: no subclass, no wrapper of others, not sparse."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
+
+
+def contiguous(tensor: Any) -> Any:
+    """The same tensor with its numbers in memory one after the other, as they are; None stays."""
+    if tensor is None:
+        return None
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+
+
+def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
+    """Refuse a tensor that C++ would misread: whoever keeps it between two passes may have put another in its place.
+
+    Raises:
+        TypeError, ValueError: it is not dense on a CPU, or of another dtype or shape.
+    """
+    if not (tensor.dtype is dtype and tensor.is_cpu and holds_numbers(tensor)):
+        got = f"{tensor.dtype} on {tensor.device}, {type(tensor).__name__}"
+        raise TypeError(f"{name} must be a dense tensor of {dtype} on cpu, got {got}")
+    if tensor.shape != shape:
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
 
 
 def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:

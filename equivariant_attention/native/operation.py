@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.native.calls import holds_numbers, is_watched
+from equivariant_attention.native.calls import check_read, contiguous, holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
 
@@ -32,17 +32,12 @@ class Operation:
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++."""
-        return list(_Operation.apply(self, *contiguous(tensors)))
+        return list(_Operation.apply(self, *map(contiguous, tensors)))
 
 
 def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
     """The first and the second half of a list."""
     return tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-
-
-def contiguous(tensors: Tensors) -> list[Tensor | None]:
-    """Tensors whose numbers lie in memory one after the other, as they are."""
-    return [None if v is None else v.resolve_neg().contiguous() for v in tensors]
 
 
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
@@ -63,7 +58,7 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
 class _Operation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.operation = operation
+        ctx.operation, ctx.kinds = operation, [None if v is None else (v.dtype, v.shape) for v in tensors]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return tuple(operation.forward(tensors))
@@ -75,7 +70,11 @@ class _Operation(torch.autograd.Function):
         plain = torch.is_grad_enabled() or is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
         if plain:
             return None, *_plain_gradient(ctx.operation.plain, tensors, needed, gradients)
-        return None, *ctx.operation.gradient(tensors, needed, contiguous(gradients))
+        for tensor, kind in zip(tensors, ctx.kinds, strict=True):
+            if tensor is not None:
+                check_read(tensor, "what was kept for the backward pass", *kind)
+        kept, by_values = ([*map(contiguous, part)] for part in (tensors, gradients))
+        return None, *ctx.operation.gradient(kept, needed, by_values)
 
 
 def _plain_gradient(
