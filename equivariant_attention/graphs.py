@@ -132,6 +132,7 @@ class Graph:
     edata: Fields
 
     def __init__(self, src: Tensor | Sequence[int], dst: Tensor | Sequence[int], num_nodes: int | None = None) -> None:
+        refuse_export("a Graph")
         self._src, self._dst = _integers("src", src), _integers("dst", dst)
         if len(self._src) != len(self._dst):
             raise ValueError(f"dst must be as long as src, {len(self._src)} edges, got {len(self._dst)}")
@@ -291,6 +292,25 @@ def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     return src.long(), dst.long()
 
 
+def refuse_export(what: str) -> None:
+    """Refuse to look at edges, to make ``what``, within ``torch.export`` with a RuntimeError that says what to do."""
+    if hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting():
+        raise RuntimeError(
+            f"{what} cannot be made within torch.export, as it looks at its edges: make the Graph and its Plan before, "
+            "and export what follows, for edges that stay as they are"
+        )
+
+
+def own_tensor(tensor: Tensor) -> Tensor:
+    """The same numbers in a tensor of PyTorch's own, where one of another class has them: PyG's EdgeIndex, say."""
+    if type(tensor) is Tensor:
+        return tensor
+    if callable(unwrapped := getattr(tensor, "as_tensor", None)):
+        return unwrapped()
+    is_wrapper = type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__  # its numbers are elsewhere
+    return tensor if is_wrapper else tensor.as_subclass(Tensor)
+
+
 def check_device(graph: GraphLike, device: torch.device) -> None:
     """Refuse a ``graph`` that is not on the ``device`` of the features with a ValueError that says how to move it."""
     if not _same_device(graph.device, device):
@@ -422,7 +442,8 @@ class _PygView:
         return len(self.batch_num_nodes())
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        return self._data.edge_index[0], self._data.edge_index[1]
+        index = own_tensor(self._data.edge_index)
+        return index[0], index[1]
 
     def num_nodes(self) -> int:
         return self._num_nodes
@@ -566,6 +587,7 @@ def _integers(name: str, value: Tensor | Sequence[int]) -> Tensor:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name} must be a tensor or a sequence of integers, got {value!r}") from error
         value = value if value.numel() else value.long()
+    value = own_tensor(value)
     if value.dim() != 1 or value.dtype not in _INTEGERS:
         raise ValueError(f"{name} must be one-dimensional of int32 or int64, got {value.dtype} {list(value.shape)}")
     return value

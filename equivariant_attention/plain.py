@@ -9,13 +9,6 @@ from torch import nn
 from torch.nn.modules import module as hooks
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-HOOKS = {
-    "_forward_pre_hooks": "forward pre-hooks",
-    "_forward_hooks": "forward hooks",
-    "_backward_pre_hooks": "backward pre-hooks",
-    "_backward_hooks": "backward hooks",
-}
-
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether to call a module is the forward of a class, with the parameters that the module has, and nothing else.
@@ -50,20 +43,32 @@ def has_hooks_of_all() -> bool:
     return any(not isinstance(getattr(f, "__self__", None), ModuleTracker) for d in every for f in d.values())
 
 
-def check_without_hooks(container: nn.Module, name: str) -> None:
-    """Refuse hooks of a module that is never called: they would not fire, nor would masks and norms that they make.
+def check_hooks(layer: nn.Module, *containers: str) -> None:
+    """Refuse hooks that would not fire, nor would masks and norms that they make.
+
+    Those are backward hooks of a layer that returns a dict, in which PyTorch looks for no tensors, and all hooks of
+    containers, which are never called.
 
     Args:
-        container: the module, a ModuleDict or ParameterDict.
-        name: of it in its layer, for the message.
+        layer: the layer, which returns a dict.
+        containers: the names of its ModuleDicts and ParameterDicts.
 
     Raises:
-        ValueError: it has some, those of ``torch.nn.utils.prune``, say.
+        ValueError: there are some, those of ``torch.nn.utils.prune``, say.
     """
+    own = layer.__dict__
+    if own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        name = type(layer).__name__
+        raise ValueError(f"{name} must have no backward hooks, as it returns a dict: hook the tensors in there")
+    for name in containers:
+        check_never_called(own["_modules"][name], name)
+
+
+def check_never_called(container: nn.Module, name: str) -> None:
+    """Refuse hooks of a container, which is never called, with a ValueError that gives its name in the layer."""
     own = container.__dict__
     if own["_forward_pre_hooks"] or own["_forward_hooks"] or own["_backward_pre_hooks"] or own["_backward_hooks"]:
-        got = " and ".join(label for kind, label in HOOKS.items() if own[kind])
         raise ValueError(
-            f"{name} must have no hooks, as it is never called, got {got}; hooks of its layer are called, and "
-            "torch.nn.utils.parametrize changes parameters without any"
+            f"{name} must have no hooks, as it is never called: hook its layer, or what it holds; "
+            "torch.nn.utils.parametrize changes parameters without hooks"
         )

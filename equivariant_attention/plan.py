@@ -11,7 +11,7 @@ from torch import Tensor
 
 from equivariant_attention.checks import check_floating_point, check_of_graph
 from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.graphs import GraphLike, as_graph
+from equivariant_attention.graphs import GraphLike, as_graph, refuse_export
 from equivariant_attention.segments import segment_size
 from equivariant_attention.so3.vectors import length_and_direction
 
@@ -47,6 +47,7 @@ class Plan:
     """
 
     def __init__(self, G: Any) -> None:
+        refuse_export("a Plan")
         G = as_graph(G)
         d = relative_positions(G).detach()
         _check_values(G, d)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_whole_number
+from equivariant_attention.checks import check_whole_number, first_parameter
 from equivariant_attention.compiling import constant_when_compiled
 from equivariant_attention.contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
 from equivariant_attention.contraction.inputs import Inputs
@@ -26,8 +26,8 @@ from equivariant_attention.contraction.memory import limited_memory
 from equivariant_attention.contraction.parameters import changed
 from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import is_watched, missing
-from equivariant_attention.plain import check_without_hooks, has_hooks_of_all
+from equivariant_attention.native.calls import is_transformed, is_watched, missing
+from equivariant_attention.plain import check_never_called, has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
@@ -125,7 +125,8 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
     for _, fiber_out in sets:
         inputs.check_basis(fiber_in, fiber_out)
     is_dict = not isinstance(inputs.basis, Basis)
-    dtype = next(sets[0][0].parameters()).dtype
+    parameter = first_parameter(sets[0][0])
+    dtype = inputs.scalars.dtype if parameter is None else parameter.dtype
     called = _must_be_called(sets)
     name = backend or _named() or (called[0] if called else _choice(sets, fiber_in, inputs, dtype))
     if called and name not in ("oracle", called[0]):
@@ -143,8 +144,8 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if name == "compiled" and is_watched():
-        name = "frame"
+    if (name == "compiled" and is_watched()) or (name == "node" and is_transformed()):
+        name = "frame"  # the same, in operations that PyTorch can look into
     if name == "compiled" and (reason := compiled.missing(inputs, dtype)):
         raise ValueError(f"backend 'compiled' cannot run here: {reason}")
     with full_precision(inputs.src.device):
@@ -155,7 +156,7 @@ def _must_be_called(sets: Sequence[KernelSet]) -> tuple[str, str] | None:
     """The order that calls the modules that are not as they were made, and which of them; None, if all are."""
     found = [("", "every module, by a hook of them all")] if has_hooks_of_all() else []
     for kernels, _ in sets:
-        check_without_hooks(kernels, "kernel_unary")
+        check_never_called(kernels, "kernel_unary")
         for key, kernel in kernels.items():
             name = changed(kernel)
             if name is not None:
@@ -169,12 +170,7 @@ def _must_be_called(sets: Sequence[KernelSet]) -> tuple[str, str] | None:
 def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
-    if _is_recorded():
-        return "frame"
+    if is_transformed():
+        return "frame"  # which PyTorch can look into
     has_compiled = not is_watched() and not compiled.missing(inputs, dtype)
     return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share, has_compiled)
-
-
-def _is_recorded() -> bool:
-    """Whether a compiler of PyTorch looks at what runs, which 'frame' is made for."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()

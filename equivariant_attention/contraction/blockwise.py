@@ -18,14 +18,15 @@ from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden,
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.contraction.parameters import PARAMETERS, check_parameters, parameters
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.native.calls import is_transformed
 from equivariant_attention.so3.couplings import published_sign
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: bool = False) -> list[Features]:
     """Messages along every edge, for each of the sets of kernels; ``fused``, with products in Triton.
 
-    In code that is compiled all edges are one block, whose memory grows with edges times channels squared: PyTorch can
-    then compile it, and differentiate it itself.
+    In code that PyTorch compiles, traces or transforms all edges are one block, whose memory grows with edges times
+    channels squared: it can then look into it, and differentiate it itself.
     """
     layout = frame.Layout(sets, fiber_in, fused)
     own = [p for kernel in layout.kernels for p in parameters(kernel)]
@@ -39,9 +40,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
         parameters=own,
     )
     problem = Problem(layout, inputs)
-    output = (
-        _in_one_block(problem, t) if torch.compiler.is_compiling() else Messages.apply(problem.passes, t, *t.flat())
-    )
+    output = _in_one_block(problem, t) if is_transformed() else Messages.apply(problem.passes, t, *t.flat())
     return by_set(sets, inputs, layout, own, output)
 
 

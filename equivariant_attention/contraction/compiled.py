@@ -39,12 +39,13 @@ def missing(inputs: Inputs, dtype: torch.dtype) -> str:
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
     """Messages along every edge, for each of the sets of kernels."""
     layout = frame.Layout(sets, fiber_in)
+    vector, scalars = contiguous((inputs.vector, inputs.scalars))
     t = Tensors(
-        features=[contiguous(inputs.features[str(k)]) for k in fiber_in.degrees],
-        vector=contiguous(inputs.vector),
-        scalars=contiguous(inputs.scalars),
-        frames=[contiguous(inputs.basis.frames[l].to(inputs.scalars.dtype)) for l in layout.degrees],
-        parameters=[contiguous(p) for kernel in layout.kernels for p in parameters(kernel)],
+        features=contiguous(inputs.features[str(k)] for k in fiber_in.degrees),
+        vector=vector,
+        scalars=scalars,
+        frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in layout.degrees),
+        parameters=contiguous(p for kernel in layout.kernels for p in parameters(kernel)),
     )
     output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
     return blockwise.by_set(sets, inputs, layout, t.parameters, output)
@@ -64,15 +65,15 @@ class Tensors(NamedTuple):
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
-        rest = iter(values)
-        return Tensors(*([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in self))
+        f, p = len(self.features), len(values) - len(self.parameters)
+        return Tensors(values[:f], *values[f : f + 2], values[f + 2 : p], values[p:])
 
 
 class Problem:
     """What messages depend on apart from tensors that have derivatives."""
 
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
-        self.layout, self.src, self.channel = layout, contiguous(inputs.src), inputs.channel
+        self.layout, (self.src,), self.channel = layout, contiguous([inputs.src]), inputs.channel
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.blockwise = blockwise.Problem(layout, inputs)
         self.room = room_for("cache", self.src.device)
@@ -103,7 +104,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         frames=[torch.zeros_like(v) if any(needed.frames) else None for v in t.frames],
         parameters=[torch.empty_like(v) if by_parameters else None for v in t.parameters],
     )
-    _call("gradient", problem, t, total, [*map(contiguous, gradients)])
+    _call("gradient", problem, t, total, contiguous(gradients))
     return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
 
 

@@ -233,7 +233,11 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
             R = _radial_weights(p, _select(g[:, rows], p.kernels), A, room)
             y = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
-            y_all[rows] += y.movedim(4, 2).flatten(1, 2)
+            y = y.movedim(4, 2).flatten(1, 2)
+            if room is None:  # and all rows at once; vmap cannot write to what it has not made
+                mixed[p.m, p.channels_out] = y_all + y
+            else:
+                y_all[rows] += y
     return {key: _combined(y) for key, y in mixed.items()}
 
 

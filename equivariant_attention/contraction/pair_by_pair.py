@@ -15,6 +15,7 @@ from equivariant_attention.contraction.kernels import KernelSet
 from equivariant_attention.contraction.memory import room_for
 from equivariant_attention.contraction.parameters import is_the_same_again
 from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.native.calls import is_transformed
 
 if TYPE_CHECKING:
     from equivariant_attention.modules.pairwise import PairwiseConv
@@ -40,7 +41,7 @@ def messages(message: Message, sets: Sequence[KernelSet], fiber_in: Fiber, input
 
 def _by_block(message: Message, kernels: nn.ModuleDict, inputs: Inputs, k: int, l: int) -> Tensor:
     kernel = cast("PairwiseConv", kernels[f"({k},{l})"])
-    if not is_the_same_again(kernel):
+    if is_transformed() or not is_the_same_again(kernel):
         return message(kernel, inputs, k, l)  # once, on all edges, whatever memory it takes
     # The kernel of an edge, once for every frequency, and as much again for the derivatives.
     numbers = 2 * kernel.nc_in * kernel.nc_out * (2 * k + 1) * (2 * l + 1) * (kernel.num_freq + 1)

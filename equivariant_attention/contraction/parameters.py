@@ -56,17 +56,13 @@ def changed(kernel: nn.Module) -> str | None:
         return _first_odd(kernel)
     for i in WITH_PARAMETERS:
         for parameter in modules[i]._parameters.values():
-            if not _is_own(parameter):
+            # Where PyTorch watches, it puts tensors of its own in their places.
+            if type(parameter) not in OWN_TYPES and (parameter is None or not is_watched()):
                 return NAMES[i]
     for i in LAYER_NORMS:
         if modules[i].eps != EPSILON or modules[i].normalized_shape != (HIDDEN,):
             return NAMES[i]
     return None
-
-
-def _is_own(parameter: Tensor | None) -> bool:
-    """Whether it is a tensor of no special kind, or PyTorch has put one of its own in its place that it watches."""
-    return type(parameter) in OWN_TYPES or (parameter is not None and is_watched())
 
 
 def _first_odd(kernel: nn.Module) -> str:
@@ -101,13 +97,14 @@ def check_parameters(kernels: Sequence[Ends], values: Sequence[Tensor], scalars:
         ValueError: one has another shape, or is on another device.
     """
     shapes = [shape for kernel in kernels for shape in _shapes(kernel, scalars.shape[1])]
-    alike = {v.dtype for v in values} == {scalars.dtype} and all(map(_is_own, values))
-    if alike and {v.device for v in values} == {scalars.device} and [v.shape for v in values] == shapes:
+    alike = {v.dtype for v in values} == {scalars.dtype} and ({*map(type, values)} <= OWN_TYPES or is_watched())
+    on_device = all(v.is_cpu for v in values) if scalars.is_cpu else {v.device for v in values} == {scalars.device}
+    if alike and on_device and [v.shape for v in values] == shapes:
         return
     for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):
         kernel, dtype, kind = kernels[i // PARAMETERS], scalars.dtype, type(value).__name__
         name = f"({kernel.degree_in},{kernel.degree_out}){PARAMETER_NAMES[i % PARAMETERS]}"
-        if value.dtype != dtype or not _is_own(value):
+        if value.dtype != dtype or type(value) not in OWN_TYPES:
             raise TypeError(f"{name} must be a tensor of {dtype}, as the layer's first is, got {value.dtype}, {kind}")
         if value.device != scalars.device:
             raise ValueError(f"{name} must be on {scalars.device}, as the layer's first is, got one on {value.device}")

@@ -12,7 +12,7 @@ from equivariant_attention.fibers import Features, FiberLike, as_fiber
 from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node
 from equivariant_attention.models.saving import Saveable
 from equivariant_attention.modules import GMaxPooling
-from equivariant_attention.plain import check_without_hooks
+from equivariant_attention.plain import check_hooks, check_never_called
 from equivariant_attention.segments import segment_mean
 
 POOLING = (None, "avg", "max")
@@ -89,7 +89,9 @@ class NodeModel(Saveable):
             KeyError: the graph has no ``edata['d']``.
             TypeError, ValueError: features, edge features, distances or basis are not those of the model and the graph.
         """
-        check_without_hooks(self.layers, "layers")
+        check_never_called(self.layers, "layers")
+        if self.return_type is None:
+            check_hooks(self)
         G = as_graph(G)
         check_features(features, self.fiber_in, G.num_nodes(), layer=self)
         basis, r = basis_and_r or get_basis_and_r(G, self.max_degree, compute_gradients=True)

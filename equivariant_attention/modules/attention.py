@@ -13,6 +13,7 @@ from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2hea
 from equivariant_attention.graphs import as_graph, edges_on
 from equivariant_attention.native import attention
 from equivariant_attention.native.operation import Tensors
+from equivariant_attention.plain import check_hooks
 from equivariant_attention.segments import segment_softmax, segment_sum
 
 
@@ -73,6 +74,7 @@ class GMABSE3(nn.Module):
             TypeError, ValueError: values, keys, queries or the envelope are not those of the fibers and the graph, or
                 differ in dtype or device.
         """
+        check_hooks(self)
         G = as_graph(G)
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")

@@ -5,6 +5,7 @@ from torch.nn.functional import pad
 
 from equivariant_attention.checks import check_alike, check_features
 from equivariant_attention.fibers import Features, Fiber, check_fiber
+from equivariant_attention.plain import check_hooks
 
 
 class GSum(nn.Module):
@@ -40,6 +41,7 @@ class GSum(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
+        check_hooks(self)
         _check_pair(x, self.f_x, y, self.f_y)
         output = {}
         for m, d in self.f_out.structure:
@@ -82,6 +84,7 @@ class GCat(nn.Module):
         Raises:
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
+        check_hooks(self)
         _check_pair(x, self.f_x, y, self.f_y)
         combined = Fiber.combine_fibers(x, self.f_x, y, self.f_y)
         return {str(d): combined[str(d)] for d in self.f_out.degrees}

@@ -17,7 +17,7 @@ from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.graphs import GraphLike, as_graph, edges_on
 from equivariant_attention.modules.linear import mixed
 from equivariant_attention.modules.pairwise import PairwiseConv
-from equivariant_attention.plain import check_without_hooks, has_hooks_of_all, is_plain
+from equivariant_attention.plain import check_hooks, has_hooks_of_all, is_plain
 from equivariant_attention.plan import relative_positions
 from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
 
@@ -95,6 +95,7 @@ class GConvSE3Partial(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
+        check_hooks(self)
         return messages([self], self.inputs(h, G, r, basis))[0]
 
     def extra_repr(self) -> str:
@@ -157,7 +158,7 @@ class GConvSE3(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
-        check_without_hooks(self.kernel_self, "kernel_self")
+        check_hooks(self, "kernel_self")
         G = as_graph(G)
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)

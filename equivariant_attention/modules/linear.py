@@ -11,7 +11,7 @@ from equivariant_attention.contraction.precision import full_precision
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.native import linear
 from equivariant_attention.native.operation import halves
-from equivariant_attention.plain import check_without_hooks
+from equivariant_attention.plain import check_hooks
 
 
 class G1x1SE3(nn.Module):
@@ -47,7 +47,7 @@ class G1x1SE3(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
-        check_without_hooks(self.transform, "transform")
+        check_hooks(self, "transform")
         check_features(features, self.f_in, layer=self)
         weights, values = [], []
         for degree, W in self.transform.items():

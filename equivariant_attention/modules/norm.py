@@ -12,7 +12,7 @@ from equivariant_attention.fibers import Features, Fiber, check_fiber
 from equivariant_attention.modules.radial import BN
 from equivariant_attention.native import norm
 from equivariant_attention.native.operation import halves
-from equivariant_attention.plain import check_without_hooks
+from equivariant_attention.plain import check_hooks
 
 SMALLEST_NORM = 1e-12
 
@@ -54,7 +54,7 @@ class GNormSE3(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
-        check_without_hooks(self.transform, "transform")
+        check_hooks(self, "transform")
         check_features(features, self.fiber, layer=self)
         return _with_norms(features, dict(self.transform.items()))
 
@@ -95,7 +95,7 @@ class GNormBias(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
-        check_without_hooks(self.bias, "bias")
+        check_hooks(self, "bias")
         check_features(features, self.fiber, layer=self)
         return _with_norms(
             features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()}, keepdim=True

@@ -12,7 +12,7 @@ from equivariant_attention.modules.combine import GCat, GSum
 from equivariant_attention.modules.convolution import GConvSE3Partial, called_together
 from equivariant_attention.modules.linear import G1x1SE3
 from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
-from equivariant_attention.plain import check_without_hooks
+from equivariant_attention.plain import check_hooks
 
 
 class GSE3Res(nn.Module):
@@ -107,7 +107,7 @@ class GSE3Res(nn.Module):
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
-        check_without_hooks(self.GMAB, "GMAB")
+        check_hooks(self, "GMAB")
         v, k = called_together([self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
         q = self.GMAB["q"](features)
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)

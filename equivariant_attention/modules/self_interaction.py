@@ -7,7 +7,7 @@ from equivariant_attention.checks import check_degrees, check_features
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.modules.layer_norm import LayerNorm
 from equivariant_attention.modules.linear import mixed
-from equivariant_attention.plain import check_without_hooks
+from equivariant_attention.plain import check_hooks
 
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 1e-12, 1e12
 
@@ -47,7 +47,7 @@ class GAttentiveSelfInt(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
-        check_without_hooks(self.transform, "transform")
+        check_hooks(self, "transform")
         check_features(features, self.f_in, layer=self)
         output = {}
         for degree, network in self.transform.items():

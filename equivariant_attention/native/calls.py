@@ -34,15 +34,19 @@ class Threads(ctypes.Structure):
         super().__init__(torch.get_num_threads(), _openmp() if os.getpid() == PROCESS else None)
 
 
-def is_watched() -> bool:
-    """Whether PyTorch compiles, records, counts or transforms what runs: all of it must be operations of its own."""
+def is_transformed() -> bool:
+    """Whether PyTorch compiles, traces or transforms what runs: it cannot look into a function of our own."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
-        or _get_current_dispatch_mode() is not None  # make_fx, FakeTensorMode, FlopCounterMode
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+def is_watched() -> bool:
+    """Whether PyTorch transforms, records or counts what runs: all of it must be operations of its own."""
+    return is_transformed() or _get_current_dispatch_mode() is not None  # make_fx, FakeTensorMode, FlopCounterMode
 
 
 def holds_numbers(tensor: Tensor) -> bool:
@@ -50,11 +54,9 @@ def holds_numbers(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
 
 
-def contiguous(tensor: Any) -> Any:
-    """The same tensor with its numbers in memory one after the other, as they are; None stays."""
-    if tensor is None:
-        return None
-    return (tensor.resolve_neg() if tensor.is_neg() else tensor).contiguous()
+def contiguous(tensors: Iterable[Any]) -> list[Any]:
+    """The same tensors with their numbers in memory one after the other, as they are; None stays."""
+    return [None if v is None else (v.resolve_neg() if v.is_neg() else v).contiguous() for v in tensors]
 
 
 def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:

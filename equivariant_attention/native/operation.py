@@ -32,7 +32,7 @@ class Operation:
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++."""
-        return list(_Operation.apply(self, *map(contiguous, tensors)))
+        return list(_Operation.apply(self, *contiguous(tensors)))
 
 
 def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
@@ -73,7 +73,7 @@ class _Operation(torch.autograd.Function):
         for tensor, kind in zip(tensors, ctx.kinds, strict=True):
             if tensor is not None:
                 check_read(tensor, "what was kept for the backward pass", *kind)
-        kept, by_values = ([*map(contiguous, part)] for part in (tensors, gradients))
+        kept, by_values = (contiguous(part) for part in (tensors, gradients))
         return None, *ctx.operation.gradient(kept, needed, by_values)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from equivariant_attention.compiling import constant_when_compiled
 
@@ -14,14 +15,15 @@ from equivariant_attention.compiling import constant_when_compiled
 def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``functools.cache`` for functions that return constant tensors.
 
-    What is cached must serve every later caller, so it is made outside any inference mode that the first caller is in:
-    an inference tensor could not take part in training afterwards.
+    What is cached must serve every later caller, so it is made outside whatever mode the first caller is in: one of
+    inference mode could not take part in training afterwards, a fake one of ``torch.export`` holds no numbers, and one
+    of ``torch.func`` is of its transform alone.
     """
 
     @cache
     @wraps(function)
     def once(*args: Any, **kwargs) -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():
+        with _disable_current_modes(), torch._C._DisableFuncTorch(), torch.inference_mode(False), torch.no_grad():
             return function(*args, **kwargs)
 
     kept = SimpleNamespace()
