@@ -329,3 +329,52 @@ def test_in_a_process_that_was_forked_after_its_threads_were_used():
         child.kill()
         pytest.fail("it waits forever")
     assert child.exitcode == 0
+
+
+@runs
+def test_linear_maps_of_other_sizes_are_refused():
+    """As PyTorch refuses them."""
+    layer, features = G1x1SE3(VECTORS, VECTORS), random_features(VECTORS, 3, torch.float32)
+    for shape in ((2, 40), (2, 1)):
+        layer.transform["1"] = nn.Parameter(torch.randn(shape))
+        with pytest.raises(RuntimeError):
+            layer(features)
+
+
+@runs
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("other", [torch.float64, torch.float16, "shorter"])
+def test_what_was_kept_must_come_back_as_it_was(name, other):
+    """Hooks of saved tensors may compress them, say."""
+    function, leaves = case(name, torch.float32)
+    inputs = [v.requires_grad_() for v in leaves]
+
+    def unpacked(v):
+        return v[:1] if other == "shorter" else v.to(other) if v.is_floating_point() else v
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda v: v, unpacked):
+        output = function(*inputs)
+    with pytest.raises((TypeError, ValueError, RuntimeError)):
+        sum(v.sum() for v in output).backward()
+
+
+@runs
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+@pytest.mark.parametrize("envelope", [False, True])
+def test_gradients_in_float32_where_a_softmax_is_saturated(scale, envelope):
+    """There all derivatives by keys and queries are 0, and rounding errors of large products must not be left."""
+    nodes, dst = 6, torch.arange(30) % 6
+    u = torch.rand(30, 1) if envelope else None
+    leaves = [scale * torch.randn(rows, 4, 3) for rows in (30, 30, nodes)]
+    weights = torch.randn(nodes, 4, 3)
+
+    def gradients(dtype):
+        G = Graph(torch.zeros_like(dst), dst, num_nodes=nodes)
+        if envelope:
+            G.edata["envelope"] = u.to(dtype)
+        v, k, q = (w.to(dtype).requires_grad_() for w in leaves)
+        output = GMABSE3(Fiber(structure=[(4, 1)]), Fiber(structure=[(4, 1)]), 2)({"1": v}, {"1": k}, {"1": q}, G=G)
+        return torch.autograd.grad((output["1"] * weights.to(dtype)).sum(), [v, k, q])
+
+    for found, exact in zip(gradients(torch.float32), gradients(torch.float64), strict=True):
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=2e-6 * float(exact.abs().max()) + 1e-30)
