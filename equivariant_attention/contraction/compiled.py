@@ -159,7 +159,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         d: where its derivatives are written; None where they are not wanted.
         messages: where they are written, or the derivatives by them.
     """
-    _check(problem, t)
+    _check(problem, t, messages)
     layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
     values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
     couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
@@ -192,7 +192,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
     calls.call(SOURCE, function, dtype, call)
 
 
-def _check(problem: Problem, t: Tensors) -> None:
+def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
     """Refuse what ``compiled.cpp`` would misread."""
     layout, edges, dtype = problem.layout, problem.plan.num_edges, t.scalars.dtype
     check_parameters(layout.ends, t.parameters, t.scalars)
@@ -201,6 +201,8 @@ def _check(problem: Problem, t: Tensors) -> None:
         check_read(feature, f"h['{k}']", dtype, (len(t.features[0]), channels, 2 * k + 1))
     for l, frame_of_degree in zip(layout.degrees, t.frames, strict=True):
         check_read(frame_of_degree, f"the frames of degree {l}", dtype, (edges, 2 * l + 1, 2 * l + 1))
+    for ((l, _), channels), message in zip(layout.messages.items(), messages, strict=True):
+        check_read(message, f"the messages of degree {l}", dtype, (edges, channels, 2 * l + 1))
     if t.vector is not None:
         check_read(t.vector, "edata['d']", dtype, (edges, 3))
     check_read(problem.src, "src", torch.int64, (edges,))
