@@ -110,6 +110,14 @@ class OnPositions(nn.Module):
         return self.model(G, {"0": h}, get_basis_and_r(G, 1, plan=self.plan))["0"]
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+def test_tracing_of_a_graph_with_a_plan():
+    x, h = torch.randn(5, 3), torch.randn(5, 2, 1)
+    module = OnPositions(knn_graph(x, 3))
+    traced, moved = torch.jit.trace(module, (x, h), check_trace=False), x + 0.1 * torch.randn_like(x)
+    torch.testing.assert_close(traced(moved, h), module(moved, h), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_of_a_graph_with_a_plan(strict):
     """Twice: what is constant is not taken from the first export, where tensors hold no numbers."""

@@ -83,6 +83,15 @@ def test_restore_is_strict(path):
         checkpoints.restore(torch.nn.Linear(2, 4), path)
 
 
+def test_weights_of_several_dtypes_are_refused(path):
+    model = torch.nn.Linear(2, 3)
+    weights = model.state_dict()
+    checkpoints.save(path, WEIGHTS, {"model": {**weights, "bias": weights["bias"].to(torch.complex64)}})
+    got = r"'weight' in torch\.float32, 'bias' in torch\.complex64"
+    with pytest.raises(CheckpointError, match=rf"last\.pt: expected weights of one dtype, got {got}$"):
+        checkpoints.restore(model, path)
+
+
 def test_random_states_come_back(path):
     def draw():
         legacy = np.random.rand(), np.random.randn()  # noqa: NPY002

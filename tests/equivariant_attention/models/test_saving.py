@@ -180,6 +180,34 @@ def test_weights_that_do_not_fit(path, how):
         TFN.from_pretrained(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.complex64, torch.int32])
+def test_weights_of_several_dtypes_are_refused(path, dtype):
+    """They would be the model's own as they are."""
+    tfn().save_pretrained(path)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    name = "layers.0.kernel_self.0"
+    change(path, state_dict={**weights, name: weights[name].to(dtype)})
+    with pytest.raises(
+        ValueError, match=r"model\.pt: expected weights of one dtype, got '[^']+' in [^']+, '[^']+' in \S+$"
+    ):
+        TFN.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    "change_all",
+    [lambda v: v.to(torch.complex64), lambda v: v.int(), lambda v: v.to("meta"), lambda v: v.to_sparse()],
+    ids=["complex", "integers", "meta", "sparse"],
+)
+def test_weights_that_are_no_dense_floating_point_numbers_are_refused(path, change_all):
+    tfn().save_pretrained(path)
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    change(path, state_dict={name: change_all(v) for name, v in weights.items()})
+    with pytest.raises(
+        ValueError, match=r"model\.pt: expected weights that are dense tensors of floating-point numbers, got '"
+    ):
+        TFN.from_pretrained(path)
+
+
 def test_what_does_not_fit_is_told_in_a_few_lines(path):
     transformer().save_pretrained(path)
     content = torch.load(path, weights_only=True)
