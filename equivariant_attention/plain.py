@@ -11,10 +11,12 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether to call a module is the forward of a class, with the parameters that the module has, and nothing else.
+    """Whether to call a module is the forward of its class, with the parameters that it has, and nothing else.
 
-    It is not where the module is of another class, were it derived from this one, or has hooks or a forward of its own.
-    Parametrisations are allowed: whoever reads a parameter gets what they make of it.
+    Args:
+        module: is not plain if it has hooks, or a forward of its own. Parametrisations are allowed: whoever reads a
+            parameter gets what they make of it.
+        kind: the class it must be of; one derived from it is another.
     """
     if type(module) is not kind and type_before_parametrizations(module) is not kind:
         return False

@@ -84,7 +84,7 @@ class Plan:
         )
         src, dst = G.edges()
         first, second = _radial_input(G, d)[self.pairs.T]
-        planned_zero = torch.zeros_like(d[:, 0], dtype=torch.bool).index_fill(0, self.zero_edges, True)
+        planned_zero = torch.zeros_like(d[:, 0], dtype=torch.bool).index_fill(0, self.zero_edges, 1)
         fits = (first == second).all() & (_is_zero(d) == planned_zero).all() & (src == self.src).all()
         torch._assert_async(
             fits & (dst == self.dst).all() & values_in_range(G, d),
