@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_whole_number, first_parameter
-from equivariant_attention.compiling import constant_when_compiled
-from equivariant_attention.contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet
-from equivariant_attention.contraction.memory import limited_memory
-from equivariant_attention.contraction.parameters import changed
-from equivariant_attention.contraction.precision import full_precision
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import is_transformed, is_watched, missing
-from equivariant_attention.plain import check_never_called, has_hooks_of_all
+from ..basis import Basis
+from ..checks import check_whole_number, first_parameter
+from ..compiling import constant_when_compiled
+from ..contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import KernelSet
+from ..contraction.memory import limited_memory
+from ..contraction.parameters import changed
+from ..contraction.precision import full_precision
+from ..fibers import Features, Fiber
+from ..native.calls import is_transformed, is_watched, missing
+from ..plain import check_never_called, has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 

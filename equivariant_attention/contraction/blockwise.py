@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.contraction import frame
-from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import Hidden, KernelSet, hidden, stacked
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import PARAMETERS, check_parameters, parameters
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import is_transformed
-from equivariant_attention.so3.couplings import published_sign
+from ..contraction import frame
+from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import Hidden, KernelSet, hidden, stacked
+from ..contraction.memory import room_for
+from ..contraction.parameters import PARAMETERS, check_parameters, parameters
+from ..fibers import Features, Fiber
+from ..native.calls import is_transformed
+from ..so3.couplings import published_sign
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: bool = False) -> list[Features]:

@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import Ends, check_parameters, parameters
-from equivariant_attention.fibers import Features, Fiber
+from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
+from ..contraction.memory import room_for
+from ..contraction.parameters import Ends, check_parameters, parameters
+from ..fibers import Features, Fiber
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 

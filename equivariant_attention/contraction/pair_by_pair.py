@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.contraction.parameters import is_the_same_again
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import is_transformed
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import KernelSet
+from ..contraction.memory import room_for
+from ..contraction.parameters import is_the_same_again
+from ..fibers import Features, Fiber
+from ..native.calls import is_transformed
 
 if TYPE_CHECKING:
-    from equivariant_attention.modules.pairwise import PairwiseConv
+    from ..modules.pairwise import PairwiseConv
 
 Message = Callable[["PairwiseConv", Inputs, int, int], Tensor]
 

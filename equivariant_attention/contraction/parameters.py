@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from equivariant_attention.contraction.kernels import EPSILON, HIDDEN
-from equivariant_attention.native.calls import is_watched
-from equivariant_attention.plain import has_hooks_of_all, is_plain
+from ..contraction.kernels import EPSILON, HIDDEN
+from ..native.calls import is_watched
+from ..plain import has_hooks_of_all, is_plain
 
 PARAMETERS = 10  # of a radial network
 OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; the second are those that functional_call puts in

@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.checks import check_alike, check_features
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.plain import check_hooks
+from ..checks import check_alike, check_features
+from ..fibers import Features, Fiber, check_fiber
+from ..plain import check_hooks
 
 
 class GSum(nn.Module):

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import is_autocast_on
-from equivariant_attention.native.calls import is_watched
+from ..checks import is_autocast_on
+from ..native.calls import is_watched
 
 
 class LayerNorm(nn.LayerNorm):

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.contraction.inputs import checked_tensor
-from equivariant_attention.contraction.parameters import KINDS
-from equivariant_attention.modules.layer_norm import LayerNorm
-from equivariant_attention.modules.radial import BN, RadialFunc
+from ..checks import check_whole_number
+from ..contraction.inputs import checked_tensor
+from ..contraction.parameters import KINDS
+from ..modules.layer_norm import LayerNorm
+from ..modules.radial import BN, RadialFunc
 
 
 class PairwiseConv(nn.Module):

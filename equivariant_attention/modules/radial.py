@@ -4,9 +4,9 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_floating_point, check_whole_number
-from equivariant_attention.contraction.kernels import HIDDEN
-from equivariant_attention.modules.layer_norm import LayerNorm
+from ..checks import check_floating_point, check_whole_number
+from ..contraction.kernels import HIDDEN
+from ..modules.layer_norm import LayerNorm
 
 
 class BN(nn.Module):

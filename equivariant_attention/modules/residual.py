@@ -5,14 +5,14 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_positive
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.modules.attention import GMABSE3
-from equivariant_attention.modules.combine import GCat, GSum
-from equivariant_attention.modules.convolution import GConvSE3Partial, called_together
-from equivariant_attention.modules.linear import G1x1SE3
-from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
-from equivariant_attention.plain import check_hooks
+from ..checks import check_positive
+from ..fibers import Features, Fiber, check_fiber
+from ..modules.attention import GMABSE3
+from ..modules.combine import GCat, GSum
+from ..modules.convolution import GConvSE3Partial, called_together
+from ..modules.linear import G1x1SE3
+from ..modules.self_interaction import GAttentiveSelfInt
+from ..plain import check_hooks
 
 
 class GSE3Res(nn.Module):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_degrees, check_features
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.modules.layer_norm import LayerNorm
-from equivariant_attention.modules.linear import mixed
-from equivariant_attention.plain import check_hooks
+from ..checks import check_degrees, check_features
+from ..fibers import Features, Fiber
+from ..modules.layer_norm import LayerNorm
+from ..modules.linear import mixed
+from ..plain import check_hooks
 
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 1e-12, 1e12
 

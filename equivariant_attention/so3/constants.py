@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from equivariant_attention.compiling import constant_when_compiled
+from ..compiling import constant_when_compiled
 
 
 def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
