@@ -1,0 +1,141 @@
+"""Every layer and every model where vectors vanish by symmetry, and close to it."""
+
+from functools import cache, partial
+
+import pytest
+import torch
+
+import experiments.forces.models as forces
+import experiments.nbody.models as nbody
+import experiments.qm9.models as qm9
+import experiments.toy_optimisation.models as toy
+from equivariant_attention.gallery import symmetric_graphs
+from equivariant_attention.graphs import batch
+from equivariant_attention.models import TFN, SE3Transformer
+from equivariant_attention.modules import GConvSE3, get_basis_and_r
+from equivariant_attention.testing import TOLERANCE, assert_equivariant
+from tests.cases import SCALARS
+from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS
+
+DISPLACEMENTS = (0.0, 1e-6, 1e-3)
+
+
+@cache
+def gallery(dtype, displacement, edge_dim):
+    """All structures in one batch, with scalars by element on nodes and edges, and what else models read."""
+    G = batch(list(symmetric_graphs(dtype, displacement).values()))
+    of_elements = torch.randn(119, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
+    scalars = of_elements[G.ndata["z"]]
+    src, dst = G.edges()
+    G.ndata["f"], G.ndata["c"] = scalars.unsqueeze(-1), scalars[:, :1, None]
+    G.ndata["ones"] = torch.ones_like(G.ndata["c"])
+    G.ndata["v"] = G.ndata["x"]  # away from the middle
+    if edge_dim:
+        G.edata["w"] = (scalars[src] * scalars[dst])[:, :edge_dim]
+    return G
+
+
+def assert_equivariant_close_to_symmetry(run, dtype, displacement, edge_dim, tolerance=None, **options):
+    """Relative, where the output can vanish, to what it is far from symmetry."""
+    scale = 0.0
+    if options.get("output_degree"):
+        scale = float(run(gallery(dtype, 0.3, edge_dim).local_var()).detach().abs().max())
+    G = gallery(dtype, displacement, edge_dim)
+    assert_equivariant(
+        run, G, node_degrees={"v": 1}, rotations=3, scale=scale, tolerance=tolerance or TOLERANCE[dtype], **options
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- layers
+
+
+class AfterConvolution(torch.nn.Module):
+    """A layer on what a convolution makes of scalars: features as symmetric as the structure is."""
+
+    def __init__(self, layer, fiber):
+        super().__init__()
+        self.embed, self.layer = GConvSE3(SCALARS, fiber, self_interaction=True, edge_dim=EDGE_DIM), layer
+
+    def forward(self, G):
+        basis, r = get_basis_and_r(G, 3)
+        h = self.embed({"0": G.ndata["f"]}, G=G, r=r, basis=basis)
+        return self.layer(h, G=G, r=r, basis=basis)
+
+
+def place(name):
+    return "edges" if "Partial" in name else "graphs" if "Pooling" in name else "nodes"
+
+
+@pytest.mark.parametrize("displacement", DISPLACEMENTS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name, displacement, dtype):
+    make, fiber, _ = LAYERS[name]
+    model = AfterConvolution(make(), fiber).to(dtype)
+    run = (lambda G: model(G)["2"]) if name == "GAvgPooling-2" else model
+    degree = 2 if name == "GAvgPooling-2" else 0
+    assert_equivariant_close_to_symmetry(
+        run, dtype, displacement, EDGE_DIM, output_on=place(name), output_degree=degree
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+FIBERS = ({0: 6}, {0: 4, 1: 4, 2: 4}, {0: 3, 1: 2, 2: 1})
+SMALL = {"num_channels": 4, "num_degrees": 3, "div": 2}
+
+
+def on_scalars(model, G):
+    return model(G, {"0": G.ndata["f"]})
+
+
+def alone(model, G):
+    return model(G)
+
+
+def last_step(model, G):
+    G.edata["d"], G.edata["potential_parameters"] = G.edata["d"].unsqueeze(1), G.edata["w"].unsqueeze(1).sigmoid()
+    r = G.edata["d"].norm(dim=-1, keepdim=True)
+    G.edata["w"] = toy.pair_potential(r, G.edata["potential_parameters"])
+    return model(G)[1][-1]
+
+
+def forces_on_nodes(model, G):
+    """The derivative by the edges' vectors, added up on the nodes."""
+    G.edata["d"].requires_grad_()
+    (gradient,) = torch.autograd.grad(model(G).sum(), G.edata["d"])
+    src, dst = G.edges()
+    return torch.zeros(G.num_nodes(), 3, dtype=gradient.dtype).index_add(0, src, gradient).index_add(0, dst, -gradient)
+
+
+# name: (model, how it is run, edge_dim, degree and place of the output)
+MODELS = {
+    "SE3Transformer": (lambda: SE3Transformer(*FIBERS, 2, n_heads=2, edge_dim=1), on_scalars, 1, {}),
+    "SE3Transformer-cat": (lambda: SE3Transformer(*FIBERS, 2, edge_dim=1, x_ij="cat"), on_scalars, 1, {}),
+    "SE3Transformer-att": (lambda: SE3Transformer(*FIBERS, 2, edge_dim=1, selfint="att"), on_scalars, 1, {}),
+    "TFN": (lambda: TFN(*FIBERS, 3, edge_dim=1), on_scalars, 1, {}),
+    "TFN-TFN": (lambda: TFN(*FIBERS, 3, edge_dim=1, flavor="TFN"), on_scalars, 1, {}),
+    "TFN-avg-1": (
+        lambda: TFN(*FIBERS, 3, edge_dim=1, pooling="avg", return_type=1), on_scalars, 1,
+        {"output_degree": 1, "output_on": "graphs"},
+    ),
+    "qm9-avg": (lambda: qm9.SE3Transformer(2, 6, edge_dim=1, **SMALL), alone, 1, {}),
+    "qm9-max": (lambda: qm9.SE3Transformer(2, 6, edge_dim=1, pooling="max", **SMALL), alone, 1, {}),
+    "qm9-TFN": (lambda: qm9.TFN(3, 6, edge_dim=1, **SMALL), alone, 1, {}),
+    "qm9-vector": (
+        lambda: qm9.SE3TransformerVector(2, 6, edge_dim=1, **SMALL), alone, 1,
+        {"output_degree": 1, "output_on": "graphs"},
+    ),
+    "nbody": (lambda: nbody.SE3Transformer(2, **SMALL), alone, 1, {"output_degree": 1}),
+    "nbody-att-cat": (lambda: nbody.SE3Transformer(2, si_m="att", x_ij="cat", **SMALL), alone, 1, {"output_degree": 1}),
+    "nbody-TFN": (lambda: nbody.TFN(3, **SMALL), alone, 1, {"output_degree": 1}),
+    "toy": (lambda: toy.SE3TransformerIterative(1, num_iter=2, **SMALL), last_step, 1, {"output_degree": 1}),
+    "forces-energy": (lambda: forces.SE3Transformer(2, 4), alone, 0, {}),
+    "forces": (lambda: forces.SE3Transformer(2, 4), forces_on_nodes, 0, {"output_degree": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("displacement", DISPLACEMENTS)
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, displacement, dtype):
+    make, run, edge_dim, options = MODELS[name]
+    assert_equivariant_close_to_symmetry(partial(run, make().to(dtype)), dtype, displacement, edge_dim, **options)
