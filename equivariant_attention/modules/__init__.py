@@ -4,6 +4,7 @@ from equivariant_attention.basis import Basis, get_basis, get_basis_and_r, get_r
 from equivariant_attention.modules.attention import GMABSE3
 from equivariant_attention.modules.combine import GCat, GSum
 from equivariant_attention.modules.convolution import GConvSE3, GConvSE3Partial
+from equivariant_attention.modules.gate import GGate
 from equivariant_attention.modules.linear import G1x1SE3
 from equivariant_attention.modules.norm import GNormBias, GNormSE3
 from equivariant_attention.modules.pairwise import PairwiseConv
@@ -22,6 +23,7 @@ __all__ = [
     "GCat",
     "GConvSE3",
     "GConvSE3Partial",
+    "GGate",
     "GMaxPooling",
     "GNormBias",
     "GNormSE3",
