@@ -12,18 +12,21 @@ import experiments.toy_optimisation.models as toy
 from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.graphs import batch
 from equivariant_attention.models import TFN, SE3Transformer
-from equivariant_attention.modules import GConvSE3, get_basis_and_r
+from equivariant_attention.modules import GConvSE3, GNormBias, GNormSE3, get_basis_and_r
 from equivariant_attention.testing import TOLERANCE, assert_equivariant
 from tests.cases import SCALARS
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS
 
 DISPLACEMENTS = (0.0, 1e-6, 1e-3)
+# Their output jumps where a vector vanishes. One that is as short as the displacement is not noise, and known to
+# rounding over displacement: so is the direction of what they make of it.
+JUMPING = {"GNormSE3-0", "GNormSE3-2", "GNormBias"}
 
 
 @cache
-def gallery(dtype, displacement, edge_dim):
+def gallery(dtype, displacement, edge_dim, without=None):
     """All structures in one batch, with scalars by element on nodes and edges, and what else models read."""
-    G = batch(list(symmetric_graphs(dtype, displacement).values()))
+    G = batch([G for name, G in symmetric_graphs(dtype, displacement).items() if name != without])
     of_elements = torch.randn(119, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     scalars = of_elements[G.ndata["z"]]
     src, dst = G.edges()
@@ -35,15 +38,15 @@ def gallery(dtype, displacement, edge_dim):
     return G
 
 
-def assert_equivariant_close_to_symmetry(run, dtype, displacement, edge_dim, tolerance=None, **options):
-    """Relative, where the output can vanish, to what it is far from symmetry."""
-    scale = 0.0
+def assert_equivariant_close_to_symmetry(run, dtype, displacement, edge_dim, jumps, without=None, **options):
+    """To rounding relative to the output; or, where that can vanish, to what it is far from symmetry."""
+    tolerance = TOLERANCE[dtype]
+    if jumps and displacement == max(DISPLACEMENTS):
+        tolerance = 10 * torch.finfo(dtype).eps / displacement
     if options.get("output_degree"):
-        scale = float(run(gallery(dtype, 0.3, edge_dim).local_var()).detach().abs().max())
-    G = gallery(dtype, displacement, edge_dim)
-    assert_equivariant(
-        run, G, node_degrees={"v": 1}, rotations=3, scale=scale, tolerance=tolerance or TOLERANCE[dtype], **options
-    )
+        options["scale"] = float(run(gallery(dtype, 0.3, edge_dim).local_var()).detach().abs().max())
+    G = gallery(dtype, displacement, edge_dim, without)
+    assert_equivariant(run, G, node_degrees={"v": 1}, rotations=3, tolerance=tolerance, **options)
 
 
 # ----------------------------------------------------------------------------------------------------------- layers
@@ -71,11 +74,10 @@ def place(name):
 def test_layers(name, displacement, dtype):
     make, fiber, _ = LAYERS[name]
     model = AfterConvolution(make(), fiber).to(dtype)
-    run = (lambda G: model(G)["2"]) if name == "GAvgPooling-2" else model
-    degree = 2 if name == "GAvgPooling-2" else 0
-    assert_equivariant_close_to_symmetry(
-        run, dtype, displacement, EDGE_DIM, output_on=place(name), output_degree=degree
-    )
+    run, options = model, {"output_on": place(name)}
+    if name == "GAvgPooling-2":
+        run, options["output_degree"] = lambda G: model(G)["2"], 2
+    assert_equivariant_close_to_symmetry(run, dtype, displacement, EDGE_DIM, name in JUMPING, **options)
 
 
 # ----------------------------------------------------------------------------------------------------------- models
@@ -107,28 +109,39 @@ def forces_on_nodes(model, G):
     return torch.zeros(G.num_nodes(), 3, dtype=gradient.dtype).index_add(0, src, gradient).index_add(0, dst, -gradient)
 
 
-# name: (model, how it is run, edge_dim, degree and place of the output)
+# name: (model, how it is run, edge_dim, options). Few layers: each LayerNorm magnifies rounding, symmetry or not.
 MODELS = {
-    "SE3Transformer": (lambda: SE3Transformer(*FIBERS, 2, n_heads=2, edge_dim=1), on_scalars, 1, {}),
-    "SE3Transformer-cat": (lambda: SE3Transformer(*FIBERS, 2, edge_dim=1, x_ij="cat"), on_scalars, 1, {}),
-    "SE3Transformer-att": (lambda: SE3Transformer(*FIBERS, 2, edge_dim=1, selfint="att"), on_scalars, 1, {}),
-    "TFN": (lambda: TFN(*FIBERS, 3, edge_dim=1), on_scalars, 1, {}),
-    "TFN-TFN": (lambda: TFN(*FIBERS, 3, edge_dim=1, flavor="TFN"), on_scalars, 1, {}),
+    "SE3Transformer": (lambda: SE3Transformer(*FIBERS, 1, n_heads=2, edge_dim=1), on_scalars, 1, {}),
+    "SE3Transformer-cat": (lambda: SE3Transformer(*FIBERS, 1, edge_dim=1, x_ij="cat"), on_scalars, 1, {}),
+    "SE3Transformer-att": (lambda: SE3Transformer(*FIBERS, 1, edge_dim=1, selfint="att"), on_scalars, 1, {}),
+    "SE3Transformer-gate": (lambda: SE3Transformer(*FIBERS, 3, edge_dim=1, nonlinearity="gate"), on_scalars, 1, {}),
+    "TFN": (lambda: TFN(*FIBERS, 2, edge_dim=1), on_scalars, 1, {}),
+    "TFN-TFN": (lambda: TFN(*FIBERS, 2, edge_dim=1, flavor="TFN"), on_scalars, 1, {}),
     "TFN-avg-1": (
-        lambda: TFN(*FIBERS, 3, edge_dim=1, pooling="avg", return_type=1), on_scalars, 1,
+        lambda: TFN(*FIBERS, 2, edge_dim=1, pooling="avg", return_type=1), on_scalars, 1,
         {"output_degree": 1, "output_on": "graphs"},
     ),
     "qm9-avg": (lambda: qm9.SE3Transformer(2, 6, edge_dim=1, **SMALL), alone, 1, {}),
     "qm9-max": (lambda: qm9.SE3Transformer(2, 6, edge_dim=1, pooling="max", **SMALL), alone, 1, {}),
+    "qm9-gate": (lambda: qm9.SE3Transformer(3, 6, edge_dim=1, nonlinearity="gate", **SMALL), alone, 1, {}),
     "qm9-TFN": (lambda: qm9.TFN(3, 6, edge_dim=1, **SMALL), alone, 1, {}),
     "qm9-vector": (
         lambda: qm9.SE3TransformerVector(2, 6, edge_dim=1, **SMALL), alone, 1,
         {"output_degree": 1, "output_on": "graphs"},
     ),
-    "nbody": (lambda: nbody.SE3Transformer(2, **SMALL), alone, 1, {"output_degree": 1}),
-    "nbody-att-cat": (lambda: nbody.SE3Transformer(2, si_m="att", x_ij="cat", **SMALL), alone, 1, {"output_degree": 1}),
-    "nbody-TFN": (lambda: nbody.TFN(3, **SMALL), alone, 1, {"output_degree": 1}),
-    "toy": (lambda: toy.SE3TransformerIterative(1, num_iter=2, **SMALL), last_step, 1, {"output_degree": 1}),
+    "qm9-vector-gate": (
+        lambda: qm9.SE3TransformerVector(3, 6, edge_dim=1, nonlinearity="gate", **SMALL), alone, 1,
+        {"output_degree": 1, "output_on": "graphs"},
+    ),
+    "nbody": (lambda: nbody.SE3Transformer(1, **SMALL), alone, 1, {"output_degree": 1}),
+    "nbody-att-cat": (lambda: nbody.SE3Transformer(1, si_m="att", x_ij="cat", **SMALL), alone, 1, {"output_degree": 1}),
+    "nbody-TFN": (lambda: nbody.TFN(2, **SMALL), alone, 1, {"output_degree": 1}),
+    "toy": (lambda: toy.SE3TransformerIterative(1, num_iter=1, **SMALL), last_step, 1, {"output_degree": 1}),
+    # Points that coincide have parted by the rounding of a step, and are then seen in any direction.
+    "toy-twice": (
+        lambda: toy.SE3TransformerIterative(1, num_iter=2, **SMALL), last_step, 1,
+        {"output_degree": 1, "without": "coincident"},
+    ),
     "forces-energy": (lambda: forces.SE3Transformer(2, 4), alone, 0, {}),
     "forces": (lambda: forces.SE3Transformer(2, 4), forces_on_nodes, 0, {"output_degree": 1}),
 }  # fmt: skip
@@ -138,4 +151,6 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, displacement, dtype):
     make, run, edge_dim, options = MODELS[name]
-    assert_equivariant_close_to_symmetry(partial(run, make().to(dtype)), dtype, displacement, edge_dim, **options)
+    model = make().to(dtype)
+    jumps = any(isinstance(layer, GNormSE3 | GNormBias) for layer in model.modules())
+    assert_equivariant_close_to_symmetry(partial(run, model), dtype, displacement, edge_dim, jumps, **options)
