@@ -20,6 +20,9 @@ def nonlinearity(name: str, num_layers: int = 0) -> Callable[[Fiber], nn.Module]
             vanishes; 'gate', the smooth :class:`~equivariant_attention.modules.GGate`, for models of one's own.
         num_layers: linear layers in the networks of 'norm'; that of 'gate' has two.
 
+    Returns:
+        a function from fibers to modules.
+
     Raises:
         ValueError: ``name`` is neither.
     """
