@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from equivariant_attention.fibers import Fiber
-from equivariant_attention.modules import GGate, GNormSE3
+from ..fibers import Fiber
+from ..modules import GGate, GNormSE3
 
 NONLINEARITIES = ("norm", "gate")
 

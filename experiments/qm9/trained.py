@@ -15,7 +15,6 @@ from utils.flags import add_machine_flags
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
-
 # What checkpoints meant that were written before there was a flag.
 BEFORE = {"nonlinearity": "norm"}
 
