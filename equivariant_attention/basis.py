@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_of_graph, check_whole_number
-from equivariant_attention.graphs import GraphLike, as_graph
-from equivariant_attention.plan import Plan, relative_positions
-from equivariant_attention.so3 import aligning_matrices, coupling, spherical_harmonics
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import check_of_graph, check_whole_number
+from .graphs import GraphLike, as_graph
+from .plan import Plan, relative_positions
+from .so3 import aligning_matrices, coupling, spherical_harmonics
+from .so3.vectors import length_and_direction
 
 
 class Basis(Mapping[str, Tensor]):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from equivariant_attention.fibers import Fiber
-from equivariant_attention.modules import GGate, GNormSE3
+from ..fibers import Fiber
+from ..modules import GGate, GNormSE3
 
 NONLINEARITIES = ("norm", "gate")
 
@@ -19,6 +19,9 @@ def nonlinearity(name: str, num_layers: int = 0) -> Callable[[Fiber], nn.Module]
         name: 'norm', the published :class:`~equivariant_attention.modules.GNormSE3`, which jumps where a feature
             vanishes; 'gate', the smooth :class:`~equivariant_attention.modules.GGate`, for models of one's own.
         num_layers: linear layers in the networks of 'norm'; that of 'gate' has two.
+
+    Returns:
+        a function from fibers to modules.
 
     Raises:
         ValueError: ``name`` is neither.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from equivariant_attention.checks import check_features
-from equivariant_attention.contraction.precision import full_precision
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.modules.radial import BN
+from ..checks import check_features
+from ..contraction.precision import full_precision
+from ..fibers import Features, Fiber, check_fiber
+from ..modules.radial import BN
 
 
 class GGate(nn.Module):
