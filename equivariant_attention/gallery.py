@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.graphs import Graph
-from equivariant_attention.neighbors import radius_graph
+from .checks import check_not_negative, check_whole_number
+from .graphs import Graph
+from .neighbors import radius_graph
 
 _GRID = torch.cartesian_prod(*[torch.arange(-2, 3, dtype=torch.float64)] * 3)
 _ALL = 10.0  # wider than every molecule here: an edge between every two atoms
@@ -59,8 +59,7 @@ def symmetric_graphs(dtype: torch.dtype = torch.float32, displacement: float = 0
     """
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
-    if not 0 <= displacement < math.inf:
-        raise ValueError(f"displacement must be finite and at least 0, got {displacement!r}")
+    check_not_negative(displacement, "displacement")
     check_whole_number(seed, 0, "seed")
     generator = torch.Generator().manual_seed(seed)
     return {name: _graph(*made, dtype, displacement, generator) for name, made in _structures().items()}

@@ -1,6 +1,5 @@
 """Is it really equivariant? A check for any callable on a graph, the library's own layers and users' models alike."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_whole_number
+from .checks import check_not_negative, check_whole_number
 from .graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
 from .plan import relative_positions
 from .so3 import random_rotation, wigner_d
@@ -79,8 +78,7 @@ def equivariance_error(
         for name, degree in (degrees or {}).items():
             check_whole_number(degree, 0, f"{label}[{name!r}]")
     check_whole_number(rotations, 1, "rotations")
-    if not 0 <= scale < math.inf:
-        raise ValueError(f"scale must be finite and at least 0, got {scale!r}")
+    check_not_negative(scale, "scale")
     degrees_of_fields = {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}
     case = _Case(model, as_graph(G), *degrees_of_fields, output_degree, scale)
     generator = torch.Generator("cpu").manual_seed(seed)

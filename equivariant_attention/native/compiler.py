@@ -10,12 +10,12 @@ import platform
 import shlex
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen, SubprocessError, TimeoutExpired
 
 # Sums may be reordered, as by any library for matrix products; NaN and infinity stay what they are.
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
@@ -62,7 +62,7 @@ def library(source: Path) -> ctypes.CDLL:
     try:
         kept = _folder() / f"{source.stem}-{_key(compiler, source)}"
         built = _built(kept) or _build(compiler, source, kept)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, SubprocessError) as error:
         raise BuildFailedError(f"{shlex.join(compiler)} does not build {source.name}: {_reason(error)}") from error
     try:
         return ctypes.CDLL(str(built))
@@ -97,13 +97,12 @@ def _folder() -> Path:
 def _caches() -> Path:
     """The user's folder for caches; one that is relative counts as none, as it should by the standard of XDG."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        folder = given if given.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # no HOME, and a user whom the system does not know, as in containers
-        folder = given
-    if not folder.is_absolute():
-        raise BuildFailedError(f"this user has no home folder to keep what is built: {ELSEWHERE}")
-    return folder
+    if given.is_absolute():
+        return given
+    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know, as in containers
+        if Path.home().is_absolute():
+            return Path.home() / ".cache"
+    raise BuildFailedError(f"this user has no home folder to keep what is built: {ELSEWHERE}")
 
 
 def _is_own(path: Path) -> bool:
@@ -145,33 +144,29 @@ def _run(command: list[str]) -> bytes:
     """What a command says; it is ended, with all that it started, where it takes too long or says too much."""
     if command[0] in HUNG:
         raise BuildFailedError(f"{command[0]} has been waited for in vain, {SECONDS} s")
-    process: subprocess.Popen[bytes] = subprocess.Popen(
-        command,
-        bufsize=0,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    try:
+        process = Popen(command, bufsize=0, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True)
+    except OSError as error:
+        raise BuildFailedError(f"{command[0]} cannot be run: {error}") from error
     said = bytearray()
     listener = threading.Thread(target=_listen, args=(process, said), daemon=True)
     listener.start()
     try:
         process.wait(SECONDS)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         HUNG.add(command[0])
         raise
     finally:
         _end(process)
-        listener.join(1)  # what left the session may hold the pipe open
+        listener.join(5)  # what left the session may hold the pipe open
     if len(said) > LARGEST_MESSAGE:
         raise BuildFailedError(f"{command[0]} says more than {LARGEST_MESSAGE} bytes: {_start(said)}")
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command, bytes(said))
+        raise CalledProcessError(process.returncode, command, bytes(said))
     return bytes(said)
 
 
-def _listen(process: subprocess.Popen[bytes], said: bytearray) -> None:
+def _listen(process: Popen[bytes], said: bytearray) -> None:
     assert process.stdout is not None
     with process.stdout as stdout:
         while chunk := stdout.read(2**16):
@@ -181,12 +176,12 @@ def _listen(process: subprocess.Popen[bytes], said: bytearray) -> None:
                 return
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Popen[bytes]) -> None:
     """Kill a process and all that it started."""
     if os.name != "posix":
         process.kill()
     else:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):  # there is nobody left
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -76,7 +76,7 @@ def test_directions_are_of_the_seed():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match=r"dtype must be torch\.float32 or torch\.float64, got torch\.float16"):
         symmetric_graphs(torch.float16)
-    for wrong in (-1e-3, math.inf, math.nan):
+    for wrong in (-1e-3, math.inf, math.nan, "large"):
         with pytest.raises(ValueError, match="displacement must be finite and at least 0"):
             symmetric_graphs(displacement=wrong)
     with pytest.raises(ValueError, match="seed must be a whole number of at least 0"):

@@ -156,6 +156,6 @@ def test_several_rotations_find_what_one_does_not():
 def test_rotations_and_scale_that_are_none_are_refused():
     with pytest.raises(ValueError, match="rotations must be a whole number of at least 1, got 0"):
         equivariance_error(distances, random_graph(), rotations=0)
-    for scale in (-1, math.inf, math.nan):
+    for scale in (-1, math.inf, math.nan, "large"):
         with pytest.raises(ValueError, match="scale must be finite and at least 0"):
             equivariance_error(distances, random_graph(), scale=scale)
