@@ -14,7 +14,7 @@ from .so3 import random_rotation, wigner_d
 
 Output = Tensor | Mapping[str, Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-SHARE = 0.1  # of the largest of all degrees: the least that a degree's errors are relative to
+NOISE = 100  # roundings of the largest number of all degrees: a degree that has no larger one vanishes by symmetry
 
 
 def equivariance_error(
@@ -36,10 +36,11 @@ def equivariance_error(
 
     for a random rotation, translation and permutation of the nodes (and of the edges) within each graph, and for taking
     each graph of the batch by itself. Outputs of different degrees are compared degree by degree, and the worst counts.
-    The denominator is the largest number of that degree, but at least a tenth of the largest number of all degrees, and
-    at least ``scale``: vectors that vanish by symmetry, as in the middle of methane, are rounding noise, which no model
-    can turn. A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use positions in
-    another way. Symmetric graphs are where models fail first: :func:`~equivariant_attention.gallery.symmetric_graphs`.
+    The denominator is the largest number of that degree, or of all degrees where that is below 100 roundings of the
+    latter, and at least ``scale``: vectors that vanish by symmetry, as in the middle of methane, are rounding noise,
+    which no model can turn. A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use
+    positions in another way. Symmetric graphs are where models fail first:
+    :func:`~equivariant_attention.gallery.symmetric_graphs`.
 
     Args:
         model: any callable that takes a graph and returns a tensor, or tensors keyed by their degree as a string.
@@ -224,18 +225,26 @@ class _Case:
 
     def error(self, found: dict[int, Tensor], expected: dict[int, Tensor]) -> float:
         """The worst relative error of any degree; infinite where shapes differ, not a number where an output is not."""
-        least = max(self.scale, SHARE * max(map(_largest, expected.values())))
-        return max((_relative_error(found[degree], value, least) for degree, value in expected.items()), key=_nan_last)
+        largest = max(map(_largest, expected.values()))
+        errors = (_relative_error(found[d], value, self._size(value, largest)) for d, value in expected.items())
+        return max(errors, key=_nan_last)
+
+    def _size(self, value: Tensor, largest: float) -> float:
+        """What errors of one degree are relative to, where this is the largest number of all."""
+        size = _largest(value)
+        if size < NOISE * torch.finfo(value.dtype).eps * largest:
+            size = largest
+        return max(size, self.scale)
 
 
 def _nan_last(error: float) -> float:
     return error if error == error else float("inf")
 
 
-def _relative_error(found: Tensor, expected: Tensor, least: float) -> float:
+def _relative_error(found: Tensor, expected: Tensor, size: float) -> float:
     if found.shape != expected.shape:
         return float("inf")
-    worst, size = _largest(found - expected), max(_largest(expected), least)
+    worst = _largest(found - expected)
     if not worst:
         return 0.0
     return worst / size if size else float("inf")
