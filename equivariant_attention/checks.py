@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import Any
 
@@ -23,6 +24,12 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be larger than 0, got {value!r}")
 
 
+def check_not_negative(value: Any, name: str) -> None:
+    """Refuse a ``value`` that is no finite number of at least 0 with a ValueError that calls it ``name``."""
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+
+
 def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
     """Refuse a ``value`` that is no float32 or float64 tensor ``[..., *shape]`` with an error that calls it ``name``.
 
@@ -36,10 +43,10 @@ def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} must have shape [..., {', '.join(map(str, shape))}], got {list(value.shape)}")
 
 
-def check_module_class(make: Any, name: str) -> None:
-    """Refuse a ``make`` that makes no module when called, as a module itself, with a TypeError that says ``name``."""
-    if not callable(make) or isinstance(make, nn.Module):
-        raise TypeError(f"{name} must be a module class, such as torch.nn.ReLU, got {make!r}")
+def check_makes_module(make: Any, name: str) -> None:
+    """Refuse a ``make`` that neither is nor makes a module when called with a TypeError that says ``name``."""
+    if not callable(make):
+        raise TypeError(f"{name} must be a module or a module class, such as torch.nn.ReLU, got {make!r}")
 
 
 def check_of_graph(name: str, *counts: tuple[str, Any, Any]) -> None:
