@@ -17,6 +17,9 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
         module: is not plain if it has hooks, or a forward of its own. Parametrisations are allowed: whoever reads a
             parameter gets what they make of it.
         kind: the class it must be of; one derived from it is another.
+
+    Returns:
+        whether it is plain.
     """
     if type(module) is not kind and type_before_parametrizations(module) is not kind:
         return False
