@@ -121,9 +121,9 @@ def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) 
 
 
 def first_parameter(module: nn.Module) -> Tensor | None:
-    """That with which ``module.parameters()`` begins, found faster; None, if there is none."""
+    """The first of ``module.parameters()`` that is of floating-point numbers, found faster; None, if there is none."""
     for parameter in module._parameters.values():
-        if parameter is not None:
+        if parameter is not None and parameter.is_floating_point():
             return parameter
     for child in module._modules.values():
         if child is not None and (found := first_parameter(child)) is not None:

@@ -132,8 +132,8 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
     if called and name not in ("oracle", called[0]):
         raise ValueError(
             f"backend {name!r} reads parameters and does not call the modules of kernels, but one was changed: "
-            f"{called[1]} is of another class, has hooks or lacks a parameter. Backend {called[0]!r} calls it, and "
-            "runs where none is named"
+            f"{called[1]} has hooks, or another class, epsilon or set of parameters than it was made with. Backend "
+            f"{called[0]!r} calls it, and runs where none is named"
         )
     if is_dict and name in NEEDS:
         raise ValueError(
