@@ -89,6 +89,19 @@ class LoRA(nn.Module):
         return self.base(x) + x @ self.a.T @ self.b.T
 
 
+class Rounded(nn.Module):
+    """As quantised layers are made: the first parameter of the whole layer is of integers."""
+
+    def __init__(self, base):
+        super().__init__()
+        scale = 2 * base.weight.detach().abs().max() / 127
+        self.weight = nn.Parameter((base.weight.detach() / scale).round().to(torch.int8), requires_grad=False)
+        self.scale, self.bias = nn.Parameter(4 * scale), base.bias
+
+    def forward(self, x):
+        return x @ (self.scale * self.weight).T + self.bias
+
+
 class Scaled(nn.Linear):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -163,6 +176,7 @@ CHANGES = {
     "activation": (replaced(2, lambda _: nn.SiLU()), ".rp.net.2", "edge"),
     "dropout": (replaced(5, lambda _: nn.Sequential(nn.ReLU(), nn.Dropout(0.5))), ".rp.net.5", "edge"),
     "adapter": (replaced(6, LoRA), ".rp.net.6", "edge"),
+    "integers": (replaced(0, Rounded), ".rp.net.0", "edge"),
     "without bias": (replaced(6, lambda old: nn.Linear(32, old.out_features, bias=False)), ".rp.net.6", "edge"),
     "without hidden bias": (replaced(0, lambda _: nn.Linear(1, 32, bias=False)), ".rp.net.0", "edge"),
     "subclass": (replaced(6, lambda old: Scaled(32, old.out_features)), ".rp.net.6", "edge"),
