@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..native.calls import check_read, contiguous, holds_numbers, is_watched
+from ..native.calls import contiguous, holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
 
@@ -58,7 +58,7 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
 class _Operation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.operation, ctx.kinds = operation, [None if v is None else (v.dtype, v.shape) for v in tensors]
+        ctx.operation, ctx.kinds = operation, _kinds(tensors)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return tuple(operation.forward(tensors))
@@ -70,11 +70,15 @@ class _Operation(torch.autograd.Function):
         plain = torch.is_grad_enabled() or is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
         if plain:
             return None, *_plain_gradient(ctx.operation.plain, tensors, needed, gradients)
-        for tensor, kind in zip(tensors, ctx.kinds, strict=True):
-            if tensor is not None:
-                check_read(tensor, "what was kept for the backward pass", *kind)
+        if _kinds(tensors) != ctx.kinds:
+            raise TypeError(f"what was kept for the backward pass must be {ctx.kinds}, got {_kinds(tensors)}")
         kept, by_values = (contiguous(part) for part in (tensors, gradients))
         return None, *ctx.operation.gradient(kept, needed, by_values)
+
+
+def _kinds(tensors: Tensors) -> list[Any]:
+    """What C++ must know of tensors to read them; whoever keeps them between two passes may exchange them."""
+    return [None if v is None else (v.dtype, v.shape, v.is_cpu, type(v)) for v in tensors]
 
 
 def _plain_gradient(
