@@ -11,9 +11,11 @@ from torch import Tensor
 
 from equivariant_attention.checks import check_of_graph, check_whole_number
 from equivariant_attention.graphs import GraphLike, as_graph
+from equivariant_attention.native.calls import is_watched
 from equivariant_attention.plan import Plan, relative_positions
 from equivariant_attention.so3 import aligning_matrices, coupling, spherical_harmonics
 from equivariant_attention.so3.vectors import length_and_direction
+from equivariant_attention.unchanged import Snapshot, assert_equal, can_look_at
 
 
 class Basis(Mapping[str, Tensor]):
@@ -28,7 +30,8 @@ class Basis(Mapping[str, Tensor]):
         direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
         max_degree: largest degree in or out.
         plan: of the graph.
-        made_of: ``edata['d']``, ``edata['w']`` (or None) and the distances that go with them.
+        G: the graph.
+        r: the distances that go with it.
         frames: what :attr:`frames` is to be, where it is known; None forms it when first asked for.
     """
 
@@ -37,12 +40,15 @@ class Basis(Mapping[str, Tensor]):
         direction: Tensor,
         max_degree: int,
         plan: Plan,
-        made_of: tuple[Tensor, Tensor | None, Tensor],
+        G: GraphLike,
+        r: Tensor,
         frames: list[Tensor] | None = None,
     ) -> None:
         self.direction, self.max_degree, self.plan = direction, max_degree, plan
-        d, *radial = made_of
-        self._d, self._radial = (d, _version(d)), [(tensor, _version(tensor)) for tensor in radial]
+        src, dst = G.edges()
+        self._seen = {"src": Snapshot(src, plan.src), "dst": Snapshot(dst, plan.dst)}
+        self._seen["edata['d']"] = Snapshot(G.edata["d"])
+        self._radial = Snapshot(G.edata.get("w")), Snapshot(r)
         # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
         self._inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         self._gradients = torch.is_grad_enabled()
@@ -85,28 +91,50 @@ class Basis(Mapping[str, Tensor]):
         return self._frames
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
-        """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal."""
-        return all(_unchanged(*seen, given) for seen, given in zip(self._radial, (w, r), strict=True))
+        """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal.
+
+        Raises:
+            RuntimeError: on a GPU, they were written to in a way that PyTorch does not count, as in inference mode. The
+                error comes when the host next waits.
+        """
+        given = list(zip(self._radial, (w, r), strict=True))
+        if can_look_at(r):
+            return all(seen.equals(value) for seen, value in given)
+        if not all(seen.is_untouched(value) for seen, value in given):
+            return False
+        if not is_watched():
+            assert_equal(given, "r and edata['w'] must not be written to in ways that PyTorch does not count")
+        return True
 
     def check(self, G: GraphLike) -> None:
         """Refuse a graph ``G`` that the basis is not of.
 
         Raises:
-            ValueError: it has another number of nodes or edges, or its ``edata['d']`` was written to.
-            RuntimeError: it has another ``edata['d']``. On a GPU the error comes when the host next waits.
+            ValueError: it has another number of nodes or edges, is on another device, or its edges or ``edata['d']``
+                were written to.
+            RuntimeError: it has other edges or another ``edata['d']``, or the plan was written to. On a GPU the error
+                comes when the host next waits.
         """
-        plan = self.plan
-        check_of_graph("basis", ("nodes", G.num_nodes(), plan.num_nodes), ("edges", G.num_edges(), plan.num_edges))
-        if "d" not in G.edata:  # layers need none beside the basis
+        plan, edges = self.plan, dict(zip(("src", "dst"), G.edges(), strict=True))
+        # Layers need no edata['d'] beside the basis.
+        given = {**edges, "edata['d']": G.edata["d"]} if "d" in G.edata else edges
+        check_of_graph(
+            "basis",
+            ("nodes", G.num_nodes(), plan.num_nodes),
+            ("edges", G.num_edges(), plan.num_edges),
+            *(("device", value.device, plan.src.device) for value in given.values()),
+        )
+        plan.check_unwritten()
+        seen = [(self._seen[name], value) for name, value in given.items()]
+        if not can_look_at(plan.src):
+            if not all(snapshot.is_untouched(value) for snapshot, value in seen):
+                assert_equal(seen, "basis must be of this graph: edges or edata['d'] are not what it was made of")
             return
-        (seen, version), d = self._d, G.edata["d"]
-        if d is seen:
-            if version != _version(d) and -1 not in (version, _version(d)):
-                raise ValueError("basis must be of this graph: edata['d'] was written to after get_basis_and_r")
-            return
-        check_of_graph("basis", ("device", d.device, seen.device))
-        fits = (d.detach().reshape(-1, 3) == seen.detach().reshape(-1, 3)).all()
-        torch._assert_async(fits, "basis must be of this graph: edata['d'] is not what it was made of")
+        for name, (snapshot, value) in zip(given, seen, strict=True):
+            if not snapshot.equals(value):
+                if value is snapshot.tensor:
+                    raise ValueError(f"basis must be of this graph: {name} was written to after get_basis_and_r")
+                raise RuntimeError(f"basis must be of this graph: {name} is not what it was made of")
 
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
@@ -132,18 +160,6 @@ class Basis(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Basis(edges={self.direction.shape[0]}, max_degree={self.max_degree})"
-
-
-def _unchanged(seen: Tensor | None, version: int, given: Tensor | None) -> bool:
-    """Whether it is the tensor that was seen, and was not written to since."""
-    return seen is given and version == _version(given)
-
-
-def _version(tensor: Tensor | None) -> int:
-    """How often a tensor has been written to, where PyTorch counts that; -1 in code that is compiled."""
-    if torch.compiler.is_compiling():
-        return -1
-    return 0 if tensor is None or tensor.is_inference() else tensor._version
 
 
 BasisAndR = tuple[Basis, Tensor]  # of one graph, from get_basis_and_r or a BasisCache
@@ -182,8 +198,7 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     else:
         raise TypeError(f"plan must be a Plan or None, got {type(plan).__name__}")
     r, direction = length_and_direction(d)
-    made_of = (G.edata["d"], G.edata.get("w"), r)
-    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, made_of), r
+    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, G, r), r
 
 
 def get_basis(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> Basis:

@@ -127,7 +127,7 @@ class Problem:
 
     @property
     def passes(self) -> Passes:
-        return Passes(*(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
+        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of edges that share radial weights where they can."""

@@ -224,11 +224,11 @@ def checked_inputs(
         raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
     src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
     scalars = _edge_scalars(G, r, layer)
-    pairs_share = False
-    if isinstance(basis, Basis):
-        basis.check(G)
-        pairs_share = basis.is_of(G.edata.get("w"), r)
-    return Inputs(h, src, scalars, basis, pairs_share)
+    if not isinstance(basis, Basis):
+        return Inputs(h, src, scalars, basis)
+    basis.check(G)
+    # The plan's own copy: the graph's edges may be written to before the backward pass reads them.
+    return Inputs(h, basis.plan.src, scalars, basis, basis.is_of(G.edata.get("w"), r))
 
 
 def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) -> Tensor:

@@ -44,7 +44,8 @@ def assert_same(found, expected):
 
 def assert_same_plan(found, expected):
     assert vars(found).keys() == vars(expected).keys()
-    for name, value in vars(expected).items():
+    for name in vars(expected).keys() - {"_versions"}:
+        value = getattr(expected, name)
         torch.testing.assert_close(getattr(found, name), value, rtol=0, atol=0)
 
 
@@ -58,7 +59,7 @@ def test_it_is_the_basis_of_the_batch(with_w, kind, dtype):
         assert_same(found, get_basis_and_r(G, 2))
         assert_same_plan(basis.plan, Plan(G))
         assert basis.is_of(as_graph(G).edata.get("w"), r)
-        assert not basis.is_of(as_graph(G).edata.get("w"), r.clone())
+        assert not basis.is_of(as_graph(G).edata.get("w"), r + 1)
     assert len(cache) == len(graphs)
 
 
