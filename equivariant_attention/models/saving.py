@@ -17,6 +17,7 @@ from equivariant_attention.fibers import Fiber
 FORMAT = "equivariant_attention model"
 FORMAT_VERSION = 1  # raise it when the content changes
 CONTENT = {"format_version": int, "library_version": str, "class": str, "config": dict, "state_dict": dict}
+PLAIN = (Fiber, int, float, str)  # values of arguments, beside None
 
 M = TypeVar("M", bound="Saveable")
 
@@ -24,14 +25,32 @@ M = TypeVar("M", bound="Saveable")
 class Saveable(nn.Module):
     """A module that is saved with the arguments it was made with.
 
-    Every argument of its constructor is an attribute of that name: a Fiber, a number, a string, a bool or None.
+    Every argument of its constructor is an attribute of that name: a Fiber, a number, a string, a bool or None. A
+    subclass whose arguments are not cannot be saved so.
     """
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the constructor was given, in plain values; a Fiber is ``{degree: channels}``."""
-        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {name: dict(value.dict) if isinstance(value, Fiber) else value for name, value in values.items()}
+        """What the constructor was given, in plain values; a Fiber is ``{degree: channels}``.
+
+        Raises:
+            TypeError: an argument of the constructor is not an attribute of that name, or not such a value.
+        """
+        values = self._plain_arguments()
+        for name in inspect.signature(type(self)).parameters:
+            if name not in values:
+                got = type(getattr(self, name)).__name__ if hasattr(self, name) else "none"
+                raise TypeError(
+                    f"{type(self).__name__} must keep its argument {name!r} as an attribute of that name, a Fiber, a "
+                    f"number, a string, a bool or None, got {got}; its state_dict can be saved without"
+                )
+        return values
+
+    def _plain_arguments(self) -> dict[str, Any]:
+        """Those arguments of the constructor that are attributes of plain values."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
+        plain = {name: value for name, value in values.items() if value is None or isinstance(value, PLAIN)}
+        return {name: dict(value.dict) if isinstance(value, Fiber) else value for name, value in plain.items()}
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, which is there in whole or not at all.
@@ -44,6 +63,7 @@ class Saveable(nn.Module):
 
         Raises:
             OSError: from the file system; IsADirectoryError where ``path`` is a folder.
+            TypeError: the model is of a subclass whose :attr:`config` is not known.
         """
         content = {
             "format": FORMAT,
@@ -81,7 +101,7 @@ class Saveable(nn.Module):
         return model.to(device)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self._plain_arguments().items())
 
 
 def _checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
