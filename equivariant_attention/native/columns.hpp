@@ -109,7 +109,8 @@ private:
     }
     static Spare* made() {
         // A process that is forked has none of the other threads: what they have locked would be so forever.
-        const auto lock = [] { all().mutex.lock(); }, unlock = [] { all().mutex.unlock(); };
+        const auto lock = [] { all().mutex.lock(); };
+        const auto unlock = [] { all().mutex.unlock(); };
         pthread_atfork(lock, unlock, unlock);
         return new Spare;
     }
