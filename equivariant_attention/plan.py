@@ -20,20 +20,19 @@ LONGEST_ROW = 64
 
 
 class Plan:
-    """All that depends on the values of a graph, so that no layer need look at any.
+    """All that the values of a graph decide, so that no layer need look at any to know what to do.
 
     Looking at values makes the host of a GPU wait. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
-    waiting, and that values are finite.
+    waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.
 
     Args:
         G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``.
 
     Attributes:
         num_nodes, num_edges: of the graph.
-        src, dst: the nodes that each edge leads from and to, int64 ``[edges]``; copies, as all that a plan holds is its
-            own.
+        src, dst: the nodes that each edge leads from and to, int64 ``[edges]``.
         pairs: an edge and its reverse, of equal length and ``edata['w']`` and so of equal radial weights,
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
@@ -61,7 +60,12 @@ class Plan:
             self.fill(G.num_nodes(), src, dst, order, len(pairs), _is_zero(d).nonzero().squeeze(-1))
 
     def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, num_pairs: int, zero_edges: Tensor) -> None:
-        """Set the attributes; the first ``2 num_pairs`` edges of ``order`` are the pairs, one after the other."""
+        """Set the attributes.
+
+        Args:
+            num_nodes, src, dst, order, zero_edges: those of that name.
+            num_pairs: how many pairs ``order`` begins with, one edge after the other.
+        """
         self.num_nodes, self.num_edges = num_nodes, len(src)
         self.src, self.dst, self.order, self.zero_edges = src, dst, order, zero_edges
         self.pairs = order[: 2 * num_pairs].view(-1, 2)

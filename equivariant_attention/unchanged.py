@@ -45,19 +45,27 @@ class Snapshot:
 
 
 def assert_equal(snapshots: Iterable[tuple[Snapshot, Tensor | None]], message: str) -> None:
-    """Refuse tensors that do not hold what their snapshots do, with a RuntimeError when the host next waits."""
+    """Refuse tensors that do not hold what their snapshots do, as soon as the host waits for values.
+
+    Args:
+        snapshots: each with the tensor in question; None for a field that is not there.
+        message: of the error.
+
+    Raises:
+        RuntimeError: one does not.
+    """
     pairs = [(seen.values, given) for seen, given in snapshots if seen.values is not None and given is not None]
     fits = [torch.eq(values, given.reshape(values.shape)).all() for values, given in pairs]
     torch._assert_async(torch.stack(fits).all(), message)
 
 
 def can_look_at(tensor: Tensor) -> bool:
-    """Whether values may decide what runs: no GPU need be waited for, and PyTorch neither records nor transforms."""
+    """Whether the values of ``tensor`` may decide what runs: they are at hand, and PyTorch records nothing."""
     return tensor.device.type == "cpu" and not is_watched()
 
 
 def version(tensor: Tensor | None) -> int:
-    """How often a tensor has been written to, where PyTorch counts that; -1 in code that is compiled."""
+    """How often ``tensor`` has been written to, where PyTorch counts that; -1 in code that is compiled."""
     if torch.compiler.is_compiling():
         return -1
     return 0 if tensor is None or tensor.is_inference() else tensor._version

@@ -75,6 +75,58 @@ def test_a_loaded_model_trains(path):
     assert torch.equal(TFN.from_pretrained(path).layers[0].kernel_self["0"], model.layers[0].kernel_self["0"])
 
 
+# -------------------------------------------------------------------------- subclasses with a constructor of their own
+
+
+class OfWidth(SE3Transformer):
+    """Its argument is kept nowhere."""
+
+    def __init__(self, width):
+        super().__init__({0: 6}, {0: width, 1: width}, {0: 2}, num_layers=1)
+
+
+class OfKeptWidth(OfWidth):
+    def __init__(self, width):
+        super().__init__(width)
+        self.width = width
+
+
+class OfModules(OfWidth):
+    """Its argument is the name of something else."""
+
+    def __init__(self, layers=4):
+        super().__init__(layers)
+
+
+class OfAny(SE3Transformer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+OF_ANY = ({0: 6}, {0: 4}, {0: 2}, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "got"),
+    [(OfWidth(4), "width", "none"), (OfModules(), "layers", "ModuleList"), (OfAny(*OF_ANY), "args", "none")],
+)
+def test_a_subclass_that_forgets_its_arguments_is_printed_and_not_saved(model, name, got, path):
+    assert repr(model).startswith(f"{type(model).__name__}(")
+    assert "num_layers" not in model.extra_repr()
+    with pytest.raises(TypeError, match=f"{type(model).__name__} must keep its argument '{name}' as an .*, got {got};"):
+        model.save_pretrained(path)
+    assert not path.exists()
+
+
+def test_a_subclass_that_keeps_its_arguments_is_saved(path):
+    model = OfKeptWidth(4)
+    assert model.extra_repr() == "width=4"
+    model.save_pretrained(path)
+    loaded = OfKeptWidth.from_pretrained(path)
+    assert loaded.config == {"width": 4}
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
+
+
 # ------------------------------------------------------------------------------------------------- wrong files
 
 
