@@ -105,7 +105,7 @@ class Basis(Mapping[str, Tensor]):
             return all(seen.equals(value) for seen, value in given)
         if not all(seen.is_untouched(value) for seen, value in given):
             return False
-        if r.is_inference() and not is_watched():
+        if not is_watched() and r.is_inference():
             assert_equal(given, "r and edata['w'] must not be written to in inference mode, after get_basis_and_r")
         return True
 
