@@ -118,9 +118,9 @@ def _check_cell(atoms: Atoms, cutoff: float) -> None:
     vectors = cell[cell.any(1)]  # ASE puts others in the place of those that are zero
     if not len(vectors):
         return
-    length = np.linalg.norm(vectors, axis=1)
-    flatness = np.linalg.svd(vectors / length[:, None], compute_uv=False).min()  # 0 where they lie in a plane or line
-    if length.min() * flatness < FLATTEST * cutoff:
+    largest = np.abs(vectors).max(1, keepdims=True)
+    flatness = np.linalg.svd(vectors / largest, compute_uv=False).min()  # 0 where they lie in a plane or line
+    if largest.min() * flatness < FLATTEST * cutoff:
         raise ValueError(
             f"atoms.cell must have vectors that no plane or line holds, each far longer than {FLATTEST} of the cutoff, "
             f"{cutoff}, got {cell.tolist()}"

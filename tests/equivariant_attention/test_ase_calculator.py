@@ -113,6 +113,7 @@ FLAT = {
     "three in a plane": ([[5, 0, 0], [0, 5, 0], [5, 5, 0]], True),
     "almost in a plane": ([[5, 0, 0], [0, 5, 0], [5, 5, 1e-9]], True),
     "of no length, almost": ([1e-9, 5, 5], True),
+    "of a length whose square is 0": ([1e-300, 5, 5], False),
 }
 
 

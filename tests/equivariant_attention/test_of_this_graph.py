@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -21,6 +22,7 @@ from tests.cases import BACKENDS_HERE, as_kind, random_features
 
 ORDERS = [*BACKENDS_HERE, None]
 FIBER = Fiber(2, 4)
+SOME_EDGES = 20_000  # bytes, for a few edges at a time
 every_order = pytest.mark.parametrize("order", ORDERS)
 
 
@@ -285,7 +287,7 @@ def gradients(G, layer, h, change, create_graph):
 @every_order
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("make", [GConvSE3Partial, GConvSE3, GSE3Res])
-@pytest.mark.parametrize("memory", [None, 1])
+@pytest.mark.parametrize("memory", [None, SOME_EDGES])
 def test_edges_that_are_written_to_before_the_backward_pass(order, create_graph, make, memory):
     """Gradients are right, or PyTorch refuses what it saved."""
     G, layer = neighbours(), make(FIBER, FIBER)
@@ -304,13 +306,48 @@ def test_edges_that_are_written_to_before_the_backward_pass(order, create_graph,
                 gradients(G, layer, h, lambda G: roll(G, 1), create_graph)
 
 
+READ = {
+    "edata['d']": lambda G, h, r: G.edata["d"],
+    "edata['w']": lambda G, h, r: G.edata["w"],
+    "edata['envelope']": lambda G, h, r: G.edata["envelope"],
+    "r": lambda G, h, r: r,
+    "h['0']": lambda G, h, r: h["0"],
+    "h['1']": lambda G, h, r: h["1"],
+}
+
+
+@every_order
+@pytest.mark.parametrize("field", READ)
+@pytest.mark.parametrize("memory", [None, SOME_EDGES])
+def test_values_that_are_written_to_before_the_backward_pass(order, field, memory):
+    """Gradients are right, or there are none."""
+    G, layer, before = neighbours(), GSE3Res(FIBER, FIBER, edge_dim=1, x_ij="cat"), features()
+    G.edata["w"], G.edata["envelope"] = torch.randn(36, 1), torch.rand(36, 1)
+    found = []
+    for change in (False, True):
+        copied, h = copy.deepcopy((G, before))
+        with use_backend(order, memory):
+            basis, r = get_basis_and_r(copied, 1)
+            output = layer(h, G=copied, r=r, basis=basis)
+            if change:
+                READ[field](copied, h, r).add_(1)
+            try:
+                loss = sum(value.square().sum() for value in output.values())
+                found.append(torch.autograd.grad(loss, [*layer.parameters()], materialize_grads=True))
+            except RuntimeError as error:
+                assert re.search(r"modified by an inplace operation|must not be written to before", str(error))  # noqa: PT017
+    assert found
+    for gradient, right in zip(found[-1], found[0], strict=True):
+        torch.testing.assert_close(gradient, right)
+
+
 @pytest.mark.parametrize("order", ["oracle", "edge"])
 @pytest.mark.parametrize("what", ["features", "parameters", "basis"])
 def test_blocks_are_not_made_again_of_what_was_written_to(order, what):
     G, layer = neighbours(), GConvSE3Partial(FIBER, FIBER)
     h = features()
     basis, r = get_basis_and_r(G, 1)
-    with use_backend(order, memory=1):
+    with use_backend(order, memory=SOME_EDGES):
         output = layer(h, G=G, r=r, basis=basis)
     written = {"features": h["1"], "parameters": next(layer.parameters()).detach(), "basis": basis["1,1"]}[what]
     written.add_(1)
