@@ -347,7 +347,7 @@ def test_blocks_are_not_made_again_of_what_was_written_to(order, what):
     G, layer = neighbours(), GConvSE3Partial(FIBER, FIBER)
     h = features()
     basis, r = get_basis_and_r(G, 1)
-    with use_backend(order, memory=SOME_EDGES):
+    with use_backend(order, memory=1):
         output = layer(h, G=G, r=r, basis=basis)
     written = {"features": h["1"], "parameters": next(layer.parameters()).detach(), "basis": basis["1,1"]}[what]
     written.add_(1)
