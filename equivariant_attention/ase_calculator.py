@@ -13,11 +13,11 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.neighborlist import neighbor_list
 from torch import nn
 
-from equivariant_attention.checks import check_positive, check_whole_number
-from equivariant_attention.envelope import polynomial_envelope
-from equivariant_attention.graphs import Graph
-from equivariant_attention.plan import LARGEST_DISTANCE
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import check_positive, check_whole_number
+from .envelope import polynomial_envelope
+from .graphs import Graph
+from .plan import LARGEST_DISTANCE
+from .so3.vectors import length_and_direction
 
 FLATTEST = 1e-3  # of the cutoff, that a cell may be
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_of_graph, check_whole_number
-from equivariant_attention.graphs import GraphLike, as_graph
-from equivariant_attention.native.calls import is_watched
-from equivariant_attention.plan import Plan, relative_positions
-from equivariant_attention.so3 import aligning_matrices, coupling, spherical_harmonics
-from equivariant_attention.so3.vectors import length_and_direction
-from equivariant_attention.unchanged import Snapshot, assert_equal, can_look_at
+from .checks import check_of_graph, check_whole_number
+from .graphs import GraphLike, as_graph
+from .native.calls import is_watched
+from .plan import Plan, relative_positions
+from .so3 import aligning_matrices, coupling, spherical_harmonics
+from .so3.vectors import length_and_direction
+from .unchanged import Snapshot, assert_equal, can_look_at
 
 
 class Basis(Mapping[str, Tensor]):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.files import atomic_write, check_archive
+from .files import atomic_write, check_archive
 
 LONGEST_LINE, MOST_LINES = 400, 8
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.fibers import Fiber, check_fiber, check_keys
+from .fibers import Fiber, check_fiber, check_keys
 
 
 def check_whole_number(value: Any, least: int, name: str) -> None:

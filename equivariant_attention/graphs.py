@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from equivariant_attention.segments import segment_size
+from .segments import segment_size
 
 _INTEGERS = (torch.int32, torch.int64)
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_floating_point, check_of_graph
-from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.graphs import GraphLike, as_graph
-from equivariant_attention.segments import segment_size
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import check_floating_point, check_of_graph
+from .envelope import edge_envelope
+from .graphs import GraphLike, as_graph
+from .segments import segment_size
+from .so3.vectors import length_and_direction
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 LONGEST_ROW = 64

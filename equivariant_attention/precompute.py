@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.basis import Basis, BasisAndR, get_basis_and_r
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.graphs import Graph, GraphLike, as_graph, batch, unbatch
-from equivariant_attention.plan import Plan, edge_features, relative_positions, values_in_range
-from equivariant_attention.so3.vectors import length_and_direction
+from .basis import Basis, BasisAndR, get_basis_and_r
+from .checks import check_whole_number
+from .graphs import Graph, GraphLike, as_graph, batch, unbatch
+from .plan import Plan, edge_features, relative_positions, values_in_range
+from .so3.vectors import length_and_direction
 
 OVERHEAD = 2048  # bytes of the Python objects around the tensors of one graph, about
 

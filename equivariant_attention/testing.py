@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
-from equivariant_attention.plan import relative_positions
-from equivariant_attention.so3 import random_rotation, wigner_d
+from .checks import check_whole_number
+from .graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
+from .plan import relative_positions
+from .so3 import random_rotation, wigner_d
 
 Output = Tensor | Mapping[str, Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

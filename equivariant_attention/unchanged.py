@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from equivariant_attention.native.calls import is_watched
+from .native.calls import is_watched
 
 
 class Snapshot:

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction import frame
-from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import PARAMETERS, Hidden, KernelSet, hidden, parameters, stacked
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.so3.couplings import published_sign
+from ..contraction import frame
+from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import PARAMETERS, Hidden, KernelSet, hidden, parameters, stacked
+from ..contraction.memory import room_for
+from ..fibers import Features, Fiber
+from ..so3.couplings import published_sign
 
 
 def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: bool = False) -> list[Features]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction.precision import full_precision
-from equivariant_attention.plan import Plan
+from ..contraction.precision import full_precision
+from ..plan import Plan
 
 
 class Tensors(Protocol):

@@ -10,9 +10,9 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import nn
 
-from equivariant_attention import __version__
-from equivariant_attention.checkpoints import described, load_weights, read_tensors, write_tensors
-from equivariant_attention.fibers import Fiber
+from .. import __version__
+from ..checkpoints import described, load_weights, read_tensors, write_tensors
+from ..fibers import Fiber
 
 FORMAT = "equivariant_attention model"
 FORMAT_VERSION = 1  # raise it when the content changes

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.fibers import FiberLike
-from equivariant_attention.models.base import NodeModel
-from equivariant_attention.modules import GConvSE3, GNormSE3, GSE3Res
+from ..checks import check_whole_number
+from ..fibers import FiberLike
+from ..models.base import NodeModel
+from ..modules import GConvSE3, GNormSE3, GSE3Res
 
 
 class SE3Transformer(NodeModel):

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_features, check_floating_point
-from equivariant_attention.contraction import Inputs, contract
-from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.graphs import GraphLike, as_graph, edges_on
-from equivariant_attention.modules.linear import mixed
-from equivariant_attention.modules.pairwise import PairwiseConv
-from equivariant_attention.plan import relative_positions
-from equivariant_attention.segments import segment_mean, segment_size, segment_softmax, segment_sum
+from ..basis import Basis
+from ..checks import check_features, check_floating_point
+from ..contraction import Inputs, contract
+from ..envelope import edge_envelope
+from ..fibers import Features, Fiber, check_fiber
+from ..graphs import GraphLike, as_graph, edges_on
+from ..modules.linear import mixed
+from ..modules.pairwise import PairwiseConv
+from ..plan import relative_positions
+from ..segments import segment_mean, segment_size, segment_softmax, segment_sum
 
 X_IJ = (None, "cat", "add")
 

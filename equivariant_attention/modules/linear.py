@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_degrees, check_features
-from equivariant_attention.contraction import runs_in_cpp
-from equivariant_attention.contraction.precision import full_precision
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native import linear
-from equivariant_attention.native.operation import halves
+from ..checks import check_degrees, check_features
+from ..contraction import runs_in_cpp
+from ..contraction.precision import full_precision
+from ..fibers import Features, Fiber
+from ..native import linear
+from ..native.operation import halves
 
 
 class G1x1SE3(nn.Module):

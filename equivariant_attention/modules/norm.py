@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_features, check_module_class, check_whole_number
-from equivariant_attention.contraction import runs_in_cpp
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.modules.radial import BN
-from equivariant_attention.native import norm
-from equivariant_attention.native.operation import halves
+from ..checks import check_features, check_module_class, check_whole_number
+from ..contraction import runs_in_cpp
+from ..fibers import Features, Fiber, check_fiber
+from ..modules.radial import BN
+from ..native import norm
+from ..native.operation import halves
 
 SMALLEST_NORM = 1e-12
 

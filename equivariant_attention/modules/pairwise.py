@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.contraction.inputs import checked_tensor
-from equivariant_attention.modules.radial import RadialFunc
+from ..checks import check_whole_number
+from ..contraction.inputs import checked_tensor
+from ..modules.radial import RadialFunc
 
 
 class PairwiseConv(nn.Module):

@@ -4,8 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_floating_point, check_whole_number
-from equivariant_attention.contraction.kernels import HIDDEN
+from ..checks import check_floating_point, check_whole_number
+from ..contraction.kernels import HIDDEN
 
 
 class BN(nn.Module):

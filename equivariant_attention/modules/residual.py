@@ -5,13 +5,13 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_positive
-from equivariant_attention.fibers import Features, Fiber, check_fiber
-from equivariant_attention.modules.attention import GMABSE3
-from equivariant_attention.modules.combine import GCat, GSum
-from equivariant_attention.modules.convolution import GConvSE3Partial, messages
-from equivariant_attention.modules.linear import G1x1SE3
-from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
+from ..checks import check_positive
+from ..fibers import Features, Fiber, check_fiber
+from ..modules.attention import GMABSE3
+from ..modules.combine import GCat, GSum
+from ..modules.convolution import GConvSE3Partial, messages
+from ..modules.linear import G1x1SE3
+from ..modules.self_interaction import GAttentiveSelfInt
 
 
 class GSE3Res(nn.Module):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_degrees, check_features
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.modules.linear import mixed
+from ..checks import check_degrees, check_features
+from ..fibers import Features, Fiber
+from ..modules.linear import mixed
 
 SMALLEST_PRODUCT, LARGEST_PRODUCT = 1e-12, 1e12
 

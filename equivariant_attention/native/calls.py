@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from equivariant_attention.native import compiler
+from ..native import compiler
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
