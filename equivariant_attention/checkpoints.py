@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import atomic_write, check_archive
+from .origin import with_our_signs
 
 LONGEST_LINE, MOST_LINES = 400, 8
 
@@ -59,7 +60,9 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 
-def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False) -> None:
+def load_weights(
+    model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False, ours: bool = False
+) -> None:
     """Give a model the weights of a file, strictly.
 
     Args:
@@ -67,6 +70,7 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         weights: ``{name: tensor}``.
         path: of the file, for messages.
         assign: the tensors become the model's own, with their dtype, in place of being copied.
+        ours: whether they are known to have this library's signs of the basis; others warn, if they do not say so.
 
     Raises:
         ValueError: these are no weights; or one is missing, unexpected or of another shape.
@@ -74,7 +78,7 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
     try:
-        model.load_state_dict(weights, assign=assign)
+        model.load_state_dict(with_our_signs(weights) if ours else weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
 

@@ -178,7 +178,7 @@ def _made(G: GraphLike, which: Sequence[int], max_degree: int, zero_edges: str) 
     # It must serve every later batch, so it is made outside any inference mode that this one is in.
     with torch.inference_mode(False), torch.no_grad():
         part = _chosen(G, which)
-        basis, _ = get_basis_and_r(part, max_degree, zero_edges=zero_edges)
+        basis, _ = get_basis_and_r(part, max_degree, False, None, zero_edges)
         plan, nodes, edges = basis.plan, part.batch_num_nodes().tolist(), part.batch_num_edges()
         owner = torch.arange(len(which), device=edges.device).repeat_interleave(edges)
         number = torch.arange(len(owner), device=edges.device) - (edges.cumsum(0) - edges)[owner]

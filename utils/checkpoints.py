@@ -74,7 +74,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
             theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
             raise CheckpointError(f"{path}: expected weights of a model with {ours}, got those of one with {theirs}")
     try:
-        load_weights(model, content.get("model") if of_run else content, path)
+        load_weights(model, content.get("model") if of_run else content, path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

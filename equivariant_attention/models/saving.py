@@ -77,7 +77,7 @@ class Saveable(nn.Module):
                 model = cls(**content["config"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
-        load_weights(model, content["state_dict"], path, assign=True)
+        load_weights(model, content["state_dict"], path, assign=True, ours=True)
         return model.to(device)
 
     def extra_repr(self) -> str:

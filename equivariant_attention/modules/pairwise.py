@@ -1,8 +1,6 @@
 """The kernel between one pair of degrees."""
 
-import warnings
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from ..checks import check_whole_number
 from ..contraction.inputs import checked_tensor
 from ..modules.radial import RadialFunc
+from ..origin import OURS, warn_of_unknown_signs
 
 
 class PairwiseConv(nn.Module):
@@ -48,15 +47,14 @@ class PairwiseConv(nn.Module):
         self.edge_dim = edge_dim
         self.rp = RadialFunc(self.num_freq, nc_in, nc_out, edge_dim)
 
-    # In the metadata of state dicts: 2 where the signs of the basis are this library's. The published code leaves 1.
-    _version = 2
+    _version = OURS  # which PyTorch writes into the metadata of state dicts
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
     ) -> None:
         has_signs = self.degree_in or self.degree_out
-        if has_signs and (metadata.get("version") or 1) < self._version and f"{prefix}rp.net.6.weight" in state_dict:
-            _warn_of_unknown_signs()
+        if has_signs and metadata.get("version") != OURS and f"{prefix}rp.net.6.weight" in state_dict:
+            warn_of_unknown_signs()
         super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def forward(self, feat: Tensor, basis: Mapping[str, Tensor]) -> Tensor:
@@ -76,14 +74,3 @@ class PairwiseConv(nn.Module):
         R = self.rp(feat)
         kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, len(R))).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)
-
-
-@cache  # once per process
-def _warn_of_unknown_signs() -> None:
-    warnings.warn(
-        "weights are loaded that do not say whose basis they were trained with. Those of the published code need the "
-        "signs of the cache/trans_Q beside them, or outputs are wrong: load "
-        "equivariant_attention.published.converted(weights, signs), with signs from published.read_signs(folder) or "
-        "published.signs(name); with {} for signs they are known to be this library's",
-        stacklevel=2,
-    )

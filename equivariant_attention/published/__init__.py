@@ -11,6 +11,7 @@ out differently from machine to machine, so weights belong to the ``cache/trans_
 
 from .cache import read_signs
 from .conversion import converted
+from .fit import fit_signs
 from .tables import NAMES, Signs, signs
 
-__all__ = ["NAMES", "Signs", "converted", "read_signs", "signs"]
+__all__ = ["NAMES", "Signs", "converted", "fit_signs", "read_signs", "signs"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from operator import index
@@ -11,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..modules.pairwise import PairwiseConv
+from ..origin import OURS, THEIRS, last_layers, version, with_origin
 from .tables import Signs, Triple, triples
-
-_LAST_LAYER = re.compile(r"((?:.*\.)?kernel_unary\.\((\d+),(\d+)\))\.rp\.net\.6\.(weight|bias)")
 
 
 def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> OrderedDict[str, Any]:
@@ -44,33 +41,15 @@ def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> Ord
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping from names to tensors, got {type(state_dict).__name__}")
     if wrong := [name for name, value in state_dict.items() if isinstance(value, Mapping)]:
-        raise TypeError(f"state_dict must be a mapping from names to tensors, but {wrong[0]!r} is another mapping")
+        raise TypeError(f"state_dict must be a mapping from names to tensors; of a checkpoint, take its {wrong[0]!r}")
     check_signs(signs)
-    values, turned = OrderedDict(state_dict), set()
-    for name, value in state_dict.items():
-        if found := _LAST_LAYER.fullmatch(str(name)):
-            kernel, k, l = found[1], int(found[2]), int(found[3])
-            pattern = [_sign(signs, triple, name) for triple in triples(k, l)]
-            if value is not None:
-                _check_rows(value, len(pattern), name)
-            if -1 in pattern:
-                turned.add(kernel)
-                values[name] = None if value is None else _negated(value, pattern)
-    versions = dict.fromkeys(kernels(state_dict), PairwiseConv._version)
-    versions |= {kernel: 1 for kernel in turned if _version(state_dict, kernel) == PairwiseConv._version}
-    return _with_versions(values, state_dict, versions)
-
-
-def own(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """The same weights, with metadata which say that they are this library's, so that loading them does not warn."""
-    versions = dict.fromkeys(kernels(state_dict), PairwiseConv._version)
-    return _with_versions(OrderedDict(state_dict), state_dict, versions)
-
-
-def kernels(state_dict: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """The names of the kernels of the published layers in a state dict, with their degrees in and out."""
-    matches = (_LAST_LAYER.fullmatch(str(name)) for name in state_dict)
-    return {found[1]: (int(found[2]), int(found[3])) for found in matches if found}
+    values, versions = dict(state_dict), {}
+    for name, (kernel, k, l) in last_layers(state_dict).items():
+        pattern = [_sign(signs, triple, name) for triple in triples(k, l)]
+        if values[name] is not None:
+            values[name] = _with_signs(values[name], pattern, name)
+        versions[kernel] = THEIRS if -1 in pattern and version(state_dict, kernel) == OURS else OURS
+    return with_origin(values, getattr(state_dict, "_metadata", {}), versions)
 
 
 def check_signs(signs: Any) -> None:
@@ -102,30 +81,15 @@ def _sign(signs: Mapping[Triple, int], triple: Triple, name: str) -> int:
     return int(signs.get(triple, 1))
 
 
-def _check_rows(value: Any, num_freq: int, name: str) -> None:
+def _with_signs(value: Any, pattern: list[int], name: str) -> Tensor:
+    """The rows, which are numbered (channel out, channel in, J), times their signs."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {got}")
     shape = "[rows, hidden values]" if name.endswith("weight") else "[rows]"
-    if value.dim() != shape.count(",") + 1 or not len(value) or len(value) % num_freq:
-        raise ValueError(f"{name} must have shape {shape}, rows a multiple of {num_freq}, got {list(value.shape)}")
-
-
-def _negated(value: Tensor, pattern: list[int]) -> Tensor:
-    """The rows, which are numbered (channel out, channel in, J), with their signs."""
+    if value.dim() != shape.count(",") + 1 or not len(value) or len(value) % len(pattern):
+        raise ValueError(f"{name} must have shape {shape}, rows a multiple of {len(pattern)}, got {list(value.shape)}")
+    if -1 not in pattern:
+        return value
     rows = torch.tensor(pattern, dtype=value.dtype, device=value.device).repeat(len(value) // len(pattern))
     return value.detach() * rows.view(-1, *(1,) * (value.dim() - 1))
-
-
-def _version(state_dict: Mapping[str, Any], kernel: str) -> int | None:
-    return getattr(state_dict, "_metadata", {}).get(kernel, {}).get("version")
-
-
-def _with_versions(
-    values: OrderedDict[str, Any], source: Mapping[str, Any], versions: Mapping[str, int]
-) -> OrderedDict[str, Any]:
-    # As torch.nn.Module.state_dict leaves it, and torch.save keeps it.
-    metadata = OrderedDict(getattr(source, "_metadata", {}))
-    metadata.update({kernel: {**metadata.get(kernel, {}), "version": version} for kernel, version in versions.items()})
-    values._metadata = metadata  # type: ignore[attr-defined]
-    return values

@@ -133,4 +133,8 @@ def _dtype(value: Any) -> np.dtype:
 def _bytes(value: Any) -> bytes:
     if isinstance(value, Call) and value.name == "_codecs.encode":  # how Python 3 writes bytes into older pickles
         value = value.args[0]
-    return value.encode("latin1") if isinstance(value, str) else bytes(memoryview(value))
+    if isinstance(value, str):
+        return value.encode("latin1")
+    if not isinstance(value, bytes | bytearray):
+        raise ValueError("expected an array of plain numbers")
+    return bytes(value)
