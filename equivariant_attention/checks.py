@@ -36,10 +36,10 @@ def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} must have shape [..., {', '.join(map(str, shape))}], got {list(value.shape)}")
 
 
-def check_module_class(make: Any, name: str) -> None:
-    """Refuse a ``make`` that makes no module when called, as a module itself, with a TypeError that says ``name``."""
-    if not callable(make) or isinstance(make, nn.Module):
-        raise TypeError(f"{name} must be a module class, such as torch.nn.ReLU, got {make!r}")
+def check_makes_module(make: Any, name: str) -> None:
+    """Refuse a ``make`` that neither is nor makes a module when called with a TypeError that says ``name``."""
+    if not callable(make):
+        raise TypeError(f"{name} must be a module or a module class, such as torch.nn.ReLU, got {make!r}")
 
 
 def check_of_graph(name: str, *counts: tuple[str, Any, Any]) -> None:

@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from torch import nn
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
@@ -55,11 +54,13 @@ WRONG_ARGUMENTS = {
     "GConvSE3Partial: cat": (lambda: GConvSE3Partial(None, ONE, x_ij="cat"), TypeError, "f_in must be a Fiber"),
     "GConvSE3Partial: x_ij": (lambda: GConvSE3Partial(ONE, ONE, x_ij=["cat"]), ValueError, "x_ij must be one of"),
     "G1x1SE3": (lambda: G1x1SE3(ONE, {0: 1}), TypeError, "f_out must be a Fiber, got dict"),
-    "GNormSE3: instance": (
-        lambda: GNormSE3(ONE, nn.ReLU()), TypeError, "nonlin must be a module class, such as torch.nn.ReLU, got ReLU()",
+    "GNormSE3: name": (
+        lambda: GNormSE3(ONE, "relu"), TypeError,
+        "nonlin must be a module or a module class, such as torch.nn.ReLU, got 'relu'",
     ),
     "GNormSE3: layers": (lambda: GNormSE3(ONE, num_layers=1.0), ValueError, "num_layers must be a whole number of at"),
-    "GNormBias: instance": (lambda: GNormBias(ONE, "relu"), TypeError, "nonlin must be a module class, such as"),
+    "GNormBias: name": (lambda: GNormBias(ONE, "relu"), TypeError, "nonlin must be a module or a module class, such"),
+    "GNormBias: layers": (lambda: GNormBias(ONE, num_layers=-1), ValueError, "num_layers must be a whole number of at"),
     "GNormBias: fiber": (lambda: GNormBias(2), TypeError, "fiber must be a Fiber, got int"),
     "GAttentiveSelfInt": (lambda: GAttentiveSelfInt(2, ONE), TypeError, "f_in must be a Fiber, got int"),
     "GMABSE3: fiber": (lambda: GMABSE3({0: 2}, ONE, 1), TypeError, "f_value must be a Fiber, got dict"),
