@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -97,6 +98,19 @@ def check_features(
             raise ValueError(f"{label} must have shape {list(shape)}, got {list(value.shape)}")
 
 
+def of_fiber(features: Any, fiber: Fiber) -> Any:
+    """The degrees of a fiber among features, as some published layers take them; others were ignored there."""
+    if not isinstance(features, Mapping) or not (degrees := {*map(str, fiber.degrees)}) <= features.keys():
+        return features  # which check_features refuses
+    return {degree: value for degree, value in features.items() if degree in degrees}
+
+
+def with_three_dimensions(features: Any) -> Any:
+    """Features of degree 0 that came as ``[nodes, channels]``, as published, in ``[nodes, channels, 1]``."""
+    scalars = features.get("0") if isinstance(features, Mapping) else None
+    return {**features, "0": scalars.unsqueeze(-1)} if isinstance(scalars, Tensor) and scalars.dim() == 2 else features
+
+
 def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) -> None:
     """Refuse what is not a floating-point tensor, or not as the layer's parameters are: see :func:`check_alike`.
 
@@ -111,6 +125,12 @@ def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) 
     parameter = next(layer.parameters(), None) if layer is not None else None
     if parameter is not None:
         check_alike(value, name, parameter, "the layer")
+
+
+def as_floating_point(value: Any, dtype: torch.dtype) -> Any:
+    """Whole numbers or truth values in a dtype; whatever else there is, as it is."""
+    whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+    return value.to(dtype) if whole else value
 
 
 def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
