@@ -56,7 +56,7 @@ def warn_of_unknown_signs() -> None:
         "weights are loaded that do not say whose basis they were trained with. Those of the published code need the "
         "signs of the cache/trans_Q that was beside them, or outputs are wrong: load "
         "equivariant_attention.published.converted(weights, signs), with signs from published.read_signs(folder) or "
-        "published.signs(name). Weights of this library that were kept without their metadata: "
-        "published.converted(weights, {})",
+        "published.signs(name), or convert the file: python -m equivariant_attention.published convert. Weights of "
+        "this library that were kept without their metadata: published.converted(weights, {})",
         stacklevel=2,
     )

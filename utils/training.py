@@ -343,7 +343,7 @@ class Trainer:
         if not self.best or loss is None or loss < self.best["loss"]:
             with self._averaged():
                 weights = self.model.state_dict()  # keeps its metadata, which say whose signs the weights have
-            weights.update({name: value.detach().cpu().clone() for name, value in weights.items()})
+                weights.update({name: value.detach().cpu().clone() for name, value in weights.items()})
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {name: part.state_dict() for name, part in self._parts.items()}

@@ -119,7 +119,7 @@ WRONG = {
         lambda: polynomial_envelope(torch.ones(2), None), ValueError, "cutoff must be larger than 0, got None",
     ),
     "Plan: relative positions": (
-        lambda: Plan(torch.zeros(2, 3)), TypeError, "got torch.Tensor: give the graph itself, and relative positions as",
+        lambda: Plan(torch.zeros(2, 3)), TypeError, "got torch.Tensor: give the graph itself, and relative positions",
     ),
     "Plan: nothing": (lambda: Plan(None), TypeError, "G must be a homogeneous dgl.DGLGraph"),
     "Plan: no d": (lambda: Plan(Graph([0], [1])), KeyError, "relative positions x_dst - x_src"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from equivariant_attention.origin import warn_of_unknown_signs
 from experiments.nbody import run
 from experiments.nbody.data import load_or_simulate
 from experiments.nbody.models import TFN
@@ -281,7 +282,9 @@ def test_restore_of_a_published_tensor_field_network(train, tmp_path):
     weights = TFN(1, 4, 2).state_dict()
     repeated = {name.replace("Gblock", "enc"): value for name, value in weights.items()}
     torch.save({**weights, **repeated}, tmp_path / "published.pt")
-    train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
+    warn_of_unknown_signs.cache_clear()
+    with pytest.warns(UserWarning, match="python -m equivariant_attention.published convert"):
+        train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
 
 
 def test_resume_refuses_contradictions(train, tmp_path):
