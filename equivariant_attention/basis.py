@@ -209,13 +209,13 @@ def get_basis_and_r(
 
 
 def check_zero_edges(zero_edges: Any) -> None:
-    """Refuse what is not a way to treat edges of length zero with a ValueError."""
+    """Refuse ``zero_edges`` that name no way to treat edges of length zero with a ValueError."""
     if zero_edges not in ZERO_EDGES:
         raise ValueError(f"zero_edges must be one of {ZERO_EDGES}, got {zero_edges!r}")
 
 
 def directed(direction: Tensor, zero_edges: str) -> Tensor:
-    """Directions ``[edges, 3]``, those of length zero as :func:`get_basis_and_r` says of ``zero_edges``."""
+    """Each ``direction``, ``[edges, 3]``, those of length zero as :func:`get_basis_and_r` says of ``zero_edges``."""
     if zero_edges == "isotropic":
         return direction
     upwards = (torch.arange(3, device=direction.device) == 1).to(direction.dtype)

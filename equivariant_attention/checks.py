@@ -99,14 +99,14 @@ def check_features(
 
 
 def of_fiber(features: Any, fiber: Fiber) -> Any:
-    """The degrees of a fiber among features, as some published layers take them; others were ignored there."""
+    """Those of the ``features`` that a ``fiber`` has: some published layers ignore other degrees."""
     if not isinstance(features, Mapping) or not (degrees := {*map(str, fiber.degrees)}) <= features.keys():
         return features  # which check_features refuses
     return {degree: value for degree, value in features.items() if degree in degrees}
 
 
 def with_three_dimensions(features: Any) -> Any:
-    """Features of degree 0 that came as ``[nodes, channels]``, as published, in ``[nodes, channels, 1]``."""
+    """The ``features``, with degree 0 in ``[nodes, channels, 1]`` where it was ``[nodes, channels]``, as published."""
     scalars = features.get("0") if isinstance(features, Mapping) else None
     return {**features, "0": scalars.unsqueeze(-1)} if isinstance(scalars, Tensor) and scalars.dim() == 2 else features
 
@@ -128,7 +128,7 @@ def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) 
 
 
 def as_floating_point(value: Any, dtype: torch.dtype) -> Any:
-    """Whole numbers or truth values in a dtype; whatever else there is, as it is."""
+    """A ``value`` of whole numbers or truth values in a ``dtype``; whatever else there is, as it is."""
     whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
     return value.to(dtype) if whole else value
 

@@ -19,6 +19,9 @@ LAST_LAYER = re.compile(r"((?:.*\.)?kernel_unary\.\((\d+),(\d+)\))\.rp\.net\.6\.
 def last_layers(state_dict: Mapping[str, Any]) -> dict[str, tuple[str, int, int]]:
     """What in a state dict belongs to the last layers of radial networks, whose rows have the signs of the basis.
 
+    Args:
+        state_dict: of any module.
+
     Returns:
         for each such name, the kernel that it belongs to and the degrees in and out.
     """
@@ -27,7 +30,7 @@ def last_layers(state_dict: Mapping[str, Any]) -> dict[str, tuple[str, int, int]
 
 
 def version(state_dict: Mapping[str, Any], kernel: str) -> int:
-    """What the metadata say of the weights of a kernel."""
+    """What the metadata of a ``state_dict`` say of the weights of a ``kernel``: THEIRS, UNKNOWN or OURS."""
     found = getattr(state_dict, "_metadata", {}).get(kernel, {}).get("version")
     return UNKNOWN if found is None else found
 
@@ -35,7 +38,7 @@ def version(state_dict: Mapping[str, Any], kernel: str) -> int:
 def with_origin(
     values: Mapping[str, Any], metadata: Mapping[str, Any], versions: Mapping[str, int]
 ) -> OrderedDict[str, Any]:
-    """Values with metadata, as :meth:`torch.nn.Module.state_dict` has them, with other versions of some kernels."""
+    """A state dict of ``values`` with its ``metadata``, and in these the ``versions`` of some kernels."""
     marked, metadata = OrderedDict(values), OrderedDict(metadata)
     metadata.update({kernel: {**metadata.get(kernel, {}), "version": version} for kernel, version in versions.items()})
     marked._metadata = metadata  # type: ignore[attr-defined]
@@ -43,7 +46,7 @@ def with_origin(
 
 
 def with_our_signs(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """The same weights, which have this library's signs unless they say otherwise: loading them does not warn."""
+    """The same ``state_dict``, which now says that its signs are this library's, unless it said that they are not."""
     kernels = {kernel for kernel, *_ in last_layers(state_dict).values()}
     versions = {kernel: OURS for kernel in kernels if version(state_dict, kernel) != THEIRS}
     return with_origin(state_dict, getattr(state_dict, "_metadata", {}), versions)

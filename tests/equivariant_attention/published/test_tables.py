@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
 from equivariant_attention.published import NAMES, Signs, signs
 from equivariant_attention.published.tables import triples
+from tests.docs.pages import ROOT
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,6 +32,14 @@ def test_how_many_are_negative(name, degree, negative):
     table = signs(name)
     assert max(table)[:2] == (degree, degree)
     assert sum(sign < 0 for sign in table.values()) == negative
+
+
+def test_the_page_on_migration_has_these_tables():
+    rows = re.findall(r"^\| .* \| `(\w+)` \| (\d) \| ([\d ]+) \|$", (ROOT / "docs" / "migration.md").read_text(), re.M)
+    assert len(rows) == len({tuple(signs(name).items()) for name in NAMES})
+    for name, degree, negative in rows:
+        assert int(degree) == max(signs(name))[0]
+        assert negative.split() == ["".join(map(str, triple)) for triple, sign in signs(name).items() if sign < 0]
 
 
 def test_a_caller_may_change_what_it_gets():
