@@ -30,8 +30,8 @@ def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> Ord
             these are weights of this library.
 
     Returns:
-        the same names in the same order. Negated values are new tensors, others are shared. Where the weights are now
-        this library's, the metadata of the state dict says so, and loading them does not warn.
+        an OrderedDict, as of ``state_dict()``, with the same names in the same order. Negated values are new tensors,
+        others are shared. Where the weights are now this library's, its metadata say so, and loading does not warn.
 
     Raises:
         TypeError: an argument is no mapping, or a weight no tensor of floating-point numbers.

@@ -11,6 +11,7 @@ import numpy as np
 
 _FLOATS = ("f2", "f4", "f8")
 _STORAGES = {"torch.HalfStorage": "f2", "torch.FloatStorage": "f4", "torch.DoubleStorage": "f8"}
+MOST_DIMENSIONS = 8
 _NUMPY_CORE = ("numpy.core", "numpy._core")  # before NumPy 2, and since
 
 
@@ -49,12 +50,21 @@ class _Unpickler(pickle._Unpickler):  # the one in Python: that in C makes room 
         items = self.pop_mark()  # type: ignore[attr-defined]
         self.append(Pairs(zip(items[::2], items[1::2], strict=True)))  # type: ignore[attr-defined]
 
+    def _frozenset(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append(Call("builtins.frozenset", items))  # type: ignore[attr-defined]
+
+    def _bytearray(self) -> None:
+        self.append(self.read(int.from_bytes(self.read(8), "little")))  # type: ignore[attr-defined]
+
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
         pickle.EMPTY_DICT[0]: _empty_dict,
         pickle.DICT[0]: _dict,
+        pickle.FROZENSET[0]: _frozenset,
+        pickle.BYTEARRAY8[0]: _bytearray,  # without room for as many bytes as the file claims
     }
-    for _hashing in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
+    for _hashing in (pickle.EMPTY_SET, pickle.ADDITEMS):
         del dispatch[_hashing[0]]
 
 
@@ -77,14 +87,20 @@ def as_array(value: Any) -> np.ndarray:
         raise ValueError(f"expected an array, got {type(value).__name__}")
     if value.name in ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"):
         storage, offset, shape, stride = value.args[:4]
-        return _strided(_storage(storage), offset, shape, stride)
+        return _strided(_storage(storage), int(offset), _checked_shape(shape), stride)
     if value.name in (f"{core}.multiarray._reconstruct" for core in _NUMPY_CORE):
         _, shape, dtype, is_fortran, data = value.state
-        return _shaped(_bytes(data), _dtype(dtype), shape, "F" if is_fortran else "C")
+        return _shaped(_bytes(data), _dtype(dtype), _checked_shape(shape), "F" if is_fortran else "C")
     if value.name in (f"{core}.numeric._frombuffer" for core in _NUMPY_CORE):
         data, dtype, shape, order = value.args
-        return _shaped(_bytes(data), _dtype(dtype), shape, order)
+        return _shaped(_bytes(data), _dtype(dtype), _checked_shape(shape), order)
     raise ValueError(f"expected a NumPy array or a tensor, got {value.name[:80]}, which is refused")
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    if type(shape) is not tuple or len(shape) > MOST_DIMENSIONS or not all(type(n) is int and n > 0 for n in shape):
+        raise ValueError("expected an array with a shape of whole numbers")
+    return shape
 
 
 def _shaped(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) -> np.ndarray:
@@ -95,9 +111,9 @@ def _shaped(data: bytes, dtype: np.dtype, shape: tuple[int, ...], order: Any) ->
 
 
 def _strided(values: np.ndarray, offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> np.ndarray:
-    if not 0 < math.prod(shape) <= len(values):
+    if math.prod(shape) > len(values):
         raise ValueError(f"expected a tensor of shape {shape}, got {len(values)} numbers")
-    place = np.full(shape, int(offset), np.int64)
+    place = np.full(shape, offset, np.int64)
     for dimension, (size, step) in enumerate(zip(shape, stride, strict=True)):
         place += (np.arange(size) * int(step)).reshape(-1, *(1,) * (len(shape) - dimension - 1))
     if not 0 <= place.min() <= place.max() < len(values):

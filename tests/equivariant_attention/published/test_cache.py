@@ -48,10 +48,11 @@ def test_an_entry_without_a_file_is_not_covered(tmp_path):
     assert read_signs(tmp_path) == {t: s for t, s in signs("danligand").items() if t != (1, 1, 2)}
 
 
-@pytest.mark.parametrize("key", [(2, 1, 1, 3), ((2, 1, 1), 0)])
-def test_keys_with_more_arguments(tmp_path, key):
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("key", [(2, 1, 1, 3), ((2, 1, 1), frozenset(), (3,))])
+def test_keys_with_more_arguments(tmp_path, key, protocol):
     write_array(tmp_path / "0.pkl.gz", published_coupling((1, 1, 2), -1))
-    (tmp_path / "index.pkl").write_bytes(pickle.dumps({key: "0.pkl.gz"}))
+    (tmp_path / "index.pkl").write_bytes(pickle.dumps({key: "0.pkl.gz"}, protocol))
     assert read_signs(tmp_path) == {(1, 1, 2): -1}
 
 

@@ -95,6 +95,8 @@ HOSTILE = {
     "a place for 2^31 objects": b"\x80\x02Nr\xff\xff\xff\x7f.",
     "a set": b"\x80\x04\x8f(K\x01\x90.",
     "a string of 2^62 bytes": b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"a.",
+    "a bytearray of 2^62 bytes": b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b"a.",
+    "a shape of 10^9 lists": pickle.dumps(Reduced(FROM_BUFFER, (b"ab", np.dtype("f2"), (10**9, [0]), "C")), 2),
     "an extension": b"\x80\x02\x82\x01.",
     "a call of a number": b"\x80\x02K\x01)R.",
     "a state of a list": b"\x80\x02]}U\x01aK\x01sb.",
