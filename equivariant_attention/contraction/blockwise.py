@@ -68,8 +68,8 @@ def by_set(
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, messages, strict=True):
         found[s][str(l)] = value
-    if len(edges := inputs.basis.without_direction):
-        _add_without_direction(sets, fiber_in, inputs.of(edges), edges, found)
+    if len(inputs.basis.without_direction):
+        _add_zero_length(sets, fiber_in, inputs, found)
     return found
 
 
@@ -79,10 +79,10 @@ def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
     return [torch.empty_like(part).index_copy(0, order, part) for part in found]
 
 
-def _add_without_direction(
-    sets: Sequence[KernelSet], fiber_in: Fiber, some: Inputs, edges: Tensor, messages: list[Features]
-) -> None:
+def _add_zero_length(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, messages: list[Features]) -> None:
     """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
+    edges = inputs.basis.without_direction
+    some = inputs.of(edges)
     for (kernels, fiber_out), found in zip(sets, messages, strict=True):
         for l in set(fiber_in.degrees) & set(fiber_out.degrees) - {0}:
             R = kernels[f"({l},{l})"].rp(some.scalars)[:, :, 0, :, 0, 0]
