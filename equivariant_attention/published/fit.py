@@ -16,9 +16,10 @@ from .conversion import converted
 from .tables import NAMES, Signs, Triple, signs, triples
 
 FEW = 8  # unknown signs, up to which all tables are tried
+NEGLIGIBLE = 1e-6  # norm of a tensor of the output beside that of the largest
 ALIKE = 4.0  # errors that differ by less than this factor are the same rounding noise
 
-Example = tuple[tuple[Any, ...] | Mapping[str, Any], Any]
+Example = tuple[Any, Any]
 
 
 def fit_signs(model: nn.Module, example: Example, tolerance: float = 1e-3, attempts: int = 20) -> Signs:
@@ -31,9 +32,9 @@ def fit_signs(model: nn.Module, example: Example, tolerance: float = 1e-3, attem
 
     Args:
         model: of layers of this library, with the client's weights as they are in its file.
-        example: the input, positional arguments of the model in a tuple or keyword arguments in a dict, and the output
-            that the client had: a tensor, or tensors in a dict, a list or a tuple, as the model returns them. What is
-            known of a few small graphs is enough, if all degrees take part. The model is called many times.
+        example: the input, which is the argument of the model, positional ones in a tuple or keywords in a dict; and
+            the output that the client had, a tensor, or tensors in a dict, a list or a tuple, as the model returns
+            them. A few small graphs are enough, if all degrees take part. The model is called many times.
         tolerance: the largest error of a fit, per tensor.
         attempts: from how many tables at most to start.
 
@@ -107,8 +108,11 @@ def _descended(
 def _error_of(model: nn.Module, example: Example) -> Callable[[Mapping[Triple, int]], float]:
     """How far the output of the model is from that of the example, as a function of the signs."""
     inputs, output = example
-    arguments, options = ((), dict(inputs)) if isinstance(inputs, Mapping) else (tuple(inputs), {})
+    options = dict(inputs) if isinstance(inputs, Mapping) else {}
+    arguments = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     expected = [value.detach().double() for value in _tensors(output)]
+    scales = torch.stack([value.norm() for value in expected])
+    scales = scales.clamp_min(NEGLIGIBLE * float(scales.max()))
     weights = {name: value.detach() for name, value in model.named_parameters()}
 
     def error(table: Mapping[Triple, int]) -> float:
@@ -117,8 +121,8 @@ def _error_of(model: nn.Module, example: Example) -> Callable[[Mapping[Triple, i
         shapes, wanted = ([list(value.shape) for value in values] for values in (found, expected))
         if shapes != wanted:
             raise ValueError(f"example must have the output of the model, of shapes {shapes}, got {wanted}")
-        errors = [(f.double() - e).norm() / e.norm().clamp_min(1e-300) for f, e in zip(found, expected, strict=True)]
-        largest = float(torch.stack(errors).max())
+        errors = torch.stack([(f.double() - e).norm() for f, e in zip(found, expected, strict=True)])
+        largest = float((errors / scales).max())
         return largest if largest < float("inf") else float("inf")  # not a number is no fit
 
     return error

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GConvSE3, GNormSE3
@@ -36,6 +37,23 @@ def test_signs_of_higher_degrees_give_the_output_of_other_inputs_too():
     with torch.no_grad():
         for degree, value in expected(**other).items():
             torch.testing.assert_close(model(**other)[degree], value, rtol=1e-4, atol=1e-5)
+
+
+def test_an_output_that_is_zero_in_part_and_a_single_argument():
+    model, given, output, table = recorded(Fiber(2, 4), 1)
+    layer = AnotherForm(model, given)
+    assert fit_signs(layer, ((given["features"],), [output, torch.zeros(2)])) == table
+
+
+class AnotherForm(nn.Module):
+    """A model of one argument that returns something else as well."""
+
+    def __init__(self, model, given):
+        super().__init__()
+        self.model, self.given = model, {name: value for name, value in given.items() if name != "features"}
+
+    def forward(self, features):
+        return [self.model(features, **self.given), torch.full((2,), 1e-30)]
 
 
 def test_the_model_is_left_as_it_was():
