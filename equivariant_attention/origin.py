@@ -29,27 +29,30 @@ def last_layers(state_dict: Mapping[str, Any]) -> dict[str, tuple[str, int, int]
     return {name: (found[1], int(found[2]), int(found[3])) for name, found in matches.items() if found}
 
 
+def metadata(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """A copy of the metadata of a ``state_dict``, which keep something of every module; empty, if it has none."""
+    found = getattr(state_dict, "_metadata", None)
+    return OrderedDict(found) if isinstance(found, Mapping) else OrderedDict()
+
+
 def version(state_dict: Mapping[str, Any], kernel: str) -> int:
     """What the metadata of a ``state_dict`` say of the weights of a ``kernel``: THEIRS, UNKNOWN or OURS."""
-    found = getattr(state_dict, "_metadata", {}).get(kernel, {}).get("version")
-    return UNKNOWN if found is None else found
+    of_kernel = metadata(state_dict).get(kernel)
+    found = of_kernel.get("version") if isinstance(of_kernel, Mapping) else None
+    return found if found in (THEIRS, OURS) else UNKNOWN
 
 
-def with_origin(
-    values: Mapping[str, Any], metadata: Mapping[str, Any], versions: Mapping[str, int]
-) -> OrderedDict[str, Any]:
-    """A state dict of ``values`` with its ``metadata``, and in these the ``versions`` of some kernels."""
-    marked, metadata = OrderedDict(values), OrderedDict(metadata)
-    metadata.update({kernel: {**metadata.get(kernel, {}), "version": version} for kernel, version in versions.items()})
-    marked._metadata = metadata  # type: ignore[attr-defined]
+def with_versions(state_dict: Mapping[str, Any], versions: Mapping[str, int]) -> OrderedDict[str, Any]:
+    """The values and metadata of a ``state_dict``, with other ``versions`` of some kernels."""
+    marked, kept = OrderedDict(state_dict), metadata(state_dict)
+    marked._metadata = kept | {kernel: {"version": version} for kernel, version in versions.items()}  # type: ignore
     return marked
 
 
 def with_our_signs(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     """The same ``state_dict``, which now says that its signs are this library's, unless it said that they are not."""
     kernels = {kernel for kernel, *_ in last_layers(state_dict).values()}
-    versions = {kernel: OURS for kernel in kernels if version(state_dict, kernel) != THEIRS}
-    return with_origin(state_dict, getattr(state_dict, "_metadata", {}), versions)
+    return with_versions(state_dict, {k: OURS for k in kernels if version(state_dict, k) != THEIRS})
 
 
 @cache  # once per process

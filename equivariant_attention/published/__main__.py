@@ -24,12 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        print(
-            _convert(
-                options.source, options.target, read_signs(options.cache) if options.cache else signs(options.signs)
-            )
-        )
-    except (OSError, TypeError, ValueError) as error:
+        table = read_signs(options.cache) if options.cache else signs(options.signs)
+        print(_convert(options.source, options.target, table))
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         print(f"error: {in_few_lines(error, 1)}", file=sys.stderr)
         return 2
     return 0
@@ -54,13 +51,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(source: Path, target: Path, table: Signs) -> str:
     content = read_tensors(source)
-    found = [*_state_dicts(content)]
+    found = _state_dicts(content)
     if not found:
-        raise ValueError(
-            f"{source}: holds no kernel_unary.(k,l).rp.net.6.weight, so no weights of the published layers"
-        )
+        raise ValueError(f"{source}: expected weights of the published layers, got no kernel_unary.(k,l).rp.net.6")
     write_tensors(target, _with_converted(content, table))
-    return f"{target}: {sum(map(len, map(last_layers, found)))} tensors in {len(found)} state dicts converted"
+    number = sum(len(last_layers(weights)) for weights in found)
+    return f"{target}: written, with {number} tensors converted and all else as it was"
 
 
 def _state_dicts(content: Any) -> list[dict[str, Any]]:

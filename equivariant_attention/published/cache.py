@@ -42,52 +42,51 @@ def read_signs(folder: str | os.PathLike[str]) -> Signs:
     folder = Path(folder)
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder}: expected a folder with {INDEX}, such as cache/trans_Q, and there is none")
+    with open(folder / INDEX, "rb") as file:
+        entries = _read(file, folder / INDEX, lambda content: _entries(parsed(content)))
     found: dict[Triple, int] = {}
-    for triple, name in _index(folder / INDEX):
-        if not (folder / name).is_file():
-            continue
-        sign = _sign(folder / name, triple)
-        if found.setdefault(triple, sign) != sign:
-            raise ValueError(f"{folder / name}: has the other sign for (k, l, J) = {triple} than a file before it")
+    for triple, path in ((triple, folder / name) for triple, name in entries):
+        if path.is_file():
+            sign = _read_sign(path, triple)
+            if found.setdefault(triple, sign) != sign:
+                raise ValueError(f"{path}: has the other sign for (k, l, J) = {triple} than a file before it")
     if not found:
         raise ValueError(f"{folder}: none of the files that {INDEX} names is there")
     return Signs(sorted(found.items()))
 
 
-def _index(path: Path) -> list[tuple[Triple, str]]:
-    """What is in which file: (k, l, J), and its name in the folder."""
-    entries = []
-    with open(path, "rb") as file:
-        content = _read(file, path, parsed)
+def _entries(content: Any) -> list[tuple[Triple, str]]:
+    """What an index says is in which file: (k, l, J), and its name in the folder."""
     if not isinstance(content, Pairs):
-        raise ValueError(f"{path}: expected a dict from (J, degree in, degree out) to file names")
+        raise ValueError("expected a dict from (J, degree in, degree out) to names of files")
+    entries = []
     for key, name in content:
         arguments = key[0] if isinstance(key, tuple) and key and isinstance(key[0], tuple) else key
         if not isinstance(arguments, tuple) or len(arguments) < 3 or any(type(n) is not int for n in arguments[:3]):
-            raise ValueError(f"{path}: expected keys (J, degree in, degree out), got something else")
+            raise ValueError("expected keys (J, degree in, degree out), got something else")
         J, k, l = arguments[:3]
-        if not (min(k, l) >= 0 and abs(k - l) <= J <= k + l and max(k, l) <= LARGEST_DEGREE):
-            raise ValueError(
-                f"{path}: expected (J, k, l) with degrees k and l up to {LARGEST_DEGREE} and J from |k - l| to k + l, "
-                f"got {(J, k, l)}"
-            )
+        if not (min(k, l) >= 0 and max(k, l) <= LARGEST_DEGREE and abs(k - l) <= J <= k + l):
+            raise ValueError(f"expected k and l up to {LARGEST_DEGREE}, J from |k - l| to k + l, got {(k, l, J)}")
         if not isinstance(name, str) or not name or Path(name).name != name or "\0" in name:
-            raise ValueError(f"{path}: expected the name of a file in the folder for {(J, k, l)}")
+            raise ValueError(f"expected the name of a file in the folder for (k, l, J) = {(k, l, J)}")
         entries.append(((k, l, J), name))
     return entries
 
 
-def _sign(path: Path, triple: Triple) -> int:
-    k, l, J = triple
+def _read_sign(path: Path, triple: Triple) -> int:
     with gzip.open(path) as file:
-        Q = _read(file, path, lambda content: as_array(parsed(content)))
+        return _read(file, path, lambda content: _sign(as_array(parsed(content)), triple))
+
+
+def _sign(Q: np.ndarray, triple: Triple) -> int:
+    k, l, J = triple
     ours = coupling(l, k, J).numpy()
     if Q.size != ours.size:
-        raise ValueError(f"{path}: expected {ours.size} numbers for (k, l, J) = {triple}, got {Q.size}")
+        raise ValueError(f"expected {ours.size} numbers for (k, l, J) = {triple}, got {Q.size}")
     with np.errstate(over="ignore", invalid="ignore"):
         overlap, norm = float(Q.reshape(-1) @ ours.reshape(-1)), float(np.linalg.norm(Q))
     if not np.isclose(abs(overlap), 1, atol=1e-3) or not np.isclose(norm, 1, atol=1e-3):
-        raise ValueError(f"{path}: expected the coupling of (k, l, J) = {triple}, of norm 1, up to its sign")
+        raise ValueError(f"expected the coupling of (k, l, J) = {triple}, of norm 1, up to its sign")
     return round(overlap) * (-1) ** J
 
 
@@ -99,4 +98,5 @@ def _read(file: BinaryIO | gzip.GzipFile, path: Path, reader: Callable[[BinaryIO
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
         return reader(io.BytesIO(content))
     except Exception as error:  # damaged files raise almost anything
-        raise ValueError(f"{path}: expected a file of the published code's cache: {in_few_lines(error, 1)}") from error
+        reason = in_few_lines(error, 1) or "it is damaged"
+        raise ValueError(f"{path}: no file of the published code's cache: {reason}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..origin import OURS, THEIRS, last_layers, version, with_origin
+from ..origin import OURS, THEIRS, last_layers, version, with_versions
 from .tables import Signs, Triple, triples
 
 
@@ -43,13 +43,15 @@ def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> Ord
     if wrong := [name for name, value in state_dict.items() if isinstance(value, Mapping)]:
         raise TypeError(f"state_dict must be a mapping from names to tensors; of a checkpoint, take its {wrong[0]!r}")
     check_signs(signs)
-    values, versions = dict(state_dict), {}
+    found, versions = with_versions(state_dict, {}), {}
     for name, (kernel, k, l) in last_layers(state_dict).items():
-        pattern = [_sign(signs, triple, name) for triple in triples(k, l)]
-        if values[name] is not None:
-            values[name] = _with_signs(values[name], pattern, name)
-        versions[kernel] = THEIRS if -1 in pattern and version(state_dict, kernel) == OURS else OURS
-    return with_origin(values, getattr(state_dict, "_metadata", {}), versions)
+        if (value := state_dict[name]) is not None:
+            _check_rows(value, 2 * min(k, l) + 1, name)
+            pattern = [_sign(signs, triple, name) for triple in triples(k, l)]
+            if -1 in pattern:
+                found[name] = _with_signs(value, pattern)
+            versions[kernel] = THEIRS if -1 in pattern and version(state_dict, kernel) == OURS else OURS
+    return with_versions(found, versions)
 
 
 def check_signs(signs: Any) -> None:
@@ -81,15 +83,16 @@ def _sign(signs: Mapping[Triple, int], triple: Triple, name: str) -> int:
     return int(signs.get(triple, 1))
 
 
-def _with_signs(value: Any, pattern: list[int], name: str) -> Tensor:
-    """The rows, which are numbered (channel out, channel in, J), times their signs."""
+def _check_rows(value: Any, num_freq: int, name: str) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{name} must be a floating-point tensor, got {got}")
     shape = "[rows, hidden values]" if name.endswith("weight") else "[rows]"
-    if value.dim() != shape.count(",") + 1 or not len(value) or len(value) % len(pattern):
-        raise ValueError(f"{name} must have shape {shape}, rows a multiple of {len(pattern)}, got {list(value.shape)}")
-    if -1 not in pattern:
-        return value
+    if value.dim() != shape.count(",") + 1 or not len(value) or len(value) % num_freq:
+        raise ValueError(f"{name} must have shape {shape}, rows a multiple of {num_freq}, got {list(value.shape)}")
+
+
+def _with_signs(value: Tensor, pattern: list[int]) -> Tensor:
+    """The rows, which are numbered (channel out, channel in, J), times their signs."""
     rows = torch.tensor(pattern, dtype=value.dtype, device=value.device).repeat(len(value) // len(pattern))
     return value.detach() * rows.view(-1, *(1,) * (value.dim() - 1))

@@ -80,6 +80,16 @@ def test_a_file_of_save_pretrained_that_was_converted_for_a_client_warns(tmp_pat
         SE3Transformer.from_pretrained(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize(
+    "odd", [3, ["kernel_unary"], {"kernel_unary.(1,1)": 2}, {"kernel_unary.(1,1)": {"version": "2"}}]
+)
+def test_odd_metadata_of_a_file_say_nothing(odd):
+    weights = layer().state_dict()
+    weights._metadata = odd
+    layer().load_state_dict(with_our_signs(weights))
+    assert converted(weights, {})._metadata["kernel_unary.(1,1)"] == {"version": 2}
+
+
 def test_as_an_error_it_comes_every_time():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

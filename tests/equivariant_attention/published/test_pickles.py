@@ -93,6 +93,7 @@ HOSTILE = {
     "a key of nested tuples": b"\x80\x02})" + b"\x85" * DEEP + b"K\x01s.",
     "a code of a type of nested tuples": b"\x80\x02cnumpy\ndtype\n)" + b"\x85" * DEEP + b"\x85R.",
     "a place for 2^31 objects": b"\x80\x02Nr\xff\xff\xff\x7f.",
+    "items of a dict that are none": b"\x80\x02}(K\x01K\x02e.",
     "a set": b"\x80\x04\x8f(K\x01\x90.",
     "a string of 2^62 bytes": b"\x80\x04\x8d" + (2**62).to_bytes(8, "little") + b"a.",
     "a bytearray of 2^62 bytes": b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b"a.",
