@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,12 @@ def check_positive(value: Any, name: str) -> None:
     """Refuse a ``value`` that is no number larger than 0 with a ValueError that calls it ``name``."""
     if not isinstance(value, numbers.Real) or not float(value) > 0:
         raise ValueError(f"{name} must be larger than 0, got {value!r}")
+
+
+def check_not_negative(value: Any, name: str) -> None:
+    """Refuse a ``value`` that is no finite number of at least 0 with a ValueError that calls it ``name``."""
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
 
 
 def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
