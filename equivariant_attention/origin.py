@@ -6,7 +6,6 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 # Versions of PairwiseConv. The published code leaves 1 in its files, and its signs depend on where it ran; weights that
@@ -55,9 +54,15 @@ def with_our_signs(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     return with_versions(state_dict, {k: OURS for k in kernels if version(state_dict, k) != THEIRS})
 
 
-@cache  # once per process
+_has_warned = False
+
+
 def warn_of_unknown_signs() -> None:
-    """Say what is to be done with weights of unknown origin."""
+    """Say what is to be done with weights of unknown origin, once per process."""
+    global _has_warned
+    if _has_warned:
+        return
+    _has_warned = True  # first, so that it is once where warnings are errors, too
     warnings.warn(
         "weights are loaded that do not say whose basis they were trained with. Those of the published code need the "
         "signs of the cache/trans_Q that was beside them, or outputs are wrong: load "

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from equivariant_attention import origin
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GConvSE3, GNormSE3, get_basis_and_r
 from equivariant_attention.published import Signs, converted, signs
@@ -139,9 +140,7 @@ def test_other_weights_are_refused(weights, error, message):
 
 
 def test_converted_weights_load_without_a_warning_and_weights_converted_back_warn(monkeypatch):
-    from equivariant_attention import origin
-
-    origin.warn_of_unknown_signs.cache_clear()
+    monkeypatch.setattr(origin, "_has_warned", False)
     model, table = Client(), signs("danligand")
     theirs = {name: value.clone() for name, value in model.state_dict().items()}  # has no metadata
     with warnings.catch_warnings():
