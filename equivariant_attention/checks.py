@@ -107,9 +107,9 @@ def check_features(
 
 def of_fiber(features: Any, fiber: Fiber) -> Any:
     """Those of the ``features`` that a ``fiber`` has: some published layers ignore other degrees."""
-    if not isinstance(features, Mapping) or not (degrees := {*map(str, fiber.degrees)}) <= features.keys():
-        return features  # which check_features refuses
-    return {degree: value for degree, value in features.items() if degree in degrees}
+    if not isinstance(features, Mapping) or len(features) <= len(fiber.degrees):
+        return features
+    return {degree: features[degree] for degree in map(str, fiber.degrees) if degree in features}
 
 
 def with_three_dimensions(features: Any) -> Any:
