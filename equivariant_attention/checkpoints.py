@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.files import atomic_write, check_archive
+from equivariant_attention.files import atomic_write
+from equivariant_attention.torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8
 
@@ -33,7 +34,7 @@ def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote: tensors, on the CPU, and plain values.
+    """What ``torch.save`` wrote: tensors, on the CPU, arrays and plain values. No code of the file is run.
 
     Args:
         path: file to read.
@@ -51,11 +52,9 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"{path}: there is no such file")
     with open(path, "rb") as file:
         try:
-            check_archive(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return load_torch(file)
         except Exception as error:  # damaged and foreign files raise almost anything
-            reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
-            reason = in_few_lines(reason, 1) or "it is truncated, or another file"
+            reason = in_few_lines(error, 1) or "it is truncated, or another file"
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 
