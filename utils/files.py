@@ -18,6 +18,7 @@ except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
+LARGEST_JSON = 1 << 24  # bytes
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -88,9 +89,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: it cannot be read; FileNotFoundError where there is none.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, or of more than 16 MiB.
     """
+    if (size := Path(path).stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"{path}: expected a JSON file of at most {LARGEST_JSON:,} bytes, got {size:,}")
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
         raise ValueError(f"{path}: expected a JSON file: {error}") from error
