@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from equivariant_attention.files import atomic_write
 from equivariant_attention.torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
@@ -70,12 +75,62 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
     Raises:
         ValueError: these are no weights; or one is missing, unexpected or of another shape.
     """
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
+    check_weights(weights, path)
     try:
         model.load_state_dict(weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
+
+
+def made_for(make: Callable[[], M], weights: Any, path: str | os.PathLike[str]) -> M:
+    """A model that a file describes, once it is known to be as large as the weights in the file.
+
+    It is made twice: first without memory for its parameters, and given up where there are more than the file holds.
+
+    Args:
+        make: makes it.
+        weights: ``{name: tensor}``.
+        path: of the file, for messages.
+
+    Returns:
+        the model, without these weights.
+
+    Raises:
+        ValueError: these are no weights, or not those of the model. And what ``make`` raises.
+    """
+    check_weights(weights, path)
+    thread, count, most = threading.get_ident(), 0, 2 * len(weights)  # a module may replace a parameter it has made
+
+    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += threading.get_ident() == thread
+        if count > most:
+            raise ValueError(f"{path}: expected the description of a model of {len(weights)} weights, got a larger one")
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        with torch.device("meta"):
+            without_memory = make()
+    finally:
+        hook.remove()
+    load_weights(without_memory, weights, path, assign=True)
+    return make()
+
+
+def check_weights(weights: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse what is no ``{name: tensor}``.
+
+    Args:
+        weights: of a file.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
 
 
 def in_few_lines(error: object, most: int = MOST_LINES) -> str:

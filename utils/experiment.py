@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
+from equivariant_attention.checkpoints import made_for
 from utils import checkpoints, distributed, runs
 from utils.cli import Presets, UsageError, blame, check, make_parser, names_in_group, parse, reason
 from utils.flags import FREE, add_machine_flags, add_run_flags
@@ -23,7 +24,7 @@ from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
 from utils.trackers import TensorBoard, Tracker, WandB
-from utils.training import BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
+from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
 Loaders = dict[str, EpochLoader]
 
@@ -195,6 +196,8 @@ class Experiment:
     def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
         fabric.seed_everything(flags.seed, verbose=False)
+        with blame("--resume"):
+            self._check_size(flags, folder / LAST)
         with blame("--model"):
             model = self.make_model(flags)
             self.fit_model(model, train.dataset)
@@ -219,6 +222,13 @@ class Experiment:
                 f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
             )
         return trainer
+
+    def _check_size(self, flags: Namespace, checkpoint: Path) -> None:
+        """Refuse flags in a run's folder whose model is larger than the weights there."""
+        if checkpoint.exists():
+            weights = checkpoints.load(checkpoint, checkpoints.STATE).get("model")
+            if weights is not None:  # else the trainer says what is missing
+                made_for(lambda: self.make_model(flags), weights, f"{checkpoint}: of another model")
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from utils.trackers import Tracker
 BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], int]]
 Probe = Callable[[nn.Module], dict[str, Tensor]]  # what of a model is recorded after each backward pass
 
+LAST = Path("checkpoints") / "last.pt"  # in the folder of a run
 PROGRESS = ("epoch", "step", "epochs", "steps", "best")  # attributes of a Trainer that its checkpoint holds
 
 
@@ -263,7 +264,7 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         """Where the state after the last finished epoch is, if there is one."""
-        return self.folder / "checkpoints" / "last.pt"
+        return self.folder / LAST
 
     def resume(self) -> None:
         """Go back to the state in :attr:`checkpoint`.
@@ -281,7 +282,7 @@ class Trainer:
             checkpoints.set_rng_state(state["rng"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise checkpoints.CheckpointError(
-                f"{self.checkpoint}: damaged or of another model: {in_few_lines(error, 1)}"
+                f"{self.checkpoint}: of another model: {in_few_lines(error, 1)}"
             ) from error
         for name in PROGRESS:
             setattr(self, name, state[name])

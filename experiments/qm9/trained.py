@@ -6,6 +6,7 @@ import argparse
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from equivariant_attention.checkpoints import load_weights, made_for
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
@@ -33,13 +34,14 @@ class Trained:
 
     def __init__(self, given: Namespace) -> None:
         with blame("--checkpoint"):
-            stored = _flags_of_training(checkpoints.load(given.checkpoint, checkpoints.WEIGHTS), given.checkpoint)
+            content = checkpoints.load(given.checkpoint, checkpoints.WEIGHTS)
+            stored = _flags_of_training(content, given.checkpoint)
         self.flags = Namespace(**{**stored, **vars(given)})
         with blame("--device", device="--device"):
             self.fabric = make_fabric(self.flags.device, self.flags.precision)
         with blame("--checkpoint"):
-            model = make_model(self.flags)
-            checkpoints.restore(model, given.checkpoint)
+            model = made_for(lambda: make_model(self.flags), content.get("model"), given.checkpoint)
+            load_weights(model, content["model"], given.checkpoint)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
