@@ -119,12 +119,12 @@ def _read_raw(folder: Path, progress: bool) -> Molecules:
             for name, (column, factor) in COLUMNS.items()
         }
         table = _read_molecules(folder / ARCHIVED[0], skipped, progress)
-    except (KeyError, IndexError, TypeError, UnicodeDecodeError, ValueError) as error:
+        if (count := len(table["names"])) != MOLECULES:
+            raise ValueError(f"expected the {MOLECULES:,} molecules of QM9, got {count:,}; remove the folder")
+        split = draw_split(MOLECULES, TRAIN, VALID)
+        return Molecules(**table, split=split, perceived=np.ones(MOLECULES, dtype=bool), targets=targets)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: expected the files of QM9, got others: {error}") from error
-    if (count := len(table["names"])) != MOLECULES:
-        raise ValueError(f"{folder}: expected the {MOLECULES:,} molecules of QM9, got {count:,}; remove the folder")
-    split = draw_split(MOLECULES, TRAIN, VALID)
-    return Molecules(**table, split=split, perceived=np.ones(MOLECULES, dtype=bool), targets=targets)
 
 
 def _read_molecules(path: Path, skipped: set[int], progress: bool) -> dict[str, np.ndarray]:
