@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import tempfile
@@ -63,6 +64,25 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file as others write it: UTF-8 or UTF-16 with a byte-order mark, UTF-8, or else Latin-1.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has the mark of UTF-16 and is something else.
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
