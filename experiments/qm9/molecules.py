@@ -14,6 +14,7 @@ from utils.files import atomic_write
 
 SPLITS = ("train", "valid", "test")
 BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
+MOST_ATOMS = 1000  # of a molecule, of which all pairs of atoms are looked at
 OF_MOLECULES = ("names", "split", "perceived", "num_atoms", "num_bonds")
 OF_ATOMS, OF_BONDS = ("numbers", "positions"), ("bonds", "bond_types")
 ARRAYS = (*OF_MOLECULES, *OF_ATOMS, *OF_BONDS)
@@ -75,6 +76,8 @@ class Molecules:
                 f"at least {least}",
                 getattr(self, name).min(initial=0),
             )
+        largest = self.num_atoms.max(initial=0)
+        _check("num_atoms", largest <= MOST_ATOMS, f"at most {MOST_ATOMS} in a molecule", largest)
         _check("numbers", set(np.unique(self.numbers)) <= ELEMENTS.keys(), f"{[*ELEMENTS]}", np.unique(self.numbers))
         _check("positions", bool(np.isfinite(self.positions).all()), "finite numbers", "NaN or infinity")
         _check("split", bool(np.isin(self.split, range(len(SPLITS))).all()), f"indices into {SPLITS}", self.split)

@@ -17,14 +17,13 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 
 from experiments.qm9.bonds import bonds_of, covalent_radii, perceive
-from experiments.qm9.molecules import Molecules, join
+from experiments.qm9.molecules import MOST_ATOMS, Molecules, join
 from experiments.qm9.periodic import put_together
 from experiments.qm9.xyz import read_frames
 from utils.files import read_text
 
 CLOSEST, FARTHEST = 0.3, 1e4  # Å, between two atoms of a molecule
 LONGEST_BOND = 1.6  # sums of covalent radii; in bohr, bonds are 1.9 of them long
-MOST_ATOMS = 1000
 
 
 class Structure(NamedTuple):
@@ -156,8 +155,6 @@ def _of_rdkit(name: str, molecule: Chem.Mol) -> Structure:
 def _checked(
     name: str, numbers: list[int], positions: np.ndarray, bonds: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Structure:
-    if len(numbers) > MOST_ATOMS:
-        return Structure(name, problem=f"expected at most {MOST_ATOMS} atoms, got {len(numbers)}")
     pairs, types = bonds or (np.empty((0, 2), np.int64), np.empty(0, np.int64))
     try:
         molecule = Molecules(

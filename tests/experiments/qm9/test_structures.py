@@ -64,7 +64,7 @@ def test_xyz_of_qm9_itself(tmp_path):
         ("2\nin bohr\nF 0 0 0\nH 0 0 1.74\n", "no bonds: .* are the coordinates in Å"),
         ("2\nlabels\nF1 0 0 0\nH 0 0 0.92\n", "line 3: there is no element 'F1'"),
         ("4\ntwo\nF 0 0 0\nH 0 0 0.92\nF 0 0 9\nH 0 0 9.92\n", "expected one molecule, got several: .* its 2 parts"),
-        ("1001\n\n" + "".join(f"H 0 0 {n}\n" for n in range(1001)), "expected at most 1000 atoms"),
+        ("1001\n\n" + "".join(f"H 0 0 {n}\n" for n in range(1001)), "num_atoms: expected at most 1000"),
         ("2\nProperties=species:S:1:forces:R:3\nF 0 0 0\nH 0 0 .92\n", "Properties: expected species:S:1 and pos:R:3"),
         ("2\nProperties=species:S:1:pos:R\nF 0 0 0\nH 0 0 .92\n", "Properties: expected name:type:columns"),
         ("2\nProperties=pos:R:3:species:S:1:q:R:1\n0 0 0 F\n0 0 .92 H\n", "line 3: expected .* in 5 columns"),
