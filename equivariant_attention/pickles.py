@@ -61,6 +61,7 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
+        self.unfinished = 0
 
     def run(self, stream: IO[bytes]) -> Any:
         """The value that a pickle ends with.
@@ -83,6 +84,8 @@ class Machine:
                 if step is None:
                     raise ValueError(f"the instruction {name} is refused")
                 step(argument)
+        if self.unfinished:
+            raise ValueError("an array or a data type without its content")
         return self.stack.pop()
 
     def _remember(self, key: int) -> None:
@@ -164,6 +167,7 @@ class Machine:
         if not isinstance(function, Made):
             raise ValueError("a call of what makes no value is refused")
         self.stack.append(function.by(*arguments))
+        self.unfinished += isinstance(self.stack[-1], _Unfinished)
 
     _NEWOBJ = _REDUCE
 
@@ -172,6 +176,7 @@ class Machine:
         if isinstance(made, _Unfinished):
             made, keys = made.finished(state), made.keys
             self.memo.update(dict.fromkeys(keys, made))
+            self.unfinished -= 1
         elif type(made) is not OrderedDict:  # a state_dict's, whose state are versions of modules
             raise ValueError(f"a state of {type(made).__name__} is refused")
         self.stack.append(made)

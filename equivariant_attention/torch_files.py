@@ -123,7 +123,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks:
         raise ValueError("tensors with hooks, and negated or conjugate ones, are refused")
     _check_bools(of_type(_Storage, storage).memory, storage.dtype)
     for places in (size, stride):
-        if not all(type(place) is int and place >= 0 for place in of_type(tuple, places)):
+        if len(of_type(tuple, places)) != len(size) or not all(type(place) is int and place >= 0 for place in places):
             raise ValueError(f"expected the shape of a tensor, got {size} and {stride}")
     count, last = prod(size), of_type(int, offset) + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if not (offset >= 0 and count <= storage.numel and (last < storage.numel or not count)):
