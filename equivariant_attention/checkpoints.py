@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -13,11 +14,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from equivariant_attention.files import atomic_write
 from equivariant_attention.torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8
+
+LARGER = "a model that is much larger than the weights in the file"
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
+MANY, SMALL = 10_000, 1 << 24  # parameters, and numbers in all of them, of a model that may be made for any weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -82,39 +88,57 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
 
 
-def made_for(make: Callable[[], M], weights: Any, path: str | os.PathLike[str]) -> M:
-    """A model that a file describes, once it is known to be as large as the weights in the file.
-
-    It is made twice: first without memory for its parameters, and given up where there are more than the file holds.
+def made_for(make: Callable[[], M], weights: Mapping[str, Tensor]) -> M:
+    """A model that a file describes, given up as soon as it is much larger than the weights in the file.
 
     Args:
         make: makes it.
         weights: ``{name: tensor}``.
-        path: of the file, for messages.
 
     Returns:
         the model, without these weights.
 
     Raises:
-        ValueError: these are no weights, or not those of the model. And what ``make`` raises.
+        ValueError: it is larger. And what ``make`` raises.
     """
-    check_weights(weights, path)
-    thread, count, most = threading.get_ident(), 0, 2 * len(weights)  # a module may replace a parameter it has made
+    numbers = sum(weight.numel() for weight in weights.values())
+    thread, left = (
+        threading.get_ident(),
+        [2 * len(weights), 2 * numbers],
+    )  # a module may replace a parameter it has made
 
-    def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += threading.get_ident() == thread
-        if count > most:
-            raise ValueError(f"{path}: expected the description of a model of {len(weights)} weights, got a larger one")
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if threading.get_ident() == thread:
+            left[:] = left[0] - 1, left[1] - parameter.numel()
+            if min(left) < 0:
+                raise ValueError(LARGER)
 
-    hook = register_module_parameter_registration_hook(counted)
+    hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
-            without_memory = make()
+        with _Small(left[1]):
+            return make()
     finally:
         hook.remove()
-    load_weights(without_memory, weights, path, assign=True)
-    return make()
+
+
+class _Small(TorchFunctionMode):
+    """Inside, this thread makes no tensor of more than so many numbers.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in FACTORIES:
+            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            if prod(size) > self.most:
+                raise ValueError(LARGER)
+        return function(*args, **kwargs)
 
 
 def check_weights(weights: Any, path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any, Literal
 
 # What an archive may unpack to: as many bytes, or so many times its own size. Arrays of data shrink to a fifth at most.
 SMALL, PACKED = 1 << 26, 32
+END_RECORD, MANY = b"PK\x05\x06", 0xFFFF  # of an archive; in it, as many entries or more
 
 
 @contextmanager
@@ -87,6 +88,8 @@ def check_archive(file: IO[bytes]) -> None:
             unpacked, most = sum(entry.file_size for entry in archive.infolist()), max(SMALL, PACKED * _size(file))
             if unpacked > most:
                 raise ValueError(f"expected at most {most:,} bytes in an archive of its size, got {unpacked:,}")
+            if _entries_recorded(file) not in (len(archive.infolist()), MANY):
+                raise ValueError("it has not as many entries as were written")
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged, it has not the checksum that was written with it")
     file.seek(0)
@@ -94,3 +97,10 @@ def check_archive(file: IO[bytes]) -> None:
 
 def _size(file: IO[bytes]) -> int:
     return file.seek(0, os.SEEK_END)
+
+
+def _entries_recorded(file: IO[bytes]) -> int:
+    """How many entries there are by the record at the end of an archive, which Python's reader does not compare."""
+    file.seek(max(0, _size(file) - (1 << 16) - len(END_RECORD) - 18))
+    record = file.read().rpartition(END_RECORD)[2]
+    return int.from_bytes(record[6:8], "little")

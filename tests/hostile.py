@@ -47,7 +47,7 @@ def raw(text):
     return text.encode("latin-1")
 
 
-DEEP = b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"Ns."  # {((((...)))): None}
+DEEP = b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"Ns."  # {((((...)))): None}
 PICKLES = {
     "code": Call(os.mkdir, ("owned",)),
     "code in an array": np.array([Call(os.mkdir, ("owned",))], dtype=object),

@@ -105,7 +105,7 @@ def check_like(name: str, found: Any, like: Any) -> None:
     if isinstance(like, Tensor):
         if (found.shape, found.dtype) != (like.shape, like.dtype):
             expected, got = (f"{value.dtype} of shape {list(value.shape)}" for value in (like, found))
-            raise ValueError(f"{name}: expected {expected}, got {got}")
+            raise ValueError(f"{name}: size mismatch, expected {expected}, got {got}")
         if not found.isfinite().all():
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
     elif isinstance(like, dict):

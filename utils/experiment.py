@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
-from equivariant_attention.checkpoints import made_for
+from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
 from utils.cli import Presets, UsageError, blame, check, make_parser, names_in_group, parse, reason
 from utils.flags import FREE, add_machine_flags, add_run_flags
@@ -196,10 +196,8 @@ class Experiment:
     def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
         fabric.seed_everything(flags.seed, verbose=False)
-        with blame("--resume"):
-            self._check_size(flags, folder / LAST)
         with blame("--model"):
-            model = self.make_model(flags)
+            model = self._make_model(flags, folder / LAST)
             self.fit_model(model, train.dataset)
         # Without decay this is Adam. Fused: models have hundreds of small parameters, which cost a call each otherwise.
         optimizer = torch.optim.AdamW(
@@ -223,12 +221,16 @@ class Experiment:
             )
         return trainer
 
-    def _check_size(self, flags: Namespace, checkpoint: Path) -> None:
-        """Refuse flags in a run's folder whose model is larger than the weights there."""
-        if checkpoint.exists():
+    def _make_model(self, flags: Namespace, checkpoint: Path) -> nn.Module:
+        """The untrained model, no larger than the weights that a resumed run has for it."""
+        if not checkpoint.exists():
+            return self.make_model(flags)
+        with blame("--resume"):
             weights = checkpoints.load(checkpoint, checkpoints.STATE).get("model")
-            if weights is not None:  # else the trainer says what is missing
-                made_for(lambda: self.make_model(flags), weights, f"{checkpoint}: of another model")
+            if weights is None:  # the trainer says what is missing
+                return self.make_model(flags)
+            check_weights(weights, checkpoint)
+            return made_for(lambda: self.make_model(flags), weights)
 
 
 @contextmanager

@@ -11,7 +11,14 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from equivariant_attention import __version__
-from equivariant_attention.checkpoints import described, load_weights, made_for, read_tensors, write_tensors
+from equivariant_attention.checkpoints import (
+    check_weights,
+    described,
+    load_weights,
+    made_for,
+    read_tensors,
+    write_tensors,
+)
 from equivariant_attention.fibers import Fiber
 
 FORMAT = "equivariant_attention model"
@@ -72,15 +79,12 @@ class Saveable(nn.Module):
         content = _checked(read_tensors(path), path)
         if content["class"] != cls.__name__:
             raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")
-
-        def make() -> M:
-            try:
-                return cls(**content["config"])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
-
-        with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
-            model = made_for(make, content["state_dict"], path)
+        check_weights(content["state_dict"], path)
+        try:
+            with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
+                model = made_for(lambda: cls(**content["config"]), content["state_dict"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
         load_weights(model, content["state_dict"], path, assign=True)
         return model.to(device)
 

@@ -6,7 +6,7 @@ import argparse
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from equivariant_attention.checkpoints import load_weights, made_for
+from equivariant_attention.checkpoints import check_weights, load_weights, made_for
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
@@ -40,7 +40,8 @@ class Trained:
         with blame("--device", device="--device"):
             self.fabric = make_fabric(self.flags.device, self.flags.precision)
         with blame("--checkpoint"):
-            model = made_for(lambda: make_model(self.flags), content.get("model"), given.checkpoint)
+            check_weights(content.get("model"), given.checkpoint)
+            model = made_for(lambda: make_model(self.flags), content["model"])
             load_weights(model, content["model"], given.checkpoint)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()

@@ -74,3 +74,26 @@ def test_archives_that_unpack_to_much_more_are_refused(monkeypatch):
     monkeypatch.setattr(files, "SMALL", 10**5)
     with pytest.raises(ValueError, match=r"expected at most 100,000 bytes in an archive of its size, got 1,000,002"):
         load_torch(file)
+
+
+def test_archives_whose_entries_are_gone_are_refused():
+    file = io.BytesIO()
+    np.savez(file, a=np.zeros(3), b=np.zeros(3))
+    content = bytearray(file.getvalue())
+    end = content.rindex(b"PK\x05\x06")
+    second = content.rindex(b"PK\x01\x02")
+    content[end + 12 : end + 16] = (second - content.index(b"PK\x01\x02")).to_bytes(
+        4, "little"
+    )  # size of the directory
+    del content[second:end]
+    with pytest.raises(ValueError, match="not as many entries as were written"):
+        files.check_archive(io.BytesIO(bytes(content)))
+
+
+@pytest.mark.slow
+def test_archives_of_many_entries():
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for number in range(70_000):
+            archive.writestr(str(number), b"")
+    files.check_archive(file)

@@ -204,7 +204,11 @@ def test_odd_states_are_refused_in_a_line_or_trained_on(tmp_path, monkeypatch, r
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("optimizer", "state", 0, "exp_avg"), torch.zeros(1), r"\['exp_avg'\]: expected .* of shape \[8, 3\], got"),
+        (
+            ("optimizer", "state", 0, "exp_avg"),
+            torch.zeros(1),
+            r"\['exp_avg'\]: size mismatch, expected .* of shape \[8, 3\], got",
+        ),
         (("optimizer", "state", 0, "exp_avg_sq"), torch.full((8, 3), -1.0), "squares above 0"),
         (("optimizer", "state", 0, "step"), torch.tensor(1e9), "expected at most 10 steps"),
         (("optimizer", "param_groups", 0, "betas"), (0.5, 7.0), "expected betas"),
