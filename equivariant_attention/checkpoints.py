@@ -23,7 +23,7 @@ LONGEST_LINE, MOST_LINES = 400, 8
 
 LARGER = "a model that is much larger than the weights in the file"
 FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
-MANY, SMALL = 10_000, 1 << 24  # parameters, and numbers in all of them, of a model that may be made for any weights
+MANY, SMALL = 2_000, 1 << 24  # parameters, and numbers in all of them, of a model that may be made for any weights
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -102,10 +102,8 @@ def made_for(make: Callable[[], M], weights: Mapping[str, Tensor]) -> M:
         ValueError: it is larger. And what ``make`` raises.
     """
     numbers = sum(weight.numel() for weight in weights.values())
-    thread, left = (
-        threading.get_ident(),
-        [2 * len(weights), 2 * numbers],
-    )  # a module may replace a parameter it has made
+    # Twice as many as there are, since a module may replace a parameter that it has made.
+    thread, left = threading.get_ident(), [max(MANY, 2 * len(weights)), max(SMALL, 2 * numbers)]
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         if threading.get_ident() == thread:
@@ -135,7 +133,7 @@ class _Small(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function in FACTORIES:
-            size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+            size = kwargs.get("size", args[0] if args and isinstance(args[0], tuple | list) else args)
             if prod(size) > self.most:
                 raise ValueError(LARGER)
         return function(*args, **kwargs)

@@ -71,10 +71,11 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
     trained_with = content.get("flags") if of_run else None
     if isinstance(trained_with, dict):
         now = made_of or {}
-        other = [name for name in now if name in trained_with and trained_with[name] != now[name]]
+        other = [name for name in now if name in trained_with and repr(trained_with[name]) != repr(now[name])]
         if other:
             theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
-            raise CheckpointError(f"{path}: expected weights of a model with {ours}, got those of one with {theirs}")
+            message = f"expected weights of a model with {ours}, got those of one with {theirs}"
+            raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
     try:
         load_weights(model, content.get("model") if of_run else content, path)
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -109,11 +110,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: it cannot be read; FileNotFoundError where there is none.
-        ValueError: it is not JSON, or of more than 16 MiB.
+        ValueError: it is not JSON, which has no NaN and no infinity, or of more than 16 MiB.
     """
     if (size := Path(path).stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{path}: expected a JSON file of at most {LARGEST_JSON:,} bytes, got {size:,}")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
         raise ValueError(f"{path}: expected a JSON file: {error}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text[:20]}")
+    return value

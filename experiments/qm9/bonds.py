@@ -85,7 +85,8 @@ def perceive(
     if cache is None:
         return Bonds(**make())
     key = _key(num_atoms, numbers, positions, time_limit)
-    return Bonds(**load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds"))
+    arrays = load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds")
+    return Bonds(*map(arrays.get, Bonds._fields))
 
 
 Molecule = tuple[np.ndarray, np.ndarray]  # atomic numbers [n], positions [n, 3]

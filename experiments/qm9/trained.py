@@ -64,12 +64,15 @@ def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
     defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
     made_of = {*EXPERIMENT.model_flags(), "task"}
     if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
-        raise UsageError(f"{path}: of another version, it differs in the flags {sorted(other)}")
+        raise UsageError(f"{path}: of another version, it differs in the flags {sorted(map(str, other))}")
+    # Text that is None has been left out, as a place on another machine is.
+    kept = {name: value for name, value in stored.items() if value is not None or not isinstance(defaults[name], str)}
+    flags = {**defaults, **kept}
     try:
-        check(parser, EXPERIMENT.presets, {**defaults, **{name: stored[name] for name in made_of}}, EXPERIMENT.recipes)
+        check(parser, EXPERIMENT.presets, flags, EXPERIMENT.recipes)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return {**defaults, **stored}
+    return flags
 
 
 def make_parser(description: str) -> ArgumentParser:

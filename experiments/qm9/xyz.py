@@ -79,7 +79,7 @@ def _frame(comment: str, atoms: list[str], first: int) -> Frame:
     charge = CHARGE.search(comment)
     if charge and float(charge[1]):
         raise ValueError(f"expected a neutral molecule, got one of charge {float(charge[1]):+g}")
-    facts = {key.lower(): value.strip("\"'{}") for key, value in PAIR.findall(comment)}
+    facts = {key.lower(): re.sub(r"""["'{}\[\],]""", " ", value).strip() for key, value in PAIR.findall(comment)}
     element, position, columns = _columns_of(facts.get("properties", "species:S:1:pos:R:3"))
     numbers, positions = [], []
     for number, atom in enumerate(atoms, start=first):
@@ -119,14 +119,15 @@ def _atomic_number(symbol: str) -> int:
 
 def _cell_of(facts: dict[str, str]) -> np.ndarray | None:
     """The periodic vectors that a comment tells of; all three of ``Lattice``, unless ``pbc`` says otherwise."""
-    flags = facts.get("pbc", "T T T" if "lattice" in facts else "F F F").replace(",", " ").split()
+    lattice = facts.get("lattice", facts.get("cell"))
+    flags = facts.get("pbc", "F F F" if lattice is None else "T T T").split()
     periodic = [flag.lower() in ("t", "true", "1") for flag in flags]
     if not any(periodic):
         return None
     try:
-        cell = np.array(facts["lattice"].replace(",", " ").split(), dtype=np.float64).reshape(3, 3)
-    except (KeyError, ValueError):
-        raise ValueError(f"Lattice: expected nine numbers, got {facts.get('lattice')!r}") from None
+        cell = np.array((lattice or "").split(), dtype=np.float64).reshape(3, 3)
+    except ValueError:
+        raise ValueError(f"Lattice: expected nine numbers, got {lattice!r}") from None
     if len(periodic) != 3 or not np.isfinite(cell).all():
         raise ValueError("Lattice and pbc: expected nine finite numbers and three flags")
     return cell * np.array(periodic)[:, None]

@@ -73,6 +73,8 @@ def test_xyz_of_qm9_itself(tmp_path):
         ('2\nLattice="6 0 0 6 0 0 0 0 6"\nF 0 0 0\nH 0 0 .92\n', "a cell with a volume"),
         ('2\nLattice="6 0 0 0 6 0 0 0 1e-9"\nF 0 0 0\nH 0 0 .92\n', "at least 2.0 Å between faces"),
         ('2\nLattice="9 0 0 0 9 0 0 0 2.1"\nC 0 0 0\nC 0 0 1.1\n', "bonded to their own images"),
+        ('2\ncell="6 6 6"\nF 0 0 0\nH 0 0 .92\n', "Lattice: expected nine numbers, got '6 6 6'"),
+        ('2\nLattice="6 0 0 0 6 0 0 0 6" pbc=T\nF 0 0 0\nH 0 0 .92\n', "three flags"),
         ('2\npbc="T T T"\nF 0 0 0\nH 0 0 .92\n', "Lattice: expected nine numbers, got None"),
         ("0\n\n", "expected 1 lines of atoms, got 0"),
     ],
@@ -113,7 +115,7 @@ def test_properties_say_where_the_positions_are(tmp_path):
         assert structure.molecule.numbers.tolist() == [8, 1, 1]
 
 
-@pytest.mark.parametrize("pbc", ["", 'pbc="T T T"', 'pbc="T T F"'])
+@pytest.mark.parametrize("pbc", ["", 'pbc="T T T"', 'pbc="T T F"', "pbc=[T,T,T]"])
 def test_molecules_that_cells_tear_apart_are_put_together(tmp_path, pbc):
     numbers, positions = arrays_of("CC=O")
     cell = np.array([[7.0, 0, 0], [1, 8, 0], [-2, 1, 9]])
