@@ -68,6 +68,9 @@ class Machine:
 
         Args:
             stream: of the pickle, at whose end it is left.
+
+        Returns:
+            the value.
         """
         for instruction, argument, _ in pickletools.genops(stream):
             name = instruction.name
@@ -220,6 +223,9 @@ def of_type(kind: type, value: Any) -> Any:
         kind: the type.
         value: any.
 
+    Returns:
+        the value.
+
     Raises:
         ValueError: it is of another.
     """
@@ -234,6 +240,9 @@ def filled(table: Any, items: list[Any]) -> Any:
     Args:
         table: the dict.
         items: keys and values that follow each other.
+
+    Returns:
+        the dict.
 
     Raises:
         ValueError: it is none, or a key is neither a number nor a string.
