@@ -13,10 +13,10 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.neighborlist import neighbor_list
 from torch import nn
 
-from equivariant_attention.checks import check_positive, check_whole_number
-from equivariant_attention.envelope import polynomial_envelope
-from equivariant_attention.graphs import Graph
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import check_positive, check_whole_number
+from .envelope import polynomial_envelope
+from .graphs import Graph
+from .so3.vectors import length_and_direction
 
 
 class ModelCalculator(Calculator):

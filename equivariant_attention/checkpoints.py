@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from equivariant_attention.files import atomic_write
-from equivariant_attention.torch_files import load_torch
+from .files import atomic_write
+from .origin import with_our_signs
+from .torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8
 
@@ -69,7 +70,9 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 
-def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False) -> None:
+def load_weights(
+    model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False, ours: bool = False
+) -> None:
     """Give a model the weights of a file, strictly.
 
     Args:
@@ -77,13 +80,14 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         weights: ``{name: tensor}``.
         path: of the file, for messages.
         assign: the tensors become the model's own, with their dtype, in place of being copied.
+        ours: whether they are known to have this library's signs of the basis; others warn, if they do not say so.
 
     Raises:
         ValueError: these are no weights; or one is missing, unexpected or of another shape.
     """
     check_weights(weights, path)
     try:
-        model.load_state_dict(weights, assign=assign)
+        model.load_state_dict(with_our_signs(weights) if ours else weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
 

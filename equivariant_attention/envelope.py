@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_floating_point, check_positive, check_whole_number
-from equivariant_attention.graphs import GraphLike
+from .checks import check_floating_point, check_positive, check_whole_number
+from .graphs import GraphLike
 
 
 def polynomial_envelope(r: Tensor, cutoff: float, p: int = 6) -> Tensor:

@@ -290,9 +290,10 @@ def as_graph(G: Any) -> GraphLike:
         return G
     if _is_pyg(G):
         return _PygView(G)
+    remedy = ": give the graph itself, and relative positions as its edata['d']" if isinstance(G, Tensor) else ""
     raise TypeError(
         "G must be a homogeneous dgl.DGLGraph, an equivariant_attention.graphs.Graph or a torch_geometric.data.Data, "
-        f"got {_type_name(G)}"
+        f"got {_type_name(G)}{remedy}"
     )
 
 

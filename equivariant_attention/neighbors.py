@@ -17,11 +17,11 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from equivariant_attention.checks import check_positive, check_whole_number
-from equivariant_attention.envelope import polynomial_envelope
-from equivariant_attention.graphs import Graph, graph_sizes
-from equivariant_attention.plan import LARGEST_DISTANCE
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import check_positive, check_whole_number
+from .envelope import polynomial_envelope
+from .graphs import Graph, graph_sizes
+from .plan import LARGEST_DISTANCE
+from .so3.vectors import length_and_direction
 
 _BLOCK = 2**22  # distances held at once in the search without a tree: 32 MiB
 _SLACK = 1 + 1e-9  # by how much a tree searches beyond a distance, so that its own rounding misses no candidate

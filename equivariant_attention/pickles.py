@@ -180,7 +180,9 @@ class Machine:
             made, keys = made.finished(state), made.keys
             self.memo.update(dict.fromkeys(keys, made))
             self.unfinished -= 1
-        elif type(made) is not OrderedDict:  # a state_dict's, whose state are versions of modules
+        elif type(made) is OrderedDict:
+            made._metadata = _versions(state)  # type: ignore[attr-defined]
+        else:
             raise ValueError(f"a state of {type(made).__name__} is refused")
         self.stack.append(made)
 
@@ -252,6 +254,17 @@ def filled(table: Any, items: list[Any]) -> Any:
     keys = _as_list_of_scalars(items[::2])
     table.update(zip(keys, items[1::2], strict=True))
     return table
+
+
+def _versions(state: Any) -> OrderedDict[str, dict[str, int]]:
+    """The versions of modules that a ``state_dict`` keeps as ``_metadata``, without all else that may be there."""
+    found = state.get("_metadata") if type(state) is dict else None
+    entries = found.items() if isinstance(found, dict) else ()
+    return OrderedDict(
+        (name, {"version": entry["version"]} if type(entry.get("version")) is int else {})
+        for name, entry in entries
+        if isinstance(name, str) and isinstance(entry, dict)
+    )
 
 
 def _as_set(kind: Callable[[list[Any]], Any], items: Any = ()) -> Any:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_floating_point, check_of_graph
-from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.graphs import GraphLike, as_graph
-from equivariant_attention.segments import segment_size
-from equivariant_attention.so3.vectors import length_and_direction
+from .checks import as_floating_point, check_floating_point, check_of_graph
+from .envelope import edge_envelope
+from .graphs import GraphLike, as_graph
+from .segments import segment_size
+from .so3.vectors import length_and_direction
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 LONGEST_ROW = 64
@@ -211,11 +211,11 @@ def edge_features(G: GraphLike) -> Tensor | None:
     """``edata['w']`` of ``G`` as ``[edges, edge_dim]``, without its gradient; None where there is none.
 
     Raises:
-        TypeError, ValueError: it is not of floating-point numbers, or has another shape.
+        TypeError, ValueError: it is not of real numbers, or has another shape.
     """
     if "w" not in G.edata:
         return None
-    w, edges = G.edata["w"], G.num_edges()
+    w, edges = as_floating_point(G.edata["w"], torch.float64), G.num_edges()
     check_floating_point(w, "edata['w']")
     if w.dim() not in (2, 3) or w.shape[2:] not in ((), (1,)):
         raise ValueError(

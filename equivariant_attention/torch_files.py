@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.files import check_archive
-from equivariant_attention.pickles import NUMPY, Machine, Made, Names, filled, load, of_type
+from .files import check_archive
+from .pickles import NUMPY, Machine, Made, Names, filled, load, of_type
 
 NUMBERS = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,

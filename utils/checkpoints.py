@@ -77,7 +77,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
             message = f"expected weights of a model with {ours}, got those of one with {theirs}"
             raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
     try:
-        load_weights(model, content.get("model") if of_run else content, path)
+        load_weights(model, content.get("model") if of_run else content, path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

@@ -381,7 +381,8 @@ class Trainer:
         loss = row.get("valid_loss")
         if not self.best or loss is None or loss < self.best["loss"]:
             with self._averaged():
-                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+                weights = self.model.state_dict()  # keeps its metadata, which say whose signs the weights have
+                weights.update({name: value.detach().cpu().clone() for name, value in weights.items()})
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {name: part.state_dict() for name, part in self._parts.items()}

@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.compiling import constant_when_compiled
-from equivariant_attention.contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet
-from equivariant_attention.contraction.memory import limited_memory
-from equivariant_attention.contraction.precision import full_precision
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native.calls import is_watched, missing
+from ..basis import Basis
+from ..checks import check_whole_number
+from ..compiling import constant_when_compiled
+from ..contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import KernelSet
+from ..contraction.memory import limited_memory
+from ..contraction.precision import full_precision
+from ..fibers import Features, Fiber
+from ..native.calls import is_watched, missing
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 

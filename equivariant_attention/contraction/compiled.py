@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction import blockwise, frame
-from equivariant_attention.contraction.derivatives import Messages, Passes
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet, parameters
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.native import calls
-from equivariant_attention.native.calls import address
-from equivariant_attention.so3 import aligned_coupling
+from ..contraction import blockwise, frame
+from ..contraction.derivatives import Messages, Passes
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import KernelSet, parameters
+from ..contraction.memory import room_for
+from ..fibers import Features, Fiber
+from ..native import calls
+from ..native.calls import address
+from ..so3 import aligned_coupling
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from equivariant_attention.contraction.kernels import HIDDEN, KernelSet
-from equivariant_attention.fibers import Fiber
-from equivariant_attention.plan import Plan
+from ..contraction.kernels import HIDDEN, KernelSet
+from ..fibers import Fiber
+from ..plan import Plan
 
 # Nanoseconds of a training step for each multiply-add of a forward pass, fitted to python -m benchmarks on two cores of
 # an AMD EPYC (187 GFLOP/s), for 'compiled' by comparison with the others there and on an Intel Xeon. They are several

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction.precision import full_precision
+from ..contraction.precision import full_precision
 
 
 class Tensors(Protocol):

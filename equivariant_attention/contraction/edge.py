@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from equivariant_attention.contraction.inputs import Inputs
+from ..contraction.inputs import Inputs
 
 if TYPE_CHECKING:
-    from equivariant_attention.modules.pairwise import PairwiseConv
+    from ..modules.pairwise import PairwiseConv
 
 
 def message(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.contraction import triton_mix
-from equivariant_attention.contraction.kernels import HIDDEN, KernelSet
-from equivariant_attention.fibers import Fiber
-from equivariant_attention.so3 import aligned_coupling
-from equivariant_attention.so3.constants import constant
+from ..contraction import triton_mix
+from ..contraction.kernels import HIDDEN, KernelSet
+from ..fibers import Fiber
+from ..so3 import aligned_coupling
+from ..so3.constants import constant
 
 SMALL = 512  # numbers of a matrix that is still better multiplied side by side with others
 Key = tuple[int, int]  # of a feature or message: its degree, and the number of its set

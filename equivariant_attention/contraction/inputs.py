@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from equivariant_attention.basis import Basis
-from equivariant_attention.checks import check_alike, check_of_graph
-from equivariant_attention.fibers import Features, Fiber
+from ..basis import Basis
+from ..checks import check_alike, check_of_graph
+from ..fibers import Features, Fiber
 
 
 class Inputs:

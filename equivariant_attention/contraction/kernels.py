@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.fibers import Fiber
+from ..fibers import Fiber
 
 KernelSet = tuple[nn.ModuleDict, Fiber]
 HIDDEN = 32  # values of a radial network

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import torch
 
-from equivariant_attention.compiling import constant_when_compiled
+from ..compiling import constant_when_compiled
 
 # Bytes, by type of device: of radial weights made at a time; of all else that a block of edges needs; and of a block
 # that is evaluated with its graph of derivatives. On a CPU the first must stay in cache, and block sizes decide

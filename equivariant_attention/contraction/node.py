@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, parameters, stacked
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.fibers import Features, Fiber
+from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, parameters, stacked
+from ..contraction.memory import room_for
+from ..fibers import Features, Fiber
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from equivariant_attention.contraction.inputs import Inputs
-from equivariant_attention.contraction.kernels import KernelSet
-from equivariant_attention.contraction.memory import room_for
-from equivariant_attention.fibers import Features, Fiber
+from ..contraction.inputs import Inputs
+from ..contraction.kernels import KernelSet
+from ..contraction.memory import room_for
+from ..fibers import Features, Fiber
 
 if TYPE_CHECKING:
-    from equivariant_attention.modules.pairwise import PairwiseConv
+    from ..modules.pairwise import PairwiseConv
 
 Message = Callable[["PairwiseConv", Inputs, int, int], Tensor]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.basis import BasisAndR, get_basis_and_r
-from equivariant_attention.checks import check_features, check_whole_number
-from equivariant_attention.fibers import Features, FiberLike, as_fiber
-from equivariant_attention.graphs import GraphLike, as_graph, graph_of_node
-from equivariant_attention.models.saving import Saveable
-from equivariant_attention.modules import GMaxPooling
-from equivariant_attention.segments import segment_mean
+from ..basis import BasisAndR, get_basis_and_r
+from ..checks import check_features, check_whole_number
+from ..fibers import Features, FiberLike, as_fiber
+from ..graphs import GraphLike, as_graph, graph_of_node
+from ..models.saving import Saveable
+from ..modules import GMaxPooling
+from ..segments import segment_mean
 
 POOLING = (None, "avg", "max")
 

@@ -10,16 +10,9 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import nn
 
-from equivariant_attention import __version__
-from equivariant_attention.checkpoints import (
-    check_weights,
-    described,
-    load_weights,
-    made_for,
-    read_tensors,
-    write_tensors,
-)
-from equivariant_attention.fibers import Fiber
+from .. import __version__
+from ..checkpoints import check_weights, described, load_weights, made_for, read_tensors, write_tensors
+from ..fibers import Fiber
 
 FORMAT = "equivariant_attention model"
 FORMAT_VERSION = 1  # raise it when the content changes
@@ -85,7 +78,7 @@ class Saveable(nn.Module):
                 model = made_for(lambda: cls(**content["config"]), content["state_dict"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
-        load_weights(model, content["state_dict"], path, assign=True)
+        load_weights(model, content["state_dict"], path, assign=True, ours=True)
         return model.to(device)
 
     def extra_repr(self) -> str:

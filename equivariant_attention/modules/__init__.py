@@ -1,16 +1,17 @@
 """The layers, under their published names."""
 
-from equivariant_attention.basis import Basis, get_basis, get_basis_and_r, get_r
-from equivariant_attention.modules.attention import GMABSE3
-from equivariant_attention.modules.combine import GCat, GSum
-from equivariant_attention.modules.convolution import GConvSE3, GConvSE3Partial
-from equivariant_attention.modules.linear import G1x1SE3
-from equivariant_attention.modules.norm import GNormBias, GNormSE3
-from equivariant_attention.modules.pairwise import PairwiseConv
-from equivariant_attention.modules.pooling import GAvgPooling, GMaxPooling
-from equivariant_attention.modules.radial import BN, RadialFunc
-from equivariant_attention.modules.residual import GSE3Res
-from equivariant_attention.modules.self_interaction import GAttentiveSelfInt
+from ..basis import Basis, get_basis, get_basis_and_r, get_r
+from ..modules.attention import GMABSE3
+from ..modules.combine import GCat, GSum
+from ..modules.convolution import GConvSE3, GConvSE3Partial
+from ..modules.gate import GGate
+from ..modules.linear import G1x1SE3
+from ..modules.norm import GNormBias, GNormSE3
+from ..modules.pairwise import PairwiseConv
+from ..modules.pooling import GAvgPooling, GMaxPooling
+from ..modules.radial import BN, RadialFunc
+from ..modules.residual import GSE3Res
+from ..modules.self_interaction import GAttentiveSelfInt
 
 __all__ = [
     "BN",
@@ -22,6 +23,7 @@ __all__ = [
     "GCat",
     "GConvSE3",
     "GConvSE3Partial",
+    "GGate",
     "GMaxPooling",
     "GNormBias",
     "GNormSE3",

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_alike, check_features, check_whole_number
-from equivariant_attention.contraction import runs_in_cpp
-from equivariant_attention.envelope import edge_envelope
-from equivariant_attention.fibers import Features, Fiber, check_heads, fiber2head
-from equivariant_attention.graphs import as_graph, edges_on
-from equivariant_attention.native import attention
-from equivariant_attention.native.operation import Tensors
-from equivariant_attention.segments import segment_softmax, segment_sum
+from ..checks import check_alike, check_features, check_whole_number
+from ..contraction import runs_in_cpp
+from ..envelope import edge_envelope
+from ..fibers import Features, Fiber, check_heads, fiber2head
+from ..graphs import as_graph, edges_on
+from ..native import attention
+from ..native.operation import Tensors
+from ..segments import segment_softmax, segment_sum
 
 
 class GMABSE3(nn.Module):

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from equivariant_attention.checks import check_alike, check_features
-from equivariant_attention.fibers import Features, Fiber, check_fiber
+from ..checks import check_alike, check_features
+from ..fibers import Features, Fiber, check_fiber
 
 
 class GSum(nn.Module):

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from equivariant_attention.checks import check_floating_point
-from equivariant_attention.fibers import Features
-from equivariant_attention.graphs import GraphLike, as_graph, check_device, graph_of_node
-from equivariant_attention.segments import segment_max, segment_mean
+from ..checks import check_floating_point
+from ..fibers import Features
+from ..graphs import GraphLike, as_graph, check_device, graph_of_node
+from ..segments import segment_max, segment_mean
 
 
 class GAvgPooling(nn.Module):

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from equivariant_attention.native.calls import Threads, address, call
-from equivariant_attention.native.operation import Operation, Tensors, empty_like, if_used
+from ..native.calls import Threads, address, call
+from ..native.operation import Operation, Tensors, empty_like, if_used
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from equivariant_attention.native.calls import Threads, address, call
-from equivariant_attention.native.operation import Operation, Tensors, empty_like, halves, if_used
+from ..native.calls import Threads, address, call
+from ..native.operation import Operation, Tensors, empty_like, halves, if_used
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

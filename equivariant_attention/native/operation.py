@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.native.calls import holds_numbers, is_watched
+from ..native.calls import holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
 

@@ -3,10 +3,10 @@
 The basis is that of e3nn: degree 1 is ``(x, y, z)`` itself, orders run from -l to l, and the polar axis is y.
 """
 
-from equivariant_attention.so3.couplings import aligned_coupling, coupling
-from equivariant_attention.so3.harmonics import spherical_harmonics
-from equivariant_attention.so3.tensors import features_to_symmetric_tensor, symmetric_tensor_to_features
-from equivariant_attention.so3.wigner import (
+from ..so3.couplings import aligned_coupling, coupling
+from ..so3.harmonics import spherical_harmonics
+from ..so3.tensors import features_to_symmetric_tensor, symmetric_tensor_to_features
+from ..so3.wigner import (
     aligning_matrices,
     aligning_rotation,
     random_rotation,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.compiling import constant_when_compiled
+from ..compiling import constant_when_compiled
 
 
 def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_whole_number
-from equivariant_attention.so3.constants import constant
+from ..checks import check_whole_number
+from ..so3.constants import constant
 
 # The published basis agrees with e3nn's Wigner 3j symbols up to one sign per (degree_in, degree_out, J). Published
 # weights were trained with these signs, so they are part of the interface. J runs from |k - l| to k + l.

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_trailing, check_whole_number
+from ..checks import check_trailing, check_whole_number
 
 
 def spherical_harmonics(max_degree: int, direction: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_alike, check_trailing
-from equivariant_attention.so3.constants import constant
-from equivariant_attention.so3.couplings import real_clebsch_gordan
+from ..checks import check_alike, check_trailing
+from ..so3.constants import constant
+from ..so3.couplings import real_clebsch_gordan
 
 _ASYMMETRY = 1e-4  # of the largest entry: more than rounding in float32
 

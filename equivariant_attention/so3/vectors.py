@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_trailing
+from ..checks import check_trailing
 
 
 def length_and_direction(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from equivariant_attention.checks import check_trailing, check_whole_number
-from equivariant_attention.so3.constants import constant
-from equivariant_attention.so3.couplings import real_clebsch_gordan
+from ..checks import check_trailing, check_whole_number
+from ..so3.constants import constant
+from ..so3.couplings import real_clebsch_gordan
 
 
 def wigner_d(degree: int, rotation: Tensor) -> Tensor:

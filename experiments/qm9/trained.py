@@ -16,6 +16,9 @@ from utils.flags import add_machine_flags
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
+# What checkpoints meant that were written before there was a flag.
+BEFORE = {"nonlinearity": "norm"}
+
 
 class Trained:
     """The model of a checkpoint, on its device and in its precision.
@@ -42,7 +45,7 @@ class Trained:
         with blame("--checkpoint"):
             check_weights(content.get("model"), given.checkpoint)
             model = made_for(lambda: make_model(self.flags), content["model"])
-            load_weights(model, content["model"], given.checkpoint)
+            load_weights(model, content["model"], given.checkpoint, ours=True)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
@@ -60,6 +63,7 @@ def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
     stored = content.get("flags")
     if not isinstance(stored, dict) or "task" not in stored:
         raise UsageError(f"{path}: expected best.pt of a run of experiments/qm9/run.py")
+    stored = {**BEFORE, **stored}
     parser = EXPERIMENT.build_parser()
     defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
     made_of = {*EXPERIMENT.model_flags(), "task"}

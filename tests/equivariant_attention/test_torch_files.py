@@ -46,10 +46,20 @@ def test_modules_state_and_parameters(legacy):
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     found = load(module.state_dict(), legacy)
     module.load_state_dict(found)
+    assert found._metadata == module.state_dict()._metadata
     parameter = load(nn.Parameter(torch.ones(2), requires_grad=False), legacy)
     assert isinstance(parameter, nn.Parameter)
     assert not parameter.requires_grad
     assert load(torch.ones(2, requires_grad=True), legacy).requires_grad
+
+
+@pytest.mark.parametrize("odd", [None, 3, {1: {}}, {"": 2}, {"": {"version": "x"}}, {"": {"version": [1]}}])
+def test_odd_metadata_are_left_out(odd):
+    weights = nn.Linear(2, 3).state_dict()
+    weights._metadata = odd
+    found = load(weights)
+    assert all(entry == {} for entry in found._metadata.values())
+    nn.Linear(2, 3).load_state_dict(found)
 
 
 @LEGACY

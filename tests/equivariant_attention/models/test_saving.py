@@ -61,6 +61,7 @@ def test_content(path):
         "config": {
             **dict(zip(names, FIBERS, strict=True)),
             "num_layers": 2, "edge_dim": EDGE_DIM, "pooling": "avg", "return_type": None, "flavor": "skip",
+            "nonlinearity": "norm",
         },
     }  # fmt: skip
 
