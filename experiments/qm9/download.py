@@ -7,6 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -66,13 +67,13 @@ def from_download(root: str | os.PathLike[str], *, fetch: bool = True, progress:
     has_raw = all(path.exists() for path in raw)
     if not (fetch or has_raw):
         raise FileNotFoundError(f"{root} does not hold QM9; --source download gets it from the internet")
-    if has_raw and not os.access(root, os.W_OK):
+    kept = root / "processed" / "molecules.npz"
+    if has_raw and not kept.exists() and not os.access(root, os.W_OK):
         return _read_raw(root / "raw", progress)
-    with locked(make_folder(root)):
+    with nullcontext() if has_raw and kept.exists() else locked(make_folder(root)):
         _download_raw(root / "raw", progress)
         key = f"{VERSION} {' '.join(map(sha256, raw))}"
-        path = root / "processed" / "molecules.npz"
-        return _of_arrays(load_or_make(path, key, lambda: _arrays_of(_read_raw(root / "raw", progress)), "reading QM9"))
+        return _of_arrays(load_or_make(kept, key, lambda: _arrays_of(_read_raw(root / "raw", progress)), "reading QM9"))
 
 
 def _arrays_of(molecules: Molecules) -> dict[str, np.ndarray]:

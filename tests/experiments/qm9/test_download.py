@@ -140,6 +140,12 @@ def test_two_processes_do_not_make_it_at_once(web, tmp_path):
         from_download(tmp_path / "cache")
 
 
+def test_two_processes_read_it_at_once(web, tmp_path):
+    from_download(tmp_path / "cache")
+    with lock_held(tmp_path / "cache"):
+        assert len(from_download(tmp_path / "cache")) == 3
+
+
 class Code:
     def __init__(self, path):
         self.path = path
@@ -182,8 +188,11 @@ def test_raw_files_of_something_else_are_refused(web, tmp_path, name, content):
     assert "cache" in str(caught.value)
 
 
-def test_a_folder_that_may_not_be_written_to_is_read(web, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_folder_that_may_not_be_written_to_is_read(web, tmp_path, monkeypatch, kept):
     expected = from_download(tmp_path / "cache")
+    if not kept:
+        (tmp_path / "cache" / "processed" / "molecules.npz").unlink()
     monkeypatch.setattr(download.os, "access", lambda *_: False)
     monkeypatch.setattr(download, "make_folder", lambda _: pytest.fail("writes to the folder"))
     np.testing.assert_array_equal(from_download(tmp_path / "cache", fetch=False).positions, expected.positions)
