@@ -13,7 +13,7 @@ from experiments.qm9.targets import FREE_ATOMS, HARTREE, TARGETS, free_atoms
 
 # Medians over the molecules of a data set, of sizes; of what is extensive, per atom. Energies in Hartree.
 USUAL = {"homo": 0.25, "gap": 0.25, "zpve": 0.0083, "atomisation": 0.155, "alpha": 4.2, "cv": 1.75}
-USUAL_LUMO = 0.1  # may be nearly zero: it tells the unit only where it is the only energy
+USUAL_LUMO = 0.03  # may be nearly zero: it tells the unit only where it is the only energy
 TIMES = 5.0  # usual up to this many times as much, or as little; eV are 27 times as many as Hartree
 TIMES_OTHERS = 2.6  # of what is no energy: J are 4 times as many as cal, and a0^3 7 times as many as Å^3
 NEAREST = (0.6, 1.6)  # Å between the two nearest atoms of a molecule; in bohr it is above 1.8
