@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import accumulate
@@ -111,6 +112,22 @@ class Fields(MutableMapping[str, Tensor]):
     def __repr__(self) -> str:
         fields = (f"{k!r}: {list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in self.items())
         return "{" + ", ".join(fields) + "}"
+
+
+def import_dgl() -> Any:
+    """DGL on PyTorch. Where no backend is named, importing it writes one to the user's home folder; not so here.
+
+    Raises:
+        ImportError, OSError: it is not installed, or cannot run here.
+    """
+    named = "DGLBACKEND" in os.environ
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    try:
+        import dgl
+    finally:
+        if not named:
+            del os.environ["DGLBACKEND"]
+    return dgl
 
 
 class Graph:
@@ -226,7 +243,7 @@ class Graph:
             ImportError: DGL is not installed, or cannot run here.
         """
         try:
-            import dgl
+            dgl = import_dgl()
         except (ImportError, OSError) as error:
             raise ImportError("Graph.to_dgl() needs DGL, which cannot be imported here; layers take a Graph") from error
         G = dgl.graph(self.edges(), num_nodes=self.num_nodes())
