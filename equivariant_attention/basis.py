@@ -17,6 +17,8 @@ from .so3 import aligning_matrices, coupling, spherical_harmonics
 from .so3.vectors import length_and_direction
 from .unchanged import Snapshot, assert_equal, can_look_at
 
+ZERO_EDGES = ("isotropic", "published")
+
 
 class Basis(Mapping[str, Tensor]):
     """The equivariant weight basis of every edge and pair of degrees, formed when first asked for.
@@ -27,12 +29,13 @@ class Basis(Mapping[str, Tensor]):
     ``F = 2 min(l, k) + 1``, with k the degree in, l the degree out, and J ascending in the last dimension.
 
     Args:
-        direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
+        direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero that has no direction.
         max_degree: largest degree in or out.
         plan: of the graph.
         G: the graph.
         r: the distances that go with it.
         frames: what :attr:`frames` is to be, where it is known; None forms it when first asked for.
+        zero_edges: as of :func:`get_basis_and_r`.
     """
 
     def __init__(
@@ -43,8 +46,9 @@ class Basis(Mapping[str, Tensor]):
         G: GraphLike,
         r: Tensor,
         frames: list[Tensor] | None = None,
+        zero_edges: str = "isotropic",
     ) -> None:
-        self.direction, self.max_degree, self.plan = direction, max_degree, plan
+        self.direction, self.max_degree, self.plan, self.zero_edges = direction, max_degree, plan, zero_edges
         src, dst = G.edges()
         self._seen = {"src": Snapshot(src, plan.src), "dst": Snapshot(dst, plan.dst)}
         self._seen["edata['d']"] = Snapshot(G.edata["d"])
@@ -79,11 +83,16 @@ class Basis(Mapping[str, Tensor]):
         return self._harmonics
 
     @property
+    def without_direction(self) -> Tensor:
+        """The edges of length zero, unless they are taken to point somewhere."""
+        zero_edges = self.plan.zero_edges
+        return zero_edges if self.zero_edges == "isotropic" else zero_edges[:0]
+
+    @property
     def frames(self) -> list[Tensor]:
         """Wigner-D matrices that turn each edge to the polar axis, one ``[edges, 2l+1, 2l+1]`` per degree.
 
-        The edges are in the order of the plan. On an edge of length zero they are 0 for l > 0, where directions mean
-        nothing.
+        The edges are in the order of the plan. On an edge without direction they are 0 for l > 0.
         """
         if self._frames is None:
             with self._as_constructed():
@@ -172,7 +181,13 @@ def _plan_of(G: Any) -> Plan:
     return Plan(G)
 
 
-def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> BasisAndR:
+def get_basis_and_r(
+    G: Any,
+    max_degree: int,
+    compute_gradients: bool = False,
+    plan: Plan | None = None,
+    zero_edges: str = "isotropic",
+) -> BasisAndR:
     """The equivariant basis and the distances of a graph; call it once per forward pass.
 
     Args:
@@ -181,6 +196,10 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
         max_degree: largest degree of any feature of the model, at least 0.
         compute_gradients: let gradients flow from the basis to ``edata['d']``. They flow from the distances always.
         plan: of this graph, made ahead; None makes one, which looks at values.
+        zero_edges: what becomes of edges of length zero, such as self-loops: 'isotropic', they carry only J = 0, which
+            needs no direction; 'published', they are taken to point along (0, 1, 0), as in the published code. That is
+            **not equivariant**, and meant for weights that were trained so. In either case the derivative by
+            ``edata['d']`` is 0 there.
 
     Returns:
         the :class:`Basis` and r, the lengths of ``edata['d']``, ``[edges, 1]``.
@@ -188,10 +207,12 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: as :class:`~equivariant_attention.plan.Plan` says of the values of the graph;
-            ``max_degree`` is not a whole number of at least 0; or ``plan`` is of another graph, or not a plan.
+            ``max_degree`` is not a whole number of at least 0; ``zero_edges`` is neither; or ``plan`` is of another
+            graph, or not a plan.
         RuntimeError: ``plan`` is of a graph with other values.
     """
     check_whole_number(max_degree, 0, "max_degree")
+    check_zero_edges(zero_edges)
     G = as_graph(G)
     d = relative_positions(G)
     if plan is None:
@@ -201,12 +222,33 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     else:
         raise TypeError(f"plan must be a Plan or None, got {type(plan).__name__}")
     r, direction = length_and_direction(d)
-    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, G, r), r
+    direction = directed(direction if compute_gradients else direction.detach(), zero_edges)
+    return Basis(direction, max_degree, plan, G, r, zero_edges=zero_edges), r
 
 
-def get_basis(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> Basis:
+def check_zero_edges(zero_edges: Any) -> None:
+    """Refuse ``zero_edges`` that name no way to treat edges of length zero with a ValueError."""
+    if zero_edges not in ZERO_EDGES:
+        raise ValueError(f"zero_edges must be one of {ZERO_EDGES}, got {zero_edges!r}")
+
+
+def directed(direction: Tensor, zero_edges: str) -> Tensor:
+    """Each ``direction``, ``[edges, 3]``, those of length zero as :func:`get_basis_and_r` says of ``zero_edges``."""
+    if zero_edges == "isotropic":
+        return direction
+    upwards = (torch.arange(3, device=direction.device) == 1).to(direction.dtype)
+    return torch.where((direction == 0).all(-1, keepdim=True), upwards, direction)
+
+
+def get_basis(
+    G: Any,
+    max_degree: int,
+    compute_gradients: bool = False,
+    plan: Plan | None = None,
+    zero_edges: str = "isotropic",
+) -> Basis:
     """The equivariant basis alone: arguments, errors and value as in :func:`get_basis_and_r`."""
-    return get_basis_and_r(G, max_degree, compute_gradients, plan)[0]
+    return get_basis_and_r(G, max_degree, compute_gradients, plan, zero_edges)[0]
 
 
 def get_r(G: Any) -> Tensor:

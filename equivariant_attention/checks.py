@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -23,6 +25,12 @@ def check_positive(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be larger than 0, got {value!r}")
 
 
+def check_not_negative(value: Any, name: str) -> None:
+    """Refuse a ``value`` that is no finite number of at least 0 with a ValueError that calls it ``name``."""
+    if not isinstance(value, numbers.Real) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
+
+
 def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
     """Refuse a ``value`` that is no float32 or float64 tensor ``[..., *shape]`` with an error that calls it ``name``.
 
@@ -36,10 +44,10 @@ def check_trailing(value: Any, shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"{name} must have shape [..., {', '.join(map(str, shape))}], got {list(value.shape)}")
 
 
-def check_module_class(make: Any, name: str) -> None:
-    """Refuse a ``make`` that makes no module when called, as a module itself, with a TypeError that says ``name``."""
-    if not callable(make) or isinstance(make, nn.Module):
-        raise TypeError(f"{name} must be a module class, such as torch.nn.ReLU, got {make!r}")
+def check_makes_module(make: Any, name: str) -> None:
+    """Refuse a ``make`` that neither is nor makes a module when called with a TypeError that says ``name``."""
+    if not callable(make):
+        raise TypeError(f"{name} must be a module or a module class, such as torch.nn.ReLU, got {make!r}")
 
 
 def check_of_graph(name: str, *counts: tuple[str, Any, Any]) -> None:
@@ -97,6 +105,19 @@ def check_features(
             raise ValueError(f"{label} must have shape {list(shape)}, got {list(value.shape)}")
 
 
+def of_fiber(features: Any, fiber: Fiber) -> Any:
+    """Those of the ``features`` that a ``fiber`` has: some published layers ignore other degrees."""
+    if not isinstance(features, Mapping) or len(features) <= len(fiber.degrees):
+        return features
+    return {degree: features[degree] for degree in map(str, fiber.degrees) if degree in features}
+
+
+def with_three_dimensions(features: Any) -> Any:
+    """The ``features``, with degree 0 in ``[nodes, channels, 1]`` where it was ``[nodes, channels]``, as published."""
+    scalars = features.get("0") if isinstance(features, Mapping) else None
+    return {**features, "0": scalars.unsqueeze(-1)} if isinstance(scalars, Tensor) and scalars.dim() == 2 else features
+
+
 def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) -> None:
     """Refuse what is not a floating-point tensor, or not as the layer's parameters are: see :func:`check_alike`.
 
@@ -111,6 +132,12 @@ def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) 
     parameter = next(layer.parameters(), None) if layer is not None else None
     if parameter is not None:
         check_alike(value, name, parameter, "the layer")
+
+
+def as_floating_point(value: Any, dtype: torch.dtype) -> Any:
+    """A ``value`` of whole numbers or truth values in a ``dtype``; whatever else there is, as it is."""
+    whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+    return value.to(dtype) if whole else value
 
 
 def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> None:

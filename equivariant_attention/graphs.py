@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import accumulate
@@ -113,6 +114,22 @@ class Fields(MutableMapping[str, Tensor]):
     def __repr__(self) -> str:
         fields = (f"{k!r}: {list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in self.items())
         return "{" + ", ".join(fields) + "}"
+
+
+def import_dgl() -> Any:
+    """DGL on PyTorch. Where no backend is named, importing it writes one to the user's home folder; not so here.
+
+    Raises:
+        ImportError, OSError: it is not installed, or cannot run here.
+    """
+    named = "DGLBACKEND" in os.environ
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    try:
+        import dgl
+    finally:
+        if not named:
+            del os.environ["DGLBACKEND"]
+    return dgl
 
 
 class Graph:
@@ -228,7 +245,7 @@ class Graph:
             ImportError: DGL is not installed, or cannot run here.
         """
         try:
-            import dgl
+            dgl = import_dgl()
         except (ImportError, OSError) as error:
             raise ImportError("Graph.to_dgl() needs DGL, which cannot be imported here; layers take a Graph") from error
         G = dgl.graph(self.edges(), num_nodes=self.num_nodes())
@@ -276,9 +293,10 @@ def as_graph(G: Any) -> GraphLike:
         return G
     if _is_pyg(G):
         return _PygView(G)
+    remedy = ": give the graph itself, and relative positions as its edata['d']" if isinstance(G, Tensor) else ""
     raise TypeError(
         "G must be a homogeneous dgl.DGLGraph, an equivariant_attention.graphs.Graph or a torch_geometric.data.Data, "
-        f"got {_type_name(G)}"
+        f"got {_type_name(G)}{remedy}"
     )
 
 

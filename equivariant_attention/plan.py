@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_floating_point, check_of_graph
+from .checks import as_floating_point, check_floating_point, check_of_graph
 from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph
 from .segments import segment_size
@@ -250,11 +250,11 @@ def edge_features(G: GraphLike) -> Tensor | None:
     """``edata['w']`` of ``G`` as ``[edges, edge_dim]``, without its gradient; None where there is none.
 
     Raises:
-        TypeError, ValueError: it is not of floating-point numbers, or has another shape.
+        TypeError, ValueError: it is not of real numbers, or has another shape.
     """
     if "w" not in G.edata:
         return None
-    w, edges = G.edata["w"], G.num_edges()
+    w, edges = as_floating_point(G.edata["w"], torch.float64), G.num_edges()
     check_floating_point(w, "edata['w']")
     if w.dim() not in (2, 3) or w.shape[2:] not in ((), (1,)):
         raise ValueError(

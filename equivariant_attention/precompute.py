@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .basis import Basis, BasisAndR, get_basis_and_r
+from .basis import Basis, BasisAndR, check_zero_edges, directed, get_basis_and_r
 from .checks import check_whole_number
 from .graphs import Graph, GraphLike, as_graph, batch, unbatch
 from .plan import Plan, edge_features, relative_positions, values_in_range
@@ -30,18 +30,20 @@ class BasisCache:
     Args:
         max_degree: largest degree of any feature of the model, at least 0.
         max_bytes: how much may be kept, on the device of the graphs; 0 keeps nothing.
+        zero_edges: as of :func:`~equivariant_attention.basis.get_basis_and_r`.
 
     Attributes:
         num_bytes: how much is kept now, Python's own objects estimated.
 
     Raises:
-        ValueError: an argument is not a whole number of at least 0.
+        ValueError: a number is not a whole number of at least 0, or ``zero_edges`` is no way to treat them.
     """
 
-    def __init__(self, max_degree: int, max_bytes: int) -> None:
+    def __init__(self, max_degree: int, max_bytes: int, zero_edges: str = "isotropic") -> None:
         check_whole_number(max_degree, 0, "max_degree")
         check_whole_number(max_bytes, 0, "max_bytes")
-        self.max_degree, self.max_bytes = max_degree, max_bytes
+        check_zero_edges(zero_edges)
+        self.max_degree, self.max_bytes, self.zero_edges = max_degree, max_bytes, zero_edges
         self.clear()
 
     def clear(self) -> None:
@@ -87,12 +89,12 @@ class BasisCache:
                     f"{part.num_edges} edges, got one with {size[0]} and {size[1]}"
                 )
         missing = [i for i, part in enumerate(parts) if part is None]
-        made = dict(zip(missing, _made(G, missing, self.max_degree), strict=True))
+        made = dict(zip(missing, _made(G, missing, self.max_degree, self.zero_edges), strict=True))
         kept = [made[i] if part is None else part for i, part in enumerate(parts)]
         for key, part in zip(keys, kept, strict=True):
             self._keep(key, part)
         self._kind = d.dtype, d.device
-        return _joined(kept, G, self.max_degree)
+        return _joined(kept, G, self.max_degree, self.zero_edges)
 
     def _check_kind(self, d: Tensor) -> None:
         if d.requires_grad:
@@ -171,14 +173,14 @@ def _sizes(G: GraphLike, keys: Sequence[Hashable]) -> list[tuple[int, int]]:
     return list(zip(nodes, edges, strict=True))
 
 
-def _made(G: GraphLike, which: Sequence[int], max_degree: int) -> list[Kept]:
+def _made(G: GraphLike, which: Sequence[int], max_degree: int, zero_edges: str) -> list[Kept]:
     """What is to be kept of some graphs of a batch, computed for all of them at once."""
     if not which:
         return []
     # It must serve every later batch, so it is made outside any inference mode that this one is in.
     with torch.inference_mode(False), torch.no_grad():
         part = _chosen(G, which)
-        basis, _ = get_basis_and_r(part, max_degree)
+        basis, _ = get_basis_and_r(part, max_degree, False, None, zero_edges)
         plan, nodes, edges = basis.plan, part.batch_num_nodes().tolist(), part.batch_num_edges()
         owner = torch.arange(len(which), device=edges.device).repeat_interleave(edges)
         number = torch.arange(len(owner), device=edges.device) - (edges.cumsum(0) - edges)[owner]
@@ -219,7 +221,7 @@ def _chosen(G: GraphLike, which: Sequence[int]) -> Graph:
     return batch([graphs[i] for i in which])
 
 
-def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
+def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int, zero_edges: str) -> BasisAndR:
     """The basis and the distances of a batch of the graphs that these are kept of."""
     d = relative_positions(G)
     rows = _pairs_first(kept, d.device)
@@ -240,7 +242,7 @@ def _joined(kept: Sequence[Kept], G: GraphLike, max_degree: int) -> BasisAndR:
     side_by_side = torch.cat([part.frames for part in kept])
     parts = side_by_side[rows].split([(2 * l + 1) ** 2 for l in range(max_degree + 1)], dim=1)
     frames = [part.unflatten(1, (2 * l + 1, -1)).contiguous() for l, part in enumerate(parts)]
-    return Basis(direction, max_degree, plan, G, r, frames), r
+    return Basis(directed(direction, zero_edges), max_degree, plan, G, r, frames, zero_edges), r
 
 
 def _joined_plan(kept: Sequence[Kept], G: GraphLike, rows: Tensor | slice) -> Plan:

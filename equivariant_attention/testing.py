@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_whole_number
+from .checks import check_not_negative, check_whole_number
 from .graphs import GraphLike, as_graph, graph_of_node, rebuilt, unbatch
 from .plan import relative_positions
 from .so3 import random_rotation, wigner_d
 
 Output = Tensor | Mapping[str, Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+NOISE = 100  # roundings of the largest number of all degrees: a degree that has no larger one vanishes by symmetry
 
 
 def equivariance_error(
@@ -25,6 +26,8 @@ def equivariance_error(
     output_degree: int = 0,
     output_on: str | None = None,
     reflections: bool = False,
+    rotations: int = 1,
+    scale: float = 0.0,
     seed: int = 0,
 ) -> dict[str, float]:
     r"""How far a model is from equivariance: the relative error under every transformation that it should respect.
@@ -33,7 +36,11 @@ def equivariance_error(
 
     for a random rotation, translation and permutation of the nodes (and of the edges) within each graph, and for taking
     each graph of the batch by itself. Outputs of different degrees are compared degree by degree, and the worst counts.
-    A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use positions in another way.
+    The denominator is the largest number of that degree, or of all degrees where that is below 100 roundings of the
+    latter, and at least ``scale``: vectors that vanish by symmetry, as in the middle of methane, are rounding noise,
+    which no model can turn. A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use
+    positions in another way. Symmetric graphs are where models fail first:
+    :func:`~equivariant_attention.gallery.symmetric_graphs`.
 
     Args:
         model: any callable that takes a graph and returns a tensor, or tensors keyed by their degree as a string.
@@ -48,6 +55,9 @@ def equivariance_error(
             length.
         reflections: also check a random reflection. Layers that couple all degrees, as these do, are not equivariant to
             it.
+        rotations: number of random rotations, of which the worst counts; some are kind to a symmetric structure.
+        scale: how large the output is where it does not vanish, such as 1 for dipole moments in debye: errors are
+            relative to this where the output is smaller. For outputs of one degree on symmetric graphs.
         seed: of the random transformations.
 
     Returns:
@@ -57,9 +67,10 @@ def equivariance_error(
     Raises:
         KeyError: a field that is named is not on the graph.
         TypeError: the model is not callable, or returns something else.
-        ValueError: a degree is not a whole number of at least 0; a field or output has another last dimension than its
-            degree asks for; the degrees of the output differ between calls; or it cannot be told what the output is on,
-            or has another number of rows.
+        ValueError: a degree is not a whole number of at least 0, ``rotations`` not one of at least 1, or ``scale`` not
+            a number of at least 0; a field or output has another last dimension than its degree asks for; the degrees
+            of the output differ between calls; or it cannot be told what the output is on, or has another number of
+            rows.
     """
     if not callable(model):
         raise TypeError(f"model must be callable, got {type(model).__name__}")
@@ -67,15 +78,18 @@ def equivariance_error(
     for label, degrees in (("node_degrees", node_degrees), ("edge_degrees", edge_degrees)):
         for name, degree in (degrees or {}).items():
             check_whole_number(degree, 0, f"{label}[{name!r}]")
-    case = _Case(model, as_graph(G), {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}, output_degree)
+    check_whole_number(rotations, 1, "rotations")
+    check_not_negative(scale, "scale")
+    degrees_of_fields = {"x": 1, **(node_degrees or {})}, {"d": 1, **(edge_degrees or {})}
+    case = _Case(model, as_graph(G), *degrees_of_fields, output_degree, scale)
     generator = torch.Generator("cpu").manual_seed(seed)
     expected = case.output(case.graph)
     if output_on not in (None, "nodes", "edges", "graphs"):
         raise ValueError(f"output_on must be None, 'nodes', 'edges' or 'graphs', got {output_on!r}")
     place = case.place(expected, output_on)
-    rotation = random_rotation(generator=generator, dtype=torch.float64, device="cpu")
+    turns = random_rotation(rotations, generator=generator, dtype=torch.float64, device="cpu")
     errors = {
-        "rotation": case.error(case.output(case.rotated(rotation)), case.turned(expected, rotation)),
+        "rotation": max((case.error_when_turned(expected, turn) for turn in turns), key=_nan_last),
         "translation": case.error(case.output(case.translated(generator)), expected),
     }
     permuted, order = case.permuted(generator)
@@ -84,7 +98,7 @@ def equivariance_error(
     together = {d: torch.cat([part[d] for part in parts]) for d in expected} if parts else expected
     errors["batch"] = case.error(together, expected)
     if reflections:
-        errors["reflection"] = case.error(case.output(case.rotated(-rotation)), case.turned(expected, -rotation))
+        errors["reflection"] = case.error_when_turned(expected, -turns[0])
     return errors
 
 
@@ -123,6 +137,7 @@ class _Case:
     node_degrees: dict[str, int]
     edge_degrees: dict[str, int]
     output_degree: int
+    scale: float  # least size of numbers that errors are relative to
     degrees: set[int] = field(default_factory=set)  # of the outputs so far
 
     def __post_init__(self) -> None:
@@ -204,25 +219,39 @@ class _Case:
         sizes = self.graph.batch_num_nodes(), self.graph.batch_num_edges()
         return as_graph(rebuilt(self.graph, src, dst, ndata, edata, *sizes))
 
-    @staticmethod
-    def error(found: dict[int, Tensor], expected: dict[int, Tensor]) -> float:
+    def error_when_turned(self, expected: dict[int, Tensor], rotation: Tensor) -> float:
+        """How far the outputs of the turned graph are from the turned outputs."""
+        return self.error(self.output(self.rotated(rotation)), self.turned(expected, rotation))
+
+    def error(self, found: dict[int, Tensor], expected: dict[int, Tensor]) -> float:
         """The worst relative error of any degree; infinite where shapes differ, not a number where an output is not."""
-        return max((_relative_error(found[degree], value) for degree, value in expected.items()), key=_nan_last)
+        largest = max(map(_largest, expected.values()))
+        errors = (_relative_error(found[d], value, self._size(value, largest)) for d, value in expected.items())
+        return max(errors, key=_nan_last)
+
+    def _size(self, value: Tensor, largest: float) -> float:
+        """What errors of one degree are relative to, where this is the largest number of all."""
+        size = _largest(value)
+        if size < NOISE * torch.finfo(value.dtype).eps * largest:
+            size = largest
+        return max(size, self.scale)
 
 
 def _nan_last(error: float) -> float:
     return error if error == error else float("inf")
 
 
-def _relative_error(found: Tensor, expected: Tensor) -> float:
+def _relative_error(found: Tensor, expected: Tensor, size: float) -> float:
     if found.shape != expected.shape:
         return float("inf")
-    if not expected.numel():
-        return 0.0
-    worst, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    worst = _largest(found - expected)
     if not worst:
         return 0.0
-    return worst / largest if largest else float("inf")
+    return worst / size if size else float("inf")
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.abs().max()) if value.numel() else 0.0
 
 
 def _turn(value: Tensor, degree: int, rotation: Tensor, name: str) -> Tensor:

@@ -64,11 +64,11 @@ def tensors(
 def by_set(
     sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, layout: frame.Layout, messages: Sequence[Tensor]
 ) -> list[Features]:
-    """The messages of a layout for each of the sets of kernels, with those of edges of length zero."""
+    """The messages of a layout for each of the sets of kernels, with those of edges without direction."""
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, messages, strict=True):
         found[s][str(l)] = value
-    if len(inputs.basis.plan.zero_edges):
+    if len(inputs.basis.without_direction):
         _add_zero_length(sets, fiber_in, inputs, found)
     return found
 
@@ -81,7 +81,7 @@ def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
 
 def _add_zero_length(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, messages: list[Features]) -> None:
     """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
-    edges = inputs.basis.plan.zero_edges
+    edges = inputs.basis.without_direction
     some = inputs.of(edges)
     for (kernels, fiber_out), found in zip(sets, messages, strict=True):
         for l in set(fiber_in.degrees) & set(fiber_out.degrees) - {0}:

@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from .. import __version__
-from ..checkpoints import described, load_weights, read_tensors, write_tensors
+from ..checkpoints import check_weights, described, load_weights, made_for, read_tensors, write_tensors
 from ..fibers import Fiber
 
 FORMAT = "equivariant_attention model"
@@ -92,12 +92,13 @@ class Saveable(nn.Module):
         content = _checked(read_tensors(path), path)
         if content["class"] != cls.__name__:
             raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")
+        check_weights(content["state_dict"], path)
         try:
             with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
-                model = cls(**content["config"])
+                model = made_for(lambda: cls(**content["config"]), content["state_dict"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
-        load_weights(model, content["state_dict"], path, assign=True)
+        load_weights(model, content["state_dict"], path, assign=True, ours=True)
         return model.to(device)
 
     def extra_repr(self) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from ..checks import check_whole_number
 from ..fibers import FiberLike
 from ..models.base import NodeModel
-from ..modules import GConvSE3, GNormSE3, GSE3Res
+from ..models.nonlinearity import nonlinearity as named
+from ..modules import GConvSE3, GSE3Res
 
 
 class SE3Transformer(NodeModel):
@@ -38,6 +39,8 @@ class SE3Transformer(NodeModel):
             :class:`~equivariant_attention.modules.GConvSE3Partial`).
         selfint: the projection after the attention: '1x1' or, attentive, 'att'.
         learnable_skip: whether a '1x1' projection is trained.
+        nonlinearity: 'norm', as published; or 'gate', which is smooth however symmetric the input is (see
+            :func:`~equivariant_attention.models.nonlinearity`).
 
     Attributes:
         layers: the layers, in their order.
@@ -62,20 +65,21 @@ class SE3Transformer(NodeModel):
         x_ij: str | None = None,
         selfint: str = "1x1",
         learnable_skip: bool = True,
+        nonlinearity: str = "norm",
     ) -> None:
         super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
         check_whole_number(num_layers, 1, "num_layers")
         if selfint == "att" and not learnable_skip:
             raise ValueError("learnable_skip has no effect with selfint='att', whose network is trained always")
         self.num_layers, self.n_heads, self.div, self.x_ij = num_layers, n_heads, float(div), x_ij
-        self.selfint, self.learnable_skip = selfint, learnable_skip
+        self.selfint, self.learnable_skip, self.nonlinearity = selfint, learnable_skip, nonlinearity
         if x_ij == "cat":
             self.max_degree = max(self.max_degree, 1)  # relative positions are a feature of degree 1
         attention: dict[str, Any] = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij}
         attention["learnable_skip"] = learnable_skip
-        fiber = self.fiber_in
+        nonlinear, fiber = named(nonlinearity), self.fiber_in
         for _ in range(num_layers):
             self.layers.append(GSE3Res(fiber, self.fiber_hidden, edge_dim=edge_dim, **attention))
-            self.layers.append(GNormSE3(self.fiber_hidden))
+            self.layers.append(nonlinear(self.fiber_hidden))
             fiber = self.fiber_hidden
         self.layers.append(GConvSE3(fiber, self.fiber_out, self_interaction=True, edge_dim=edge_dim))

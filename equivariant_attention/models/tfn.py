@@ -7,7 +7,8 @@ from typing import Any
 from ..checks import check_whole_number
 from ..fibers import FiberLike
 from ..models.base import NodeModel
-from ..modules import GConvSE3, GNormSE3
+from ..models.nonlinearity import nonlinearity as named
+from ..modules import GConvSE3
 
 
 class TFN(NodeModel):
@@ -24,6 +25,7 @@ class TFN(NodeModel):
             :class:`~equivariant_attention.models.SE3Transformer`.
         num_layers: number of convolutions, the last included, at least 2.
         flavor: 'skip', S acts on the node as above; 'TFN', on the mean of the messages.
+        nonlinearity: 'norm', as published; or 'gate' (see :func:`~equivariant_attention.models.nonlinearity`).
 
     Attributes:
         layers, max_degree: as of :class:`~equivariant_attention.models.SE3Transformer`.
@@ -43,14 +45,15 @@ class TFN(NodeModel):
         pooling: str | None = None,
         return_type: int | None = None,
         flavor: str = "skip",
+        nonlinearity: str = "norm",
     ) -> None:
         super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
         check_whole_number(num_layers, 2, "num_layers")
-        self.num_layers, self.flavor = num_layers, flavor
+        self.num_layers, self.flavor, self.nonlinearity = num_layers, flavor, nonlinearity
         options: dict[str, Any] = {"self_interaction": True, "edge_dim": edge_dim, "flavor": flavor}
-        fiber = self.fiber_in
+        nonlinear, fiber = named(nonlinearity, num_layers=1), self.fiber_in
         for _ in range(num_layers - 1):
             self.layers.append(GConvSE3(fiber, self.fiber_hidden, **options))
-            self.layers.append(GNormSE3(self.fiber_hidden, num_layers=1))
+            self.layers.append(nonlinear(self.fiber_hidden))
             fiber = self.fiber_hidden
         self.layers.append(GConvSE3(fiber, self.fiber_out, **options))

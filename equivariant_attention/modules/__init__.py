@@ -4,6 +4,7 @@ from ..basis import Basis, get_basis, get_basis_and_r, get_r
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
 from ..modules.convolution import GConvSE3, GConvSE3Partial
+from ..modules.gate import GGate
 from ..modules.linear import G1x1SE3
 from ..modules.norm import GNormBias, GNormSE3
 from ..modules.pairwise import PairwiseConv
@@ -22,6 +23,7 @@ __all__ = [
     "GCat",
     "GConvSE3",
     "GConvSE3Partial",
+    "GGate",
     "GMaxPooling",
     "GNormBias",
     "GNormSE3",

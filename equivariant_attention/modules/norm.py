@@ -6,14 +6,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_features, check_module_class, check_whole_number
+from ..checks import check_features, check_makes_module, check_whole_number
 from ..contraction import runs_in_cpp
 from ..fibers import Features, Fiber, check_fiber
-from ..modules.radial import BN
+from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
 
 SMALLEST_NORM = 1e-12
+# Of the largest norm of a node. Vectors that vanish by symmetry do so as far as positions are symmetric, in files often
+# to six digits. Of ordinary vectors one in 10^12 is as short, but of scalars one in 10^4: less of these is noise.
+VANISHING = 2**-13
 
 
 class GNormSE3(nn.Module):
@@ -22,9 +25,17 @@ class GNormSE3(nn.Module):
     The network sees the norms of all channels of one degree at once. Norms below 1e-12 are raised to it, and there the
     derivative is defined as 0.
 
+    Where the network does not give 0 for 0, the published function jumps at a feature that vanishes: it makes a feature
+    of some length from one that symmetry makes zero, such as a vector at the centre of a tetrahedron, and rounding says
+    which way it points. Here norms that are rounding noise count as zero, in value and derivative: of degree 0 those
+    below 8 roundings of the largest norm of their node, of other degrees those below 1 / 8192 of it. So the layer is
+    equivariant where nodes are exactly symmetric, and where they are not it is so with an error of rounding over norm:
+    a vector of a thousandth of the others has a direction to 1e-4 in float32. Between the two it jumps all the same.
+    :class:`GGate` does not.
+
     Args:
         fiber: fiber of input and output.
-        nonlin: the nonlinearity, a module class.
+        nonlin: the nonlinearity: a module class, or a module, which then stands in every place.
         num_layers: the network is this many times (LayerNorm, nonlinearity, Linear), with a bias in the last Linear
             only; for 0, LayerNorm and nonlinearity.
 
@@ -33,10 +44,12 @@ class GNormSE3(nn.Module):
         ValueError: ``num_layers`` is not a whole number of at least 0.
     """
 
-    def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0) -> None:
+    def __init__(
+        self, fiber: Fiber, nonlin: nn.Module | Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0
+    ) -> None:
         super().__init__()
         check_fiber(fiber, "fiber")
-        check_module_class(nonlin, "nonlin")
+        check_makes_module(nonlin, "nonlin")
         check_whole_number(num_layers, 0, "num_layers")
         self.fiber, self.num_layers = fiber, num_layers
         self.transform = nn.ModuleDict({str(d): _norm_network(m, nonlin, num_layers) for m, d in fiber.structure})
@@ -63,22 +76,28 @@ class GNormSE3(nn.Module):
 class GNormBias(nn.Module):
     r"""Norm nonlinearity with a bias: :math:`f^l \leftarrow \mathrm{ReLU}(|f^l| + b^l) \; f^l / |f^l|`.
 
-    Norms below 1e-12 are raised to it, and there the derivative is defined as 0.
+    Norms below 1e-12 are raised to it, and there the derivative is defined as 0. The published function jumps at a
+    feature that vanishes, wherever its bias is positive; :class:`GNormSE3` says what becomes of it here.
 
     Args:
         fiber: fiber of input and output.
-        nonlin: the nonlinearity, a module class.
+        nonlin: the nonlinearity, a module class or a module.
+        num_layers: without effect, as published.
 
     Raises:
         TypeError: ``fiber`` is not a Fiber, or ``nonlin`` makes no module.
+        ValueError: ``num_layers`` is not a whole number of at least 0.
     """
 
-    def __init__(self, fiber: Fiber, nonlin: Callable[[], nn.Module] = nn.ReLU) -> None:
+    def __init__(
+        self, fiber: Fiber, nonlin: nn.Module | Callable[[], nn.Module] = nn.ReLU, num_layers: int = 0
+    ) -> None:
         super().__init__()
+        check_whole_number(num_layers, 0, "num_layers")
         check_fiber(fiber, "fiber")
-        check_module_class(nonlin, "nonlin")
+        check_makes_module(nonlin, "nonlin")
         self.fiber = fiber
-        self.nonlin = nonlin()
+        self.nonlin = made(nonlin)
         self.bias = nn.ParameterDict({str(d): nn.Parameter(torch.randn(1, m)) for m, d in fiber.structure})
 
     def forward(self, features: Features, **kwargs) -> Features:
@@ -105,14 +124,14 @@ class GNormBias(nn.Module):
         return f"fiber={self.fiber}"
 
 
-def _norm_network(m: int, nonlin: Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
+def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
     if num_layers == 0:
-        return nn.Sequential(BN(m), nonlin())
+        return nn.Sequential(BN(m), made(nonlin))
     layers: list[nn.Module] = []
     for i in range(num_layers):
         linear = nn.Linear(m, m, bias=i == num_layers - 1)
         nn.init.kaiming_uniform_(linear.weight)
-        layers += [BN(m), nonlin(), linear]
+        layers += [BN(m), made(nonlin), linear]
     return nn.Sequential(*layers)
 
 
@@ -125,38 +144,60 @@ def _with_norms(
     """
     values = [features[degree] for degree in functions]
     if runs_in_cpp(norm.SOURCE, values):
-        norms = norm.norms(SMALLEST_NORM, keepdim, partial(_norms, keepdim))(values)
-        changed = [_for_all(f(n), n) for f, n in zip(functions.values(), norms, strict=True)]
-        return dict(zip(functions, norm.rescaled(SMALLEST_NORM, _rescaled)([*values, *changed]), strict=True))
-    output = {}
-    for (degree, function), value in zip(functions.items(), values, strict=True):
-        size, phase = _norm_and_phase(value)
-        output[degree] = (function(size) if keepdim else function(size.squeeze(-1)).unsqueeze(-1)) * phase
-    return output
+        zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
+        changed = _changed(functions, norm.norms(zero, keepdim, partial(_norms, keepdim))(values))
+        output = norm.rescaled(zero, _rescaled)([*values, *changed])
+    else:
+        found = _norms_and_phases(values)
+        output = _products(_changed(functions, _shaped(keepdim, found)), found)
+    return dict(zip(functions, output, strict=True))
 
 
-def _for_all(changed: Tensor, norms: Tensor) -> Tensor:
-    """Norms of which one may stand for many, as many as ``norms`` and of their dtype."""
-    changed = changed.to(norms.dtype)
-    return changed if changed.shape == norms.shape else changed.expand_as(norms)
+def _changed(functions: Mapping[str, Callable[[Tensor], Tensor]], norms: Sequence[Tensor]) -> list[Tensor]:
+    """What the functions make of the norms, of their dtype and as many, where one may stand for many."""
+    changed = [function(n).to(n.dtype) for function, n in zip(functions.values(), norms, strict=True)]
+    return [c if c.shape == n.shape else c.expand_as(n) for c, n in zip(changed, norms, strict=True)]
+
+
+NormsAndPhases = Sequence[tuple[Tensor, Tensor]]  # of each degree, [nodes, channels, 1] and [nodes, channels, 2l+1]
 
 
 def _norms(keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
-    norms = [_norm_and_phase(v)[0] for v in values]
-    return norms if keepdim else [n.squeeze(-1) for n in norms]
+    return _shaped(keepdim, _norms_and_phases(values))
+
+
+def _shaped(keepdim: bool, found: NormsAndPhases) -> list[Tensor]:
+    return [n if keepdim else n.squeeze(-1) for n, _ in found]
 
 
 def _rescaled(tensors: Sequence[Tensor]) -> list[Tensor]:
     values, norms = halves(tensors)
-    return [n.reshape(*v.shape[:2], 1) * _norm_and_phase(v)[1] for v, n in zip(values, norms, strict=True)]
+    return _products(norms, _norms_and_phases(values))
 
 
-def _norm_and_phase(value: Tensor) -> tuple[Tensor, Tensor]:
-    wide = value.to(torch.promote_types(value.dtype, torch.float32))  # float16 would round the smallest norm to 0
-    square = wide.square().sum(-1, keepdim=True)
-    norm = square.clamp_min(SMALLEST_NORM**2).sqrt()  # raised before the root: all derivatives are finite at zero
-    # A zero feature (of a node without edges, say) has no direction to change. Its derivative, 1 / SMALLEST_NORM, would
-    # grow by that factor from layer to layer until it overflows.
-    phase = wide / norm
-    phase = torch.where(square < SMALLEST_NORM**2, phase.detach(), phase)
-    return norm.to(value.dtype), phase.to(value.dtype)
+def _products(norms: Sequence[Tensor], found: NormsAndPhases) -> list[Tensor]:
+    return [n.reshape(*p.shape[:2], 1) * p for n, (_, p) in zip(norms, found, strict=True)]
+
+
+def _norms_and_phases(values: Sequence[Tensor]) -> NormsAndPhases:
+    """The norms, and the features divided by them."""
+    # float16 would round the smallest norm to 0.
+    wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
+    squares = [v.square().sum(-1, keepdim=True) for v in wide]
+    largest = torch.cat([square.detach().amax(1) for square in squares], dim=1).amax(1)[:, None, None]
+    found = []
+    for value, v, square in zip(values, wide, squares, strict=True):
+        is_noise = square < _noise(value) ** 2 * largest
+        constant = is_noise | (square < SMALLEST_NORM**2)
+        # Masked before the root and the quotient: all derivatives are finite at zero. That of the phase there, 1 /
+        # SMALLEST_NORM, would grow by this factor from layer to layer until it overflows.
+        norm = square.masked_fill(constant, SMALLEST_NORM**2).sqrt()
+        phase = torch.where(constant, v.detach(), v).masked_fill(is_noise, 0) / norm
+        found.append((norm.to(value.dtype), phase.to(value.dtype)))
+    return found
+
+
+def _noise(value: Tensor) -> float:
+    """The part of the largest norm of a node below which a norm of ``value`` is taken for rounding noise."""
+    rounding = 8 * torch.finfo(value.dtype).eps
+    return rounding if value.shape[-1] == 1 else max(rounding, VANISHING)

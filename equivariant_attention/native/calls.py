@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cache
@@ -22,6 +23,11 @@ ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
     3: (IndexError, "the plan has an edge that the graph does not have"),
 }
 PROCESS = os.getpid()
+WARNED: list[str] = []  # why this process was slower than it could be
+
+
+class SlowerWarning(UserWarning):
+    """There is a compiler, and PyTorch computes all the same, which takes several times as long."""
 
 
 class Threads(ctypes.Structure):
@@ -89,12 +95,26 @@ def address(tensor: Tensor | None) -> int | None:
 
 @cache
 def not_built(source: Path) -> str:
-    """Why a library could not be built; empty, if it could."""
+    """Why a library could not be built; empty, if it could.
+
+    Where that is a surprise, it is told by a warning, once per process: not where there is no compiler, or where
+    ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it.
+    """
     try:
         compiler.library(source)
+    except compiler.BuildFailedError as error:
+        _warn_once(str(error))
+        return str(error)
     except compiler.BuildError as error:
         return str(error)
     return ""
+
+
+def _warn_once(reason: str) -> None:
+    if not WARNED:
+        WARNED.append(reason)
+        slower = "layers run in PyTorch, which takes several times as long as C++"
+        warnings.warn(f"{slower}: {reason}\n{compiler.SWITCH}=0 says that this is meant", SlowerWarning, stacklevel=3)
 
 
 @cache

@@ -6,11 +6,16 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
+import shlex
 import shutil
-import subprocess
+import signal
 import tempfile
+import threading
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen, SubprocessError, TimeoutExpired
 
 # Sums may be reordered, as by any library for matrix products; NaN and infinity stay what they are.
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
@@ -18,56 +23,86 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", *MATH, "-fPIC", "-shared", "-pthr
 SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
 HEADERS = sorted(Path(__file__).parent.glob("*.hpp"))
 SECONDS = 300  # that a compiler is given
+LARGEST_MESSAGE = 2**20  # bytes that a compiler may say
+SHOWN = 2**12  # of these, in an error
+ELSEWHERE = "set XDG_CACHE_HOME to a folder of this user from which programs may be run"
+HUNG: set[str] = set()  # compilers that this process does not wait for again
 
 
 class BuildError(RuntimeError):
     """There is no compiler, or it does not build the file; the message says what is missing."""
 
 
+class BuildFailedError(BuildError):
+    """A compiler is there, or named by ``CXX``, and something went wrong; the message says what."""
+
+
 @cache
 def library(source: Path) -> ctypes.CDLL:
     """The library built from a C++ file, which includes the headers beside this module and no others.
 
-    It is built by ``$CXX`` or ``c++``, for the processor of this machine, and kept in
-    ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name made from the file,
-    these headers, the compiler, its flags and the processor: another of any of these builds anew. So does a library
-    that is not as it was built, which its name tells, or that others may write to. Processes that build at once do not
-    disturb each other.
+    It is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for the processor of this
+    machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name
+    made from the file, these headers, the compiler, its flags, the processor and the C library: another of any of these
+    builds anew. So does a library that is not as it was built, which its name tells, or that others may write to. One
+    that is as it was built and cannot be loaded, from a folder mounted ``noexec`` say, would be the same if built
+    again, and is not. Processes that build at once do not disturb each other.
 
     Args:
         source: the file.
 
     Raises:
-        BuildError: it cannot be built, ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it, or others may write to the
-            folder where it is kept: what they put there would run.
+        BuildError: there is no compiler, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids to build.
+        BuildFailedError: it cannot be built or loaded; the compiler takes longer than 300 s, after which it is ended
+            with all that it started; or others may write to the folder where it is kept: what they put there would run.
     """
     if os.environ.get(SWITCH) == "0":
         raise BuildError(f"{SWITCH}=0 forbids to build {source.name}")
-    name = os.environ.get("CXX", "c++")
-    compiler = shutil.which(name)
-    if compiler is None:
-        raise BuildError(f"there is no C++ compiler {name!r} (the environment variable CXX names another)")
+    compiler = _compiler()
     try:
         kept = _folder() / f"{source.stem}-{_key(compiler, source)}"
-        for built in kept.parent.glob(f"{kept.name}-*.so"):
-            if _is_own(built) and built == _named(kept, built):
-                try:
-                    return ctypes.CDLL(str(built))
-                except OSError:  # from a machine with other libraries, say
-                    pass
-        return ctypes.CDLL(str(_build(compiler, source, kept)))
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"{compiler} does not build {source.name}: {_reason(error)}") from error
+        built = _built(kept) or _build(compiler, source, kept)
+    except (OSError, SubprocessError) as error:
+        raise BuildFailedError(f"{shlex.join(compiler)} does not build {source.name}: {_reason(error)}") from error
+    try:
+        return ctypes.CDLL(str(built))
+    except OSError as error:
+        raise BuildFailedError(f"{source.name} is built and cannot be loaded: {error}\n{ELSEWHERE}") from error
+
+
+def _compiler() -> list[str]:
+    """The compiler's path, and the arguments that it is given before all others."""
+    name = os.environ.get("CXX") or "c++"
+    try:
+        command = [name] if shutil.which(name) else shlex.split(name)
+    except ValueError as error:
+        raise BuildFailedError(f"the environment variable CXX is no command: {error}, got {name!r}") from error
+    path = shutil.which(command[0]) if command else None
+    if path is None:
+        expected = BuildFailedError if os.environ.get("CXX") else BuildError
+        raise expected(f"there is no C++ compiler {name!r} (the environment variable CXX names another)")
+    return [path, *command[1:]]
 
 
 def _folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "equivariant_attention"
+    folder = _caches() / "equivariant_attention"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_own(folder):
-        raise BuildError(
+        raise BuildFailedError(
             f"{folder} must belong to this user, and nobody else may write to it: libraries are run from there"
         )
     return folder
+
+
+def _caches() -> Path:
+    """The user's folder for caches; one that is relative counts as none, as it should by the standard of XDG."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if given.is_absolute():
+        return given
+    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know, as in containers
+        if Path.home().is_absolute():
+            return Path.home() / ".cache"
+    raise BuildFailedError(f"this user has no home folder to keep what is built: {ELSEWHERE}")
 
 
 def _is_own(path: Path) -> bool:
@@ -76,19 +111,26 @@ def _is_own(path: Path) -> bool:
     return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
-def _key(compiler: str, source: Path) -> str:
+def _key(compiler: list[str], source: Path) -> str:
     # What -march=native stands for is in the command that the compiler would run.
-    command = [compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
-    told = [_run([compiler, "--version"]), _run(command)]
-    texts = [path.read_text() for path in (source, *HEADERS)]
-    return hashlib.sha256("\n".join([*texts, *FLAGS, *told]).encode()).hexdigest()[:16]
+    command = [*compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
+    told = [_run([*compiler, "--version"]), _run(command)]
+    texts = [path.read_bytes() for path in (source, *HEADERS)]
+    names = [os.fsencode(name) for name in (*compiler, *FLAGS, *platform.libc_ver())]
+    return hashlib.sha256(b"\n".join([*texts, *names, *told])).hexdigest()[:16]
 
 
-def _build(compiler: str, source: Path, name: Path) -> Path:
-    logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, compiler)
+def _built(name: Path) -> Path | None:
+    """The library that was built before, if it is whole and nobody else may write to it."""
+    libraries = name.parent.glob(f"{name.name}-*.so")
+    return next((built for built in libraries if _is_own(built) and built == _named(name, built)), None)
+
+
+def _build(compiler: list[str], source: Path, name: Path) -> Path:
+    logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, shlex.join(compiler))
     with tempfile.TemporaryDirectory(dir=name.parent) as folder:
         unfinished = Path(folder) / f"{name.name}.so"
-        _run([compiler, *FLAGS, "-o", str(unfinished), str(source)])
+        _run([*compiler, *FLAGS, "-o", str(unfinished), str(source)])
         unfinished.chmod(0o700)
         return unfinished.replace(_named(name, unfinished))
 
@@ -98,11 +140,57 @@ def _named(name: Path, content: Path) -> Path:
     return name.with_name(f"{name.name}-{hashlib.sha256(content.read_bytes()).hexdigest()[:16]}.so")
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
-    return done.stdout + done.stderr
+def _run(command: list[str]) -> bytes:
+    """What a command says; it is ended, with all that it started, where it takes too long or says too much."""
+    if command[0] in HUNG:
+        raise BuildFailedError(f"{command[0]} has been waited for in vain, {SECONDS} s")
+    try:
+        process = Popen(command, bufsize=0, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, start_new_session=True)
+    except OSError as error:
+        raise BuildFailedError(f"{command[0]} cannot be run: {error}") from error
+    said = bytearray()
+    listener = threading.Thread(target=_listen, args=(process, said), daemon=True)
+    listener.start()
+    try:
+        process.wait(SECONDS)
+    except TimeoutExpired:
+        HUNG.add(command[0])
+        raise
+    finally:
+        _end(process)
+        listener.join(5)  # what left the session may hold the pipe open
+    if len(said) > LARGEST_MESSAGE:
+        raise BuildFailedError(f"{command[0]} says more than {LARGEST_MESSAGE} bytes: {_start(said)}")
+    if process.returncode:
+        raise CalledProcessError(process.returncode, command, bytes(said))
+    return bytes(said)
+
+
+def _listen(process: Popen[bytes], said: bytearray) -> None:
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        while chunk := stdout.read(2**16):
+            said += chunk
+            if len(said) > LARGEST_MESSAGE:
+                _end(process)
+                return
+
+
+def _end(process: Popen[bytes]) -> None:
+    """Kill a process and all that it started."""
+    if os.name != "posix":
+        process.kill()
+    else:
+        with suppress(ProcessLookupError, PermissionError):  # there is nobody left
+            os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "stderr", None)
-    return f"{error}" + (f"\n{said}" if said else "")
+    said = getattr(error, "output", None)
+    remedy = f"\n{ELSEWHERE}" if isinstance(error, OSError) else ""
+    return f"{error}" + (f"\n{_start(said)}" if said else "") + remedy
+
+
+def _start(said: bytes | bytearray) -> str:
+    return said[:SHOWN].decode(errors="replace")

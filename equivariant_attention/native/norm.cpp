@@ -7,36 +7,37 @@
 #include <cmath>
 #include <cstdint>
 
+#include "columns.hpp"
 #include "threads.hpp"
 
 namespace {
 
-struct Part {  // one degree: [rows, orders], a row being a channel of a node
-    int64_t rows, orders;
-    const void *values, *scale;  // scale: the norms that the output is to have, [rows]
+struct Part {  // one degree: [nodes, channels, orders]
+    int64_t channels, orders;
+    double noise;                // norms below this part of the largest of their node count as zero
+    const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]
     void *dvalues, *dscale;      // null where not wanted
-    void* output;                // the norms, or the features; derivatives by them in the backward pass
+    void* output;                // the norms, or the features; derivatives by them, or null, in the backward pass
 };
 
 struct Norm {
-    int64_t num_parts;
+    int64_t num_nodes, num_parts;
     double smallest;
     const Part* parts;
     Threads threads;
 };
 
 template <class T>
-struct Row {
+struct Row {  // one channel of a node
     const T* v;
     int64_t orders;
-    T square = 0, norm, inverse;
-    bool small;  // the norm is raised to the smallest, and constant
+    T norm, inverse;
+    bool constant;  // the norm is raised to the smallest, or noise, whose inverse is 0
 
-    Row(const T* v, int64_t orders, T smallest) : v(v), orders(orders) {
-        for (int64_t a = 0; a < orders; ++a) square += v[a] * v[a];
-        small = square < smallest * smallest;
-        norm = small ? smallest : std::sqrt(square);
-        inverse = 1 / norm;
+    Row(const T* v, int64_t orders, T square, bool is_noise, T smallest) : v(v), orders(orders) {
+        constant = is_noise || square < smallest * smallest;
+        norm = constant ? smallest : std::sqrt(square);
+        inverse = is_noise ? 0 : 1 / norm;
     }
 
     T dot(const T* d) const {
@@ -50,13 +51,32 @@ struct Row {
 template <class T, class Task>
 int for_rows(const Norm& p, Task task) {
     return status_of([&] {
+        int64_t channels = 0;
+        for (int64_t n = 0; n < p.num_parts; ++n) channels += p.parts[n].channels;
         const int64_t shares = p.threads.count;
         in_parallel(p.threads, shares, [&](int64_t i) {
-            for (int64_t n = 0; n < p.num_parts; ++n) {
-                const Part& part = p.parts[n];
-                const T* v = static_cast<const T*>(part.values);
-                for (int64_t r = i * part.rows / shares; r < (i + 1) * part.rows / shares; ++r) {
-                    task(part, r, Row<T>(v + r * part.orders, part.orders, T(p.smallest)));
+            const Array<T> squares(channels);
+            for (int64_t node = i * p.num_nodes / shares; node < (i + 1) * p.num_nodes / shares; ++node) {
+                T* square = squares;
+                T largest = 0;
+                for (int64_t n = 0; n < p.num_parts; ++n) {
+                    const Part& part = p.parts[n];
+                    const T* v = static_cast<const T*>(part.values) + node * part.channels * part.orders;
+                    for (int64_t c = 0; c < part.channels; ++c, ++square) {
+                        *square = 0;
+                        for (int64_t a = 0; a < part.orders; ++a, ++v) *square += *v * *v;
+                        largest = std::max(largest, *square);
+                    }
+                }
+                square = squares;
+                for (int64_t n = 0; n < p.num_parts; ++n) {
+                    const Part& part = p.parts[n];
+                    const T noise = T(part.noise * part.noise) * largest;
+                    for (int64_t r = node * part.channels; r < (node + 1) * part.channels; ++r, ++square) {
+                        if (!part.output) continue;
+                        const T* v = static_cast<const T*>(part.values) + r * part.orders;
+                        task(part, r, Row<T>(v, part.orders, *square, *square < noise, T(p.smallest)));
+                    }
                 }
             }
         });
@@ -72,9 +92,9 @@ template <class T>
 int norms_gradient(const Norm* p) {
     return for_rows<T>(*p, [](const Part& part, int64_t r, const Row<T>& row) {
         if (!part.dvalues) return;
-        const T factor = row.small ? 0 : static_cast<const T*>(part.output)[r] * row.inverse;
+        const T factor = row.constant ? 0 : static_cast<const T*>(part.output)[r] * row.inverse;
         T* dv = static_cast<T*>(part.dvalues) + r * row.orders;
-        for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.small ? 0 : factor * row.v[a];
+        for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.constant ? 0 : factor * row.v[a];
     });
 }
 
@@ -96,7 +116,7 @@ int rescaled_gradient(const Norm* p) {
         if (!part.dvalues) return;
         const T factor = static_cast<const T*>(part.scale)[r] * row.inverse;
         T* dv = static_cast<T*>(part.dvalues) + r * row.orders;
-        for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.small ? 0 : factor * (d[a] - row.v[a] * row.inverse * along);
+        for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.constant ? 0 : factor * (d[a] - row.v[a] * row.inverse * along);
     });
 }
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph
-from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.models import nonlinearity as named
+from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
 from experiments.qm9.targets import TARGETS
 
@@ -27,6 +28,7 @@ class SE3Transformer(nn.Module):
         div: what the channels are divided by for keys and values.
         pooling: 'avg' or 'max', over the atoms of a molecule.
         n_heads: number of attention heads.
+        nonlinearity: 'norm', as published, or 'gate' (see :func:`~equivariant_attention.models.nonlinearity`).
 
     Raises:
         ValueError: ``pooling`` is neither, or the layers refuse the channels (see :class:`GSE3Res`).
@@ -43,6 +45,7 @@ class SE3Transformer(nn.Module):
         div: float = 4,
         pooling: str = "avg",
         n_heads: int = 1,
+        nonlinearity: str = "norm",
         **kwargs,
     ) -> None:
         super().__init__()
@@ -51,7 +54,8 @@ class SE3Transformer(nn.Module):
         self.num_degrees = num_degrees
         features = num_degrees * num_channels
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        layers, fiber = _attention(fiber, fiber_mid, num_layers, edge_dim=edge_dim, div=div, n_heads=n_heads)
+        options = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads}
+        layers, fiber = _attention(fiber, fiber_mid, num_layers, nonlinearity, **options)
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         layers.append(GAvgPooling() if pooling == "avg" else GMaxPooling())
         self.Gblock = nn.ModuleList(layers)
@@ -81,6 +85,7 @@ class TFN(nn.Module):
         num_nlayers: linear layers in each norm nonlinearity.
         num_degrees: degrees 0 to ``num_degrees - 1`` in the middle.
         edge_dim: number of scalar features per edge.
+        nonlinearity: as of :class:`SE3Transformer`.
     """
 
     def __init__(
@@ -91,16 +96,17 @@ class TFN(nn.Module):
         num_nlayers: int = 1,
         num_degrees: int = 4,
         edge_dim: int = 4,
+        nonlinearity: str = "norm",
         **kwargs,
     ) -> None:
         super().__init__()
         self.num_degrees = num_degrees
         features = num_degrees * num_channels
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        layers: list[nn.Module] = []
+        nonlinear, layers = named(nonlinearity, num_nlayers), list[nn.Module]()
         for _ in range(num_layers - 1):
             layers.append(GConvSE3(fiber, fiber_mid, self_interaction=True, edge_dim=edge_dim))
-            layers.append(GNormSE3(fiber_mid, num_layers=num_nlayers))
+            layers.append(nonlinear(fiber_mid))
             fiber = fiber_mid
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         self.block0 = nn.ModuleList(layers)
@@ -112,11 +118,13 @@ class TFN(nn.Module):
         return _forward(G, basis_and_r, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
-def _attention(fiber: Fiber, fiber_mid: Fiber, num_layers: int, **options: Any) -> tuple[list[nn.Module], Fiber]:
-    """Attention layers with norm nonlinearities, and the fiber of what they give."""
-    layers: list[nn.Module] = []
+def _attention(
+    fiber: Fiber, fiber_mid: Fiber, num_layers: int, nonlinearity: str, **options: Any
+) -> tuple[list[nn.Module], Fiber]:
+    """Attention layers with nonlinearities, and the fiber of what they give."""
+    nonlinear, layers = named(nonlinearity), list[nn.Module]()
     for _ in range(num_layers):
-        layers += [GSE3Res(fiber, fiber_mid, **options), GNormSE3(fiber_mid)]
+        layers += [GSE3Res(fiber, fiber_mid, **options), nonlinear(fiber_mid)]
         fiber = fiber_mid
     return layers, fiber
 
@@ -141,8 +149,8 @@ class SE3TransformerVector(nn.Module):
     :math:`\phi` which says how much of each vector counts.
 
     Args:
-        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads: as of :class:`SE3Transformer`;
-            at least two degrees.
+        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads, nonlinearity: as of
+            :class:`SE3Transformer`; at least two degrees.
 
     Raises:
         ValueError: there is one degree alone, and so no vector, or the layers refuse the channels.
@@ -157,6 +165,7 @@ class SE3TransformerVector(nn.Module):
         edge_dim: int = 4,
         div: float = 4,
         n_heads: int = 1,
+        nonlinearity: str = "norm",
         **kwargs,
     ) -> None:
         super().__init__()
@@ -164,7 +173,8 @@ class SE3TransformerVector(nn.Module):
             raise ValueError(f"num_degrees must be at least 2 for vectors, got {num_degrees}")
         self.num_degrees = num_degrees
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        layers, fiber = _attention(fiber, fiber_mid, num_layers, edge_dim=edge_dim, div=div, n_heads=n_heads)
+        options = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads}
+        layers, fiber = _attention(fiber, fiber_mid, num_layers, nonlinearity, **options)
         layers.append(GConvSE3(fiber, Fiber(2, num_channels), self_interaction=True, edge_dim=edge_dim))
         self.Gblock = nn.ModuleList(layers)
         self.pool = GAvgPooling("1")
@@ -242,6 +252,9 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
         return
     for name in [name for name in state_dict if name.startswith(prefix)]:
         state_dict[f"{prefix}net.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+    metadata = getattr(state_dict, "_metadata", {})  # says whose signs the weights have
+    for name in [name for name in metadata if name.startswith(prefix)]:
+        metadata.setdefault(f"{prefix}net.{name.removeprefix(prefix)}", metadata[name])
     for name in ("mean", "std", "size"):
         state_dict[prefix + name] = getattr(module, name)
 
@@ -281,5 +294,6 @@ def make_model(flags: Namespace) -> Scaled:
         div=flags.div,
         pooling=flags.pooling,
         n_heads=flags.head,
+        nonlinearity=flags.nonlinearity,
     )
     return Scaled(net, flags.per_atom and target.grows)

@@ -90,6 +90,18 @@ def test_low_degrees(max_degree):
         assert_same(cache.get_basis_and_r(G, keys), get_basis_and_r(G, max_degree))
 
 
+def test_edges_of_length_zero_as_published():
+    graphs, cache = data_set(), BasisCache(2, ROOMY, zero_edges="published")
+    for keys in ([0, 4], [4, 2, 0]):
+        G = batch_of(graphs, keys)
+        found, expected = cache.get_basis_and_r(G, keys), get_basis_and_r(G, 2, zero_edges="published")
+        assert_same(found, expected)
+        assert len(expected[0].plan.zero_edges)
+        assert not len(found[0].without_direction)
+    with pytest.raises(ValueError, match="zero_edges must be one of"):
+        BasisCache(2, ROOMY, zero_edges="up")
+
+
 def test_what_is_kept_is_not_computed_again(monkeypatch):
     graphs, cache, seen = data_set(), BasisCache(2, ROOMY), []
 

@@ -107,3 +107,53 @@ def test_bad_declarations_are_refused():
         equivariance_error(distances, G, edge_degrees={"d": 2})
     with pytest.raises(ValueError, match="the output must have last dimension 3 for degree 1"):
         equivariance_error(distances, G, output_degree=1)
+
+
+def fixed_vector(length):
+    """Scalars of ordinary size, and a vector that does not turn: of rounding noise, or wrong."""
+    return lambda G: {"0": torch.ones(G.num_nodes(), 1, 1), "1": length * torch.ones(G.num_nodes(), 1, 3)}
+
+
+def test_a_degree_that_vanishes_is_judged_beside_the_others():
+    G = random_graph(torch.float32)
+    assert_equivariant(fixed_vector(1e-8), G)
+    for length in (1, 1e-2, 2e-5):
+        with pytest.raises(AssertionError, match="not equivariant to rotation"):
+            assert_equivariant(fixed_vector(length), G)
+    # Down to 100 roundings of the others relative to its own length, and then to theirs.
+    long, short, shorter = (equivariance_error(fixed_vector(length), G)["rotation"] for length in (1, 2e-5, 5e-6))
+    assert short == pytest.approx(long, rel=1e-4)
+    assert 1e-6 < shorter < 1e-5 * long
+
+
+def test_an_output_that_vanishes_is_judged_by_the_scale():
+    G = random_graph()
+
+    def noise(G):
+        return 1e-17 * torch.ones(G.num_nodes(), 3, dtype=torch.float64)
+
+    assert equivariance_error(noise, G, output_degree=1)["rotation"] > 0.1
+    assert_equivariant(noise, G, output_degree=1, scale=1)
+    error = equivariance_error(relative_positions, G, output_degree=1, scale=1e-3)
+    assert error == equivariance_error(relative_positions, G, output_degree=1)
+
+
+def test_several_rotations_find_what_one_does_not():
+    G = Graph([0, 1], [1, 0])
+    G.edata["d"] = torch.tensor([[1.0, 0, 0], [-1, 0, 0]])
+
+    def jumps_near_an_axis(G):
+        return 1.0 + (G.edata["d"][:, 2] > 0.9)
+
+    assert equivariance_error(jumps_near_an_axis, G, output_on="edges")["rotation"] == 0
+    errors = equivariance_error(jumps_near_an_axis, G, output_on="edges", rotations=50)
+    assert errors["rotation"] == 1
+    assert {*errors} == {"rotation", "translation", "permutation", "batch"}
+
+
+def test_rotations_and_scale_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="rotations must be a whole number of at least 1, got 0"):
+        equivariance_error(distances, random_graph(), rotations=0)
+    for scale in (-1, math.inf, math.nan, "large"):
+        with pytest.raises(ValueError, match="scale must be finite and at least 0"):
+            equivariance_error(distances, random_graph(), scale=scale)

@@ -23,6 +23,7 @@ MODELS = {
     "SE3Transformer-cat": lambda: transformer(x_ij="cat"),
     "SE3Transformer-add": lambda: transformer(x_ij="add"),
     "SE3Transformer-att": lambda: transformer(selfint="att"),
+    "SE3Transformer-gate": lambda: transformer(nonlinearity="gate"),
     "SE3Transformer-fixed": lambda: transformer(learnable_skip=False),
     "SE3Transformer-avg": lambda: transformer(pooling="avg"),
     "SE3Transformer-avg-2": lambda: transformer(pooling="avg", return_type=2),
@@ -32,6 +33,7 @@ MODELS = {
     "SE3Transformer-vector": lambda: SE3Transformer({1: 1}, {0: 2, 1: 2}, {3: 1}, 1, edge_dim=EDGE_DIM),
     "TFN": tfn,
     "TFN-TFN": lambda: tfn(flavor="TFN"),
+    "TFN-gate": lambda: tfn(nonlinearity="gate"),
     "TFN-max-0": lambda: tfn(pooling="max", return_type=0),
     "TFN-avg-1": lambda: tfn(pooling="avg", return_type=1),
 }

@@ -342,7 +342,12 @@ def any_model(draw):
     options = {"pooling": pooling, "return_type": return_type, "edge_dim": draw(st.integers(0, 2))}
     if draw(st.booleans()):
         return TFN(fiber_in, hidden, fiber_out, 2, flavor=draw(st.sampled_from(["skip", "TFN"])), **options)
-    for name, values in (("n_heads", [1, 2]), ("x_ij", [None, "cat", "add"]), ("selfint", ["1x1", "att"])):
+    for name, values in (
+        ("n_heads", [1, 2]),
+        ("x_ij", [None, "cat", "add"]),
+        ("selfint", ["1x1", "att"]),
+        ("nonlinearity", ["norm", "gate"]),
+    ):
         options[name] = draw(st.sampled_from(values))
     return SE3Transformer(fiber_in, hidden, fiber_out, 1, div=1, **options)
 

@@ -13,6 +13,7 @@ from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.models.saving import FORMAT_VERSION
 from tests.cases import random_graph
 from tests.equivariant_attention.models.cases import EDGE_DIM, FIBERS, MODELS, tensors, tfn, transformer, with_inputs
+from tests.oddities import ODD, changed, oddities
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def test_content(path):
         "config": {
             **dict(zip(names, FIBERS, strict=True)),
             "num_layers": 2, "edge_dim": EDGE_DIM, "pooling": "avg", "return_type": None, "flavor": "skip",
+            "nonlinearity": "norm",
         },
     }  # fmt: skip
 
@@ -230,6 +232,38 @@ def test_weights_that_do_not_fit(path, how):
     }
     with pytest.raises(ValueError, match=rf"(?s)model\.pt: the weights do not fit the model: .*{expected[how]}"):
         TFN.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_layers", 10**8),
+        ("fiber_hidden", {0: 10**6}),
+        ("fiber_hidden", dict.fromkeys(range(3000), 16)),
+        ("fiber_hidden", {0: 16, 10**5: 16}),
+        ("fiber_in", {0: 10**15}),
+        ("edge_dim", 10**12),
+    ],
+)
+def test_a_model_larger_than_its_weights_is_not_built(path, name, value):
+    transformer().save_pretrained(path)
+    change(path, config={**torch.load(path, weights_only=True)["config"], name: value})
+    with pytest.raises(ValueError, match=r"model\.pt: expected the arguments of a SE3Transformer, .* much larger than"):
+        SE3Transformer.from_pretrained(path)
+
+
+def test_odd_contents_are_refused_or_are_models(path):
+    tfn().save_pretrained(path)
+    content = torch.load(path, weights_only=True)
+    described = {name: value for name, value in content.items() if name != "state_dict"}
+    refused = 0
+    for place, value in oddities(described, {name: odd for name, odd in ODD.items() if name != "nested"}, 40):
+        torch.save({"state_dict": content["state_dict"], **changed(described, place, value)} if place else value, path)
+        try:
+            TFN.from_pretrained(path)
+        except ValueError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > 25
 
 
 def test_what_does_not_fit_is_told_in_a_few_lines(path):

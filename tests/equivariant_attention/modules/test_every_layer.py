@@ -14,6 +14,7 @@ from equivariant_attention.modules import (
     GAvgPooling,
     GConvSE3,
     GConvSE3Partial,
+    GGate,
     GMaxPooling,
     GNormBias,
     GNormSE3,
@@ -40,6 +41,7 @@ LAYERS = {
     "GNormSE3-0": (lambda: GNormSE3(MIXED), MIXED, MIXED),
     "GNormSE3-2": (lambda: GNormSE3(MIXED, num_layers=2), MIXED, MIXED),
     "GNormBias": (lambda: GNormBias(MIXED), MIXED, MIXED),
+    "GGate": (lambda: GGate(MIXED), MIXED, MIXED),
     "GAttentiveSelfInt": (lambda: GAttentiveSelfInt(FULL, MIXED), FULL, MIXED),
     "GSE3Res": (lambda: GSE3Res(MIXED, HEADS, edge_dim=EDGE_DIM, div=2, n_heads=2), MIXED, HEADS),
     "GSE3Res-sum": (lambda: GSE3Res(MIXED, HEADS, edge_dim=EDGE_DIM, div=2, skip="sum"), MIXED, HEADS),
@@ -199,7 +201,7 @@ def test_wrong_features_are_refused(name):
     features = random_features(fiber, G.num_nodes(), torch.float64)
     first = layer.type if name.startswith("GAvgPooling") else next(iter(features))
     without = {d: v for d, v in features.items() if d != first}
-    for wrong in (without, {**features, first: features[first][:, :, 0]}):
+    for wrong in (without, {**features, first: features[first].unsqueeze(-1)}):
         with pytest.raises(ValueError, match="must have"):
             run(layer, G, wrong)
 

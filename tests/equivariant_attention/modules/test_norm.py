@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GNormBias, GNormSE3
 from tests.cases import MIXED, random_features
@@ -22,6 +23,74 @@ def test_only_the_last_linear_has_a_bias():
         "transform.0.0.bn.weight", "transform.0.0.bn.bias", "transform.0.2.weight",
         "transform.0.3.bn.weight", "transform.0.3.bn.bias", "transform.0.5.weight", "transform.0.5.bias",
     }  # fmt: skip
+
+
+NORMS = {
+    "GNormSE3-0": lambda: GNormSE3(MIXED),
+    "GNormSE3-1": lambda: GNormSE3(MIXED, num_layers=1),
+    "GNormBias": lambda: GNormBias(MIXED),
+}
+every_norm = pytest.mark.parametrize("make", NORMS.values(), ids=NORMS)
+
+
+def with_a_short(features, degree, part):
+    """The features, where channel 0 of a degree has this part of the largest other norm of its node."""
+    short = features[degree].clone()
+    others = {**features, degree: short[:, 1:]}
+    largest = torch.cat([v.norm(dim=-1) for v in others.values()], dim=1).amax(1)
+    short[:, 0] *= (part * largest / short[:, 0].norm(dim=-1))[:, None]
+    return {**features, degree: short}
+
+
+@pytest.mark.parametrize("backend", ["frame", None])
+@every_norm
+def test_a_norm_that_is_noise_counts_as_zero(make, backend, dtype):
+    layer = make().to(dtype)
+    features = random_features(MIXED, 5, dtype)
+    for degree, part in (("0", 4 * torch.finfo(dtype).eps), ("1", 2e-5), ("1", 1e-4), ("2", 1e-4)):
+        noisy = {d: v.requires_grad_() for d, v in with_a_short(features, degree, part).items()}
+        with use_backend(backend):
+            output, expected = layer(noisy), layer(with_a_short(features, degree, 0))
+            gradient = torch.autograd.grad(output[degree].sum(), noisy[degree])[0]
+        assert not output[degree][:, 0].any()
+        assert not gradient[:, 0].any()
+        assert gradient[:, 1:].any() or type(layer) is GNormSE3
+        for d, v in output.items():
+            assert torch.equal(v, expected[d])
+
+
+@every_norm
+def test_ordinary_short_features_are_no_noise(make, dtype):
+    layer = make().to(dtype)
+    features = random_features(MIXED, 5, dtype)
+    for degree, part in (("0", 1e-5), ("1", 2e-4), ("2", 2e-4)):
+        short = with_a_short(features, degree, part)
+        if isinstance(layer, GNormBias):
+            torch.nn.init.ones_(layer.bias[degree])
+            length = layer(short)[degree][:, 0].norm(dim=-1)
+            torch.testing.assert_close(length, short[degree][:, 0].norm(dim=-1) + 1)
+        else:
+            expected = layer.transform[degree](short[degree].norm(dim=-1))[:, 0].abs()
+            torch.testing.assert_close(layer(short)[degree][:, 0].norm(dim=-1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_are_small_altogether_are_no_noise():
+    layer, features = GNormBias(MIXED), random_features(MIXED, 5, torch.float32)
+    for degree, value in layer({d: 1e-9 * v for d, v in features.items()}).items():
+        direction = features[degree] / features[degree].norm(dim=-1, keepdim=True)
+        torch.testing.assert_close(value, layer.bias[degree].relu().unsqueeze(-1) * direction)
+
+
+@pytest.mark.parametrize("kind", [GNormSE3, GNormBias])
+def test_the_nonlinearity_may_be_a_module(kind):
+    torch.manual_seed(0)
+    layer = kind(MIXED, torch.nn.SiLU(), num_layers=1)
+    torch.manual_seed(0)
+    other = kind(MIXED, torch.nn.SiLU, num_layers=1)
+    assert layer.state_dict().keys() == other.state_dict().keys()
+    features = random_features(MIXED, 5, torch.float32)
+    for ours, theirs in zip(layer(features).values(), other(features).values(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_the_nonlinearity_is_an_argument():

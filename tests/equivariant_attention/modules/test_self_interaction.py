@@ -5,7 +5,6 @@ import torch
 
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GAttentiveSelfInt
-from equivariant_attention.modules.self_interaction import _inner_products
 from tests.cases import FULL, MIXED, random_features
 
 
@@ -16,10 +15,31 @@ def test_outputs_are_weighted_means_of_the_channels():
         torch.testing.assert_close(value, same[degree][:, :1].expand_as(value))
 
 
-def test_small_inner_products_keep_their_sign():
-    value = torch.tensor([[[1.0, 0, 0], [1e-20, 0, 0], [-1e-20, 0, 0], [0, 0, 0]]])
-    products = _inner_products(value).view(4, 4)
-    torch.testing.assert_close(products[0], torch.tensor([1.0, 1e-12, -1e-12, 0]), rtol=0, atol=0)
+def test_small_inner_products_are_as_published_but_for_rounding(dtype):
+    """The published code raises them to 1e-12 with their sign."""
+    layer = GAttentiveSelfInt(MIXED, MIXED).to(dtype)
+    for degree, value in random_features(MIXED, 5, dtype).items():
+        for size in (1e-20, 1e-8, 1e-6, 1):
+            value[:, 0] *= size
+            products = (value @ value.mT).flatten(1)
+            raised = torch.sign(products) * products.abs().clamp_min(1e-12)
+            weights = layer.transform[degree](raised).unflatten(-1, (-1, value.shape[1])).softmax(dim=-1)
+            found = layer({d: value if d == degree else v for d, v in random_features(MIXED, 5, dtype).items()})[degree]
+            torch.testing.assert_close(found, weights @ value, rtol=0, atol=1e-9 if dtype == torch.float64 else 1e-6)
+
+
+def test_noise_in_place_of_zero_changes_neither_value_nor_derivative():
+    """A channel that is 0 by symmetry is rounding noise once the input is turned."""
+    layer, results = GAttentiveSelfInt(Fiber(structure=[(4, 1)]), Fiber(structure=[(2, 1)])).double(), []
+    for noise in (0, 1e-17):
+        torch.manual_seed(1)
+        value = torch.randn(5, 4, 3, dtype=torch.float64)
+        value[:, 0] = noise * torch.randn(5, 3, dtype=torch.float64)
+        value.requires_grad_()
+        output = layer({"1": value})["1"]
+        (gradient,) = torch.autograd.grad(output.square().sum(), value)
+        results.append((output, gradient))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-14)
 
 
 def test_parameter_names():

@@ -1,13 +1,17 @@
+import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from equivariant_attention.native import compiler
-from equivariant_attention.native.compiler import BuildError, library
+from equivariant_attention.native.compiler import BuildError, BuildFailedError, library
 
 pytestmark = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "c++")), reason="there is no C++ compiler")
 
@@ -19,12 +23,26 @@ def source(tmp_path, monkeypatch):
     path = tmp_path / "answer.cpp"
     path.write_text('extern "C" int answer() { return 42; }')
     library.cache_clear()
+    monkeypatch.setattr(compiler, "HUNG", set())
     yield path
     library.cache_clear()
 
 
 def built(source):
     return sorted((source.parent / "cache" / "equivariant_attention").iterdir())
+
+
+@pytest.fixture
+def fake(source, monkeypatch):
+    """Makes a compiler of a shell script, which may go on as the true one."""
+
+    def make(script):
+        path = source.parent / "compiler"
+        path.write_text(f"#!/bin/sh\ncompiler={shlex.quote(shutil.which('c++'))}\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+
+    return make
 
 
 def test_it_is_built_once(source):
@@ -138,5 +156,159 @@ def test_a_variable_forbids_it(source, monkeypatch):
 def test_without_a_folder_to_keep_it(source, monkeypatch):
     (source.parent / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(source.parent / "file"))
-    with pytest.raises(BuildError, match=r"does not build answer\.cpp"):
+    with pytest.raises(BuildError, match=r"does not build answer\.cpp(.|\n)*set XDG_CACHE_HOME"):
         library(source)
+
+
+# -------------------------------------------------------------------------------------- compilers that misbehave
+
+
+def test_a_compiler_may_have_arguments(source, fake, monkeypatch):
+    fake('[ "$1" = -DANSWER=42 ] && exec $compiler "$@"')
+    source.write_text('extern "C" int answer() { return ANSWER; }')
+    path = source.parent / "with space"
+    (source.parent / "compiler").rename(path)
+    for command in (f"'{path}' -DANSWER=42", f"{shlex.quote(str(path))} '-DANSWER=42'"):
+        library.cache_clear()
+        monkeypatch.setenv("CXX", command)
+        assert library(source).answer() == 42
+    fake('exec $compiler -DANSWER=43 "$@"')
+    (source.parent / "compiler").rename(path)
+    library.cache_clear()
+    monkeypatch.setenv("CXX", str(path))
+    assert library(source).answer() == 43
+
+
+@pytest.mark.parametrize("command", ["'c++", "ccache-that-is-not-here c++", " "])
+def test_what_is_no_command_is_refused(source, monkeypatch, command):
+    monkeypatch.setenv("CXX", command)
+    with pytest.raises(BuildFailedError, match="CXX"):
+        library(source)
+
+
+def test_an_empty_variable_names_no_compiler(source, monkeypatch):
+    monkeypatch.setenv("CXX", "")
+    assert library(source).answer() == 42
+
+
+def test_messages_need_not_be_utf8(source, fake):
+    fake('printf "\\374bersetzer\\n" >&2; exec $compiler "$@"')
+    assert library(source).answer() == 42
+    library.cache_clear()
+    source.write_text("no such code")
+    with pytest.raises(BuildFailedError, match="\N{REPLACEMENT CHARACTER}bersetzer"):
+        library(source)
+
+
+@pytest.mark.parametrize("when", ["--version", "-o"])
+def test_messages_without_end(source, fake, monkeypatch, when):
+    monkeypatch.setattr(compiler, "LARGEST_MESSAGE", 2**17)
+    fake(f'case "$*" in *{when}*) exec yes "a warning";; esac; exec $compiler "$@"')
+    with pytest.raises(BuildFailedError, match="says more than 131072 bytes: a warning") as raised:
+        library(source)
+    assert len(str(raised.value)) < 2 * compiler.SHOWN
+    assert not list((source.parent / "cache").rglob("*.so"))
+
+
+def is_running(pid):
+    """Whether a process does more than wait for its parent to take notice of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="processes are looked up in /proc")
+@pytest.mark.parametrize("hangs", [True, False])
+def test_nothing_is_left_running(source, fake, monkeypatch, hangs):
+    """Of a compiler that hangs, nor of one that builds and leaves what it started."""
+    pid = source.parent / "pid"
+    fake(f'sleep 60 & echo $! > {pid}; {"wait" if hangs else """$compiler "$@" """}')
+    if hangs:
+        monkeypatch.setattr(compiler, "SECONDS", 0.5)
+        with pytest.raises(BuildFailedError, match=r"timed out after 0\.5 seconds"):
+            library(source)
+    else:
+        assert library(source).answer() == 42
+    deadline = time.monotonic() + 10
+    while is_running(int(pid.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(int(pid.read_text()))
+
+
+def test_a_compiler_that_hung_is_not_waited_for_again(source, fake, monkeypatch):
+    monkeypatch.setattr(compiler, "SECONDS", 0.3)
+    asked = source.parent / "asked"
+    fake(f"echo >> {asked}; sleep 60")
+    for _ in range(2):
+        with pytest.raises(BuildFailedError, match=r"timed out|in vain"):
+            library(source)
+    assert asked.read_text() == "\n"
+
+
+def test_a_compiler_that_is_no_program(source, monkeypatch):
+    path = source.parent / "compiler"
+    path.write_bytes(b"\x7fELF no program")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    with pytest.raises(BuildFailedError, match="compiler cannot be run: "):
+        library(source)
+
+
+# ------------------------------------------------------------------------------------------- folders that misbehave
+
+
+def test_what_cannot_be_loaded_is_not_built_again(source, monkeypatch):
+    """As in a folder mounted noexec."""
+
+    def refused(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    with monkeypatch.context() as m:
+        m.setattr(ctypes, "CDLL", refused)
+        for _ in range(2):
+            with pytest.raises(BuildFailedError, match=r"failed to map segment(.|\n)*set XDG_CACHE_HOME"):
+                library(source)
+            m.setattr(compiler, "_build", None)
+    assert len(built(source)) == 1
+    assert library(source).answer() == 42
+
+
+@pytest.mark.parametrize("given", [None, "", "caches", "./caches"])
+def test_without_a_home(source, monkeypatch, given):
+    """A relative folder counts as none: it would be another from wherever a process is started."""
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.chdir(source.parent)
+    monkeypatch.setattr(compiler.Path, "home", home)
+    monkeypatch.setenv("XDG_CACHE_HOME", given) if given is not None else monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(BuildFailedError, match="no home folder to keep what is built: set XDG_CACHE_HOME"):
+        library(source)
+    assert [*source.parent.iterdir()] == [source]
+
+
+def test_a_relative_folder_counts_as_none(source, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")
+    monkeypatch.setattr(compiler.Path, "home", lambda: source.parent)
+    assert library(source).answer() == 42
+    assert (source.parent / ".cache" / "equivariant_attention").is_dir()
+    assert not (source.parent / "caches").exists()
+
+
+def test_a_folder_that_goes_while_it_builds(source, fake):
+    folder = source.parent / "cache"
+    fake(f'$compiler "$@"; status=$?; case "$*" in *-o*answer.cpp*) rm -r {folder};; esac; exit $status')
+    with pytest.raises(BuildFailedError, match=r"does not build answer\.cpp"):
+        library(source)
+    fake('exec $compiler "$@"')
+    assert library(source).answer() == 42
+
+
+def test_a_disk_that_is_full(source, fake):
+    fake('case "$*" in *answer.cpp*) echo "No space left on device" >&2; exit 1;; esac; exec $compiler "$@"')
+    with pytest.raises(BuildFailedError, match="No space left on device"):
+        library(source)
+    assert built(source) == []

@@ -1,0 +1,66 @@
+"""A nonlinearity that is smooth everywhere, and so equivariant however near to symmetry its input is."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..checks import check_features
+from ..contraction.precision import full_precision
+from ..fibers import Features, Fiber, check_fiber
+from ..modules.radial import BN
+
+
+class GGate(nn.Module):
+    r"""Gated nonlinearity: each channel times a function of all invariants of its node.
+
+    .. math:: f^l_c \leftarrow \frac{\mathrm{MLP}(s)^l_c}{\sqrt{1 + |f^l_c|^2}} \; f^l_c, \qquad
+              s^0_c = f^0_c, \quad s^l_c = \sqrt{1 + |f^l_c|^2} - 1
+
+    The network is LayerNorm, Linear, SiLU, Linear on the scalars and norms of all channels of all degrees. Long
+    features come out as long as it says, as from :class:`GNormSE3`; a feature that vanishes, by symmetry say, stays
+    zero, and one that almost does stays as small. There is no point where value or derivatives jump.
+
+    Args:
+        fiber: fiber of input and output.
+
+    Raises:
+        TypeError: ``fiber`` is not a Fiber.
+    """
+
+    def __init__(self, fiber: Fiber) -> None:
+        super().__init__()
+        check_fiber(fiber, "fiber")
+        self.fiber = fiber
+        channels = sum(fiber.multiplicities)
+        self.net = nn.Sequential(BN(channels), nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels))
+
+    def forward(self, features: Features, **kwargs) -> Features:
+        """Scale every channel.
+
+        Args:
+            features: of fiber ``fiber``, ``{degree: [nodes, m, 2 degree + 1]}``.
+
+        Returns:
+            the same degrees and shapes; a zero feature stays zero.
+
+        Raises:
+            TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
+        """
+        check_features(features, self.fiber, layer=self)
+        values = [features[str(degree)] for degree in self.fiber.degrees]
+        with full_precision(values[0].device):  # vectors that are rounded turn no longer
+            squares = [v.square().sum(-1) for v in values]
+            roots = [(1 + square).sqrt() for square in squares]
+            invariants = [
+                v.squeeze(-1) if degree == 0 else square / (root + 1)  # no difference of numbers near one
+                for degree, v, square, root in zip(self.fiber.degrees, values, squares, roots, strict=True)
+            ]
+        gates = self.net(torch.cat(invariants, dim=1)).split(self.fiber.multiplicities, dim=1)
+        return {
+            degree: (gate.to(v.dtype) / root).unsqueeze(-1) * v
+            for degree, gate, root, v in zip(map(str, self.fiber.degrees), gates, roots, values, strict=True)
+        }
+
+    def extra_repr(self) -> str:
+        return f"fiber={self.fiber}"
