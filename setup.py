@@ -35,6 +35,7 @@ setup(
             "pillow>=9.1",
             "rdkit>=2023.9",
             "pebble>=5",
+            "ase>=3.23",
         ],
         "ase": ["ase>=3.23"],
         "xtb": ["tblite>=0.8", "ase>=3.23"],

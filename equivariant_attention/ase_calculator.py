@@ -16,7 +16,10 @@ from torch import nn
 from .checks import check_positive, check_whole_number
 from .envelope import polynomial_envelope
 from .graphs import Graph
+from .plan import LARGEST_DISTANCE
 from .so3.vectors import length_and_direction
+
+FLATTEST = 1e-3  # of the cutoff, that a cell may be
 
 
 class ModelCalculator(Calculator):
@@ -71,13 +74,13 @@ class ModelCalculator(Calculator):
 
         Raises:
             TypeError: the model gives no tensor, or one without a gradient.
-            ValueError: there are no atoms, positions are not finite, a periodic direction has no length, the model
-                gives more than one energy, or it or its gradient is not finite.
+            ValueError: there are no atoms, positions or cell are not finite, the cell is flat or has no vector for a
+                periodic direction, the model gives more than one energy, or it or its gradient is not finite.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise ValueError("atoms must be given, got None")
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             G, x = self._graph(self.atoms)
             energy = _checked_energy(self.model(G))
             (gradient,) = torch.autograd.grad(energy.sum(), x, materialize_grads=True)
@@ -90,8 +93,7 @@ class ModelCalculator(Calculator):
         """The graph of the atoms, and the positions that its fields are made of."""
         if not np.isfinite(atoms.positions).all():
             raise ValueError("atoms must have finite positions")
-        if (atoms.pbc & ~atoms.cell.any(1)).any():
-            raise ValueError(f"atoms.cell must have a vector for every periodic direction, got {atoms.cell!r}")
+        _check_cell(atoms, self.cutoff)
         parameter = next(self.model.parameters())
         dst, src, offset = neighbor_list("ijS", atoms, self.cutoff)
         src, dst = (torch.from_numpy(ends).long().to(parameter.device) for ends in (src, dst))
@@ -104,6 +106,25 @@ class ModelCalculator(Calculator):
             r, _ = length_and_direction(G.edata["d"])
             G.edata["envelope"] = polynomial_envelope(r, self.cutoff, self.envelope)
         return G, x
+
+
+def _check_cell(atoms: Atoms, cutoff: float) -> None:
+    """Refuse a cell that is not finite, or so flat that ASE fails or finds images without end within the cutoff."""
+    cell = atoms.cell.array
+    if not (np.abs(cell) <= LARGEST_DISTANCE).all():
+        raise ValueError(f"atoms.cell must be finite and at most {LARGEST_DISTANCE:.0e}, got {cell.tolist()}")
+    if (atoms.pbc & ~cell.any(1)).any():
+        raise ValueError(f"atoms.cell must have a vector for every periodic direction, got {cell.tolist()}")
+    vectors = cell[cell.any(1)]  # ASE puts others in the place of those that are zero
+    if not len(vectors):
+        return
+    largest = np.abs(vectors).max(1, keepdims=True)
+    flatness = np.linalg.svd(vectors / largest, compute_uv=False).min()  # 0 where they lie in a plane or line
+    if largest.min() * flatness < FLATTEST * cutoff:
+        raise ValueError(
+            f"atoms.cell must have vectors that no plane or line holds, each far longer than {FLATTEST} of the cutoff, "
+            f"{cutoff}, got {cell.tolist()}"
+        )
 
 
 def _checked_energy(energy: Any) -> torch.Tensor:

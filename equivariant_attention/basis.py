@@ -11,9 +11,13 @@ from torch import Tensor
 
 from .checks import check_of_graph, check_whole_number
 from .graphs import GraphLike, as_graph
+from .native.calls import is_watched
 from .plan import Plan, relative_positions
 from .so3 import aligning_matrices, coupling, spherical_harmonics
 from .so3.vectors import length_and_direction
+from .unchanged import Snapshot, assert_equal, can_look_at
+
+ZERO_EDGES = ("isotropic", "published")
 
 
 class Basis(Mapping[str, Tensor]):
@@ -25,11 +29,13 @@ class Basis(Mapping[str, Tensor]):
     ``F = 2 min(l, k) + 1``, with k the degree in, l the degree out, and J ascending in the last dimension.
 
     Args:
-        direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero.
+        direction: unit vectors along the edges, ``[edges, 3]``; zero for an edge of length zero that has no direction.
         max_degree: largest degree in or out.
         plan: of the graph.
-        made_of: ``edata['d']``, ``edata['w']`` (or None) and the distances that go with them.
+        G: the graph.
+        r: the distances that go with it.
         frames: what :attr:`frames` is to be, where it is known; None forms it when first asked for.
+        zero_edges: as of :func:`get_basis_and_r`.
     """
 
     def __init__(
@@ -37,12 +43,16 @@ class Basis(Mapping[str, Tensor]):
         direction: Tensor,
         max_degree: int,
         plan: Plan,
-        made_of: tuple[Tensor, Tensor | None, Tensor],
+        G: GraphLike,
+        r: Tensor,
         frames: list[Tensor] | None = None,
+        zero_edges: str = "isotropic",
     ) -> None:
-        self.direction, self.max_degree, self.plan = direction, max_degree, plan
-        d, *radial = made_of
-        self._d, self._radial = (d, _version(d)), [(tensor, _version(tensor)) for tensor in radial]
+        self.direction, self.max_degree, self.plan, self.zero_edges = direction, max_degree, plan, zero_edges
+        src, dst = G.edges()
+        self._seen = {"src": Snapshot(src, plan.src), "dst": Snapshot(dst, plan.dst)}
+        self._seen["edata['d']"] = Snapshot(G.edata["d"])
+        self._radial = Snapshot(G.edata.get("w")), Snapshot(r)
         # torch.compile leaves inference mode and versions of tensors as they are, and cannot look at them.
         self._inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         self._gradients = torch.is_grad_enabled()
@@ -73,11 +83,16 @@ class Basis(Mapping[str, Tensor]):
         return self._harmonics
 
     @property
+    def without_direction(self) -> Tensor:
+        """The edges of length zero, unless they are taken to point somewhere."""
+        zero_edges = self.plan.zero_edges
+        return zero_edges if self.zero_edges == "isotropic" else zero_edges[:0]
+
+    @property
     def frames(self) -> list[Tensor]:
         """Wigner-D matrices that turn each edge to the polar axis, one ``[edges, 2l+1, 2l+1]`` per degree.
 
-        The edges are in the order of the plan. On an edge of length zero they are 0 for l > 0, where directions mean
-        nothing.
+        The edges are in the order of the plan. On an edge without direction they are 0 for l > 0.
         """
         if self._frames is None:
             with self._as_constructed():
@@ -85,28 +100,53 @@ class Basis(Mapping[str, Tensor]):
         return self._frames
 
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
-        """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal."""
-        return all(_unchanged(*seen, given) for seen, given in zip(self._radial, (w, r), strict=True))
+        """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal.
+
+        Where values cannot be looked at, as on a GPU, they are taken to be what they were until PyTorch counts that one
+        was written to.
+
+        Raises:
+            RuntimeError: in inference mode, where nothing is counted, they were. The error comes when the host next
+                waits.
+        """
+        given = list(zip(self._radial, (w, r), strict=True))
+        if can_look_at(r):
+            return all(seen.equals(value) for seen, value in given)
+        if not all(seen.is_untouched(value) for seen, value in given):
+            return False
+        if not is_watched() and r.is_inference():
+            assert_equal(given, "r and edata['w'] must not be written to in inference mode, after get_basis_and_r")
+        return True
 
     def check(self, G: GraphLike) -> None:
         """Refuse a graph ``G`` that the basis is not of.
 
         Raises:
-            ValueError: it has another number of nodes or edges, or its ``edata['d']`` was written to.
-            RuntimeError: it has another ``edata['d']``. On a GPU the error comes when the host next waits.
+            ValueError: it has another number of nodes or edges, is on another device, or its edges or ``edata['d']``
+                were written to.
+            RuntimeError: it has other edges or another ``edata['d']``, or the plan was written to. On a GPU the error
+                comes when the host next waits.
         """
-        plan = self.plan
-        check_of_graph("basis", ("nodes", G.num_nodes(), plan.num_nodes), ("edges", G.num_edges(), plan.num_edges))
-        if "d" not in G.edata:  # layers need none beside the basis
+        plan, edges = self.plan, dict(zip(("src", "dst"), G.edges(), strict=True))
+        # Layers need no edata['d'] beside the basis.
+        given = {**edges, "edata['d']": G.edata["d"]} if "d" in G.edata else edges
+        check_of_graph(
+            "basis",
+            ("nodes", G.num_nodes(), plan.num_nodes),
+            ("edges", G.num_edges(), plan.num_edges),
+            *(("device", value.device, plan.src.device) for value in given.values()),
+        )
+        plan.check_unwritten()
+        seen = [(self._seen[name], value) for name, value in given.items()]
+        if not can_look_at(plan.src):
+            if not all(snapshot.is_untouched(value) for snapshot, value in seen):
+                assert_equal(seen, "basis must be of this graph: edges or edata['d'] are not what it was made of")
             return
-        (seen, version), d = self._d, G.edata["d"]
-        if d is seen:
-            if version != _version(d) and -1 not in (version, _version(d)):
-                raise ValueError("basis must be of this graph: edata['d'] was written to after get_basis_and_r")
-            return
-        check_of_graph("basis", ("device", d.device, seen.device))
-        fits = (d.detach().reshape(-1, 3) == seen.detach().reshape(-1, 3)).all()
-        torch._assert_async(fits, "basis must be of this graph: edata['d'] is not what it was made of")
+        for name, (snapshot, value) in zip(given, seen, strict=True):
+            if not snapshot.equals(value):
+                if value is snapshot.tensor:
+                    raise ValueError(f"basis must be of this graph: {name} was written to after get_basis_and_r")
+                raise RuntimeError(f"basis must be of this graph: {name} is not what it was made of")
 
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
@@ -134,18 +174,6 @@ class Basis(Mapping[str, Tensor]):
         return f"Basis(edges={self.direction.shape[0]}, max_degree={self.max_degree})"
 
 
-def _unchanged(seen: Tensor | None, version: int, given: Tensor | None) -> bool:
-    """Whether it is the tensor that was seen, and was not written to since."""
-    return seen is given and version == _version(given)
-
-
-def _version(tensor: Tensor | None) -> int:
-    """How often a tensor has been written to, where PyTorch counts that; -1 in code that is compiled."""
-    if torch.compiler.is_compiling():
-        return -1
-    return 0 if tensor is None or tensor.is_inference() else tensor._version
-
-
 BasisAndR = tuple[Basis, Tensor]  # of one graph, from get_basis_and_r or a BasisCache
 
 
@@ -153,7 +181,13 @@ def _plan_of(G: Any) -> Plan:
     return Plan(G)
 
 
-def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> BasisAndR:
+def get_basis_and_r(
+    G: Any,
+    max_degree: int,
+    compute_gradients: bool = False,
+    plan: Plan | None = None,
+    zero_edges: str = "isotropic",
+) -> BasisAndR:
     """The equivariant basis and the distances of a graph; call it once per forward pass.
 
     Args:
@@ -162,6 +196,10 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
         max_degree: largest degree of any feature of the model, at least 0.
         compute_gradients: let gradients flow from the basis to ``edata['d']``. They flow from the distances always.
         plan: of this graph, made ahead; None makes one, which looks at values.
+        zero_edges: what becomes of edges of length zero, such as self-loops: 'isotropic', they carry only J = 0, which
+            needs no direction; 'published', they are taken to point along (0, 1, 0), as in the published code. That is
+            **not equivariant**, and meant for weights that were trained so. In either case the derivative by
+            ``edata['d']`` is 0 there.
 
     Returns:
         the :class:`Basis` and r, the lengths of ``edata['d']``, ``[edges, 1]``.
@@ -169,10 +207,12 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: as :class:`~equivariant_attention.plan.Plan` says of the values of the graph;
-            ``max_degree`` is not a whole number of at least 0; or ``plan`` is of another graph, or not a plan.
+            ``max_degree`` is not a whole number of at least 0; ``zero_edges`` is neither; or ``plan`` is of another
+            graph, or not a plan.
         RuntimeError: ``plan`` is of a graph with other values.
     """
     check_whole_number(max_degree, 0, "max_degree")
+    check_zero_edges(zero_edges)
     G = as_graph(G)
     d = relative_positions(G)
     if plan is None:
@@ -182,13 +222,33 @@ def get_basis_and_r(G: Any, max_degree: int, compute_gradients: bool = False, pl
     else:
         raise TypeError(f"plan must be a Plan or None, got {type(plan).__name__}")
     r, direction = length_and_direction(d)
-    made_of = (G.edata["d"], G.edata.get("w"), r)
-    return Basis(direction if compute_gradients else direction.detach(), max_degree, plan, made_of), r
+    direction = directed(direction if compute_gradients else direction.detach(), zero_edges)
+    return Basis(direction, max_degree, plan, G, r, zero_edges=zero_edges), r
 
 
-def get_basis(G: Any, max_degree: int, compute_gradients: bool = False, plan: Plan | None = None) -> Basis:
+def check_zero_edges(zero_edges: Any) -> None:
+    """Refuse ``zero_edges`` that name no way to treat edges of length zero with a ValueError."""
+    if zero_edges not in ZERO_EDGES:
+        raise ValueError(f"zero_edges must be one of {ZERO_EDGES}, got {zero_edges!r}")
+
+
+def directed(direction: Tensor, zero_edges: str) -> Tensor:
+    """Each ``direction``, ``[edges, 3]``, those of length zero as :func:`get_basis_and_r` says of ``zero_edges``."""
+    if zero_edges == "isotropic":
+        return direction
+    upwards = (torch.arange(3, device=direction.device) == 1).to(direction.dtype)
+    return torch.where((direction == 0).all(-1, keepdim=True), upwards, direction)
+
+
+def get_basis(
+    G: Any,
+    max_degree: int,
+    compute_gradients: bool = False,
+    plan: Plan | None = None,
+    zero_edges: str = "isotropic",
+) -> Basis:
     """The equivariant basis alone: arguments, errors and value as in :func:`get_basis_and_r`."""
-    return get_basis_and_r(G, max_degree, compute_gradients, plan)[0]
+    return get_basis_and_r(G, max_degree, compute_gradients, plan, zero_edges)[0]
 
 
 def get_r(G: Any) -> Tensor:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
-from .files import atomic_write, check_archive
+from .files import atomic_write
+from .origin import with_our_signs
+from .torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8
+
+LARGER = "a model that is much larger than the weights in the file"
+FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full}
+MANY, SMALL = 2_000, 1 << 24  # parameters, and numbers in all of them, of a model that may be made for any weights
+
+M = TypeVar("M", bound=nn.Module)
 
 
 def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
@@ -33,7 +46,7 @@ def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> Any:
-    """What ``torch.save`` wrote: tensors, on the CPU, and plain values.
+    """What ``torch.save`` wrote: tensors, on the CPU, arrays and plain values. No code of the file is run.
 
     Args:
         path: file to read.
@@ -51,15 +64,15 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
         raise FileNotFoundError(f"{path}: there is no such file")
     with open(path, "rb") as file:
         try:
-            check_archive(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return load_torch(file)
         except Exception as error:  # damaged and foreign files raise almost anything
-            reason = str(error).split("WeightsUnpickler error: ")[-1]  # without advice to let the file run code
-            reason = in_few_lines(reason, 1) or "it is truncated, or another file"
+            reason = in_few_lines(error, 1) or "it is truncated, or another file"
             raise ValueError(f"{path}: expected a whole checkpoint of tensors and plain values: {reason}") from error
 
 
-def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False) -> None:
+def load_weights(
+    model: nn.Module, weights: Any, path: str | os.PathLike[str], assign: bool = False, ours: bool = False
+) -> None:
     """Give a model the weights of a file, strictly.
 
     Args:
@@ -67,16 +80,16 @@ def load_weights(model: nn.Module, weights: Any, path: str | os.PathLike[str], a
         weights: ``{name: tensor}``.
         path: of the file, for messages.
         assign: the tensors become the model's own, with their dtype, in place of being copied.
+        ours: whether they are known to have this library's signs of the basis; others warn, if they do not say so.
 
     Raises:
         ValueError: these are no weights; one is missing, unexpected or of another shape; or they are not all numbers of
             one floating-point dtype.
     """
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
+    check_weights(weights, path)
     _check_alike({name: weights[name] for name, _ in model.named_parameters() if name in weights}, path)
     try:
-        model.load_state_dict(weights, assign=assign)
+        model.load_state_dict(with_our_signs(weights) if ours else weights, assign=assign)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the model: {in_few_lines(error)}") from error
 
@@ -90,6 +103,73 @@ def _check_alike(weights: dict[str, Tensor], path: str | os.PathLike[str]) -> No
         if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
             got = f"{name!r} of {value.dtype}, {value.layout}, on {value.device}"
             raise ValueError(f"{path}: expected weights that are dense tensors of floating-point numbers, got {got}")
+
+
+def made_for(make: Callable[[], M], weights: Mapping[str, Tensor]) -> M:
+    """A model that a file describes, given up as soon as it is much larger than the weights in the file.
+
+    Args:
+        make: makes it.
+        weights: ``{name: tensor}``.
+
+    Returns:
+        the model, without these weights.
+
+    Raises:
+        ValueError: it is larger. And what ``make`` raises.
+    """
+    numbers = sum(weight.numel() for weight in weights.values())
+    # Twice as many as there are, since a module may replace a parameter that it has made.
+    thread, left = threading.get_ident(), [max(MANY, 2 * len(weights)), max(SMALL, 2 * numbers)]
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        if threading.get_ident() == thread:
+            left[:] = left[0] - 1, left[1] - parameter.numel()
+            if min(left) < 0:
+                raise ValueError(LARGER)
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with _Small(left[1]):
+            return make()
+    finally:
+        hook.remove()
+
+
+class _Small(TorchFunctionMode):
+    """Inside, this thread makes no tensor of more than so many numbers.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in FACTORIES:
+            size = kwargs.get("size", args[0] if args and isinstance(args[0], tuple | list) else args)
+            if prod(size) > self.most:
+                raise ValueError(LARGER)
+        return function(*args, **kwargs)
+
+
+def check_weights(weights: Any, path: str | os.PathLike[str]) -> None:
+    """Refuse what is no ``{name: tensor}``.
+
+    Args:
+        weights: of a file.
+        path: of the file, for messages.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise ValueError(f"{path}: expected weights (a dict of tensors), got {described(weights)}")
 
 
 def in_few_lines(error: object, most: int = MOST_LINES) -> str:

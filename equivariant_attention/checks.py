@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -104,6 +105,19 @@ def check_features(
             raise ValueError(f"{label} must have shape {list(shape)}, got {list(value.shape)}")
 
 
+def of_fiber(features: Any, fiber: Fiber) -> Any:
+    """Those of the ``features`` that a ``fiber`` has: some published layers ignore other degrees."""
+    if not isinstance(features, Mapping) or len(features) <= len(fiber.degrees):
+        return features
+    return {degree: features[degree] for degree in map(str, fiber.degrees) if degree in features}
+
+
+def with_three_dimensions(features: Any) -> Any:
+    """The ``features``, with degree 0 in ``[nodes, channels, 1]`` where it was ``[nodes, channels]``, as published."""
+    scalars = features.get("0") if isinstance(features, Mapping) else None
+    return {**features, "0": scalars.unsqueeze(-1)} if isinstance(scalars, Tensor) and scalars.dim() == 2 else features
+
+
 def check_floating_point(value: Any, name: str, layer: nn.Module | None = None) -> None:
     """Refuse what is not a floating-point tensor, or not as the layer's parameters are: see :func:`check_alike`.
 
@@ -129,6 +143,12 @@ def first_parameter(module: nn.Module) -> Tensor | None:
         if child is not None and (found := first_parameter(child)) is not None:
             return found
     return None
+
+
+def as_floating_point(value: Any, dtype: torch.dtype) -> Any:
+    """A ``value`` of whole numbers or truth values in a ``dtype``; whatever else there is, as it is."""
+    whole = isinstance(value, Tensor) and not value.is_floating_point() and not value.is_complex()
+    return value.to(dtype) if whole else value
 
 
 def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> None:

@@ -15,12 +15,12 @@ Features = dict[str, Tensor]
 class Fiber:
     """The degrees of a feature and the number of channels (multiplicity) of each.
 
-    Exactly one of these describes it:
+    Exactly one of these describes it, except that numbers beside a ``structure`` are ignored, as published:
 
     Args:
         num_degrees, num_channels: degrees ``0 .. num_degrees - 1`` with ``num_channels`` channels each.
         structure: ``[(multiplicity, degree), ...]`` in any order.
-        dictionary: ``{degree: multiplicity}``.
+        dictionary: ``{degree: multiplicity}``; may also come first, ``Fiber({0: 16, 1: 8})``.
 
     Attributes:
         structure: ``[(multiplicity, degree), ...]``, sorted by degree.
@@ -38,11 +38,15 @@ class Fiber:
 
     def __init__(
         self,
-        num_degrees: int | None = None,
+        num_degrees: int | Mapping[int, int] | None = None,
         num_channels: int | None = None,
         structure: Iterable[tuple[int, int]] | None = None,
         dictionary: Mapping[int, int] | None = None,
     ) -> None:
+        if isinstance(num_degrees, Mapping) and dictionary is None:
+            num_degrees, dictionary = None, num_degrees
+        if structure is not None and dictionary is None:
+            num_degrees = num_channels = None
         by_number = num_degrees is not None or num_channels is not None
         if by_number + (structure is not None) + (dictionary is not None) != 1:
             raise ValueError(
@@ -51,7 +55,10 @@ class Fiber:
             )
         if by_number:
             if num_degrees is None or num_channels is None:
-                raise ValueError(f"num_degrees and num_channels go together, got {num_degrees} and {num_channels}")
+                raise ValueError(
+                    f"num_degrees and num_channels go together, got {num_degrees} and {num_channels}; pairs are given "
+                    "as structure=[(multiplicity, degree), ...]"
+                )
             structure = [(num_channels, degree) for degree in range(_whole(num_degrees, "num_degrees"))]
         elif dictionary is not None:
             if not isinstance(dictionary, Mapping):

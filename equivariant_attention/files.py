@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal
 
+# What an archive may unpack to: as many bytes, or so many times its own size. Arrays of data shrink to a fifth at most.
+SMALL, PACKED = 1 << 26, 32
+END_RECORD, MANY = b"PK\x05\x06", 0xFFFF  # of an archive; in it, as many entries or more
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: Literal["wb", "w"] = "wb") -> Iterator[IO[Any]]:
@@ -67,19 +71,36 @@ def named(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterat
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Refuse a ZIP archive, as torch files and .npz are, with other bytes than were written.
+    """Refuse a ZIP archive, as torch files and .npz are, with other bytes than were written, or far too many of them.
 
-    Its entries have checksums, which PyTorch does not look at. A file of another kind is left to who reads it.
+    Its entries have checksums, which PyTorch does not look at, and sizes, of which a small file may claim any. They may
+    unpack to 32 times the file, or to 64 MiB where that is more. A file of another kind is left to who reads it.
 
     Args:
         file: open, at its beginning, where it is left.
 
     Raises:
-        ValueError, zipfile.BadZipFile: it is damaged.
+        ValueError, zipfile.BadZipFile: it is damaged, or unpacks to more.
         OSError: it cannot be read.
     """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
+            unpacked, most = sum(entry.file_size for entry in archive.infolist()), max(SMALL, PACKED * _size(file))
+            if unpacked > most:
+                raise ValueError(f"expected at most {most:,} bytes in an archive of its size, got {unpacked:,}")
+            if _entries_recorded(file) not in (len(archive.infolist()), MANY):
+                raise ValueError("it has not as many entries as were written")
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged, it has not the checksum that was written with it")
     file.seek(0)
+
+
+def _size(file: IO[bytes]) -> int:
+    return file.seek(0, os.SEEK_END)
+
+
+def _entries_recorded(file: IO[bytes]) -> int:
+    """How many entries there are by the record at the end of an archive, which Python's reader does not compare."""
+    file.seek(max(0, _size(file) - (1 << 16) - len(END_RECORD) - 18))
+    record = file.read().rpartition(END_RECORD)[2]
+    return int.from_bytes(record[6:8], "little")

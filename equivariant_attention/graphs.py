@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from itertools import accumulate
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from .segments import segment_size
 
 _INTEGERS = (torch.int32, torch.int64)
 
@@ -111,6 +114,22 @@ class Fields(MutableMapping[str, Tensor]):
     def __repr__(self) -> str:
         fields = (f"{k!r}: {list(v.shape)} {str(v.dtype).removeprefix('torch.')}" for k, v in self.items())
         return "{" + ", ".join(fields) + "}"
+
+
+def import_dgl() -> Any:
+    """DGL on PyTorch. Where no backend is named, importing it writes one to the user's home folder; not so here.
+
+    Raises:
+        ImportError, OSError: it is not installed, or cannot run here.
+    """
+    named = "DGLBACKEND" in os.environ
+    os.environ.setdefault("DGLBACKEND", "pytorch")
+    try:
+        import dgl
+    finally:
+        if not named:
+            del os.environ["DGLBACKEND"]
+    return dgl
 
 
 class Graph:
@@ -227,7 +246,7 @@ class Graph:
             ImportError: DGL is not installed, or cannot run here.
         """
         try:
-            import dgl
+            dgl = import_dgl()
         except (ImportError, OSError) as error:
             raise ImportError("Graph.to_dgl() needs DGL, which cannot be imported here; layers take a Graph") from error
         G = dgl.graph(self.edges(), num_nodes=self.num_nodes())
@@ -247,7 +266,8 @@ def as_graph(G: Any) -> GraphLike:
     is returned behind a view, which keeps no state of its own::
 
         edges()                 edge_index[0], edge_index[1]: from source to target
-        batch_num_nodes()       from ptr, else counted from batch, which must be sorted, else one graph
+        batch_num_nodes()       counted from batch, which must be sorted, for as many graphs as ptr has; else from ptr,
+                                else one graph
         batch_num_edges()       counted: an edge belongs to the graph of its target
         ndata['x']              data.pos, `[nodes, 3]`
         ndata['data.x']         data.x, PyG's node features, whose name is taken
@@ -274,9 +294,10 @@ def as_graph(G: Any) -> GraphLike:
         return G
     if _is_pyg(G):
         return _PygView(G)
+    remedy = ": give the graph itself, and relative positions as its edata['d']" if isinstance(G, Tensor) else ""
     raise TypeError(
         "G must be a homogeneous dgl.DGLGraph, an equivariant_attention.graphs.Graph or a torch_geometric.data.Data, "
-        f"got {_type_name(G)}"
+        f"got {_type_name(G)}{remedy}"
     )
 
 
@@ -452,11 +473,16 @@ class _PygView:
         return self._data.edge_index.shape[1]
 
     def batch_num_nodes(self) -> Tensor:
-        if "ptr" in self._data:
-            return self._data.ptr.diff()
+        ptr = self._data.ptr if "ptr" in self._data else None
         if "batch" in self._data:
-            return graph_sizes(self._data.batch, self._num_nodes)
-        return torch.tensor([self._num_nodes], device=self.device)
+            # Data.subgraph leaves ptr as it was, but for how many graphs there are.
+            return graph_sizes(self._data.batch, self._num_nodes, None if ptr is None else len(ptr) - 1)
+        if ptr is None:
+            return torch.tensor([self._num_nodes], device=self.device)
+        torch._assert_async(
+            ptr[-1] == self._num_nodes, f"data.ptr must end with the number of nodes, {self._num_nodes}"
+        )
+        return ptr.diff()
 
     def batch_num_edges(self) -> Tensor:
         sizes = self.batch_num_nodes()
@@ -516,19 +542,26 @@ class _PygFields(Fields):
                 yield names.get(attribute, attribute)
 
 
-def graph_sizes(batch: Tensor, num_nodes: int) -> Tensor:
+def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) -> Tensor:
     """Return the number of nodes of each graph, int64 `[graphs]`, from the sorted graph number of each node.
 
     Args:
         batch: int `[nodes]`, as in PyTorch Geometric; numbers that do not occur are graphs without nodes.
         num_nodes: the length `batch` must have.
+        num_graphs: how many graphs there are, where that is known, as from PyTorch Geometric's `ptr`.
 
     Raises:
         ValueError: `batch` is not such a tensor.
+        RuntimeError: it is not sorted, or has a number of `num_graphs` or more, where that is given. On a GPU the error
+            comes when the host next waits.
     """
     if not isinstance(batch, Tensor) or batch.dtype not in _INTEGERS or batch.shape != (num_nodes,):
         got = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else _type_name(batch)
         raise ValueError(f"batch must be an int tensor [{num_nodes}], one graph number per node, got {got}")
+    if num_graphs is not None:
+        fits = ((batch >= 0) & (batch < num_graphs)).all() & (batch[1:] >= batch[:-1]).all()
+        torch._assert_async(fits, f"batch must be sorted and of the {num_graphs} graphs that data.ptr has")
+        return segment_size(batch.long(), num_graphs)
     if not num_nodes:
         return batch.new_zeros(0, dtype=torch.int64)
     if batch[0] < 0 or (batch[1:] < batch[:-1]).any():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_floating_point, check_of_graph
+from .checks import as_floating_point, check_floating_point, check_of_graph
 from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph, refuse_export
 from .segments import segment_size
@@ -20,12 +20,12 @@ LONGEST_ROW = 64
 
 
 class Plan:
-    """All that depends on the values of a graph, so that no layer need look at any.
+    """All that the values of a graph decide, so that no layer need look at any to know what to do.
 
     Looking at values makes the host of a GPU wait. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
-    waiting, and that values are finite.
+    waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.
 
     Args:
         G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``.
@@ -49,22 +49,59 @@ class Plan:
     def __init__(self, G: Any) -> None:
         refuse_export("a Plan")
         G = as_graph(G)
-        d = relative_positions(G).detach()
-        _check_values(G, d)
-        self.num_nodes, self.num_edges = G.num_nodes(), G.num_edges()
-        self.src, self.dst = (ends.long() for ends in G.edges())
-        self.zero_edges = _is_zero(d).nonzero().squeeze(-1)
-        self.pairs = _pairs(self.src, self.dst, self.num_nodes, _radial_input(G, d))
-        alone = torch.ones(self.num_edges, dtype=torch.bool, device=d.device).index_fill(0, self.pairs.flatten(), False)
-        self.order = torch.cat([self.pairs.flatten(), alone.nonzero().squeeze(-1)])
-        self.out_edges = OutEdges.of(self.src, self.num_nodes)
+        # It may serve training later, so it is made outside any inference mode that this is in.
+        with torch.inference_mode(False), torch.no_grad():
+            d = relative_positions(G)
+            _check_values(G, d)
+            # Copies: the graph's own may be written to.
+            src, dst = (ends.to(torch.int64, copy=True) for ends in G.edges())
+            pairs = _pairs(src, dst, G.num_nodes(), _radial_input(G, d))
+            alone = torch.ones(len(src), dtype=torch.bool, device=d.device).index_fill(0, pairs.flatten(), False)
+            order = torch.cat([pairs.flatten(), alone.nonzero().squeeze(-1)])
+            self.fill(G.num_nodes(), src, dst, order, len(pairs), _is_zero(d).nonzero().squeeze(-1))
+
+    def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, num_pairs: int, zero_edges: Tensor) -> None:
+        """Set the attributes.
+
+        Args:
+            num_nodes, src, dst, order, zero_edges: those of that name.
+            num_pairs: how many pairs ``order`` begins with, one edge after the other.
+        """
+        self.num_nodes, self.num_edges = num_nodes, len(src)
+        self.src, self.dst, self.order, self.zero_edges = src, dst, order, zero_edges
+        self.pairs = order[: 2 * num_pairs].view(-1, 2)
+        self.out_edges = OutEdges.of(src, num_nodes)
+        self._versions = self._count()
+
+    def _count(self) -> list[int]:
+        """How often each tensor has been written to."""
+        return [v._version for v in (self.src, self.dst, self.order, self.zero_edges, *self.out_edges[:-1])]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._versions = self._count()  # copies count anew
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check_unwritten()
+        return vars(self)
+
+    def check_unwritten(self) -> None:
+        """Refuse a plan whose own tensors were written to: C++ reads them as they are.
+
+        Raises:
+            RuntimeError: one was.
+        """
+        if not torch.compiler.is_compiling() and self._versions != self._count():
+            raise RuntimeError("plan must not be written to: make another with Plan(G)")
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
         moved = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor | OutEdges):
-                setattr(moved, name, value.to(device))
+        with torch.inference_mode(False):
+            for name, value in vars(self).items():
+                if isinstance(value, Tensor | OutEdges):
+                    setattr(moved, name, value.to(device))
+        moved._versions = moved._count()
         return moved
 
     def check(self, G: Any) -> None:
@@ -72,8 +109,10 @@ class Plan:
 
         Raises:
             ValueError: it has another number of nodes or edges, or is on another device.
-            RuntimeError: its values are not as the plan has them. On a GPU the error comes when the host next waits.
+            RuntimeError: its values are not as the plan has them, or the plan was written to. On a GPU the error comes
+                when the host next waits.
         """
+        self.check_unwritten()
         G = as_graph(G)
         d = relative_positions(G).detach()
         check_of_graph(
@@ -212,11 +251,11 @@ def edge_features(G: GraphLike) -> Tensor | None:
     """``edata['w']`` of ``G`` as ``[edges, edge_dim]``, without its gradient; None where there is none.
 
     Raises:
-        TypeError, ValueError: it is not of floating-point numbers, or has another shape.
+        TypeError, ValueError: it is not of real numbers, or has another shape.
     """
     if "w" not in G.edata:
         return None
-    w, edges = G.edata["w"], G.num_edges()
+    w, edges = as_floating_point(G.edata["w"], torch.float64), G.num_edges()
     check_floating_point(w, "edata['w']")
     if w.dim() not in (2, 3) or w.shape[2:] not in ((), (1,)):
         raise ValueError(

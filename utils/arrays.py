@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-import _codecs
 import os
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
 
+from equivariant_attention import pickles
 from equivariant_attention.files import check_archive
-
-# What a pickle of arrays, numbers and sets calls, under the module names of NumPy 1 and 2; other plain containers need
-# no name. The three functions are private, but each object tells its own.
-PICKLE_GLOBALS = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-for _core in ("numpy.core", "numpy._core"):
-    PICKLE_GLOBALS[f"{_core}.multiarray", "_reconstruct"] = np.zeros(1).__reduce__()[0]
-    PICKLE_GLOBALS[f"{_core}.multiarray", "scalar"] = np.float64(0).__reduce__()[0]
-    PICKLE_GLOBALS[f"{_core}.numeric", "_frombuffer"] = np.zeros(1).__reduce_ex__(5)[0]
+from equivariant_attention.pickles import check_values
+from equivariant_attention.torch_files import load_torch
 
 LARGEST = 2**53  # whole number up to which float64 holds every one
-
-# What torch.load needs besides: the bytes of older pickles, and the classes of the data types.
-_TORCH_GLOBALS = [
-    *((value, f"{module}.{name}") for (module, name), value in PICKLE_GLOBALS.items()),
-    (_codecs.encode, "_codecs.encode"),
-    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefdgOUS"),
-]
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(f"{module}.{name} is refused")
-        return PICKLE_GLOBALS[module, name]
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -49,13 +23,18 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         path: file to read.
 
     Raises:
-        ValueError: it is damaged or holds more than plain arrays.
+        ValueError: it is damaged, holds more than plain arrays, or far more than a file of its size does.
     """
     try:
         with open(path, "rb") as file:
             check_archive(file)
             with np.load(file, allow_pickle=False) as content:
-                return dict(content)
+                arrays = dict(content)
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biufcSU":
+                raise ValueError(f"{name} is of {array.dtype}")
+            check_values(array)
+        return arrays
     except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
         raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
 
@@ -71,7 +50,7 @@ def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
+            content = pickles.load(file)
     except Exception as error:  # damaged pickles raise almost anything
         raise ValueError(f"expected a whole pickle of arrays and plain containers: {error}") from error
     return _named(content)
@@ -87,9 +66,8 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: it is damaged, holds something else, or no dict with names as keys.
     """
     try:
-        with open(path, "rb") as file, torch.serialization.safe_globals(_TORCH_GLOBALS):
-            check_archive(file)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:
+            content = load_torch(file)
     except Exception as error:
         raise ValueError(f"expected a whole torch file of arrays and plain containers: {error}") from error
     return _named(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from equivariant_attention.checkpoints import described, load_weights, read_tensors, write_tensors
+from equivariant_attention.checkpoints import described, in_few_lines, load_weights, read_tensors, write_tensors
 from utils.cli import UsageError, reason
 
 STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
@@ -47,7 +48,8 @@ def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or content.get("kind") != kind:
-        got = repr(content["kind"]) if isinstance(content, dict) and "kind" in content else described(content)
+        of_kind = isinstance(content, dict) and isinstance(content.get("kind"), str)
+        got = in_few_lines(repr(content["kind"]), 1) if of_kind else described(content)
         raise CheckpointError(f"{path}: expected a checkpoint of kind {kind!r}, got {got}")
     return content
 
@@ -69,12 +71,13 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
     trained_with = content.get("flags") if of_run else None
     if isinstance(trained_with, dict):
         now = made_of or {}
-        other = [name for name in now if name in trained_with and trained_with[name] != now[name]]
+        other = [name for name in now if name in trained_with and repr(trained_with[name]) != repr(now[name])]
         if other:
             theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
-            raise CheckpointError(f"{path}: expected weights of a model with {ours}, got those of one with {theirs}")
+            message = f"expected weights of a model with {ours}, got those of one with {theirs}"
+            raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
     try:
-        load_weights(model, content.get("model") if of_run else content, path)
+        load_weights(model, content.get("model") if of_run else content, path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 
@@ -84,6 +87,42 @@ def _read(path: str | os.PathLike[str]) -> Any:
         return read_tensors(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(reason(error)) from error
+
+
+def check_like(name: str, found: Any, like: Any) -> None:
+    """Refuse a value of a file that is not built as one made here: its types, keys, lengths and shapes, finite numbers.
+
+    Args:
+        name: of the value, for the error.
+        found: the value.
+        like: one made here: tensors, numbers, strings, None, and lists, tuples and dicts of them.
+
+    Raises:
+        ValueError: it is another, or a whole number is not one of 32 bits, which no counter here exceeds.
+    """
+    kind = dict if isinstance(like, dict) else Tensor if isinstance(like, Tensor) else type(like)
+    if not isinstance(found, kind) or isinstance(found, bool) != isinstance(like, bool):
+        raise ValueError(f"{name}: expected a {kind.__name__}, got a {type(found).__name__}")
+    if isinstance(like, Tensor):
+        if (found.shape, found.dtype) != (like.shape, like.dtype):
+            expected, got = (f"{value.dtype} of shape {list(value.shape)}" for value in (like, found))
+            raise ValueError(f"{name}: size mismatch, expected {expected}, got {got}")
+        if not found.isfinite().all():
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    elif isinstance(like, dict):
+        if other := sorted(map(str, found.keys() ^ like.keys())):
+            raise ValueError(f"{name}: expected {len(like)} entries, it differs in {other[:3]}")
+        for key in like:
+            check_like(f"{name}[{key!r}]", found[key], like[key])
+    elif isinstance(like, list | tuple):
+        if len(found) != len(like):
+            raise ValueError(f"{name}: expected {len(like)} entries, got {len(found)}")
+        for place, value in enumerate(like):
+            check_like(f"{name}[{place}]", found[place], value)
+    elif isinstance(like, float) and not math.isfinite(found):
+        raise ValueError(f"{name}: expected a finite number, got {found}")
+    elif isinstance(like, int) and not 0 <= found < 2**32:
+        raise ValueError(f"{name}: expected a number of 32 bits, got {'a negative one' if found < 0 else 'more'}")
 
 
 def rng_state() -> dict[str, Any]:
@@ -96,6 +135,25 @@ def rng_state() -> dict[str, Any]:
         "numpy": numpy_state,
         "python": random.getstate(),
     }
+
+
+def check_rng_state(state: Any) -> None:
+    """Refuse what :func:`rng_state` has not returned, on this machine or another.
+
+    Args:
+        state: of a file.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is something else.
+    """
+    like = {**rng_state(), "cuda": []}
+    check_like("rng", {**state, "cuda": [], "python": ()}, {**like, "python": ()})
+    *of_python, _ = state["python"]  # the last one may be None
+    check_like("rng['python']", of_python, [*like["python"][:2]])
+    if not all(isinstance(of_gpu, Tensor) for of_gpu in state["cuda"]):
+        raise ValueError("rng['cuda']: expected a tensor for each GPU")
+    if state["numpy"]["state"]["pos"] > len(like["numpy"]["state"]["key"]):
+        raise ValueError(f"rng['numpy']: expected a place in the key, got {state['numpy']['state']['pos']}")
 
 
 def set_rng_state(state: dict[str, Any]) -> None:

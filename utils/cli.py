@@ -9,11 +9,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from textwrap import shorten
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 Presets = Mapping[str, Mapping[str, Any]]
 NO_RECIPES: Presets = MappingProxyType({})
+LONGEST = 200  # characters of a message about what a file holds
+MOST = 2**31 - 1  # of any integer on a command line
 
 
 class UsageError(ValueError):
@@ -94,9 +97,12 @@ def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any], re
             words.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:
             words.append(f"--{name}={value}")
-    parsed = vars(parse(parser, presets, words, recipes)[0])
+    try:
+        parsed = vars(parse(parser, presets, words, recipes)[0])
+    except UsageError as error:
+        raise UsageError(shorten(str(error), LONGEST, placeholder=" ...")) from error
     if wrong := [name for name in flags if parsed[name] != flags[name]]:
-        raise UsageError(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}")
+        raise UsageError(shorten(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}", LONGEST))
 
 
 def names_in_group(parser: ArgumentParser, title: str) -> set[str]:
@@ -121,13 +127,15 @@ def count(least: int) -> Callable[[str], int]:
     """A converter to integers, for argparse's ``type``.
 
     Args:
-        least: the smallest integer that it accepts.
+        least: the smallest integer that it accepts; the largest is 2^31 - 1.
     """
 
     def convert(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+        if value > MOST:
+            raise argparse.ArgumentTypeError(f"expected an integer of at most {MOST}, got a larger one")
         return value
 
     convert.__name__ = "integer"  # what argparse calls it where int(text) fails
@@ -211,12 +219,12 @@ def run(main: Callable[[], object]) -> NoReturn:
 
     Args:
         main: the program. After a :class:`UsageError` the exit code is 2, after a FloatingPointError (a simulation or
-            a training went out of bounds) or an OSError (no space left, say) 1, after Ctrl-C 130.
+            a training went out of bounds), an OSError (no space left, say) or a MemoryError 1, after Ctrl-C 130.
     """
     try:
         main()
-    except (UsageError, FloatingPointError, OSError) as error:
-        print(f"error: {reason(error)}", file=sys.stderr)
+    except (UsageError, FloatingPointError, MemoryError, OSError) as error:
+        print(f"error: {reason(error) or type(error).__name__}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,6 +16,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
+from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
 from utils.cli import Presets, UsageError, blame, check, make_parser, names_in_group, parse, reason
 from utils.flags import FREE, add_machine_flags, add_run_flags
@@ -23,7 +24,7 @@ from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
 from utils.trackers import TensorBoard, Tracker, WandB
-from utils.training import BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
+from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
 Loaders = dict[str, EpochLoader]
 
@@ -196,7 +197,7 @@ class Experiment:
         """The training in the state its folder holds, if any, else at its beginning."""
         fabric.seed_everything(flags.seed, verbose=False)
         with blame("--model"):
-            model = self.make_model(flags)
+            model = self._make_model(flags, folder / LAST)
             self.fit_model(model, train.dataset)
         # Without decay this is Adam. Fused: models have hundreds of small parameters, which cost a call each otherwise.
         optimizer = torch.optim.AdamW(
@@ -219,6 +220,17 @@ class Experiment:
                 f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
             )
         return trainer
+
+    def _make_model(self, flags: Namespace, checkpoint: Path) -> nn.Module:
+        """The untrained model, no larger than the weights that a resumed run has for it."""
+        if not checkpoint.exists():
+            return self.make_model(flags)
+        with blame("--resume"):
+            weights = checkpoints.load(checkpoint, checkpoints.STATE).get("model")
+            if weights is None:  # the trainer says what is missing
+                return self.make_model(flags)
+            check_weights(weights, checkpoint)
+            return made_for(lambda: self.make_model(flags), weights)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
+LARGEST_JSON = 1 << 24  # bytes
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -64,6 +67,25 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file as others write it: UTF-8 or UTF-16 with a byte-order mark, UTF-8, or else Latin-1.
+
+    Args:
+        path: file to read.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has the mark of UTF-16 and is something else.
+    """
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write indented JSON, atomically.
 
@@ -88,9 +110,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: it cannot be read; FileNotFoundError where there is none.
-        ValueError: it is not JSON.
+        ValueError: it is not JSON, which has no NaN and no infinity, or of more than 16 MiB.
     """
+    if (size := Path(path).stat().st_size) > LARGEST_JSON:
+        raise ValueError(f"{path}: expected a JSON file of at most {LARGEST_JSON:,} bytes, got {size:,}")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
         raise ValueError(f"{path}: expected a JSON file: {error}") from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text[:20]}")
+    return value

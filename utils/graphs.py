@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivariant_attention.graphs import Graph, as_graph
+from equivariant_attention.graphs import Graph, as_graph, import_dgl
 from utils.cli import UsageError
 
 
@@ -24,9 +24,7 @@ def choose_graph(graph: str, device: torch.device) -> str:
     if graph == "own" or (graph == "auto" and device.type != "cpu"):
         return "own"
     try:
-        import dgl
-
-        dgl.graph(([0], [0])).to(device)
+        import_dgl().graph(([0], [0])).to(device)
     except Exception as error:  # DGL fails in many ways where it is not made for this PyTorch, Python or device
         if graph == "auto":
             return "own"
@@ -48,9 +46,7 @@ def make_graph(graph: str, src: Tensor, dst: Tensor, num_nodes: int) -> Any:
     if graph == "own":
         return Graph(src, dst, num_nodes=num_nodes)
     if graph == "dgl":
-        import dgl
-
-        return dgl.graph((src, dst), num_nodes=num_nodes)
+        return import_dgl().graph((src, dst), num_nodes=num_nodes)
     raise ValueError(f"graph: expected 'own' or 'dgl', got {graph!r}")
 
 

@@ -1,15 +1,31 @@
-"""Plots every experiment has. Drawn without pyplot, so that no display and no global state is involved."""
+"""Plots every experiment has. Drawn without pyplot, so that no display and no global state is involved.
+
+Matplotlib is imported here alone, since it leaves files where it is first imported.
+"""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from utils.files import atomic_write
 from utils.history import Row
+
+# Matplotlib keeps a list of fonts among the user's files. Where it has none there, it gets a place for this process.
+_caches = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+if "MPLCONFIGDIR" not in os.environ and not (_caches / "matplotlib").exists():
+    _folder = tempfile.TemporaryDirectory(prefix="matplotlib-")
+    os.environ["MPLCONFIGDIR"] = _folder.name
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from mpl_toolkits.mplot3d.art3d import Line3DCollection  # noqa: E402
+
+__all__ = ["Figure", "FigureCanvasAgg", "Line3DCollection", "learning_curves", "parity", "save_figure"]
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

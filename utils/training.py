@@ -28,6 +28,7 @@ from utils.trackers import Tracker
 BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], int]]
 Probe = Callable[[nn.Module], dict[str, Tensor]]  # what of a model is recorded after each backward pass
 
+LAST = Path("checkpoints") / "last.pt"  # in the folder of a run
 PROGRESS = ("epoch", "step", "epochs", "steps", "best")  # attributes of a Trainer that its checkpoint holds
 
 
@@ -263,7 +264,7 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         """Where the state after the last finished epoch is, if there is one."""
-        return self.folder / "checkpoints" / "last.pt"
+        return self.folder / LAST
 
     def resume(self) -> None:
         """Go back to the state in :attr:`checkpoint`.
@@ -275,14 +276,52 @@ class Trainer:
         if missing := {*PROGRESS, *self._parts, "rng"} - state.keys():
             raise checkpoints.CheckpointError(f"{self.checkpoint}: incomplete, without {sorted(missing)}")
         try:
+            self._check(state)  # all of it before any of it is used
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
             checkpoints.set_rng_state(state["rng"])
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise checkpoints.CheckpointError(f"{self.checkpoint}: of another model: {in_few_lines(error)}") from error
+            raise checkpoints.CheckpointError(
+                f"{self.checkpoint}: of another model: {in_few_lines(error, 1)}"
+            ) from error
         for name in PROGRESS:
             setattr(self, name, state[name])
         self._write_views()
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Refuse a state that this training cannot have written: an optimizer reads memory by its parameters' shapes.
+
+        Raises:
+            ValueError, TypeError, KeyError: a part of it is another.
+        """
+        for name in ("epoch", "step"):
+            checkpoints.check_like(name, state[name], 0)
+        for name in self._parts.keys() - {"optimizer"}:
+            checkpoints.check_like(name, state[name], self._parts[name].state_dict())
+        check_optimizer_state(state["optimizer"], self.optimizer, state["step"])
+        of_step = {
+            "base_lrs": self.schedule.state_dict()["base_lrs"],
+            "last_epoch": state["step"],
+            "_last_lr": [group["lr"] for group in state["optimizer"]["param_groups"]],
+        }
+        if other := [name for name, value in of_step.items() if state["schedule"][name] != value]:
+            raise ValueError(f"schedule: expected that of step {state['step']}, it differs in {other[0]}")
+        check_rows("epochs", state["epochs"], {"epoch", "step", "learning_rate", "train_loss", "seconds"})
+        check_rows("steps", state["steps"], {"epoch", "step", "learning_rate", "gradient_norm"})
+        last = state["epochs"][-1]["step"] if state["epochs"] else 0
+        if (len(state["epochs"]), last) != (state["epoch"], state["step"]):
+            raise ValueError(f"epochs: expected rows of {state['epoch']} epochs, to step {state['step']}, got others")
+        self._check_best(state["best"], state["epochs"])
+        checkpoints.check_rng_state(state["rng"])
+
+    def _check_best(self, best: Any, epochs: list[Row]) -> None:
+        """Refuse what cannot be the best of these epochs."""
+        if not epochs:
+            checkpoints.check_like("best", best, {})
+            return
+        checkpoints.check_like("best", best, {"epoch": 0, "loss": best.get("loss"), "model": self.model.state_dict()})
+        if not 1 <= best["epoch"] <= len(epochs) or best["loss"] != epochs[best["epoch"] - 1].get("valid_loss"):
+            raise ValueError(f"best: expected one of {len(epochs)} epochs and its loss, got {best['epoch']}")
 
     @property
     def _parts(self) -> dict[str, Any]:
@@ -342,7 +381,8 @@ class Trainer:
         loss = row.get("valid_loss")
         if not self.best or loss is None or loss < self.best["loss"]:
             with self._averaged():
-                weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+                weights = self.model.state_dict()  # keeps its metadata, which say whose signs the weights have
+                weights.update({name: value.detach().cpu().clone() for name, value in weights.items()})
             self.best = {"epoch": self.epoch, "loss": loss, "model": weights}
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {name: part.state_dict() for name, part in self._parts.items()}
@@ -360,6 +400,11 @@ class Trainer:
         write_csv(self.folder / "steps.csv", self.steps)
 
     def _record(self, rows: list[Row], row: Row) -> None:
+        if rows and rows[-1].keys() != row.keys():
+            other = sorted(rows[-1].keys() ^ row.keys())
+            raise checkpoints.CheckpointError(
+                f"{self.checkpoint}: of another training, it differs in the columns {other}"
+            )
         rows.append(row)
         for tracker in self.trackers:
             tracker.log({name: value for name, value in row.items() if name != "step"}, self.step)
@@ -376,6 +421,66 @@ class Trainer:
         except OSError as error:
             kept = f"batch and weights could not be kept: {reason(error)}"
         raise NonFiniteError(f"the {what} is {value} in epoch {self.epoch + 1}, step {step}; {kept}")
+
+
+def check_optimizer_state(state: Any, optimizer: Optimizer, steps: int) -> None:
+    """Refuse the state of an optimizer that is not one of these parameters after so many steps.
+
+    Args:
+        state: of a file.
+        optimizer: new.
+        steps: how many it has taken.
+
+    Raises:
+        ValueError, TypeError, KeyError: a part of it is another.
+    """
+    like = {**optimizer.state_dict(), "state": {}}
+    checkpoints.check_like("optimizer", {**state, "state": {}}, like)
+    for found, ours in zip(state["param_groups"], like["param_groups"], strict=True):
+        if other := [name for name in ours if name != "lr" and found[name] != ours[name]]:
+            raise ValueError(f"optimizer: expected {other[0]} {ours[other[0]]}, got {found[other[0]]}")
+    stepped = _state_after_a_step(optimizer)
+    checkpoints.check_like("optimizer['state']", state["state"], {key: stepped.get(key) for key in state["state"]})
+    for key, entries in state["state"].items():
+        if not 1 <= entries.get("step", 1) <= steps or any(
+            (entries[name] < 0).any() for name in entries if "_sq" in name
+        ):
+            raise ValueError(
+                f"optimizer['state'][{key}]: expected at most {steps} steps, and squares above 0, got others"
+            )
+
+
+def _state_after_a_step(optimizer: Optimizer) -> dict[int, dict[str, Any]]:
+    """Found out on an optimizer like it, whose parameters and gradients are zero."""
+    groups = []
+    for group in optimizer.param_groups:
+        zeros = [nn.Parameter(torch.zeros_like(parameter)) for parameter in group["params"]]
+        for zero in zeros:
+            zero.grad = torch.zeros_like(zero)
+        groups.append({**group, "params": zeros})
+    like = type(optimizer)(groups)
+    like.step()
+    return like.state_dict()["state"]
+
+
+def check_rows(name: str, rows: Any, columns: set[str]) -> None:
+    """Refuse what are no rows of numbers, all of the same columns.
+
+    Args:
+        name: of the rows, for the error.
+        rows: of a file.
+        columns: that they have at least, of finite numbers.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= columns for row in rows):
+        raise ValueError(f"{name}: expected rows with the columns {sorted(columns)}")
+    for row in rows:
+        if row.keys() != rows[0].keys() or not all(type(value) in (int, float) for value in row.values()):
+            raise ValueError(f"{name}: expected numbers in the columns of the first row")
+        if not all(math.isfinite(row[column]) for column in columns):
+            raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
 
 
 def _numbers(metrics: dict[str, Tensor]) -> Row:

@@ -71,11 +71,11 @@ def by_set(
     parameters: Sequence[Tensor],
     messages: Sequence[Tensor],
 ) -> list[Features]:
-    """The messages of a layout for each of the sets of kernels, with those of edges of length zero."""
+    """The messages of a layout for each of the sets of kernels, with those of edges without direction."""
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, messages, strict=True):
         found[s][str(l)] = value
-    if len(inputs.basis.plan.zero_edges):
+    if len(inputs.basis.without_direction):
         _add_zero_length(inputs, layout, parameters, found)
     return found
 
@@ -90,7 +90,7 @@ def _add_zero_length(
     inputs: Inputs, layout: frame.Layout, parameters: Sequence[Tensor], messages: list[Features]
 ) -> None:
     """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
-    edges = inputs.basis.plan.zero_edges
+    edges = inputs.basis.without_direction
     some = inputs.of(edges)
     for i, ((k, _), (l, s)) in enumerate(product(layout.features, layout.messages)):
         if k == l > 0:
@@ -143,7 +143,7 @@ class Problem:
 
     @property
     def passes(self) -> Passes:
-        return Passes(*(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
+        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of edges that share radial weights where they can."""

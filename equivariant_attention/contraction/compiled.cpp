@@ -24,6 +24,7 @@ namespace {
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
 constexpr int64_t PARAMETERS = 10;                   // tensors of a radial network
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
+constexpr int NO_SUCH_NODE = 2, NO_SUCH_EDGE = 3;    // what a function returns; calls.py tells
 constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
 
 // ---------------------------------------------------------------- what compiled.py passes, field by field as it is there
@@ -896,14 +897,26 @@ struct Run {
     }
 };
 
+bool all_below(int64_t end, const int64_t* numbers, int64_t count) {
+    return std::all_of(numbers, numbers + count, [=](int64_t i) { return 0 <= i && i < end; });
+}
+
+// Run a task, if all that is found by a number is there.
+template <class Task>
+int checked(const Problem& p, Task task) {
+    if (!all_below(p.num_nodes, p.src, p.num_edges)) return NO_SUCH_NODE;
+    if (!all_below(p.num_edges, p.order, p.num_edges)) return NO_SUCH_EDGE;
+    return status_of(task);
+}
+
 template <class T>
 int forward(const Problem* p) {
-    return status_of([=] { Run<T>(*p).work(&Worker<T>::forward); });
+    return checked(*p, [=] { Run<T>(*p).work(&Worker<T>::forward); });
 }
 
 template <class T>
 int gradient(const Problem* p) {
-    return status_of([=] { Run<T>(*p).gradient(); });
+    return checked(*p, [=] { Run<T>(*p).gradient(); });
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ class Problem:
 
     @property
     def passes(self) -> Passes:
-        return Passes(*(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contraction.precision import full_precision
+from ..plan import Plan
 
 
 class Tensors(Protocol):
@@ -28,11 +29,13 @@ class Passes(NamedTuple):
     """How an order evaluates its messages.
 
     Attributes:
+        plan: of the graph, which must be the same in the backward pass.
         forward: from what they are a function of to the messages.
         gradient, differentiable_gradient: from that, which derivatives are needed, and derivatives by the messages, to
             these derivatives.
     """
 
+    plan: Plan
     forward: Callable[[Any], list[Tensor]]
     gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
     differentiable_gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
@@ -49,6 +52,7 @@ class Messages(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.passes.plan.check_unwritten()
         t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
         derivative = ctx.passes.differentiable_gradient if torch.is_grad_enabled() else ctx.passes.gradient
         with full_precision(gradients[0].device):

@@ -54,7 +54,7 @@ class Inputs:
 
     def sent(self, degree: int) -> Tensor:
         """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
-        sent = self.features[str(degree)][self.src]
+        sent = self.features[str(degree)].index_select(0, self.src)  # which refuses negative numbers
         if degree == 1 and self.vector is not None:
             before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
             sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)

@@ -218,12 +218,12 @@ class Problem:
 
     def __init__(self, layout: Layout, inputs: Inputs) -> None:
         self.layout, self.channel = layout, inputs.channel
-        self.out_edges, self.num_edges = inputs.basis.plan.out_edges, inputs.basis.plan.num_edges
+        self.plan = inputs.basis.plan
         self.room = {purpose: room_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
 
     @property
     def passes(self) -> Passes:
-        return Passes(*(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
 
     def blocks(self, t: Tensors) -> Iterator[Block]:
         """Blocks of rows: the largest P stays in cache."""
@@ -238,7 +238,7 @@ class Problem:
         return self._blocks(room // sizes.every_p, room // (sizes.slot + sizes.every_t))
 
     def _blocks(self, rows: int, slots: int) -> Iterator[Block]:
-        return (Block(*self.out_edges.block(*rows)) for rows in self.out_edges.ranges(rows, slots))
+        return (Block(*self.plan.out_edges.block(*rows)) for rows in self.plan.out_edges.ranges(rows, slots))
 
     def on_block(self, t: Tensors, block: Block) -> Tensors:
         """The part of all tensors that a block needs."""
@@ -339,7 +339,8 @@ class Problem:
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
     room = Room(t.scalars)
-    output = [t.scalars.new_empty(problem.num_edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+    edges = problem.plan.num_edges
+    output = [t.scalars.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
     for block in problem.blocks(t):
         found = problem.messages(problem.on_block(t, block), room)
         for whole, part in zip(output, found, strict=True):

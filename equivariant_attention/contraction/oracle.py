@@ -15,4 +15,4 @@ if TYPE_CHECKING:
 def message(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
     """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     W = kernel(inputs.scalars, inputs.basis)
-    return (W @ inputs.sent(k).flatten(1).unsqueeze(-1)).view(W.shape[0], -1, 2 * l + 1)
+    return (W @ inputs.sent(k).flatten(1).unsqueeze(-1)).view(len(W), kernel.nc_out, 2 * l + 1)

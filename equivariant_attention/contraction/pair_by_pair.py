@@ -16,6 +16,7 @@ from ..contraction.memory import room_for
 from ..contraction.parameters import is_the_same_again
 from ..fibers import Features, Fiber
 from ..native.calls import is_transformed
+from ..unchanged import version
 
 if TYPE_CHECKING:
     from ..modules.pairwise import PairwiseConv
@@ -46,8 +47,22 @@ def _by_block(message: Message, kernels: nn.ModuleDict, inputs: Inputs, k: int, 
     # The kernel of an edge, once for every frequency, and as much again for the derivatives.
     numbers = 2 * kernel.nc_in * kernel.nc_out * (2 * k + 1) * (2 * l + 1) * (kernel.num_freq + 1)
     size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))
-    edges = len(inputs.basis[f"{k},{l}"])  # formed here, once, and not in a block
-    blocks = [inputs.of(slice(start, start + size)) for start in range(0, edges, size)]
+    W = inputs.basis[f"{k},{l}"]  # formed here, once, and not in a block
+    blocks = [inputs.of(slice(start, start + size)) for start in range(0, len(W), size)]
     if len(blocks) < 2:
         return message(kernel, inputs, k, l)
-    return torch.cat([checkpoint(message, kernel, block, k, l, use_reentrant=False) for block in blocks])
+    read = [*inputs.features.values(), inputs.src, inputs.scalars, inputs.vector, W, *kernel.parameters()]
+    again = _if_unwritten(message, read)
+    return torch.cat([checkpoint(again, kernel, block, k, l, use_reentrant=False) for block in blocks])
+
+
+def _if_unwritten(message: Message, tensors: Sequence[Tensor | None]) -> Message:
+    """The same message, which refuses to be made again once one of the tensors that it reads was written to."""
+    before = [version(tensor) for tensor in tensors]
+
+    def checked(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
+        if before != [version(tensor) for tensor in tensors]:
+            raise RuntimeError("what messages are made from must not be written to before their backward pass")
+        return message(kernel, inputs, k, l)
+
+    return checked

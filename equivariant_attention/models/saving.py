@@ -11,12 +11,13 @@ from packaging.version import InvalidVersion, Version
 from torch import nn
 
 from .. import __version__
-from ..checkpoints import described, load_weights, read_tensors, write_tensors
+from ..checkpoints import check_weights, described, load_weights, made_for, read_tensors, write_tensors
 from ..fibers import Fiber
 
 FORMAT = "equivariant_attention model"
 FORMAT_VERSION = 1  # raise it when the content changes
 CONTENT = {"format_version": int, "library_version": str, "class": str, "config": dict, "state_dict": dict}
+PLAIN = (Fiber, int, float, str)  # values of arguments, beside None
 
 M = TypeVar("M", bound="Saveable")
 
@@ -24,14 +25,32 @@ M = TypeVar("M", bound="Saveable")
 class Saveable(nn.Module):
     """A module that is saved with the arguments it was made with.
 
-    Every argument of its constructor is an attribute of that name: a Fiber, a number, a string, a bool or None.
+    Every argument of its constructor is an attribute of that name: a Fiber, a number, a string, a bool or None. A
+    subclass whose arguments are not cannot be saved so.
     """
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the constructor was given, in plain values; a Fiber is ``{degree: channels}``."""
-        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-        return {name: dict(value.dict) if isinstance(value, Fiber) else value for name, value in values.items()}
+        """What the constructor was given, in plain values; a Fiber is ``{degree: channels}``.
+
+        Raises:
+            TypeError: an argument of the constructor is not an attribute of that name, or not such a value.
+        """
+        values = self._plain_arguments()
+        for name in inspect.signature(type(self)).parameters:
+            if name not in values:
+                got = type(getattr(self, name)).__name__ if hasattr(self, name) else "none"
+                raise TypeError(
+                    f"{type(self).__name__} must keep its argument {name!r} as an attribute of that name, a Fiber, a "
+                    f"number, a string, a bool or None, got {got}; its state_dict can be saved without"
+                )
+        return values
+
+    def _plain_arguments(self) -> dict[str, Any]:
+        """Those arguments of the constructor that are attributes of plain values."""
+        values = {name: getattr(self, name) for name in inspect.signature(type(self)).parameters if hasattr(self, name)}
+        plain = {name: value for name, value in values.items() if value is None or isinstance(value, PLAIN)}
+        return {name: dict(value.dict) if isinstance(value, Fiber) else value for name, value in plain.items()}
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one file, which is there in whole or not at all.
@@ -44,6 +63,7 @@ class Saveable(nn.Module):
 
         Raises:
             OSError: from the file system; IsADirectoryError where ``path`` is a folder.
+            TypeError: the model is of a subclass whose :attr:`config` is not known.
         """
         content = {
             "format": FORMAT,
@@ -72,16 +92,17 @@ class Saveable(nn.Module):
         content = _checked(read_tensors(path), path)
         if content["class"] != cls.__name__:
             raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")
+        check_weights(content["state_dict"], path)
         try:
             with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
-                model = cls(**content["config"])
+                model = made_for(lambda: cls(**content["config"]), content["state_dict"])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
-        load_weights(model, content["state_dict"], path, assign=True)
+        load_weights(model, content["state_dict"], path, assign=True, ours=True)
         return model.to(device)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+        return ", ".join(f"{name}={value!r}" for name, value in self._plain_arguments().items())
 
 
 def _checked(content: Any, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..basis import Basis
-from ..checks import check_features, check_floating_point
+from ..checks import as_floating_point, check_features, check_floating_point, of_fiber, with_three_dimensions
 from ..contraction import Inputs, contract
+from ..contraction.kernels import HIDDEN
 from ..envelope import edge_envelope
 from ..fibers import Features, Fiber, check_fiber
 from ..graphs import GraphLike, as_graph, edges_on
@@ -41,19 +42,28 @@ class GConvSE3Partial(nn.Module):
             degree 1 where ``f_in`` has at least two such channels, and nothing is added otherwise (as published).
             Where the graph has ``ndata['x']``, gradients of this term flow to it rather than to ``edata['d']``, also
             as published; without it they flow to ``edata['d']``.
+        mid_dim, act_fn: as in :class:`RadialFunc`.
 
     Raises:
         ValueError: ``x_ij`` is none of these.
     """
 
-    def __init__(self, f_in: Fiber, f_out: Fiber, edge_dim: int = 0, x_ij: str | None = None) -> None:
+    def __init__(
+        self,
+        f_in: Fiber,
+        f_out: Fiber,
+        edge_dim: int = 0,
+        x_ij: str | None = None,
+        mid_dim: int = HIDDEN,
+        act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
         if x_ij not in X_IJ:
             raise ValueError(f"x_ij must be one of {X_IJ}, got {x_ij!r}")
         self.f_in, self.f_out, self.edge_dim, self.x_ij = f_in, f_out, edge_dim, x_ij
         check_fiber(f_in, "f_in")
         self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
-        self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim)
+        self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim, mid_dim, act_fn)
 
     @property
     def takes(self) -> tuple[Fiber, int, str | None]:
@@ -69,7 +79,7 @@ class GConvSE3Partial(nn.Module):
         Returns:
             what :func:`~equivariant_attention.contraction.contract` takes.
         """
-        G = as_graph(G)
+        G, h = as_graph(G), with_three_dimensions(h)
         inputs = checked_inputs(self, h, G, r, basis)
         if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):
             vector = inputs.vector = _x_ij(G)
@@ -85,8 +95,10 @@ class GConvSE3Partial(nn.Module):
         """Messages along the edges of ``G``.
 
         Args:
-            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
-            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0.
+            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
+                ``[nodes, channels]``.
+            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole
+                numbers.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
 
         Returns:
@@ -119,20 +131,28 @@ class GConvSE3(nn.Module):
         self_interaction: whether there is an S at all.
         edge_dim: number of scalar features ``edata['w']`` per edge.
         flavor: 'skip', S f_i is added for the degrees in both fibers; 'TFN', the message is multiplied by S.
+        mid_dim, act_fn: as in :class:`RadialFunc`.
 
     Raises:
         ValueError: ``flavor`` is neither.
     """
 
     def __init__(
-        self, f_in: Fiber, f_out: Fiber, self_interaction: bool = False, edge_dim: int = 0, flavor: str = "skip"
+        self,
+        f_in: Fiber,
+        f_out: Fiber,
+        self_interaction: bool = False,
+        edge_dim: int = 0,
+        flavor: str = "skip",
+        mid_dim: int = HIDDEN,
+        act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         if flavor not in ("skip", "TFN"):
             raise ValueError(f"flavor must be 'skip' or 'TFN', got {flavor!r}")
         self.f_in, self.f_out, self.edge_dim = f_in, f_out, edge_dim
         self.self_interaction, self.flavor = self_interaction, flavor
-        self.kernel_unary = pairwise_kernels(f_in, f_out, edge_dim)
+        self.kernel_unary = pairwise_kernels(f_in, f_out, edge_dim, mid_dim, act_fn)
         self.kernel_self = nn.ParameterDict()
         if self_interaction:
             columns = f_in.dict if flavor == "skip" else f_out.dict
@@ -147,9 +167,10 @@ class GConvSE3(nn.Module):
         """New node features.
 
         Args:
-            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
-            G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
-                ``[edges, 1]``, if edges end smoothly.
+            h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
+                ``[nodes, channels]``, and other degrees are ignored.
+            G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole numbers,
+                and ``edata['envelope']``, ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
 
         Returns:
@@ -159,7 +180,7 @@ class GConvSE3(nn.Module):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self, "kernel_self")
-        G = as_graph(G)
+        G, h = as_graph(G), with_three_dimensions(of_fiber(h, self.f_in))
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
         (messages,) = contract([(self.kernel_unary, self.f_out)], self.f_in, inputs)
@@ -212,13 +233,15 @@ def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | No
     return mean, segment_sum(weights, dst, num_nodes).squeeze(-1)
 
 
-def pairwise_kernels(f_in: Fiber, f_out: Fiber, edge_dim: int) -> nn.ModuleDict:
+def pairwise_kernels(
+    f_in: Fiber, f_out: Fiber, edge_dim: int, mid_dim: int, act_fn: nn.Module | Callable[[], nn.Module]
+) -> nn.ModuleDict:
     """A :class:`PairwiseConv` for every pair of degrees, keyed ``'(k,l)'``."""
     check_fiber(f_in, "f_in")
     check_fiber(f_out, "f_out")
     return nn.ModuleDict(
         {
-            f"({k},{l})": PairwiseConv(k, m_in, l, m_out, edge_dim)
+            f"({k},{l})": PairwiseConv(k, m_in, l, m_out, edge_dim, mid_dim, act_fn)
             for m_in, k in f_in.structure
             for m_out, l in f_out.structure
         }
@@ -245,11 +268,11 @@ def checked_inputs(
         raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
     src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
     scalars = _edge_scalars(G, r, layer)
-    pairs_share = False
-    if isinstance(basis, Basis):
-        basis.check(G)
-        pairs_share = basis.is_of(G.edata.get("w"), r)
-    return Inputs(h, src, scalars, basis, pairs_share)
+    if not isinstance(basis, Basis):
+        return Inputs(h, src, scalars, basis)
+    basis.check(G)
+    # The plan's own copy: the graph's edges may be written to before the backward pass reads them.
+    return Inputs(h, basis.plan.src, scalars, basis, basis.is_of(G.edata.get("w"), r))
 
 
 def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) -> Tensor:
@@ -258,7 +281,7 @@ def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) ->
     check_floating_point(r, "r", layer)
     if tuple(r.shape) != (edges, 1):
         raise ValueError(f"r must have shape [{edges}, 1], got {list(r.shape)}")
-    w = G.edata["w"] if "w" in G.edata else r.new_zeros(edges, 0)
+    w = as_floating_point(G.edata["w"], r.dtype) if "w" in G.edata else r.new_zeros(edges, 0)
     check_floating_point(w, "edata['w']", layer)
     if tuple(w.shape) not in ((edges, edge_dim), (edges, edge_dim, 1)):
         raise ValueError(

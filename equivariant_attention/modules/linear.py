@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_degrees, check_features
+from ..checks import check_degrees, check_features, of_fiber, with_three_dimensions
 from ..contraction import runs_in_cpp
 from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber
@@ -39,7 +39,8 @@ class G1x1SE3(nn.Module):
         """Mix the channels.
 
         Args:
-            features: of fiber ``f_in``, ``{degree: [nodes, m_in, 2 degree + 1]}``.
+            features: of fiber ``f_in``, ``{degree: [nodes, m_in, 2 degree + 1]}``; degree 0 may be ``[nodes, m_in]``,
+                and other degrees are ignored.
 
         Returns:
             ``{degree: [nodes, m_out, 2 degree + 1]}`` of fiber ``f_out``.
@@ -48,6 +49,7 @@ class G1x1SE3(nn.Module):
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
         check_hooks(self, "transform")
+        features = with_three_dimensions(of_fiber(features, self.f_in))
         check_features(features, self.f_in, layer=self)
         weights, values = [], []
         for degree, W in self.transform.items():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import check_features, check_makes_module, check_whole_number
 from ..contraction import runs_in_cpp
 from ..fibers import Features, Fiber, check_fiber
-from ..modules.radial import BN
+from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
 from ..plain import check_hooks
@@ -99,7 +99,7 @@ class GNormBias(nn.Module):
         check_fiber(fiber, "fiber")
         check_makes_module(nonlin, "nonlin")
         self.fiber = fiber
-        self.nonlin = _made(nonlin)
+        self.nonlin = made(nonlin)
         self.bias = nn.ParameterDict({str(d): nn.Parameter(torch.randn(1, m)) for m, d in fiber.structure})
 
     def forward(self, features: Features, **kwargs) -> Features:
@@ -127,18 +127,14 @@ class GNormBias(nn.Module):
         return f"fiber={self.fiber}"
 
 
-def _made(nonlin: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    return nonlin if isinstance(nonlin, nn.Module) else nonlin()
-
-
 def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
     if num_layers == 0:
-        return nn.Sequential(BN(m), _made(nonlin))
+        return nn.Sequential(BN(m), made(nonlin))
     layers: list[nn.Module] = []
     for i in range(num_layers):
         linear = nn.Linear(m, m, bias=i == num_layers - 1)
         nn.init.kaiming_uniform_(linear.weight)
-        layers += [BN(m), _made(nonlin), linear]
+        layers += [BN(m), made(nonlin), linear]
     return nn.Sequential(*layers)
 
 

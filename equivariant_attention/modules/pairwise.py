@@ -1,14 +1,17 @@
 """The kernel between one pair of degrees."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..contraction.inputs import checked_tensor
+from ..contraction.kernels import HIDDEN
 from ..contraction.parameters import KINDS
 from ..modules.layer_norm import LayerNorm
 from ..modules.radial import BN, RadialFunc
+from ..origin import OURS, warn_of_unknown_signs
 
 
 class PairwiseConv(nn.Module):
@@ -25,13 +28,23 @@ class PairwiseConv(nn.Module):
         degree_out: l.
         nc_out: channels of degree l.
         edge_dim: number of scalar features per edge, apart from the distance.
+        mid_dim, act_fn: as in :class:`RadialFunc`.
 
     Raises:
         ValueError: a degree or ``edge_dim`` is not a whole number of at least 0, or a number of channels not one of at
             least 1.
     """
 
-    def __init__(self, degree_in: int, nc_in: int, degree_out: int, nc_out: int, edge_dim: int = 0) -> None:
+    def __init__(
+        self,
+        degree_in: int,
+        nc_in: int,
+        degree_out: int,
+        nc_out: int,
+        edge_dim: int = 0,
+        mid_dim: int = HIDDEN,
+        act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
         for name, value, least in (
             ("degree_in", degree_in, 0),
@@ -45,7 +58,17 @@ class PairwiseConv(nn.Module):
         self.num_freq = 2 * min(degree_in, degree_out) + 1
         self.d_out = 2 * degree_out + 1
         self.edge_dim = edge_dim
-        self.rp = RadialFunc(self.num_freq, nc_in, nc_out, edge_dim)
+        self.rp = RadialFunc(self.num_freq, nc_in, nc_out, edge_dim, mid_dim, act_fn)
+
+    _version = OURS  # which PyTorch writes into the metadata of state dicts
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        has_signs = self.degree_in or self.degree_out
+        if has_signs and metadata.get("version") != OURS and f"{prefix}rp.net.6.weight" in state_dict:
+            warn_of_unknown_signs()
+        super()._load_from_state_dict(state_dict, prefix, metadata, *rest)
 
     def forward(self, feat: Tensor, basis: Mapping[str, Tensor]) -> Tensor:
         """The kernel of every edge.

@@ -1,10 +1,11 @@
 """The radial network: weights of a kernel as a function of the distance and the edge features."""
 
+from collections.abc import Callable
 from typing import cast
 
 from torch import Tensor, nn
 
-from ..checks import check_floating_point, check_whole_number
+from ..checks import check_floating_point, check_makes_module, check_whole_number
 from ..contraction.kernels import HIDDEN
 from ..modules.layer_norm import LayerNorm
 
@@ -29,35 +30,53 @@ class BN(nn.Module):
         return self.bn(x)
 
 
+def made(make: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    """A module, or one of a class."""
+    return make if isinstance(make, nn.Module) else make()
+
+
 class RadialFunc(nn.Module):
     r"""Radial weights :math:`R_J^{lk}(|x|, w)` of one pair of degrees (equation (8) of arXiv 2006.10503).
 
-    Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values.
+    Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values. With another width or activation,
+    which two programs made with the published code have, messages are computed by calling it, which is slower.
 
     Args:
         num_freq: F, the number of basis kernels of the pair, ``2 min(l, k) + 1``.
         in_dim: channels in.
         out_dim: channels out.
         edge_dim: number of scalar features per edge, apart from the distance.
+        mid_dim: hidden values.
+        act_fn: the activation: a module class, or a module, which then stands in both places.
 
     Raises:
-        ValueError: ``edge_dim`` is not a whole number of at least 0, or another argument not one of at least 1.
+        TypeError: ``act_fn`` is neither.
+        ValueError: ``edge_dim`` is not a whole number of at least 0, or another number not one of at least 1.
     """
 
-    def __init__(self, num_freq: int, in_dim: int, out_dim: int, edge_dim: int = 0) -> None:
+    def __init__(
+        self,
+        num_freq: int,
+        in_dim: int,
+        out_dim: int,
+        edge_dim: int = 0,
+        mid_dim: int = HIDDEN,
+        act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
         super().__init__()
-        for name, value in (("num_freq", num_freq), ("in_dim", in_dim), ("out_dim", out_dim)):
+        for name, value in (("num_freq", num_freq), ("in_dim", in_dim), ("out_dim", out_dim), ("mid_dim", mid_dim)):
             check_whole_number(value, 1, name)
+        check_makes_module(act_fn, "act_fn")
         check_whole_number(edge_dim, 0, "edge_dim")
         self.num_freq, self.in_dim, self.out_dim, self.edge_dim = num_freq, in_dim, out_dim, edge_dim
         self.net = nn.Sequential(
-            nn.Linear(edge_dim + 1, HIDDEN),
-            BN(HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, HIDDEN),
-            BN(HIDDEN),
-            nn.ReLU(),
-            nn.Linear(HIDDEN, num_freq * in_dim * out_dim),
+            nn.Linear(edge_dim + 1, mid_dim),
+            BN(mid_dim),
+            made(act_fn),
+            nn.Linear(mid_dim, mid_dim),
+            BN(mid_dim),
+            made(act_fn),
+            nn.Linear(mid_dim, num_freq * in_dim * out_dim),
         )
         for layer in self.net:
             if isinstance(layer, nn.Linear):

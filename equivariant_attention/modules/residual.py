@@ -1,11 +1,13 @@
 """The SE(3)-Transformer layer: attention, skip connection and self-interaction."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ..checks import check_positive
+from ..checks import check_positive, with_three_dimensions
+from ..contraction.kernels import HIDDEN
 from ..fibers import Features, Fiber, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
@@ -35,6 +37,10 @@ class GSE3Res(nn.Module):
             projected, then the input added, with missing channels taken as zero; None, the attention output itself.
         selfint: the projection after 'cat': '1x1' (:class:`G1x1SE3`) or 'att' (:class:`GAttentiveSelfInt`).
         x_ij: as in :class:`GConvSE3Partial`.
+        mid_dim, act_fn: as in :class:`RadialFunc`.
+
+    Attributes:
+        f_mid_out, f_mid_in: fibers of values, and of keys and queries.
 
     Raises:
         ValueError: an option has another value; ``div`` leaves a degree without channels; ``n_heads`` does not divide
@@ -53,6 +59,8 @@ class GSE3Res(nn.Module):
         skip: str | None = "cat",
         selfint: str = "1x1",
         x_ij: str | None = None,
+        mid_dim: int = HIDDEN,
+        act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         if skip not in ("cat", "sum", None):
@@ -60,12 +68,14 @@ class GSE3Res(nn.Module):
         if selfint not in ("1x1", "att"):
             raise ValueError(f"selfint must be '1x1' or 'att', got {selfint!r}")
         self.f_in, self.f_out, self.skip, self.selfint = f_in, f_out, skip, selfint
-        f_value = _divided(f_out, div)
-        f_key = _shared(f_value, f_in)
+        self.edge_dim, self.div, self.n_heads = edge_dim, div, n_heads
+        self.f_mid_out = f_value = _divided(f_out, div)
+        self.f_mid_in = f_key = _shared(f_value, f_in)
+        to = partial(GConvSE3Partial, f_in, edge_dim=edge_dim, x_ij=x_ij, mid_dim=mid_dim, act_fn=act_fn)
         self.GMAB = nn.ModuleDict(
             {
-                "v": GConvSE3Partial(f_in, f_value, edge_dim=edge_dim, x_ij=x_ij),
-                "k": GConvSE3Partial(f_in, f_key, edge_dim=edge_dim, x_ij=x_ij),
+                "v": to(f_value),
+                "k": to(f_key),
                 "q": G1x1SE3(f_in, f_key),
                 "attn": GMABSE3(f_value, f_key, n_heads=n_heads),
             }
@@ -82,6 +92,19 @@ class GSE3Res(nn.Module):
             self.project = G1x1SE3(f_value, f_out, learnable=learnable_skip)
             self.add = GSum(f_out, f_in)
 
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        for degree, m in self.f_mid_out.dict.items():
+            name = f"{prefix}project.transform.{degree}"
+            expected, shape = [self.f_out.dict[degree], m], list(getattr(state_dict.get(name), "shape", ()))
+            if self.skip == "cat" and degree in self.f_in.dict and shape == expected:
+                *_, errors = rest
+                errors.append(
+                    f"{name} has shape {shape}, as in the first generation of the published code, before 2021-01-26, "
+                    "which added the input and did not concatenate it: make the layer with skip='sum'"
+                )
+                break
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def forward(
         self,
         features: Features,
@@ -94,7 +117,8 @@ class GSE3Res(nn.Module):
         """New node features.
 
         Args:
-            features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``.
+            features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
+                ``[nodes, channels]``.
             G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
                 ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
@@ -108,6 +132,7 @@ class GSE3Res(nn.Module):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self, "GMAB")
+        features = with_three_dimensions(features)
         v, k = called_together([self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
         q = self.GMAB["q"](features)
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)

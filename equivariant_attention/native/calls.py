@@ -21,6 +21,7 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
     1: (MemoryError, "not enough memory"),
     2: (IndexError, "an edge leads to a node that the graph does not have"),
+    3: (IndexError, "the plan has an edge that the graph does not have"),
 }
 PROCESS = os.getpid()
 WARNED: list[str] = []  # why this process was slower than it could be

@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -102,8 +104,15 @@ private:
         size = 0;
     }
     static Spare& all() {
-        static Spare* const spare = new Spare;  // never destroyed, as threads may run until the process ends
+        static Spare* const spare = made();  // never destroyed, as threads may run until the process ends
         return *spare;
+    }
+    static Spare* made() {
+        // A process that is forked has none of the other threads: what they have locked would be so forever.
+        const auto lock = [] { all().mutex.lock(); };
+        const auto unlock = [] { all().mutex.unlock(); };
+        pthread_atfork(lock, unlock, unlock);
+        return new Spare;
     }
 };
 

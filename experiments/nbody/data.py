@@ -20,6 +20,7 @@ from experiments.nbody.simulation import (
     SPLITS,
     Settings,
     Trajectories,
+    check_array,
     check_count,
     seed_of,
     simulate,
@@ -29,6 +30,7 @@ from utils.caches import load_or_make
 from utils.graphs import fully_connected
 
 ARRAYS = ("loc", "vel", "charges", "edges")
+MOST_PARTICLES = 4096  # their graphs have an edge from each to each
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -86,8 +88,9 @@ def load_trajectories(path: str | os.PathLike[str], sample_freq: int | None = No
     The file holds ``'loc'`` (or ``'points'``) and ``'vel'`` ``[simulations, frames, dim, n]``, and at least one of
     ``'charges'`` ``[simulations, n, 1]`` and ``'edges'`` (or ``'E'``) ``[simulations, n, n]``: without edges they are
     the products of the charges, without charges these are ones. ``'sample_freq'`` and ``'delta_T'`` (default 0.001) may
-    be there as well. Of two names for one thing, the first counts. A pickle is read as data only: anything in it but
-    NumPy arrays, numbers, strings and plain containers is refused, never run.
+    be there as well, as numbers or as arrays of one. Of two names for one thing, the first counts. A pickle, of any
+    protocol, is read as data only: anything in it but NumPy arrays, numbers, strings and plain containers is refused,
+    never run.
 
     Args:
         path: the file; its ending says how it is read.
@@ -115,16 +118,37 @@ def _trajectories(content: Mapping[str, Any], sample_freq: int | None) -> Trajec
     if missing or not {"charges", "edges"} & content.keys():
         raise ValueError(f"expected 'loc', 'vel' and 'charges' or 'edges', got {sorted(content)}")
     arrays = {name: as_floats(name, content[name]) for name in ARRAYS if name in content}
+    _check_sizes(arrays)  # before arrays of these sizes are made
     if "charges" not in arrays:
         arrays["charges"] = np.ones((*arrays["edges"].shape[:2], 1))
     if "edges" not in arrays:
         arrays["edges"] = arrays["charges"] * arrays["charges"].swapaxes(1, 2)
-    stored = np.asarray(content.get("sample_freq", sample_freq)).item()
+    stored = _number(content, "sample_freq") if "sample_freq" in content else sample_freq
     if stored is None:
         raise ValueError("sample_freq: the file does not hold it, so it must be given")
     if sample_freq not in (None, stored):
         raise ValueError(f"sample_freq: expected the file's {stored}, got {sample_freq}")
-    return Trajectories(**arrays, sample_freq=stored, dt=float(content.get("dt", DT)))
+    of_time = [name for name in ("delta_T", "dt") if name in content and content[name] is content["dt"]]
+    return Trajectories(**arrays, sample_freq=stored, dt=float(_number(content, of_time[0])) if of_time else DT)
+
+
+def _check_sizes(arrays: Mapping[str, np.ndarray]) -> None:
+    if arrays["loc"].ndim != 4:
+        raise ValueError(f"loc: expected shape [simulations, frames, 2 or 3, n], got {[*arrays['loc'].shape]}")
+    simulations, _, _, n = arrays["loc"].shape
+    if n > MOST_PARTICLES:
+        raise ValueError(f"loc: expected at most {MOST_PARTICLES} particles, got {n}")
+    for name, columns in (("charges", 1), ("edges", n)):
+        if name in arrays:
+            check_array(name, arrays[name], (simulations, n, columns))
+
+
+def _number(content: Mapping[str, Any], name: str) -> int | float:
+    """One number, as itself or as an array of one."""
+    number = as_floats(name, np.asarray(content[name]))
+    if number.size != 1:
+        raise ValueError(f"{name}: expected one number, got an array of shape {[*number.shape]}")
+    return int(number.item()) if number.item().is_integer() else number.item()
 
 
 READERS = {".pkl": read_pickle, ".npz": read_npz}

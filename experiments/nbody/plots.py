@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from utils.plots import save_figure
+from utils.plots import Figure, save_figure
 
 
 def predictions(G: Any, target: Tensor, prediction: Tensor, title: str, path: str | os.PathLike[str]) -> None:

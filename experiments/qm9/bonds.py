@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 from rdkit import Chem, rdBase
 from rdkit.Chem import rdDetermineBonds
 from rdkit.Geometry import Point3D
@@ -85,7 +85,8 @@ def perceive(
     if cache is None:
         return Bonds(**make())
     key = _key(num_atoms, numbers, positions, time_limit)
-    return Bonds(**load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds"))
+    arrays = load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds")
+    return Bonds(*map(arrays.get, Bonds._fields))
 
 
 Molecule = tuple[np.ndarray, np.ndarray]  # atomic numbers [n], positions [n, 3]
@@ -132,12 +133,21 @@ def single_bonds(numbers: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray
         numbers: atomic numbers ``[n]``.
         positions: Å, ``[n, 3]``.
     """
-    periodic_table = Chem.GetPeriodicTable()
-    radii = np.array([periodic_table.GetRcovalent(int(number)) for number in numbers])
+    radii = covalent_radii(numbers)
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     bonded = np.triu(distances < REACHES[0] * (radii[:, None] + radii[None]), k=1)
     pairs = np.argwhere(bonded)
     return pairs, np.zeros(len(pairs), dtype=np.int64)
+
+
+def covalent_radii(numbers: np.ndarray) -> np.ndarray:
+    """The covalent radius of each atom, Å, ``[n]``.
+
+    Args:
+        numbers: atomic numbers ``[n]``.
+    """
+    periodic_table = Chem.GetPeriodicTable()
+    return np.array([periodic_table.GetRcovalent(int(number)) for number in numbers])
 
 
 def rdkit_molecule(numbers: np.ndarray, positions: np.ndarray) -> Chem.RWMol:
@@ -165,7 +175,7 @@ def _in_workers(molecules: list[Molecule], time_limit: float, workers: int, bar:
         for chunk, future in zip(chunks, futures, strict=True):
             try:
                 found = future.result()
-            except TookTooLong:
+            except (TookTooLong, ProcessExpired):
                 found = [_in_time(pool, molecule, time_limit) for molecule in chunk]
             bar.update(len(chunk))
             yield from found
@@ -178,7 +188,7 @@ def _cores() -> int:
 def _in_time(pool: ProcessPool, molecule: Molecule, time_limit: float) -> Found:
     try:
         return pool.schedule(perceive_one, args=molecule, timeout=time_limit).result()
-    except TookTooLong:
+    except (TookTooLong, ProcessExpired):
         return *single_bonds(*molecule), False
 
 

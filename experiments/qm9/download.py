@@ -1,103 +1,95 @@
-"""QM9 itself, downloaded and read by PyTorch Geometric's loader."""
+"""QM9 itself: the files of its authors, downloaded and read, and what is read kept."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
-import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
+from rdkit import Chem, rdBase
+from scipy import constants
+from tqdm import tqdm
 
-from experiments.qm9.molecules import Molecules, draw_split
+from experiments.qm9.bonds import bonds_of
+from experiments.qm9.molecules import ARRAYS, Molecules, draw_split
+from experiments.qm9.targets import HARTREE, TARGETS
+from utils.caches import load_or_make
 from utils.downloads import download
 from utils.files import atomic_write, locked, make_folder
-from utils.hashes import record, verify
+from utils.hashes import record, sha256, verify
 
+VERSION = 1  # raise it when the same files are read otherwise: old caches are then ignored
+ARCHIVE_URL = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip"
+UNCHARACTERIZED_URL = "https://ndownloader.figshare.com/files/3195404"
 ARCHIVED, UNCHARACTERIZED = ("gdb9.sdf", "gdb9.sdf.csv"), "uncharacterized.txt"
 # As TensorFlow Datasets has it. For the archive none is published; its entries have checksums.
 UNCHARACTERIZED_SHA256 = "3aa5115d540b356de94791d4a74c3bf1ed91c469ecf52a4f5d7cc0506fe02e24"
+UNCHARACTERIZED_LINES = slice(9, -2)  # of that file, between its header and its footer
 MOLECULES = 130_831  # without those whose geometries are uncharacterised
 TRAIN, VALID = 100_000, 17_748  # and 13,083 for the test, a tenth: the field's sizes
-# The loader's columns. Energies relative to free atoms are columns of their own: total ones lose meV in float32.
-COLUMNS = {"mu": 0, "alpha": 1, "homo": 2, "lumo": 3, "gap": 4, "r2": 5, "zpve": 6, "cv": 11,
-           "u0": 12, "u298": 13, "h298": 14, "g298": 15}  # fmt: skip
+KCAL_PER_MOL = constants.kilo * constants.calorie / (constants.N_A * constants.e)  # eV
+# Columns of the table, and the factor to the target's unit. Total energies are there relative to free atoms as well.
+COLUMNS = {
+    **{name: (name, HARTREE if TARGETS[name].energy else 1.0)
+       for name in ("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "cv")},
+    **{name: (f"{name}_atom", KCAL_PER_MOL) for name in ("u0", "u298", "h298", "g298")},
+}  # fmt: skip
 
 
 def from_download(root: str | os.PathLike[str], *, fetch: bool = True, progress: bool = False) -> Molecules:
-    """QM9 as PyTorch Geometric reads it, with the bonds of its authors' files, downloaded where it is not there yet.
+    """QM9 with the bonds of its authors' files, downloaded where it is not there yet.
+
+    The folder may be one that PyTorch Geometric has made: its raw files are the same. What that keeps in ``processed/``
+    is not read, since reading it can run code.
 
     Split at random, with a fixed seed, into 100,000 for training, 17,748 for validation and 13,083 for the test.
-    SHA256SUMS in the two folders say what files held when they were made; one that has changed is not used.
+    SHA256SUMS says what the raw files held when they came; one that has changed is not used.
 
     Args:
-        root: the loader's cache folder: ``raw/`` for what is downloaded, ``processed/`` for what is read from it.
+        root: folder with ``raw/`` for what is downloaded, and ``processed/`` for what is read from it.
         fetch: whether what is not there may be downloaded.
-        progress: show progress bars of the downloads; the loader shows its own.
+        progress: show progress bars.
 
     Raises:
-        ImportError: PyTorch Geometric is not installed.
         FileNotFoundError: QM9 is not there, and may not be downloaded.
         ConnectionError: a file could not be downloaded; the message says what can be done.
         ValueError: what was downloaded is damaged, and was removed, or has changed since, or is not QM9.
         OSError: the folder cannot be written to; BlockingIOError where another process is at it.
     """
-    try:
-        from torch_geometric.datasets import QM9
-    except ImportError as error:
-        raise ImportError("QM9 is read by PyTorch Geometric: pip install torch_geometric") from error
     root = Path(root)
-    # Without the raw files the loader would download, even if it has no need of them.
-    has_raw = all((root / "raw" / name).exists() for name in (*ARCHIVED, UNCHARACTERIZED))
+    raw = [root / "raw" / name for name in (*ARCHIVED, UNCHARACTERIZED)]
+    has_raw = all(path.exists() for path in raw)
     if not (fetch or has_raw):
         raise FileNotFoundError(f"{root} does not hold QM9; --source download gets it from the internet")
-    try:
-        whole, changed = verify(root / "processed") or _is_of_others(root), None
-    except ValueError as error:
-        whole, changed = False, error
-    dataset = QM9(str(root)) if whole and has_raw else _make(QM9, root, changed, progress)
-    if len(dataset) != MOLECULES:
-        raise ValueError(
-            f"{root}: expected the {MOLECULES:,} molecules of QM9, got {len(dataset):,}; remove the folder"
-        )
-    return _table(dataset._data, dataset.slices)
+    kept = root / "processed" / "molecules.npz"
+    if has_raw and not kept.exists() and not os.access(root, os.W_OK):
+        return _read_raw(root / "raw", progress)
+    with nullcontext() if has_raw and kept.exists() else locked(make_folder(root)):
+        _download_raw(root / "raw", progress)
+        key = f"{VERSION} {' '.join(map(sha256, raw))}"
+        return _of_arrays(load_or_make(kept, key, lambda: _arrays_of(_read_raw(root / "raw", progress)), "reading QM9"))
 
 
-def _is_of_others(root: Path) -> bool:
-    """Whether there are processed files, in a folder where no record of them can be made."""
-    return (root / "processed").exists() and not os.access(root, os.W_OK)
+def _arrays_of(molecules: Molecules) -> dict[str, np.ndarray]:
+    return {name: getattr(molecules, name) for name in ARRAYS} | dict(molecules.targets)
 
 
-def _make(loader: type, root: Path, changed: Exception | None, progress: bool) -> Any:
-    """The loader's dataset, from the raw files if its processed ones are not there, or ``changed``."""
-    processed = root / "processed"
-    with locked(make_folder(root)):
-        _download_raw(loader, root / "raw", progress)
-        dataset = None
-        if changed is None:
-            was_processed = any(processed.glob("data*"))
-            try:
-                dataset = loader(str(root))
-            except Exception as error:  # an interrupted loader leaves what torch.load may fail on in any way
-                if not was_processed:
-                    raise
-                changed = error
-        if dataset is None:
-            warnings.warn(f"{processed} cannot be read, reading the raw files again: {changed}", stacklevel=3)
-            dataset = loader(str(root), force_reload=True)
-        record(processed, sorted(path.name for path in processed.glob("*.pt")))
-    return dataset
+def _of_arrays(arrays: Mapping[str, np.ndarray]) -> Molecules:
+    targets = {name: arrays[name] for name in TARGETS if name in arrays}
+    return Molecules(**{name: arrays.get(name) for name in ARRAYS}, targets=targets)
 
 
-def _download_raw(loader: type, folder: Path, progress: bool) -> None:
-    """The loader's raw files, which it then finds and does not download itself."""
-    download(loader.raw_url2, folder / UNCHARACTERIZED, sha256=UNCHARACTERIZED_SHA256, progress=progress)
+def _download_raw(folder: Path, progress: bool) -> None:
+    """The raw files, unless they are there and whole."""
+    download(UNCHARACTERIZED_URL, folder / UNCHARACTERIZED, sha256=UNCHARACTERIZED_SHA256, progress=progress)
     if not all((folder / name).exists() for name in ARCHIVED):
-        archive = download(loader.raw_url, folder / "qm9.zip", progress=progress)
+        archive = download(ARCHIVE_URL, folder / "qm9.zip", progress=progress)
         try:
             with ZipFile(archive) as content:
                 for name in ARCHIVED:
@@ -116,22 +108,48 @@ def _download_raw(loader: type, folder: Path, progress: bool) -> None:
         raise ValueError(f"{error}; remove it and run the same again") from error
 
 
-def _table(data: Any, slices: Mapping[str, Any]) -> Molecules:
-    """The table of a loaded dataset, whose arrays are concatenated already."""
-    edges, types = data.edge_index.numpy().T, data.edge_attr.argmax(dim=1).numpy()
-    forward = edges[:, 0] < edges[:, 1]  # each bond is there in both directions
-    num_atoms = np.diff(slices["z"].numpy())
-    molecules = len(num_atoms)
-    edge_of = np.repeat(np.arange(molecules), np.diff(slices["edge_index"].numpy()))
-    return Molecules(
-        names=np.array(data.name),
-        split=draw_split(molecules, TRAIN, VALID),
-        perceived=np.ones(molecules, dtype=bool),
-        num_atoms=num_atoms,
-        numbers=data.z.numpy(),
-        positions=data.pos.double().numpy(),
-        num_bonds=np.bincount(edge_of[forward], minlength=molecules),
-        bonds=edges[forward],
-        bond_types=types[forward],
-        targets={name: data.y[:, column].double().numpy() for name, column in COLUMNS.items()},
-    )
+def _read_raw(folder: Path, progress: bool) -> Molecules:
+    """The molecules of the raw files whose geometries are characterised."""
+    try:
+        with open(folder / UNCHARACTERIZED, encoding="utf-8") as file:
+            skipped = {int(line.split()[0]) - 1 for line in file.read().split("\n")[UNCHARACTERIZED_LINES]}
+        with open(folder / ARCHIVED[1], encoding="utf-8", newline="") as file:
+            rows = [row for number, row in enumerate(csv.DictReader(file)) if number not in skipped]
+        targets = {
+            name: factor * np.array([row[column] for row in rows], dtype=np.float64)
+            for name, (column, factor) in COLUMNS.items()
+        }
+        table = _read_molecules(folder / ARCHIVED[0], skipped, progress)
+        if (count := len(table["names"])) != MOLECULES:
+            raise ValueError(f"expected the {MOLECULES:,} molecules of QM9, got {count:,}; remove the folder")
+        split = draw_split(MOLECULES, TRAIN, VALID)
+        return Molecules(**table, split=split, perceived=np.ones(MOLECULES, dtype=bool), targets=targets)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: expected the files of QM9, got others: {error}") from error
+
+
+def _read_molecules(path: Path, skipped: set[int], progress: bool) -> dict[str, np.ndarray]:
+    """Names, atoms and bonds; bonds of each molecule from the lower to the higher atom, in order."""
+    names, numbers, positions, bonds = [], [], [], []
+    with rdBase.BlockLogs():
+        molecules = Chem.SDMolSupplier(str(path), removeHs=False, sanitize=False)
+        for place, molecule in enumerate(tqdm(molecules, desc="molecules", disable=None if progress else True)):
+            if place in skipped:
+                continue
+            if molecule is None:
+                raise ValueError(f"{path.name}: molecule {place + 1} is damaged")
+            pairs, types = bonds_of(molecule)
+            names.append(molecule.GetProp("_Name"))
+            numbers.append([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
+            positions.append(molecule.GetConformer().GetPositions())
+            bonds.append(np.unique(np.column_stack([np.sort(pairs, axis=1), types]), axis=0))
+    pairs_and_types = np.concatenate([np.empty((0, 3), np.int64), *bonds])
+    return {
+        "names": np.array(names),
+        "num_atoms": np.array([len(atoms) for atoms in numbers], dtype=np.int64),
+        "numbers": np.array([number for atoms in numbers for number in atoms], dtype=np.int64),
+        "positions": np.concatenate([np.empty((0, 3)), *positions]),
+        "num_bonds": np.array([len(table) for table in bonds], dtype=np.int64),
+        "bonds": pairs_and_types[:, :2],
+        "bond_types": pairs_and_types[:, 2],
+    }

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments.qm9 import run as qm9
@@ -31,7 +30,7 @@ from utils.cli import blame, count, parse, run
 from utils.files import make_folder, read_json
 from utils.flags import FREE
 from utils.history import write_csv
-from utils.plots import save_figure
+from utils.plots import Figure, save_figure
 from utils.runs import CONFIG, reconcile
 
 BUDGET = ["--num_valid", "0", "--batch_size", "32", "--epoch_size", "1000", "--num_epochs", "32"]

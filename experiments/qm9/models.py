@@ -252,6 +252,9 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
         return
     for name in [name for name in state_dict if name.startswith(prefix)]:
         state_dict[f"{prefix}net.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+    metadata = getattr(state_dict, "_metadata", {})  # says whose signs the weights have
+    for name in [name for name in metadata if name.startswith(prefix)]:
+        metadata.setdefault(f"{prefix}net.{name.removeprefix(prefix)}", metadata[name])
     for name in ("mean", "std", "size"):
         state_dict[prefix + name] = getattr(module, name)
 

@@ -14,9 +14,14 @@ from utils.files import atomic_write
 
 SPLITS = ("train", "valid", "test")
 BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
+MOST_ATOMS = 1000  # of a molecule, of which all pairs of atoms are looked at
 OF_MOLECULES = ("names", "split", "perceived", "num_atoms", "num_bonds")
 OF_ATOMS, OF_BONDS = ("numbers", "positions"), ("bonds", "bond_types")
 ARRAYS = (*OF_MOLECULES, *OF_ATOMS, *OF_BONDS)
+KINDS = {  # of the arrays, as NumPy names them
+    "names": "U", "split": "iu", "perceived": "b", "num_atoms": "iu", "num_bonds": "iu",
+    "numbers": "iu", "positions": "f", "bonds": "iu", "bond_types": "iu",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,10 @@ class Molecules:
     targets: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, kinds in KINDS.items():
+            array = getattr(self, name)
+            kind = array.dtype.kind if isinstance(array, np.ndarray) else type(array).__name__
+            _check(name, kind in kinds, f"an array of one of the kinds {kinds}", kind)
         molecules, atoms, bonds = len(self.names), int(self.num_atoms.sum()), int(self.num_bonds.sum())
         shapes = {
             "split": (molecules,), "perceived": (molecules,), "num_atoms": (molecules,), "num_bonds": (molecules,),
@@ -67,6 +76,8 @@ class Molecules:
                 f"at least {least}",
                 getattr(self, name).min(initial=0),
             )
+        largest = self.num_atoms.max(initial=0)
+        _check("num_atoms", largest <= MOST_ATOMS, f"at most {MOST_ATOMS} in a molecule", largest)
         _check("numbers", set(np.unique(self.numbers)) <= ELEMENTS.keys(), f"{[*ELEMENTS]}", np.unique(self.numbers))
         _check("positions", bool(np.isfinite(self.positions).all()), "finite numbers", "NaN or infinity")
         _check("split", bool(np.isin(self.split, range(len(SPLITS))).all()), f"indices into {SPLITS}", self.split)
@@ -80,6 +91,7 @@ class Molecules:
             _check(f"targets[{name!r}]", name in TARGETS, f"one of {[*TARGETS]}", name)
             shape = (molecules, 3) if TARGETS[name].vector else (molecules,)
             _check(f"targets[{name!r}]", values.shape == shape, f"shape {list(shape)}", values.shape)
+            _check(f"targets[{name!r}]", values.dtype.kind == "f", "numbers", values.dtype)
 
     def __len__(self) -> int:
         return len(self.names)

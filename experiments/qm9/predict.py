@@ -58,7 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> Predictions:
     with blame("--output"):
         predictions.write_csv(given.output)
     print(table(predictions))
-    print(f"\n{len(good)} of {len(structures)} molecules; also in {given.output}")
+    skipped = len(structures) - len(good)
+    print(
+        f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {given.output}"
+    )
     return predictions
 
 

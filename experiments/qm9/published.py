@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from experiments.qm9.molecules import SPLITS, Molecules, join
-from experiments.qm9.targets import FREE_ATOMS, HARTREE, TARGETS, free_atoms
+from experiments.qm9.targets import TARGETS
+from experiments.qm9.units import in_table_units
 from utils.arrays import as_floats, as_integers, read_torch
 
 OF_MOLECULES = ("mol_id", "num_atoms", "num_bonds")
@@ -29,7 +29,7 @@ def from_published(path: str | os.PathLike[str]) -> Molecules:
     array per molecule. A bond given in both directions counts once. ``one_hot`` says what ``atomic_numbers`` says and
     is not read, like all other entries.
 
-    Energies are in Hartree, as published, or in eV if they are far too large for Hartree.
+    Energies are in Hartree, as published, or in eV: see :func:`~experiments.qm9.units.in_table_units`.
 
     Args:
         path: the file.
@@ -41,8 +41,7 @@ def from_published(path: str | os.PathLike[str]) -> Molecules:
         content = read_torch(path)
         if missing := set(SPLITS) - content.keys():
             raise ValueError(f"expected {SPLITS}, without {sorted(missing)}")
-        molecules = join([_part(split, content[split]) for split in SPLITS])
-        return replace(molecules, targets=_in_ev(molecules))
+        return in_table_units(join([_part(split, content[split]) for split in SPLITS]))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -98,17 +97,3 @@ def _once(num_bonds: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, np.ndar
     base = int(np.abs(edges).max(initial=0)) + 1
     _, first = np.unique(((molecule * base + low) * base + high) * base + edges[:, 2], return_index=True)
     return np.bincount(molecule[first], minlength=len(num_bonds)), np.column_stack([low, high, edges[:, 2]])[first]
-
-
-def _in_ev(molecules: Molecules) -> dict[str, np.ndarray]:
-    """The targets with energies in eV, total ones relative to the free atoms."""
-    targets = dict(molecules.targets)
-    atoms = {name: free_atoms(name, molecules.num_atoms, molecules.numbers) for name in FREE_ATOMS if name in targets}
-    # QM9's means in Hartree, those of total energies being near those of the atoms; in eV, all are 27 times as large.
-    sizes = {"homo": 0.24, "gap": 0.25, "zpve": 0.15}
-    sizes |= {name: -total.mean() / HARTREE for name, total in atoms.items()}
-    ratios = [np.abs(targets[name]).mean() / size for name, size in sizes.items() if name in targets]
-    unit = 1.0 if ratios and ratios[0] > 5 else HARTREE
-    for name in targets:
-        targets[name] = targets[name] * (unit if TARGETS[name].energy else 1.0) - atoms.get(name, 0.0)
-    return targets

@@ -162,11 +162,8 @@ def load_molecules(flags: Namespace) -> Molecules:
         raise UsageError(f"--data_address: expected a path with --source {source}")
     if source in ("published", "arrays") and not Path(flags.data_address).is_file():
         raise UsageError(f"--data_address: {flags.data_address}: there is no such file")
-    try:
-        with blame("--data_address"):
-            molecules = _read(source, flags)
-    except ImportError as error:  # of the loader that downloads
-        raise UsageError(f"--source {source}: {error}") from error
+    with blame("--data_address"):
+        molecules = _read(source, flags)
     print(f"{source}: {molecules.summary}{NOTES.get(source, '')}")
     return molecules
 

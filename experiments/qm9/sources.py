@@ -13,18 +13,19 @@ from experiments.qm9.bonds import perceive
 from experiments.qm9.download import from_download
 from experiments.qm9.molecules import Molecules, draw_split
 from experiments.qm9.published import from_published
-from experiments.qm9.targets import DEBYE, FREE_ATOMS, HARTREE, TARGETS, free_atoms
+from experiments.qm9.targets import DEBYE, TARGETS
+from experiments.qm9.units import in_table_units
 from utils.arrays import as_floats, as_integers, read_npz
 
 EMBEDDED = Path(__file__).parent / "embedded" / "molecules.npz"
 
 __all__ = ["embedded", "from_arrays", "from_download", "from_published"]
 
-# Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit.
+# Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit but for energies'.
 OTHER_TARGETS = {
-    "g4mp2_atom": ("atomisation", HARTREE),
-    "homo_hf": ("homo", HARTREE),
-    "lumo_hf": ("lumo", HARTREE),
+    "g4mp2_atom": ("atomisation", 1.0),
+    "homo_hf": ("homo", 1.0),
+    "lumo_hf": ("lumo", 1.0),
     "dip_hf": ("dipole", DEBYE),
 }
 
@@ -40,8 +41,9 @@ def from_arrays(
     """Molecules in an .npz of ragged arrays; RDKit perceives their bonds from the positions.
 
     The file holds ``N`` (atoms of each molecule), ``Z`` (atomic numbers) and ``R`` (Å, ``[atoms, 3]``), and may hold
-    ``idx`` (numbers in QM9), ``validation`` (a mask) and targets in QM9's own units: energies in Hartree, total ones
-    not yet relative to free atoms, others as in ``TARGETS``. Dipole vectors ``dip_hf``, in atomic units, are ``dipole``
+    ``idx`` (numbers in QM9), ``validation`` (a mask) and targets in QM9's own units: energies in Hartree, or all in eV
+    (which of them, their sizes tell: see :func:`~experiments.qm9.units.in_table_units`), total ones not yet relative to
+    free atoms; others as in ``TARGETS``. Dipole vectors ``dip_hf``, in atomic units, are ``dipole``
     here, and their norm ``mu``; without ``gap``, it is the difference of ``lumo`` and ``homo``.
 
     Rows outside ``validation`` are for training and none for a test, for which the validation rows serve as well, see
@@ -75,8 +77,9 @@ def from_arrays(
             num_bonds=np.zeros_like(num_atoms),
             bonds=np.empty((0, 2), dtype=np.int64),
             bond_types=np.empty(0, dtype=np.int64),
+            targets=_targets_of(content),
         )
-        molecules = replace(molecules, targets=_targets_of(content, molecules))
+        molecules = _with_gap(in_table_units(molecules))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if limit is not None and limit < len(molecules):
@@ -104,17 +107,20 @@ def _split_of(content: Mapping[str, np.ndarray], molecules: int) -> np.ndarray:
     return draw_split(molecules, molecules - 2 * (molecules // 10), molecules // 10)
 
 
-def _targets_of(content: Mapping[str, np.ndarray], molecules: Molecules) -> dict[str, np.ndarray]:
-    """The targets in the units of the table."""
-    factors = {name: (name, HARTREE if target.energy else 1.0) for name, target in TARGETS.items()}
-    targets = {}
-    for name, (target, factor) in {**OTHER_TARGETS, **factors}.items():
-        if name in content:
-            targets[target] = factor * as_floats(name, content[name])
-    for name in targets.keys() & FREE_ATOMS.keys():
-        targets[name] -= free_atoms(name, molecules.num_atoms, molecules.numbers)
+def _targets_of(content: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The targets, energies as in the file."""
+    factors = {**OTHER_TARGETS, **{name: (name, 1.0) for name in TARGETS}}
+    targets = {
+        target: factor * as_floats(name, content[name]) for name, (target, factor) in factors.items() if name in content
+    }
     if "dipole" in targets and "mu" not in targets:
         targets["mu"] = np.linalg.norm(targets["dipole"], axis=-1)
-    if "gap" not in targets and {"homo", "lumo"} <= targets.keys():
-        targets["gap"] = targets["lumo"] - targets["homo"]
     return targets
+
+
+def _with_gap(molecules: Molecules) -> Molecules:
+    """The molecules with the difference of ``lumo`` and ``homo``, unless it is there."""
+    targets = molecules.targets
+    if "gap" in targets or not {"homo", "lumo"} <= targets.keys():
+        return molecules
+    return replace(molecules, targets={**targets, "gap": targets["lumo"] - targets["homo"]})

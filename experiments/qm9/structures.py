@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +12,18 @@ from typing import NamedTuple
 import numpy as np
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist
 
-from experiments.qm9.bonds import bonds_of, perceive
-from experiments.qm9.molecules import Molecules, join
+from experiments.qm9.bonds import bonds_of, covalent_radii, perceive
+from experiments.qm9.molecules import MOST_ATOMS, Molecules, join
+from experiments.qm9.periodic import put_together
+from experiments.qm9.xyz import read_frames
+from utils.files import read_text
 
 CLOSEST, FARTHEST = 0.3, 1e4  # Å, between two atoms of a molecule
-QM9_TRAILER = 3  # lines after the atoms in the files of QM9 itself: frequencies, SMILES, InChI
+LONGEST_BOND = 1.6  # sums of covalent radii; in bohr, bonds are 1.9 of them long
 
 
 class Structure(NamedTuple):
@@ -45,7 +52,9 @@ def read(arguments: Iterable[str], cache: str | None = None) -> list[Structure]:
     unbonded = [s.molecule for s in structures if s.molecule is not None and not s.molecule.perceived[0]]
     bonded = iter(_with_bonds(unbonded, cache))
     return [
-        s._replace(molecule=next(bonded)) if s.molecule is not None and not s.molecule.perceived[0] else s
+        _one_molecule(s._replace(molecule=next(bonded)) if not s.molecule.perceived[0] else s)
+        if s.molecule is not None
+        else s
         for s in structures
     ]
 
@@ -55,66 +64,59 @@ def _read_one(argument: str) -> Iterator[Structure]:
     readers = {".xyz": _read_xyz, ".sdf": _read_sdf, ".mol": _read_sdf}
     if path.suffix.lower() in readers:
         try:
-            yield from readers[path.suffix.lower()](path)
-        except (OSError, UnicodeDecodeError) as error:
-            yield Structure(argument, problem=f"cannot be read: {error}")
-    elif path.is_file():
-        yield Structure(argument, problem=f"expected a file that ends in {', '.join(readers)}, or a SMILES")
+            number = -1
+            for number, structure in enumerate(readers[path.suffix.lower()](path)):  # noqa: B007
+                yield structure._replace(name=printable(structure.name))
+            if number < 0:
+                yield Structure(printable(argument), problem="there is no molecule in it")
+        except (OSError, ValueError, RuntimeError) as error:
+            yield Structure(printable(argument), problem=f"cannot be read: {error}")
+    elif os.path.isfile(path):  # of a SMILES too long for a name, Path's raises
+        yield Structure(printable(argument), problem=f"expected a file that ends in {', '.join(readers)}, or a SMILES")
     else:
-        yield _of_smiles(argument)
+        yield _of_smiles(argument)._replace(name=printable(argument))
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal or a file cannot show.
+
+    Args:
+        text: of a user's file or command line.
+    """
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _read_xyz(path: Path) -> Iterator[Structure]:
-    """Molecules one after the other: a line with the number of atoms, a comment, the atoms."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    number, line = 0, 0
-    while line < len(lines):
-        if not lines[line].strip():
-            line += 1
+    for name, frame in read_frames(path):
+        if isinstance(frame, ValueError):
+            yield Structure(name, problem=str(frame))
             continue
-        number += 1
-        name = f"{path.name}:{number}"
-        try:
-            size = int(lines[line])
-        except ValueError:
-            yield Structure(name, problem=f"line {line + 1}: expected a number of atoms, got {lines[line]!r}")
-            return  # where the next molecule begins is not known
-        comment, atoms = "".join(lines[line + 1 : line + 2]), lines[line + 2 : line + 2 + size]
-        line += 2 + max(size, 0)
-        if comment.startswith("gdb "):
-            name, line = f"gdb_{comment.split()[1]}", line + QM9_TRAILER
-        if size < 1 or len(atoms) < size:
-            yield Structure(name, problem=f"expected {max(size, 1)} lines of atoms, got {len(atoms)}")
-            continue
-        try:
-            symbols, *columns = zip(*(atom.replace("*^", "e").split()[:4] for atom in atoms), strict=True)
-            positions = np.array(columns, dtype=np.float64).T
-            if positions.shape != (size, 3):
-                raise ValueError("expected an element and three coordinates for each atom")
-            yield _checked(name, [_atomic_number(symbol) for symbol in symbols], positions)
-        except ValueError as error:
-            yield Structure(name, problem=str(error))
-
-
-def _atomic_number(symbol: str) -> int:
-    if symbol.isdecimal():
-        return int(symbol)
-    try:
-        return Chem.GetPeriodicTable().GetAtomicNumber(symbol.capitalize())
-    except RuntimeError:
-        raise ValueError(f"there is no element {symbol!r}") from None
+        structure = _checked(name, frame.numbers, frame.positions)
+        if structure.molecule is not None and frame.cell is not None:
+            try:
+                structure = _checked(name, frame.numbers, put_together(*frame))
+            except ValueError as error:
+                structure = Structure(name, problem=str(error))
+        yield structure
 
 
 def _read_sdf(path: Path) -> Iterator[Structure]:
-    path.open("rb").close()  # RDKit's own error says less
+    blocks = re.split(r"(?m)^\$\$\$\$.*\n?", read_text(path).replace("\r\n", "\n"))
     with rdBase.BlockLogs():
-        for number, molecule in enumerate(Chem.SDMolSupplier(str(path), removeHs=False), start=1):
-            name = f"{path.name}:{number}"
+        for number, block in enumerate(blocks, start=1):
+            if not block.strip():
+                continue
+            name = f"{path.name}:{number} {block.splitlines()[0]}".strip()
+            molecule = Chem.MolFromMolBlock(block, removeHs=False, sanitize=False)
             if molecule is None:
                 yield Structure(name, problem="RDKit makes no sense of it")
                 continue
-            title = molecule.GetProp("_Name") if molecule.HasProp("_Name") else ""
-            yield _of_rdkit(f"{name} {title}".strip(), molecule)
+            try:
+                Chem.SanitizeMol(molecule)
+            except ValueError as error:
+                yield Structure(name, problem=f"RDKit makes no sense of it: {error}")
+                continue
+            yield _of_rdkit(name, molecule)
 
 
 def _of_smiles(smiles: str) -> Structure:
@@ -123,6 +125,8 @@ def _of_smiles(smiles: str) -> Structure:
         if molecule is None or not molecule.GetNumAtoms():
             return Structure(smiles, problem="neither a file nor a SMILES that RDKit makes sense of")
         molecule = Chem.AddHs(molecule)
+        if molecule.GetNumAtoms() > MOST_ATOMS:
+            return Structure(smiles, problem=f"expected at most {MOST_ATOMS} atoms, got {molecule.GetNumAtoms()}")
         if AllChem.EmbedMolecule(molecule, randomSeed=0) and AllChem.EmbedMolecule(
             molecule, randomSeed=0, useRandomCoords=True
         ):
@@ -171,6 +175,26 @@ def _checked(
         found = f"{distances.min():.3g} to {distances.max():.3g} Å"
         return Structure(name, problem=f"expected atoms {CLOSEST} to {FARTHEST:.0f} Å from each other, got {found}")
     return Structure(name, molecule)
+
+
+def _one_molecule(structure: Structure) -> Structure:
+    """The structure, unless its bonds do not make one molecule of it."""
+    molecule = structure.molecule
+    radii, (a, b) = covalent_radii(molecule.numbers), molecule.bonds.T
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(radii), len(radii)))
+    parts, _ = connected_components(graph, directed=False)
+    longest = (np.linalg.norm(molecule.positions[a] - molecule.positions[b], axis=1) / (radii[a] + radii[b])).max(
+        initial=0
+    )
+    if not len(a):
+        problem = "no bonds: no two atoms are within bonding distance; are the coordinates in Å (Angstrom)?"
+    elif parts > 1:
+        problem = f"expected one molecule, got several: no bond connects its {parts} parts"
+    elif longest > LONGEST_BOND:
+        problem = f"a bond is {longest:.2g} times as long as usual; are the coordinates in Å (Angstrom)?"
+    else:
+        return structure
+    return Structure(structure.name, problem=problem)
 
 
 def _with_bonds(molecules: list[Molecules], cache: str | None) -> list[Molecules]:

@@ -6,6 +6,7 @@ import argparse
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from equivariant_attention.checkpoints import check_weights, load_weights, made_for
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
@@ -36,13 +37,15 @@ class Trained:
 
     def __init__(self, given: Namespace) -> None:
         with blame("--checkpoint"):
-            stored = _flags_of_training(checkpoints.load(given.checkpoint, checkpoints.WEIGHTS), given.checkpoint)
+            content = checkpoints.load(given.checkpoint, checkpoints.WEIGHTS)
+            stored = _flags_of_training(content, given.checkpoint)
         self.flags = Namespace(**{**stored, **vars(given)})
         with blame("--device", device="--device"):
             self.fabric = make_fabric(self.flags.device, self.flags.precision)
         with blame("--checkpoint"):
-            model = make_model(self.flags)
-            checkpoints.restore(model, given.checkpoint)
+            check_weights(content.get("model"), given.checkpoint)
+            model = made_for(lambda: make_model(self.flags), content["model"])
+            load_weights(model, content["model"], given.checkpoint, ours=True)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
@@ -65,12 +68,15 @@ def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
     defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
     made_of = {*EXPERIMENT.model_flags(), "task"}
     if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
-        raise UsageError(f"{path}: of another version, it differs in the flags {sorted(other)}")
+        raise UsageError(f"{path}: of another version, it differs in the flags {sorted(map(str, other))}")
+    # Text that is None has been left out, as a place on another machine is.
+    kept = {name: value for name, value in stored.items() if value is not None or not isinstance(defaults[name], str)}
+    flags = {**defaults, **kept}
     try:
-        check(parser, EXPERIMENT.presets, {**defaults, **{name: stored[name] for name in made_of}}, EXPERIMENT.recipes)
+        check(parser, EXPERIMENT.presets, flags, EXPERIMENT.recipes)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    return {**defaults, **stored}
+    return flags
 
 
 def make_parser(description: str) -> ArgumentParser:

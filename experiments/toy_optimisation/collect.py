@@ -14,14 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from equivariant_attention.checkpoints import write_tensors
 from utils import checkpoints
 from utils.cli import UsageError, blame, run
 from utils.files import atomic_write, read_json, write_json
 from utils.flags import without_places
-from utils.plots import save_figure
+from utils.plots import Figure, save_figure
 from utils.runs import CONFIG
 
 KEPT = (

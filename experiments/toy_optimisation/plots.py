@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +16,7 @@ from experiments.toy_optimisation.data import energies
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.models import move
 from utils.files import atomic_write
-from utils.plots import save_figure
+from utils.plots import Figure, FigureCanvasAgg, Line3DCollection, save_figure
 
 Trail = list[Tensor]  # positions [points, 1, 3] at the start and after every step
 

@@ -96,6 +96,50 @@ def test_nothing_is_left_on_the_model_or_the_atoms():
     assert all(p.grad is None and p.requires_grad for p in energy.parameters())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_forces_where_gradients_are_off(mode):
+    atoms = molecule("H2O")
+    atoms.calc = ModelCalculator(model("cat"), CUTOFF)
+    expected = atoms.get_forces()
+    atoms.calc.reset()
+    with mode():
+        np.testing.assert_allclose(atoms.get_forces(), expected, rtol=0, atol=1e-14)
+
+
+FLAT = {
+    "two alike": ([[5, 0, 0], [5, 0, 0], [0, 0, 5]], True),
+    "two alike, one periodic": ([[5, 0, 0], [10, 0, 0], [0, 0, 5]], [True, False, False]),
+    "two alike, none periodic": ([[5, 0, 0], [-5, 0, 0], [0, 0, 0]], False),
+    "three in a plane": ([[5, 0, 0], [0, 5, 0], [5, 5, 0]], True),
+    "almost in a plane": ([[5, 0, 0], [0, 5, 0], [5, 5, 1e-9]], True),
+    "of no length, almost": ([1e-9, 5, 5], True),
+    "of a length whose square is 0": ([1e-300, 5, 5], False),
+}
+
+
+@pytest.mark.parametrize(("cell", "pbc"), FLAT.values(), ids=FLAT)
+def test_flat_cells_are_refused(cell, pbc):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=cell, pbc=pbc, calculator=ModelCalculator(model(), CUTOFF))
+    with pytest.raises(ValueError, match=r"atoms\.cell must have vectors that no plane or line holds"):
+        atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e200])
+def test_cells_that_are_not_finite_are_refused(number, pbc):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=[number, 5, 5], pbc=pbc)
+    atoms.calc = ModelCalculator(model(), CUTOFF)
+    with pytest.raises(ValueError, match=r"atoms\.cell must be finite and at most 1e\+18"):
+        atoms.get_forces()
+
+
+@pytest.mark.parametrize("cell", [[[5, 0, 0], [4.9, 0.8, 0], [0, 0, 40]], [[9, 0, 0], [0, 0, 0], [0, 0, 0]]])
+def test_oblique_and_partly_periodic_cells_are_allowed(cell):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=cell, pbc=np.any(cell, axis=1))
+    atoms.calc = ModelCalculator(model(), CUTOFF)
+    assert np.isfinite(atoms.get_forces()).all()
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module with parameters, got function"):
         ModelCalculator(lambda G: G, 3.0)

@@ -106,6 +106,21 @@ def test_coincident_nodes(dtype):
     assert torch.all(gradient == 0)
 
 
+def test_coincident_nodes_as_published(dtype):
+    G = Graph([0, 0], [1, 1])
+    G.edata["d"] = torch.tensor([[0, 0, 0], [0, 1, 0]], dtype=dtype, requires_grad=True)
+    basis, r = get_basis_and_r(G, 3, compute_gradients=True, zero_edges="published")
+    assert r.tolist() == [[0], [1]]
+    for value in (*basis.values(), *basis.frames):
+        torch.testing.assert_close(value[0], value[1])
+    (gradient,) = torch.autograd.grad(sum(W.sum() for W in basis.values()) + r.sum(), G.edata["d"])
+    assert gradient.isfinite().all()
+    assert not gradient[0].any()
+    assert get_basis(G, 1, zero_edges="published")["1,1"].isfinite().all()
+    with pytest.raises(ValueError, match=r"zero_edges must be one of \('isotropic', 'published'\), got 'up'"):
+        get_basis_and_r(G, 1, zero_edges="up")
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e17])
 def test_extreme_distances_stay_finite(scale):
     G = random_graph(torch.float32)

@@ -68,11 +68,23 @@ def test_combine_fibers_concatenates_channels():
     assert torch.equal(combined["2"], y["2"])
 
 
+def test_numbers_beside_a_structure_are_ignored_as_published():
+    assert Fiber(2, structure=[(8, 0), (3, 1)]) == Fiber(dictionary={0: 8, 1: 3})
+    assert Fiber(1, 32, [(8, 0), (3, 1)]) == Fiber(dictionary={0: 8, 1: 3})
+
+
+def test_a_dictionary_may_come_first():
+    assert Fiber({0: 16, 1: 8}) == Fiber(dictionary={0: 16, 1: 8})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({}, "takes num_degrees and num_channels"),
         ({"num_degrees": 2}, "go together"),
+        ({"num_degrees": [(4, 0)]}, r"go together.*structure=\[\(multiplicity, degree\), \.\.\.\]"),
+        ({"num_degrees": {0: 4}, "num_channels": 1}, "takes num_degrees and num_channels"),
+        ({"structure": [(1, 0)], "dictionary": {0: 1}}, "takes num_degrees and num_channels"),
         ({"num_degrees": 2, "num_channels": 1, "dictionary": {0: 1}}, "takes num_degrees and num_channels"),
         ({"structure": []}, "at least one degree"),
         ({"structure": [(0, 1)]}, "multiplicity 0 for degree 1"),

@@ -393,6 +393,28 @@ def test_view_reads_a_batch(pyg):
     assert_same(data, batch(own))
 
 
+def test_view_of_a_subgraph_of_a_batch_has_the_graphs_of_its_nodes(pyg):
+    """PyTorch Geometric leaves ptr as it was."""
+    whole = pyg.Batch.from_data_list([data_of(pyg, random_graph(seed, n, 9)) for seed, n in enumerate((4, 5, 3, 2))])
+    part = whole.subgraph(torch.tensor([0, 1, 4, 5, 6, 9, 10]))
+    assert as_graph(part).batch_size == 4
+    assert as_graph(part).batch_num_nodes().tolist() == [2, 3, 2, 0]
+    assert as_graph(part).batch_num_edges().sum() == part.num_edges
+    assert graph_of_node(part).tolist() == [0, 0, 1, 1, 1, 2, 2]
+    assert [G.num_nodes for G in unbatch(part)] == [2, 3, 2, 0]
+    del part.batch
+    with pytest.raises(RuntimeError, match=r"data\.ptr must end with the number of nodes, 7"):
+        graph_of_node(part)
+
+
+@pytest.mark.parametrize("batch", [[1, 0, 0], [0, 1, 2], [-1, 0, 0]])
+def test_view_refuses_a_batch_that_is_not_sorted_or_of_more_graphs_than_ptr(pyg, batch):
+    data = pyg.Data(edge_index=torch.tensor([[0], [1]]), num_nodes=3, batch=torch.tensor(batch))
+    data.ptr = torch.tensor([0, 1, 3])
+    with pytest.raises(RuntimeError, match=r"batch must be sorted and of the 2 graphs that data\.ptr has"):
+        as_graph(data).batch_num_nodes()
+
+
 def test_view_writes_through(pyg):
     data = data_of(pyg, random_graph(0, 5, 8))
     view = as_graph(data)

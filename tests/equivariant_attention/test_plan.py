@@ -1,10 +1,15 @@
+import copy
+import io
+import pickle
+
 import pytest
 import torch
 
+from equivariant_attention.contraction import use_backend
 from equivariant_attention.graphs import Graph
-from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
 from equivariant_attention.plan import Plan
-from tests.cases import awkward_graph, random_graph
+from tests.cases import BACKENDS_HERE, MIXED, awkward_graph, random_features, random_graph
 
 
 def graph(src, dst, d, w=None):
@@ -105,6 +110,119 @@ def test_a_plan_moves_to_another_device():
     assert {moved.pairs.device.type, moved.order.device.type, moved.zero_edges.device.type} == {"meta"}
     assert plan.order.device.type == "cpu"
     assert repr(moved) == repr(plan) == "Plan(nodes=16, edges=28, pairs=13)"
+
+
+def test_a_plan_is_its_own_whatever_becomes_of_the_graph():
+    G = awkward_graph()
+    plan, before = Plan(G), [end.clone() for end in G.edges()]
+    for end in G.edges():
+        end.fill_(0)
+    assert torch.equal(plan.src, before[0])
+    assert torch.equal(plan.dst, before[1])
+    with pytest.raises(RuntimeError, match="plan must be of this graph: edges lead elsewhere"):
+        get_basis_and_r(G, 1, plan=plan)
+
+
+OWN = {
+    "src": lambda plan: plan.src,
+    "dst": lambda plan: plan.dst,
+    "pairs": lambda plan: plan.pairs,
+    "order": lambda plan: plan.order,
+    "zero_edges": lambda plan: plan.zero_edges,
+    "out_edges.edges": lambda plan: plan.out_edges.edges,
+}
+
+
+def layer_and_features():
+    layer = GConvSE3Partial(MIXED, MIXED).double()
+    return layer, {d: v.requires_grad_() for d, v in random_features(MIXED, 16, torch.float64).items()}
+
+
+@pytest.mark.parametrize("number", [-1, 10**9, 0])
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("backend", [*BACKENDS_HERE, None])
+def test_a_plan_that_was_written_to_is_refused_wherever_it_is_used(backend, name, number):
+    G = awkward_graph()
+    (layer, h), plan = layer_and_features(), Plan(G)
+    basis, r = get_basis_and_r(G, 2, plan=plan)
+    OWN[name](plan)[:1] = number
+    with use_backend(backend), pytest.raises(RuntimeError, match="plan must not be written to"):
+        layer(h, G=G, r=r, basis=basis)
+    for use in (lambda: get_basis_and_r(G, 2, plan=plan), lambda: pickle.dumps(plan), lambda: plan.to("cpu")):
+        with pytest.raises(RuntimeError, match="plan must not be written to"):
+            use()
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("backend", sorted({*BACKENDS_HERE} - {"edge", "oracle"}))  # these read no plan then
+def test_a_plan_that_was_written_to_before_the_backward_pass_is_refused(backend, name):
+    G = awkward_graph()
+    (layer, h), plan = layer_and_features(), Plan(G)
+    with use_backend(backend):
+        basis, r = get_basis_and_r(G, 2, plan=plan)
+        output = layer(h, G=G, r=r, basis=basis)
+    OWN[name](plan)[:1] = 0
+    for create_graph in (False, True):
+        # PyTorch itself refuses the edges of length zero, which it saved.
+        with pytest.raises(RuntimeError, match=r"plan must not be written to|modified by an inplace operation"):
+            torch.autograd.grad(output["2"].sum(), h["1"], retain_graph=True, create_graph=create_graph)
+
+
+@pytest.mark.skipif("compiled" not in BACKENDS_HERE, reason="there is no C++ compiler")
+@pytest.mark.parametrize(("name", "message"), [("src", "a node that the graph"), ("order", "an edge that the graph")])
+@pytest.mark.parametrize("number", [-1, 10**12])
+def test_numbers_that_nobody_saw_written_are_not_followed_in_cpp(name, message, number):
+    """Where PyTorch counts no writes, and the graph's own edges were written to likewise."""
+    G, (layer, h) = awkward_graph(), layer_and_features()
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend("compiled"):
+        output = layer(h, G=G, r=r, basis=basis)
+        getattr(basis.plan, name).numpy()[3] = number
+        G.edges()[0].copy_(basis.plan.src)
+        with pytest.raises(IndexError, match=message):
+            layer(h, G=G, r=r, basis=basis)
+        with pytest.raises(IndexError, match=message):
+            output["1"].sum().backward()
+
+
+def saved(plan):
+    file = io.BytesIO()
+    torch.save(plan, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda plan: pickle.loads(pickle.dumps(plan)), saved])
+def test_a_copy_of_a_plan_is_as_good(copied):
+    G = awkward_graph()
+    plan = copied(Plan(G))
+    expected, _ = get_basis_and_r(G, 2)
+    found, _ = get_basis_and_r(G, 2, plan=plan)
+    assert all(torch.equal(a, b) for a, b in zip(found.frames, expected.frames, strict=True))
+    plan.order[:2] = plan.order[:2].flip(0)
+    with pytest.raises(RuntimeError, match="plan must not be written to"):
+        get_basis_and_r(G, 2, plan=plan)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS_HERE, None])
+def test_a_plan_made_in_inference_mode_serves_training(backend):
+    with torch.inference_mode():
+        G = awkward_graph()
+        plan = Plan(G)
+        moved = plan.to("cpu")
+    layer = GConvSE3Partial(MIXED, MIXED).double()
+    h = random_features(MIXED, 16, torch.float64)
+    other = Graph(*(end.clone() for end in G.edges()), 16)
+    other.edata["d"] = G.edata["d"].clone()
+    gradients = []
+    with use_backend(backend):
+        for one in (plan, moved, None):
+            basis, r = get_basis_and_r(other, 2, plan=one)
+            output = layer(h, G=other, r=r, basis=basis)
+            gradients.append(torch.autograd.grad(output["1"].square().sum(), [*layer.parameters()], allow_unused=True))
+    for found, again, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(again, expected)
 
 
 def star(leaves):

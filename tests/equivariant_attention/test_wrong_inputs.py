@@ -118,6 +118,9 @@ WRONG = {
     "polynomial_envelope: cutoff": (
         lambda: polynomial_envelope(torch.ones(2), None), ValueError, "cutoff must be larger than 0, got None",
     ),
+    "Plan: relative positions": (
+        lambda: Plan(torch.zeros(2, 3)), TypeError, "got torch.Tensor: give the graph itself, and relative positions",
+    ),
     "Plan: nothing": (lambda: Plan(None), TypeError, "G must be a homogeneous dgl.DGLGraph"),
     "Plan: no d": (lambda: Plan(Graph([0], [1])), KeyError, "relative positions x_dst - x_src"),
     "Plan: nan": (
@@ -132,8 +135,8 @@ WRONG = {
         lambda: Plan(small(w=torch.zeros(2))), ValueError,
         "edata['w'] must have shape [2, edge_dim] or [2, edge_dim, 1], got [2]",
     ),
-    "Plan: w of whole numbers": (
-        lambda: Plan(small(w=torch.ones(2, 1, dtype=torch.int64))), TypeError,
+    "Plan: w of complex numbers": (
+        lambda: Plan(small(w=torch.ones(2, 1, dtype=torch.complex64))), TypeError,
         "edata['w'] must be a floating-point tensor",
     ),
     "Plan: envelope": (

@@ -42,6 +42,7 @@ def test_explicit_flag_wins(parse, arguments):
         (("stray",), "unrecognized arguments: stray"),
         (("--preset", "huge"), "invalid choice: 'huge'"),
         (("--width", "0"), "--width: expected an integer of at least 1, got 0"),
+        (("--width", "9" * 30), "--width: expected an integer of at most 2147483647"),
         (("--width", "2.5"), "--width: invalid integer value: '2.5'"),
         (("--rate", "0"), "--rate: expected a finite number above 0, got 0"),
         (("--rate", "nan"), "--rate: expected a finite number above 0, got nan"),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from tests.oddities import ODD, changed, oddities
 from tests.wrong_checkpoints import WRONG, make_wrong
 from utils.cli import UsageError, count
 from utils.experiment import Experiment, summary, summary_lines
@@ -151,3 +152,44 @@ def test_warmup_and_average_are_of_the_run(train, tmp_path):
 def test_bad_values(train, arguments):
     with pytest.raises(UsageError, match=f"{arguments[0]}: expected a"):
         train(*arguments)
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(None, marks=pytest.mark.slow)])
+def test_odd_configurations_are_refused_in_a_line_or_trained_on(train, tmp_path, count):
+    """Every value of config.json in turn is missing, of another type, NaN, huge, negative or nested."""
+    train("--num_epochs", "1")
+    path, messages = tmp_path / "run" / "config.json", []
+    config = json.loads(path.read_text())
+    state = (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes()
+    for place, value in oddities(config, ODD, count):
+        if place[-1:] == ("profile",):  # which is not stored
+            continue
+        path.write_text(json.dumps(changed(config, place, value)))
+        try:
+            train("--resume", str(tmp_path / "run"))
+        except UsageError as error:
+            messages.append(str(error))
+    assert len(messages) > 70
+    assert [message for message in messages if "\n" in message or len(message) > 600] == []
+    assert (tmp_path / "run" / "checkpoints" / "last.pt").read_bytes() == state
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "{" * 10, "\x00", '{"flags": NaN}', "9" * 5000, " " * (1 << 25)])
+def test_files_that_are_no_configuration(train, tmp_path, content):
+    train("--num_epochs", "1")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=r"^--resume: .*config\.json") as caught:
+        train("--resume", str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [{"epoch": "x"}, {"best": {"epoch": 1, "loss": 0.1}}, {"model": {}}, {"rng": 1}])
+def test_odd_states_leave_the_folder_as_it_was(train, tmp_path, damage):
+    train("--num_epochs", "1")
+    last = tmp_path / "run" / "checkpoints" / "last.pt"
+    torch.save({**torch.load(last, weights_only=True), **damage}, last)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"^--resume: .*last\.pt: of another model: ") as caught:
+        train("--resume", str(tmp_path / "run"), "--num_epochs", "3")
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

@@ -1,6 +1,6 @@
 import pytest
 
-from utils.files import locked, make_folder, read_json, write_json
+from utils.files import locked, make_folder, read_json, read_text, write_json
 
 
 def test_folders_are_made_and_left_empty(tmp_path):
@@ -39,3 +39,25 @@ def test_a_lock_is_free_again_after_the_block(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
             assert (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "NaN", "[1e999]", "-Infinity", "1" * 5000, " " * (1 << 25), "", "{'a': 1}"]
+)
+def test_what_is_no_json_is_refused_by_name(tmp_path, text):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=r"a\.json: expected a JSON file") as caught:
+        read_json(tmp_path / "a.json")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_text_in_every_encoding(tmp_path, encoding):
+    (tmp_path / "a.txt").write_text("1\nmé\n", encoding=encoding)
+    assert read_text(tmp_path / "a.txt") == "1\nmé\n"
+
+
+def test_text_that_only_begins_as_utf_16(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ValueError, match="utf-16"):
+        read_text(tmp_path / "a.txt")

@@ -1,9 +1,12 @@
 import csv
+import functools
 import os
+from contextlib import suppress
 
 import pytest
 import torch
 
+from tests.oddities import ODD, ODD_TENSORS, changed, oddities
 from utils import checkpoints, training
 from utils.checkpoints import CheckpointError
 from utils.loaders import EpochLoader
@@ -168,6 +171,70 @@ def test_resuming_from_an_incomplete_state(tmp_path, key):
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=rf"last\.pt: incomplete, without \['{key}'\]"):
         make_trainer(tmp_path).resume()
+
+
+@pytest.fixture(scope="module")
+def read_state(tmp_path_factory):
+    """Gives the content of a last.pt, anew each time, since optimizers write to what they are given."""
+    trainer = make_trainer(tmp_path_factory.mktemp("two_epochs"), ema=0.9)
+    fit(trainer, epochs=2)
+    return functools.partial(checkpoints.load, trainer.checkpoint, checkpoints.STATE)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(None, marks=pytest.mark.slow)])
+def test_odd_states_are_refused_in_a_line_or_trained_on(tmp_path, monkeypatch, read_state, count):
+    """Every value of last.pt in turn is missing, of another type, NaN, huge, negative, nested or of another shape."""
+    trainer, messages = make_trainer(tmp_path, ema=0.9), []
+    for path, value in oddities(read_state(), {**ODD, **ODD_TENSORS}, count):
+        state = changed(read_state(), path, value)
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(checkpoints, "_read", lambda _, state=state: state)
+                trainer.resume()
+        except CheckpointError as error:
+            messages.append(str(error))
+            continue
+        with suppress(NonFiniteError):
+            fit(trainer, epochs=3)
+        trainer = make_trainer(tmp_path, ema=0.9)
+    assert len(messages) > 150
+    assert [message for message in messages if "\n" in message or "last.pt: " not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            ("optimizer", "state", 0, "exp_avg"),
+            torch.zeros(1),
+            r"\['exp_avg'\]: size mismatch, expected .* of shape \[8, 3\], got",
+        ),
+        (("optimizer", "state", 0, "exp_avg_sq"), torch.full((8, 3), -1.0), "squares above 0"),
+        (("optimizer", "state", 0, "step"), torch.tensor(1e9), "expected at most 10 steps"),
+        (("optimizer", "param_groups", 0, "betas"), (0.5, 7.0), "expected betas"),
+        (("optimizer", "param_groups", 0, "lr"), 0.7, "it differs in _last_lr"),
+        (("schedule", "base_lrs"), [0.5], "it differs in base_lrs"),
+        (("schedule", "last_epoch"), 3, "schedule: expected that of step 10, it differs in last_epoch"),
+        (("model", "0.weight"), torch.full((8, 3), torch.nan), "expected finite numbers"),
+        (("epoch",), "x", "epoch: expected a int, got a str"),
+        (("epoch",), 1, "epochs: expected rows of 1 epochs"),
+        (("epochs", 0, "seconds"), float("nan"), "epochs: expected finite"),
+        (("steps", 1), {"loss": 1.0}, "steps: expected rows with the columns"),
+        (("best", "loss"), float("nan"), "finite"),
+        (("best", "epoch"), 9, "best: expected one of 2 epochs"),
+        (("best",), {"epoch": 1, "loss": 0.1}, "model"),
+        (("rng", "numpy", "state", "key"), [2**40] * 624, r"rng\['numpy'\].*32 bits"),
+        (("rng", "numpy", "state", "pos"), 10**6, "expected a place in the key"),
+        (("rng", "torch"), torch.zeros(5056, dtype=torch.uint8), "."),
+        (("rng", "python"), (3, (0,) * 9, None), r"rng\['python'\]"),
+    ],
+)
+def test_odd_states_are_named(tmp_path, monkeypatch, read_state, path, value, message):
+    state = changed(read_state(), path, value)
+    monkeypatch.setattr(checkpoints, "_read", lambda _: state)
+    with pytest.raises(CheckpointError, match=rf"last\.pt: of another model: .*{message}"):
+        make_trainer(tmp_path, ema=0.9).resume()
+    assert not [*tmp_path.rglob("*.pt")]
 
 
 def test_best_weights_are_those_of_the_best_epoch(tmp_path):

@@ -13,11 +13,11 @@ PAIRS = [(k, l) for k in range(5) for l in range(5)]
 EDGE_DIM = 2
 
 
-def message(layer, G, features, d=None):
+def message(layer, G, features, d=None, **options):
     """The messages as a function of everything that they depend on."""
     if d is not None:
         G.edata["d"] = d
-    basis, r = get_basis_and_r(G, 4, compute_gradients=True)
+    basis, r = get_basis_and_r(G, 4, compute_gradients=True, **options)
     return tuple(layer(features, G=G, r=r, basis=basis).values())
 
 
@@ -59,7 +59,7 @@ def test_many_channels_give_the_same(backend, dtype):
     check_against_oracle(backend, undirected_graph(dtype, EDGE_DIM), None, dtype, fiber=Fiber(3, 24))
 
 
-def check_against_oracle(backend, G, x_ij, dtype, memory=None, fiber=MIXED):
+def check_against_oracle(backend, G, x_ij, dtype, memory=None, fiber=MIXED, **options):
     """Values and gradients by features, positions, edge features and parameters are those of the oracle."""
     layer = GConvSE3Partial(fiber, FULL if fiber is MIXED else fiber, edge_dim=EDGE_DIM, x_ij=x_ij).to(dtype)
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
@@ -70,12 +70,39 @@ def check_against_oracle(backend, G, x_ij, dtype, memory=None, fiber=MIXED):
     results = []
     for name, limit in (("oracle", None), (backend, memory)):
         with use_backend(name, memory=limit):
-            output = message(layer, G, features, d)
+            output = message(layer, G, features, d, **options)
         cotangents = [torch.randn(v.shape, dtype=dtype, generator=torch.Generator().manual_seed(1)) for v in output]
         results.append([*output, *torch.autograd.grad(output, leaves, cotangents)])
     for expected, found in zip(*results, strict=True):
         tolerance = 1e-5 if dtype == torch.float32 else 1e-12
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.detach().abs().max()))
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("x_ij", [None, "cat"])
+def test_edges_of_length_zero_as_published(backend, x_ij, dtype):
+    check_against_oracle(backend, awkward_graph(dtype, EDGE_DIM), x_ij, dtype, zero_edges="published")
+
+
+@pytest.mark.parametrize("backend", BACKENDS_HERE)
+def test_edges_of_length_zero_as_published_point_up(backend, dtype):
+    """They are as edges along (0, 1, 0) of a length that makes no difference, except that they have no derivative."""
+    G, layer = awkward_graph(dtype), GConvSE3Partial(MIXED, FULL).to(dtype)
+    features, d = random_features(MIXED, G.num_nodes(), dtype), G.edata["d"]
+    is_zero = ~d.any(-1)
+    up = torch.where(is_zero[:, None], torch.tensor([0, 1e-18, 0], dtype=dtype), d)
+    with use_backend(backend):
+        zero, short = d.clone().requires_grad_(), up.clone().requires_grad_()
+        found = message(layer, G, features, zero, zero_edges="published")
+        expected = message(layer, G, features, short)
+        isotropic = message(layer, G, features, d)
+    for value, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(value, other)
+    assert not any(torch.allclose(a[is_zero], b[is_zero]) for a, b in zip(found, isotropic, strict=True))
+    (gradient,) = torch.autograd.grad(sum(value.square().sum() for value in found), zero)
+    (other,) = torch.autograd.grad(sum(value.square().sum() for value in expected), short)
+    assert not gradient[is_zero].any()
+    torch.testing.assert_close(gradient[~is_zero], other[~is_zero])
 
 
 @pytest.mark.parametrize("backend", BACKENDS_HERE)

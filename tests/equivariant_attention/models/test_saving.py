@@ -13,6 +13,7 @@ from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.models.saving import FORMAT_VERSION
 from tests.cases import random_graph
 from tests.equivariant_attention.models.cases import EDGE_DIM, FIBERS, MODELS, tensors, tfn, transformer, with_inputs
+from tests.oddities import ODD, changed, oddities
 
 
 @pytest.fixture
@@ -74,6 +75,58 @@ def test_a_loaded_model_trains(path):
     optimizer.step()
     model.save_pretrained(path)
     assert torch.equal(TFN.from_pretrained(path).layers[0].kernel_self["0"], model.layers[0].kernel_self["0"])
+
+
+# -------------------------------------------------------------------------- subclasses with a constructor of their own
+
+
+class OfWidth(SE3Transformer):
+    """Its argument is kept nowhere."""
+
+    def __init__(self, width):
+        super().__init__({0: 6}, {0: width, 1: width}, {0: 2}, num_layers=1)
+
+
+class OfKeptWidth(OfWidth):
+    def __init__(self, width):
+        super().__init__(width)
+        self.width = width
+
+
+class OfModules(OfWidth):
+    """Its argument is the name of something else."""
+
+    def __init__(self, layers=4):
+        super().__init__(layers)
+
+
+class OfAny(SE3Transformer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+OF_ANY = ({0: 6}, {0: 4}, {0: 2}, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "got"),
+    [(OfWidth(4), "width", "none"), (OfModules(), "layers", "ModuleList"), (OfAny(*OF_ANY), "args", "none")],
+)
+def test_a_subclass_that_forgets_its_arguments_is_printed_and_not_saved(model, name, got, path):
+    assert repr(model).startswith(f"{type(model).__name__}(")
+    assert "num_layers" not in model.extra_repr()
+    with pytest.raises(TypeError, match=f"{type(model).__name__} must keep its argument '{name}' as an .*, got {got};"):
+        model.save_pretrained(path)
+    assert not path.exists()
+
+
+def test_a_subclass_that_keeps_its_arguments_is_saved(path):
+    model = OfKeptWidth(4)
+    assert model.extra_repr() == "width=4"
+    model.save_pretrained(path)
+    loaded = OfKeptWidth.from_pretrained(path)
+    assert loaded.config == {"width": 4}
+    assert all(map(torch.equal, loaded.state_dict().values(), model.state_dict().values()))
 
 
 # ------------------------------------------------------------------------------------------------- wrong files
@@ -207,6 +260,38 @@ def test_weights_that_are_no_dense_floating_point_numbers_are_refused(path, chan
         ValueError, match=r"model\.pt: expected weights that are dense tensors of floating-point numbers, got '"
     ):
         TFN.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_layers", 10**8),
+        ("fiber_hidden", {0: 10**6}),
+        ("fiber_hidden", dict.fromkeys(range(3000), 16)),
+        ("fiber_hidden", {0: 16, 10**5: 16}),
+        ("fiber_in", {0: 10**15}),
+        ("edge_dim", 10**12),
+    ],
+)
+def test_a_model_larger_than_its_weights_is_not_built(path, name, value):
+    transformer().save_pretrained(path)
+    change(path, config={**torch.load(path, weights_only=True)["config"], name: value})
+    with pytest.raises(ValueError, match=r"model\.pt: expected the arguments of a SE3Transformer, .* much larger than"):
+        SE3Transformer.from_pretrained(path)
+
+
+def test_odd_contents_are_refused_or_are_models(path):
+    tfn().save_pretrained(path)
+    content = torch.load(path, weights_only=True)
+    described = {name: value for name, value in content.items() if name != "state_dict"}
+    refused = 0
+    for place, value in oddities(described, {name: odd for name, odd in ODD.items() if name != "nested"}, 40):
+        torch.save({"state_dict": content["state_dict"], **changed(described, place, value)} if place else value, path)
+        try:
+            TFN.from_pretrained(path)
+        except ValueError as error:
+            refused += str(error).startswith(str(path))
+    assert refused > 25
 
 
 def test_what_does_not_fit_is_told_in_a_few_lines(path):

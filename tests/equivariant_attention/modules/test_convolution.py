@@ -4,7 +4,7 @@ import torch
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3, GConvSE3Partial, get_basis_and_r
-from tests.cases import FULL, MIXED, SCALARS, random_features, random_graph
+from tests.cases import FULL, MIXED, SCALARS, as_kind, random_features, random_graph
 
 
 def run(layer, G, features):
@@ -158,6 +158,35 @@ def test_edge_features():
         run(layer, random_graph(torch.float32), features)
     with pytest.raises(ValueError, match="edge_dim=0"):
         run(GConvSE3(SCALARS, MIXED), G, features)
+
+
+@pytest.mark.parametrize("kind_of_number", [torch.int64, torch.uint8, torch.bool])
+def test_edge_features_of_whole_numbers(kind_of_number, kind, dtype):
+    G, layer = random_graph(dtype, kind="own"), GConvSE3(MIXED, FULL, edge_dim=2).to(dtype)
+    features, numbers = random_features(MIXED, 15, dtype), torch.randint(2, (G.num_edges(), 2)).to(kind_of_number)
+    G.edata["w"] = numbers.to(dtype)
+    expected = run(layer, G, features)
+    G.edata["w"] = numbers
+    for degree, value in run(layer, as_kind(G, kind), features).items():
+        torch.testing.assert_close(value, expected[degree])
+
+
+def test_scalars_of_two_dimensions(dtype):
+    G, features = random_graph(dtype), random_features(MIXED, 15, dtype)
+    flat = {**features, "0": features["0"].squeeze(-1)}
+    for layer in (GConvSE3(MIXED, FULL, self_interaction=True), GConvSE3Partial(MIXED, FULL, x_ij="cat")):
+        expected = run(layer.to(dtype), G, features)
+        for degree, value in run(layer, G, flat).items():
+            assert torch.equal(value, expected[degree])
+    assert flat["0"].dim() == 2
+
+
+def test_other_degrees_are_ignored_as_published():
+    G, features = random_graph(), random_features(FULL, 15, torch.float64)
+    layer = GConvSE3(Fiber(2, 4), FULL, self_interaction=True).double()
+    expected = run(layer, G, {d: features[d] for d in "01"})
+    for degree, value in run(layer, G, features).items():
+        assert torch.equal(value, expected[degree])
 
 
 def test_bad_arguments_are_refused():

@@ -23,3 +23,11 @@ def test_initialisation_and_freezing():
 def test_a_degree_from_nowhere_is_refused():
     with pytest.raises(ValueError, match=r"f_out also has degrees \[3\]"):
         G1x1SE3(MIXED, FULL)
+
+
+def test_scalars_of_two_dimensions_and_other_degrees():
+    layer, features = G1x1SE3(MIXED, Fiber(2, 3)), random_features(MIXED, 5, torch.float32)
+    expected = layer(features)
+    found = layer({**features, "0": features["0"].squeeze(-1), "3": torch.zeros(5, 1, 7)})
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[degree], value) for degree, value in expected.items())

@@ -1,4 +1,6 @@
+import pytest
 import torch
+from torch import nn
 
 from equivariant_attention.modules import BN, RadialFunc
 
@@ -30,3 +32,16 @@ def test_initialisation_is_kaiming_uniform():
 def test_bn_is_layer_norm():
     x = torch.randn(4, 6)
     torch.testing.assert_close(BN(6)(x), torch.nn.functional.layer_norm(x, (6,)))
+
+
+def test_another_width_and_activation():
+    radial = RadialFunc(1, 2, 3, mid_dim=8, act_fn=nn.SiLU)
+    assert [tuple(p.shape) for p in radial.parameters()] == [(8, 1), *[(8,)] * 3, (8, 8), *[(8,)] * 3, (6, 8), (6,)]
+    assert isinstance(radial.net[2], nn.SiLU)
+    assert isinstance(radial.net[5], nn.SiLU)
+    assert radial.net[2] is not radial.net[5]
+    assert isinstance(RadialFunc(1, 2, 3, act_fn=nn.LeakyReLU(0.1)).net[5], nn.LeakyReLU)
+    with pytest.raises(TypeError, match=r"act_fn must be a module or a module class.*got 'relu'"):
+        RadialFunc(1, 2, 3, act_fn="relu")
+    with pytest.raises(ValueError, match="mid_dim must be a whole number of at least 1, got 0"):
+        RadialFunc(1, 2, 3, mid_dim=0)

@@ -2,10 +2,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from equivariant_attention.checks import check_features
+from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from equivariant_attention.modules import GConvSE3, GSE3Res, RadialFunc, get_basis_and_r
 from equivariant_attention.testing import assert_equivariant
 from tests.cases import FULL, MIXED, VECTORS, on_graph, random_features, random_graph, with_features
 
@@ -42,6 +44,48 @@ def test_fibers_of_values_and_keys():
         Fiber(3, 1),
         15,
     )
+
+
+def test_published_attributes():
+    layer = GSE3Res(VECTORS, FULL, edge_dim=2, div=2, n_heads=2)
+    assert (layer.edge_dim, layer.div, layer.n_heads) == (2, 2, 2)
+    assert layer.f_mid_out == Fiber(4, 2)
+    assert layer.f_mid_in == Fiber(structure=[(2, 1)])
+
+
+def test_scalars_of_two_dimensions():
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    for skip in ("cat", "sum", None):
+        layer = GSE3Res(MIXED, Fiber(3, 8), skip=skip).double()
+        expected = run(layer, G, features)
+        for degree, value in run(layer, G, {**features, "0": features["0"].squeeze(-1)}).items():
+            assert torch.equal(value, expected[degree])
+
+
+def test_weights_of_the_first_generation_are_named():
+    wide = Fiber(2, 8)
+    first = GSE3Res(wide, wide, div=2, skip="sum").state_dict()
+    with pytest.raises(RuntimeError, match=r"project\.transform\.0 has shape \[8, 4\].*before 2021-01-26.*skip='sum'"):
+        GSE3Res(wide, wide, div=2).load_state_dict(first)
+    GSE3Res(wide, wide, div=2, skip="sum").load_state_dict(first)
+    with pytest.raises(RuntimeError, match="size mismatch") as error:
+        GSE3Res(wide, wide, div=2).load_state_dict(GSE3Res(wide, wide, div=4).state_dict())
+    assert "generation" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"mid_dim": 16}, {"act_fn": nn.SiLU()}, {"mid_dim": 64, "act_fn": nn.LeakyReLU}])
+def test_another_width_and_activation_of_the_radial_networks(options):
+    G, features = random_graph(edge_dim=1), random_features(MIXED, 15, torch.float64)
+    layers = [GSE3Res(MIXED, OUT, edge_dim=1, **options), GConvSE3(MIXED, OUT, edge_dim=1, **options)]
+    for layer in layers:
+        layer.double()
+        kernels = [module for module in layer.modules() if isinstance(module, RadialFunc)]
+        assert all(kernel.net[0].out_features == options.get("mid_dim", 32) for kernel in kernels)
+        with use_backend("oracle"):
+            expected = run(layer, G, features)
+        with use_backend("edge"):
+            for degree, value in run(layer, G, features).items():
+                torch.testing.assert_close(value, expected[degree])
 
 
 def test_attention_weights_on_request(kind):

@@ -182,11 +182,35 @@ def test_files_that_are_not_what_they_should_be(tmp_path, trajectories):
         ({"sample_freq": 0}, "sample_freq: expected"),
         ({"sample_freq": 20}, "sample_freq: expected the file's 20, got 10"),
         ({"delta_T": -1.0}, "dt: expected"),
+        ({"delta_T": np.array([0.1, 0.2])}, r"delta_T: expected one number, got an array of shape \[2\]"),
+        ({"delta_T": "0.1"}, "delta_T: expected an array of real numbers"),
+        ({"delta_T": None}, "delta_T: expected an array of real numbers"),
+        ({"delta_T": float("nan")}, "dt: expected a positive duration"),
+        ({"dt": [[]]}, "dt: expected one number"),
+        ({"sample_freq": [1, 2]}, "sample_freq: expected one number"),
+        ({"sample_freq": 0.5}, "sample_freq: expected the file's 0.5, got 10"),
+        ({"points": np.zeros((1, 2, 3, 5000))}, "loc: expected at most 4096 particles, got 5000"),
+        ({"E": np.zeros((10**6, 10**6, 0))}, "edges: expected shape"),
     ],
 )
 def test_wrong_content_is_refused_by_name(tmp_path, trajectories, change, message):
     with pytest.raises(ValueError, match=rf"ds\.pkl: {message}"):
         load_trajectories(write(tmp_path, {**published(trajectories), **change}), sample_freq=10)
+
+
+@pytest.mark.parametrize("one", [lambda n: np.array([n]), lambda n: np.array([[n]], dtype=float), np.float64, float])
+@pytest.mark.parametrize("name", ["ds.pkl", "ds.npz"])
+def test_numbers_may_be_arrays_of_one(tmp_path, trajectories, name, one):
+    content = {**published(trajectories), "sample_freq": one(10), "delta_T": one(0.25)}
+    found = load_trajectories(write(tmp_path, content, name))
+    assert (found.sample_freq, found.dt) == (10, 0.25)
+    assert type(found.sample_freq) is int
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol(tmp_path, trajectories, protocol):
+    (tmp_path / "ds.pkl").write_bytes(pickle.dumps(published(trajectories), protocol=protocol))
+    np.testing.assert_array_equal(load_trajectories(tmp_path / "ds.pkl").loc, trajectories.loc)
 
 
 @pytest.mark.parametrize("missing", [["points"], ["vel"], ["charges", "E"], ["sample_freq"]])

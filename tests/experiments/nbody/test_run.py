@@ -277,11 +277,13 @@ def test_forward_evaluates_restored_weights(train, tmp_path):
     assert files(tmp_path / "forward") == {"config.json", "metrics.json", "lock"}
 
 
-def test_restore_of_a_published_tensor_field_network(train, tmp_path):
+def test_restore_of_a_published_tensor_field_network(train, tmp_path, monkeypatch):
     weights = TFN(1, 4, 2).state_dict()
     repeated = {name.replace("Gblock", "enc"): value for name, value in weights.items()}
     torch.save({**weights, **repeated}, tmp_path / "published.pt")
-    train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
+    monkeypatch.setattr("equivariant_attention.origin._has_warned", False)
+    with pytest.warns(UserWarning, match="python -m equivariant_attention.published convert"):
+        train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
 
 
 def test_resume_refuses_contradictions(train, tmp_path):

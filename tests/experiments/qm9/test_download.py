@@ -1,7 +1,9 @@
+import os
 import zipfile
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 
 from experiments.qm9 import download
@@ -9,8 +11,7 @@ from experiments.qm9.bonds import bonds_of
 from experiments.qm9.download import from_download
 from tests.experiments.qm9.cases import rdkit_molecule
 from tests.experiments.runs import lock_held
-
-pytest.importorskip("torch_geometric")
+from utils.hashes import record
 
 COLUMNS = "mol_id,A,B,C,mu,alpha,homo,lumo,gap,r2,zpve,u0,u298,h298,g298,cv,u0_atom,u298_atom,h298_atom,g298_atom"
 SMILES = ("C", "CC=O", "O", "c1ccoc1")
@@ -50,7 +51,7 @@ def web(monkeypatch, tmp_path):
     return asked
 
 
-def test_the_loader_s_molecules_bonds_and_units(web, tmp_path):
+def test_molecules_bonds_and_units(web, tmp_path):
     found = from_download(tmp_path / "cache")
     assert [*found.names] == ["gdb_1", "gdb_2", "gdb_4"]
     assert sorted(found.split) == [0, 1, 2]
@@ -76,13 +77,15 @@ def test_what_is_there_is_not_downloaded_again(web, tmp_path):
     np.testing.assert_array_equal(first.positions, second.positions)
 
 
-def test_what_an_interrupted_loader_left_is_made_anew(web, tmp_path):
+@pytest.mark.parametrize("damage", [lambda content: content[:1000], lambda content: b"", lambda content: content[::-1]])
+def test_a_damaged_cache_is_made_anew(web, tmp_path, damage):
     expected = from_download(tmp_path / "cache")
-    processed = tmp_path / "cache" / "processed" / "data_v3.pt"
-    processed.write_bytes(processed.read_bytes()[:1000])
-    with pytest.warns(UserWarning, match="cannot be read, reading the raw files again"):
+    kept = tmp_path / "cache" / "processed" / "molecules.npz"
+    kept.write_bytes(damage(kept.read_bytes()))
+    with pytest.warns(UserWarning, match="is not the cache it should be, reading QM9 again"):
         found = from_download(tmp_path / "cache")
     np.testing.assert_array_equal(expected.positions, found.positions)
+    from_download(tmp_path / "cache")  # whole again: no warning
 
 
 def test_damaged_archives_are_reported_and_removed(web, tmp_path):
@@ -102,22 +105,8 @@ def test_another_number_of_molecules_is_not_qm9(web, tmp_path, monkeypatch):
         from_download(tmp_path / "cache")
 
 
-def test_a_processed_file_that_has_changed_is_read_anew(web, tmp_path):
-    expected = from_download(tmp_path / "cache")
-    processed = tmp_path / "cache" / "processed" / "data_v3.pt"
-    content = bytearray(processed.read_bytes())
-    content[len(content) // 2] ^= 1  # PyTorch would not notice
-    processed.write_bytes(content)
-    with pytest.warns(UserWarning, match=r"reading the raw files again: .*data_v3\.pt is not as it was written"):
-        found = from_download(tmp_path / "cache")
-    np.testing.assert_array_equal(expected.positions, found.positions)
-    from_download(tmp_path / "cache")  # whole again: no warning
-
-
 def test_a_raw_file_that_has_changed_is_refused(web, tmp_path):
     from_download(tmp_path / "cache")
-    for path in (tmp_path / "cache" / "processed").iterdir():
-        path.unlink()
     raw = tmp_path / "cache" / "raw" / "gdb9.sdf"
     raw.write_text(raw.read_text().replace("0.0", "0.1", 1))
     with pytest.raises(ValueError, match=r"gdb9\.sdf is not as it was written.*; remove it and run the same again"):
@@ -131,7 +120,7 @@ def test_files_that_came_by_other_means_are_read_and_recorded(web, tmp_path):
     for sums in (tmp_path / "cache").rglob("SHA256SUMS"):
         sums.unlink()
     assert len(from_download(tmp_path / "cache", fetch=False)) == 3
-    assert len([*(tmp_path / "cache").rglob("SHA256SUMS")]) == 2
+    assert (tmp_path / "cache" / "raw" / "SHA256SUMS").exists()
     assert web == ["uncharacterized.txt", "qm9.zip"]
 
 
@@ -140,7 +129,7 @@ def test_nothing_is_fetched_unless_that_is_allowed(web, tmp_path):
         from_download(tmp_path / "cache", fetch=False)
     assert web == []
     from_download(tmp_path / "cache")
-    (tmp_path / "cache" / "raw" / "gdb9.sdf").unlink()  # the loader, finding it gone, would fetch it itself
+    (tmp_path / "cache" / "raw" / "gdb9.sdf").unlink()
     with pytest.raises(FileNotFoundError, match="does not hold QM9"):
         from_download(tmp_path / "cache", fetch=False)
 
@@ -149,3 +138,61 @@ def test_two_processes_do_not_make_it_at_once(web, tmp_path):
     (tmp_path / "cache").mkdir()
     with lock_held(tmp_path / "cache"), pytest.raises(BlockingIOError, match="cache is in use by another process"):
         from_download(tmp_path / "cache")
+
+
+def test_two_processes_read_it_at_once(web, tmp_path):
+    from_download(tmp_path / "cache")
+    with lock_held(tmp_path / "cache"):
+        assert len(from_download(tmp_path / "cache")) == 3
+
+
+class Code:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the cache it should be")
+@pytest.mark.parametrize("name", ["pre_transform.pt", "pre_filter.pt", "data_v3.pt", "molecules.npz"])
+def test_a_folder_of_others_runs_nothing(web, tmp_path, name):
+    """PyTorch Geometric would run what is pickled in these."""
+    expected = from_download(tmp_path / "cache")
+    processed = tmp_path / "cache" / "processed"
+    torch.save(Code(tmp_path / "owned"), processed / name)
+    record(processed, [name])
+    found = from_download(tmp_path / "cache", fetch=False)
+    np.testing.assert_array_equal(found.positions, expected.positions)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gdb9.sdf", b""),
+        ("gdb9.sdf", b"nonsense"),
+        ("gdb9.sdf.csv", b""),
+        ("gdb9.sdf.csv", b"mol_id,mu\ngdb_1,\xff\n"),
+        ("gdb9.sdf.csv", COLUMNS.encode() + b"\ngdb_1,1,2\n"),
+        ("uncharacterized.txt", b"\n" * 12 + b"x\n\n"),
+    ],
+)
+def test_raw_files_of_something_else_are_refused(web, tmp_path, name, content):
+    from_download(tmp_path / "cache")
+    (tmp_path / "cache" / "raw" / name).write_bytes(content)
+    for made in ("raw/SHA256SUMS", "processed/molecules.npz"):
+        (tmp_path / "cache" / made).unlink()
+    with pytest.raises((ValueError, OSError)) as caught:
+        from_download(tmp_path / "cache", fetch=False)
+    assert "cache" in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_folder_that_may_not_be_written_to_is_read(web, tmp_path, monkeypatch, kept):
+    expected = from_download(tmp_path / "cache")
+    if not kept:
+        (tmp_path / "cache" / "processed" / "molecules.npz").unlink()
+    monkeypatch.setattr(download.os, "access", lambda *_: False)
+    monkeypatch.setattr(download, "make_folder", lambda _: pytest.fail("writes to the folder"))
+    np.testing.assert_array_equal(from_download(tmp_path / "cache", fetch=False).positions, expected.positions)

@@ -86,6 +86,14 @@ def test_other_methods_names_and_units(tmp_path, in_this_process):
     np.testing.assert_allclose(targets["u0"], -2721.1386 - atoms, rtol=1e-6)
 
 
+def test_energies_in_ev(tmp_path, in_this_process):
+    """As in DimeNet's file, which has the same names."""
+    molecules = table()
+    content = {name: array for name, array in ragged(molecules).items() if name in ("N", "Z", "R")}
+    found = from_arrays(write(tmp_path, {**content, "homo": molecules.targets["homo"]}), None)
+    np.testing.assert_allclose(found.targets["homo"], molecules.targets["homo"])
+
+
 def test_limit_spreads_over_the_file_and_must_be_positive(tmp_path, in_this_process):
     path = write(tmp_path, ragged(table()))
     assert [*from_arrays(path, None, limit=3).names] == ["gdb_1", "gdb_3", "gdb_6"]
@@ -104,6 +112,9 @@ def test_limit_spreads_over_the_file_and_must_be_positive(tmp_path, in_this_proc
         ({"Z": np.full(40, 1.5)}, "Z: expected whole numbers"),
         ({"N": np.array(["3"] * 6)}, "N: expected an array of real numbers"),
         ({"validation": np.full(6, 7)}, "split: expected"),
+        ({"homo": np.full(6, 150.0)}, "homo: expected energies in Hartree or in eV"),
+        ({"R": table().positions / 0.529}, "positions: expected Å"),
+        ({"N": np.array([10**6]), "Z": np.ones(10**6), "R": np.zeros((10**6, 3))}, "expected shape"),
         ({"homo": np.zeros(5)}, r"'homo'.*shape \[6\]"),
         ({"idx": np.zeros(5)}, "expected shape"),
     ],

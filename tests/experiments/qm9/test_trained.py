@@ -87,7 +87,7 @@ def test_prediction(runs, tmp_path, capsys):
     )
     assert found.predicted[0, 0] == pytest.approx(float(acetaldehyde["predicted homo (eV)"]), rel=1e-5)
     printed = capsys.readouterr()
-    assert "2 of 4 molecules" in printed.out
+    assert "2 of 4 molecules, 2 skipped" in printed.out
     assert "skipped some.xyz:1: numbers: expected" in printed.err
     assert "skipped C(: neither a file nor a SMILES" in printed.err
 
@@ -152,8 +152,14 @@ def test_wrong_checkpoints_are_named(runs, tmp_path, program, name):
         ({"head": "many"}, r"best\.pt: .*--head: invalid integer value: 'many'"),
         ({"task": "colour"}, r"best\.pt: .*--task: invalid choice: 'colour'"),
         ({"head": None}, r"best\.pt: of another version, it differs in the flags \['head'\]"),
+        ({"device": 5}, r"best\.pt: "),
+        ({"batch_size": "x"}, r"best\.pt: .*--batch_size"),
+        ({1: 2}, r"best\.pt: of another version, it differs in the flags \['1'\]"),
         ({"depth": 3}, r"best\.pt: of another version, it differs in the flags \['depth'\]"),
         ({"num_channels": 8}, r"best\.pt: the weights do not fit the model"),
+        ({"num_layers": 10**8}, "a model that is much larger than the weights"),
+        ({"num_channels": 10**8}, "a model that is much larger than the weights"),
+        ({"num_layers": 10**20}, r"best\.pt: .*--num_layers: expected an integer of at most 2147483647"),
     ],
 )
 def test_flags_that_are_not_those_of_the_weights(runs, tmp_path, flags, message):

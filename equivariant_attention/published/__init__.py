@@ -1,0 +1,17 @@
+"""Weights of the published code and of programs made with it: the signs of their basis, and what makes them ours.
+
+The published code solves for the couplings Q_J numerically, and keeps them in files. Their signs are arbitrary and come
+out differently from machine to machine, so weights belong to the ``cache/trans_Q`` that they were trained with.
+
+    weights = torch.load("client.pt", weights_only=True)
+    model.load_state_dict(converted(weights, read_signs("cache/trans_Q")))
+
+``python -m equivariant_attention.published convert`` does the same for a file.
+"""
+
+from .cache import read_signs
+from .conversion import converted
+from .fit import fit_signs
+from .tables import NAMES, Signs, signs
+
+__all__ = ["NAMES", "Signs", "converted", "fit_signs", "read_signs", "signs"]
