@@ -63,13 +63,13 @@ public:
     // Memory of at least so many bytes; size becomes how many it has.
     static void* take(std::size_t& size) {
         if (size >= LEAST) {
-            std::lock_guard<std::mutex> lock(all().mutex);
-            const auto found = all().memory.lower_bound(size);
-            if (found != all().memory.end() && found->first <= 2 * size) {
+            std::lock_guard<std::mutex> lock(mutex);
+            const auto found = memory().lower_bound(size);
+            if (found != memory().end() && found->first <= 2 * size) {
                 void* p = found->second;
                 size = found->first;
-                all().size -= size;
-                all().memory.erase(found);
+                total -= size;
+                memory().erase(found);
                 return p;
             }
         }
@@ -78,11 +78,11 @@ public:
 
     static void give(void* p, std::size_t size) {
         if (size >= LEAST && size <= MOST) {
-            std::lock_guard<std::mutex> lock(all().mutex);
-            if (all().size + size > MOST) all().clear();  // of sizes that nobody may ask for again
+            std::lock_guard<std::mutex> lock(mutex);
+            if (total + size > MOST) clear();  // of sizes that nobody may ask for again
             try {
-                all().memory.emplace(size, p);
-                all().size += size;
+                memory().emplace(size, p);
+                total += size;
                 return;
             } catch (const std::bad_alloc&) {
             }
@@ -94,25 +94,19 @@ private:
     static constexpr std::align_val_t ALIGNMENT{64};
     static constexpr std::size_t LEAST = 1 << 14, MOST = 1 << 26;  // bytes, of one piece and of all
 
-    std::mutex mutex;
-    std::multimap<std::size_t, void*> memory;
-    std::size_t size = 0;
+    static inline std::mutex mutex;
+    static inline std::size_t total = 0;
+    // A process that is forked has none of the other threads: what they have locked would be so forever.
+    static inline const int at_fork = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
 
-    void clear() {
-        for (const auto& piece : memory) ::operator delete(piece.second, ALIGNMENT);
-        memory.clear();
-        size = 0;
+    static std::multimap<std::size_t, void*>& memory() {
+        static auto* const all = new std::multimap<std::size_t, void*>;  // as threads may run until the process ends
+        return *all;
     }
-    static Spare& all() {
-        static Spare* const spare = made();  // never destroyed, as threads may run until the process ends
-        return *spare;
-    }
-    static Spare* made() {
-        // A process that is forked has none of the other threads: what they have locked would be so forever.
-        const auto lock = [] { all().mutex.lock(); };
-        const auto unlock = [] { all().mutex.unlock(); };
-        pthread_atfork(lock, unlock, unlock);
-        return new Spare;
+    static void clear() {
+        for (const auto& piece : memory()) ::operator delete(piece.second, ALIGNMENT);
+        memory().clear();
+        total = 0;
     }
 };
 
