@@ -31,7 +31,7 @@ def imported_in(folder):
             match node:
                 case ast.Import(names=aliases):
                     names |= {alias.name for alias in aliases}
-                case ast.ImportFrom(module=name):
+                case ast.ImportFrom(module=name, level=0):
                     names.add(name)
                 case ast.Call(func=ast.Attribute(attr="importorskip"), args=[ast.Constant(value=name), *_]):
                     names.add(name)
