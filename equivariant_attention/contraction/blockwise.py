@@ -9,14 +9,14 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..contraction import frame
-from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
 from ..contraction.kernels import Hidden, KernelSet, hidden, stacked
 from ..contraction.memory import room_for
-from ..contraction.parameters import PARAMETERS, check_parameters, parameters
+from ..contraction.parameters import PARAMETERS, Ends, check_parameters, parameters
 from ..fibers import Features, Fiber
 from ..native.calls import is_transformed
 from ..so3.couplings import published_sign
@@ -28,8 +28,8 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
     In code that PyTorch compiles, traces or transforms all edges are one block, whose memory grows with edges times
     channels squared: it can then look into it, and differentiate it itself.
     """
-    layout = frame.Layout(sets, fiber_in, fused)
-    own = [p for kernel in layout.kernels for p in parameters(kernel)]
+    layout = frame.layout_of(sets, fiber_in, fused)
+    own = [p for kernel in layout.kernels(sets) for p in parameters(kernel)]
     check_parameters(layout.ends, own, inputs.scalars)
     t = tensors(
         layout,
@@ -40,7 +40,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: 
         parameters=own,
     )
     problem = Problem(layout, inputs)
-    output = _in_one_block(problem, t) if is_transformed() else Messages.apply(problem.passes, t, *t.flat())
+    output = _in_one_block(problem, t) if is_transformed() else evaluated(problem.passes, t)
     return by_set(sets, inputs, layout, own, output)
 
 
@@ -94,16 +94,16 @@ def _add_zero_length(
     some = inputs.of(edges)
     for i, ((k, _), (l, s)) in enumerate(product(layout.features, layout.messages)):
         if k == l > 0:
-            R = _isotropic_weights(layout.kernels[i], parameters[PARAMETERS * i : PARAMETERS * (i + 1)], some.scalars)
+            R = _isotropic_weights(layout.ends[i], parameters[PARAMETERS * i : PARAMETERS * (i + 1)], some.scalars)
             scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1))
             messages[s][str(l)] = messages[s][str(l)].index_add(0, edges, scale * (R @ some.sent(l)))
 
 
-def _isotropic_weights(kernel: nn.Module, network: Sequence[Tensor], scalars: Tensor) -> Tensor:
+def _isotropic_weights(kernel: Ends, network: Sequence[Tensor], scalars: Tensor) -> Tensor:
     """The radial weights of J = 0, ``[edges, channels out, channels in]``."""
     (g,), (weight, bias) = hidden(scalars, *stacked([network])), network[-2:]
     last = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, kernel.num_freq))[:, 0]
-    return (g @ last.T).unflatten(1, (kernel.nc_out, kernel.nc_in))
+    return (g @ last.T).unflatten(1, (kernel.channels_out, kernel.channels_in))
 
 
 class Tensors(NamedTuple):

@@ -41,9 +41,13 @@ class Passes(NamedTuple):
     differentiable_gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
 
 
-class Messages(torch.autograd.Function):
-    """The messages along all edges: ``Messages.apply(passes, t, *t.flat())``."""
+def evaluated(passes: Passes, t: Tensors) -> Sequence[Tensor]:
+    """The messages along all edges of what they are a function of."""
+    # Where derivatives are disabled, there is nothing to keep; to hand a thousand parameters to autograd takes a while.
+    return _Messages.apply(passes, t, *t.flat()) if torch.is_grad_enabled() else passes.forward(t)
 
+
+class _Messages(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passes: Passes, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.passes, ctx.places = passes, t.like([None] * len(tensors))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -75,27 +76,25 @@ class Layout:
     """How the kernels of a convolution fall into batched products.
 
     Args:
-        sets: the kernels.
+        fibers_out: of the messages of every set of kernels.
         fiber_in: of the features.
         fused: whether products run in Triton, where radial weights never reach memory.
 
     Attributes:
-        kernels: all kernels, in one list.
-        ends: what each leads from and to.
+        ends: what every kernel leads from and to.
         features, messages: how many channels each has.
         degrees: all degrees, in or out.
         inputs, outputs: which features, and which messages, have order m and so many channels.
         products: the products.
     """
 
-    def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber, fused: bool = False) -> None:
+    def __init__(self, fibers_out: Sequence[Fiber], fiber_in: Fiber, fused: bool = False) -> None:
         self.fused = fused
         self.features = {(k, 0): m for k, m in fiber_in.dict.items()}
-        self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
+        self.messages = {(l, s): m for s, fiber_out in enumerate(fibers_out) for l, m in fiber_out.dict.items()}
         self.degrees = sorted({degree for degree, _ in (*self.features, *self.messages)})
         pairs = [(feature, message) for feature in self.features for message in self.messages]
-        self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for (k, _), (l, s) in pairs]
-        self.ends = [Ends(i[0], self.features[i], o[0], self.messages[o]) for i, o in pairs]
+        self.ends = tuple(Ends(i[0], self.features[i], o[0], self.messages[o]) for i, o in pairs)
         highest = min(max(k for k, _ in self.features), max(l for l, _ in self.messages))
         self.inputs, self.outputs = _places(self.features, highest), _places(self.messages, highest)
         number = {pair: i for i, pair in enumerate(pairs)}
@@ -112,9 +111,22 @@ class Layout:
         both = (*self.features.items(), *self.messages.items())
         return RowSizes(
             values=sum((2 * l + 1) * channels for (l, _), channels in both),
-            hidden=HIDDEN * len(self.kernels),
-            radial_weights=sum(kernel.nc_out * kernel.nc_in * kernel.num_freq for kernel in self.kernels),
+            hidden=HIDDEN * len(self.ends),
+            radial_weights=sum(kernel.channels_out * kernel.channels_in * kernel.num_freq for kernel in self.ends),
         )
+
+    def kernels(self, sets: Sequence[KernelSet]) -> list[nn.Module]:
+        """All kernels of the sets, in one list."""
+        return [sets[s][0][f"({k},{l})"] for k, _ in self.features for l, s in self.messages]
+
+
+_kept = lru_cache(maxsize=1024)(Layout)
+
+
+def layout_of(sets: Sequence[KernelSet], fiber_in: Fiber, fused: bool = False) -> Layout:
+    """The :class:`Layout` of the sets, made once for all layers of the same fibers."""
+    make = Layout if torch.compiler.is_compiling() else _kept  # of a cache PyTorch's compiler warns
+    return make(tuple(fiber_out for _, fiber_out in sets), fiber_in, fused)
 
 
 def _places(channels: dict[Key, int], highest_order: int) -> Places:
@@ -142,7 +154,7 @@ def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor]]) -> li
         for each product ``[kernels, 33, (a, b) x channels out x channels in]``.
     """
     aligned = []
-    for kernel, (weight, bias) in zip(layout.kernels, last, strict=True):
+    for kernel, (weight, bias) in zip(layout.ends, last, strict=True):
         T = aligned_coupling(kernel.degree_out, kernel.degree_in, weight.dtype, weight.device)
         both = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, len(T)))
         rows = (T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2])

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..contraction.derivatives import Messages, Part, Passes, differentiable_gradient, zeros
+from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
 from ..contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
 from ..contraction.memory import room_for
@@ -67,7 +67,7 @@ def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list
         trunk=stacked(networks),
         weights=[node_weights(kernel, *n[-2:]) for kernel, n in zip(layout.kernels, networks, strict=True)],
     )
-    output = Messages.apply(Problem(layout, inputs).passes, t, *t.flat())
+    output = evaluated(Problem(layout, inputs).passes, t)
     found: list[Features] = [{} for _ in sets]
     for (l, s), value in zip(layout.messages, output, strict=True):
         found[s][str(l)] = value
@@ -119,7 +119,7 @@ class Layout:
         self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
         self.pairs = [(k, l) for l in sorted({l for l, _ in self.messages}) for k in degrees]
         self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for l, s in self.messages for k in degrees]
-        self.ends = [Ends(k, fiber_in.dict[k], l, m) for (l, _), m in self.messages.items() for k in degrees]
+        self.ends = tuple(Ends(k, fiber_in.dict[k], l, m) for (l, _), m in self.messages.items() for k in degrees)
         self.terms = [
             [Term(k, j, i * len(degrees) + j, self.pairs.index((k, l))) for j, k in enumerate(degrees)]
             for i, (l, _) in enumerate(self.messages)

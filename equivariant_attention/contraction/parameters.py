@@ -1,8 +1,10 @@
 """The parameters of radial networks, for orders that read them and call no module: whether that may be, and which."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -83,8 +85,13 @@ class Ends(NamedTuple):
     degree_out: int
     channels_out: int
 
+    @property
+    def num_freq(self) -> int:
+        """F, the number of basis kernels."""
+        return 2 * min(self.degree_in, self.degree_out) + 1
 
-def check_parameters(kernels: Sequence[Ends], values: Sequence[Tensor], scalars: Tensor) -> None:
+
+def check_parameters(kernels: tuple[Ends, ...], values: Sequence[Tensor], scalars: Tensor) -> None:
     """Refuse parameters that do not go together, as PyTorch does where their modules are called.
 
     Args:
@@ -96,7 +103,9 @@ def check_parameters(kernels: Sequence[Ends], values: Sequence[Tensor], scalars:
         TypeError: one is of another dtype, or of a class of its own.
         ValueError: one has another shape, or is on another device.
     """
-    shapes = [shape for kernel in kernels for shape in _shapes(kernel, scalars.shape[1])]
+    if torch.compiler.is_compiling():  # which checks them itself, and knows no cache
+        return
+    shapes = _shapes(kernels, scalars.shape[1])
     alike = {v.dtype for v in values} == {scalars.dtype} and ({*map(type, values)} <= OWN_TYPES or is_watched())
     on_device = all(v.is_cpu for v in values) if scalars.is_cpu else {v.device for v in values} == {scalars.device}
     if alike and on_device and [v.shape for v in values] == shapes:
@@ -112,12 +121,13 @@ def check_parameters(kernels: Sequence[Ends], values: Sequence[Tensor], scalars:
             raise ValueError(f"{name} must have shape {list(shape)}, got {list(value.shape)}")
 
 
-def _shapes(kernel: Ends, num_scalars: int) -> list[tuple[int, ...]]:
-    """Those of the parameters of a kernel."""
-    k, channels_in, l, channels_out = kernel
-    weights, vector = channels_out * channels_in * (2 * min(k, l) + 1), (HIDDEN,)
+@lru_cache(maxsize=1024)
+def _shapes(kernels: tuple[Ends, ...], num_scalars: int) -> list[tuple[int, ...]]:
+    """Those of the parameters of kernels."""
+    vector = (HIDDEN,)
     hidden = [(HIDDEN, num_scalars), vector, vector, vector, (HIDDEN, HIDDEN), vector, vector, vector]
-    return [*hidden, (weights, HIDDEN), (weights,)]
+    weights = [kernel.channels_out * kernel.channels_in * kernel.num_freq for kernel in kernels]
+    return [shape for n in weights for shape in (*hidden, (n, HIDDEN), (n,))]
 
 
 def is_the_same_again(kernel: nn.Module) -> bool:

@@ -47,6 +47,24 @@ struct Row {  // one channel of a node
     }
 };
 
+// The squares of the norms of a node's channels.
+template <int64_t ORDERS, class T>
+void squares_of(const T* v, int64_t channels, int64_t orders, T* squares) {
+    if (ORDERS) orders = ORDERS;  // which the compiler knows
+    for (int64_t c = 0; c < channels; ++c) {
+        T square = 0;
+        for (int64_t a = 0; a < orders; ++a) square += v[c * orders + a] * v[c * orders + a];
+        squares[c] = square;
+    }
+}
+
+template <class T>
+void squares_of(const Part& part, int64_t node, T* squares) {
+    const T* v = static_cast<const T*>(part.values) + node * part.channels * part.orders;
+    const auto all = part.orders == 1 ? squares_of<1, T> : part.orders == 3 ? squares_of<3, T> : squares_of<0, T>;
+    all(v, part.channels, part.orders, squares);
+}
+
 // Call task(part, number of the row, row) for all rows.
 template <class T, class Task>
 int for_rows(const Norm& p, Task task) {
@@ -58,16 +76,8 @@ int for_rows(const Norm& p, Task task) {
             const Array<T> squares(channels);
             for (int64_t node = i * p.num_nodes / shares; node < (i + 1) * p.num_nodes / shares; ++node) {
                 T* square = squares;
-                T largest = 0;
-                for (int64_t n = 0; n < p.num_parts; ++n) {
-                    const Part& part = p.parts[n];
-                    const T* v = static_cast<const T*>(part.values) + node * part.channels * part.orders;
-                    for (int64_t c = 0; c < part.channels; ++c, ++square) {
-                        *square = 0;
-                        for (int64_t a = 0; a < part.orders; ++a, ++v) *square += *v * *v;
-                        largest = std::max(largest, *square);
-                    }
-                }
+                for (int64_t n = 0; n < p.num_parts; square += p.parts[n++].channels) squares_of(p.parts[n], node, square);
+                const T largest = *std::max_element<const T*>(squares, square);
                 square = squares;
                 for (int64_t n = 0; n < p.num_parts; ++n) {
                     const Part& part = p.parts[n];

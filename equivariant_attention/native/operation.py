@@ -70,15 +70,15 @@ class _Operation(torch.autograd.Function):
         plain = torch.is_grad_enabled() or is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
         if plain:
             return None, *_plain_gradient(ctx.operation.plain, tensors, needed, gradients)
-        if _kinds(tensors) != ctx.kinds:
-            raise TypeError(f"what was kept for the backward pass must be {ctx.kinds}, got {_kinds(tensors)}")
+        if (found := _kinds(tensors)) != ctx.kinds:
+            raise TypeError(f"what was kept for the backward pass must be {ctx.kinds}, got {found}")
         kept, by_values = (contiguous(part) for part in (tensors, gradients))
         return None, *ctx.operation.gradient(kept, needed, by_values)
 
 
 def _kinds(tensors: Tensors) -> list[Any]:
     """What C++ must know of tensors to read them; whoever keeps them between two passes may exchange them."""
-    return [None if v is None else (v.dtype, v.shape, v.is_cpu, type(v)) for v in tensors]
+    return [None if v is None else (v.dtype, v.shape, v.is_cpu and holds_numbers(v)) for v in tensors]
 
 
 def _plain_gradient(
