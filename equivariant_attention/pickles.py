@@ -2,7 +2,7 @@
 
 A pickle is a program for a small machine with a stack. The one here knows the instructions that make plain values and,
 of names, those of a short list, each with a function of ours that checks what it is given. All else is refused. What is
-made is of the size of the file, although a pickle may name one thing again and again.
+made is of the order of the size of the file, although a pickle may name one thing again and again.
 """
 
 from __future__ import annotations

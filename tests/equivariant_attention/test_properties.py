@@ -157,8 +157,9 @@ def convolutions(draw, edge_dim):
 def check_backends(data, graph):
     """Values and gradients by features, edges and parameters are the same in all, beside the largest of their kind."""
     G, edge_dim = graph
-    if data.draw(st.booleans()):
-        G.edata["d"] = G.edata["d"].round()  # along axes and diagonals, and of length zero
+    if data.draw(st.booleans()):  # all edges along axes
+        d = G.edata["d"]
+        G.edata["d"] = d.where(d.abs() == d.abs().amax(-1, keepdim=True), 0)
     del G.ndata["x"]  # so that every derivative flows to d
     fiber, layer = data.draw(convolutions(edge_dim))
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float64).items()}
@@ -181,7 +182,7 @@ def check_backends(data, graph):
 
 
 @seed(0)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), graphs())
 def test_every_backend_is_the_oracle_on_any_graph(data, graph):
     check_backends(data, graph)
