@@ -2,7 +2,7 @@
 
 A pickle is a program for a small machine with a stack. The one here knows the instructions that make plain values and,
 of names, those of a short list, each with a function of ours that checks what it is given. All else is refused. What is
-made is at most as large as the file.
+made is of the order of the size of the file, although a pickle may name one thing again and again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import numpy as np
 
 Names: TypeAlias = Mapping[tuple[str, str], Any]  # (module, name) -> what stands for it
 
-SCALARS = (str, bytes, int, float, complex, type(None))  # what may be a key of a dict or a member of a set
+SCALARS = (str, bytes, int, float, complex, type(None))
+LONGEST_KEY, DEEPEST_KEY = 8, 2  # of tuples that are keys
+COPIED = (str, bytes, bytearray, list, tuple, set, dict)
+MOST_COPIES = 4  # of each byte; bytes that are written as text and then read as memory are copied twice
 EMPTY: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT": dict, "EMPTY_SET": set,
@@ -61,7 +64,7 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.unfinished = 0
+        self.unfinished = self.given = self.position = 0
 
     def run(self, stream: IO[bytes]) -> Any:
         """The value that a pickle ends with.
@@ -72,8 +75,8 @@ class Machine:
         Returns:
             the value.
         """
-        for instruction, argument, _ in pickletools.genops(stream):
-            name = instruction.name
+        for instruction, argument, position in pickletools.genops(stream):
+            name, self.position = instruction.name, position or 0
             if name in VALUES:
                 self.stack.append(argument)
             elif name in EMPTY:
@@ -169,13 +172,22 @@ class Machine:
         arguments, function = of_type(tuple, self.stack.pop()), self.stack.pop()
         if not isinstance(function, Made):
             raise ValueError("a call of what makes no value is refused")
+        self._count(arguments)
         self.stack.append(function.by(*arguments))
         self.unfinished += isinstance(self.stack[-1], _Unfinished)
 
     _NEWOBJ = _REDUCE
 
+    def _count(self, given: Any) -> None:
+        """New memory is made of what is given here, and a file can give the same as often as it likes."""
+        parts = given.values() if isinstance(given, dict) else given if isinstance(given, tuple) else ()
+        self.given += sum(len(part) for part in parts if isinstance(part, COPIED))
+        if self.given > MOST_COPIES * self.position:
+            raise ValueError(f"content that is copied to more than {MOST_COPIES} times the file is refused")
+
     def _BUILD(self, _: None) -> None:
         state, made = self.stack.pop(), self.stack.pop()
+        self._count(state)
         if isinstance(made, _Unfinished):
             made, keys = made.finished(state), made.keys
             self.memo.update(dict.fromkeys(keys, made))
@@ -247,12 +259,11 @@ def filled(table: Any, items: list[Any]) -> Any:
         the dict.
 
     Raises:
-        ValueError: it is none, or a key is neither a number nor a string.
+        ValueError: it is none, or a key is no number, no string and no short tuple of them.
     """
     if type(table) not in (dict, OrderedDict):
         raise ValueError(f"expected a dict, got a {type(table).__name__}")
-    keys = _as_list_of_scalars(items[::2])
-    table.update(zip(keys, items[1::2], strict=True))
+    table.update(zip(_as_keys(items[::2]), items[1::2], strict=True))
     return table
 
 
@@ -268,14 +279,26 @@ def _versions(state: Any) -> OrderedDict[str, dict[str, int]]:
 
 
 def _as_set(kind: Callable[[list[Any]], Any], items: Any = ()) -> Any:
-    return kind(_as_list_of_scalars(list(items)))
+    return kind(_as_keys(list(items)))
 
 
-def _as_list_of_scalars(items: list[Any]) -> list[Any]:
+def _as_keys(items: list[Any]) -> list[Any]:
     for item in items:
-        if not isinstance(item, SCALARS):  # hashes of nested tuples take a stack as deep as they are
-            raise ValueError(f"expected a number or a string as a key, got a {type(item).__name__}")
+        if not _is_key(item, DEEPEST_KEY):
+            raise ValueError(f"expected a number, a string or a few in a tuple as a key, got a {type(item).__name__}")
     return items
+
+
+def _is_key(item: Any, depth: int) -> bool:
+    """Whether to hash it is little work: that of nested tuples takes a stack as deep as they are."""
+    if type(item) is tuple:
+        return depth > 0 and len(item) <= LONGEST_KEY and all(_is_key(part, depth - 1) for part in item)
+    return isinstance(item, (*SCALARS, frozenset))  # a frozenset knows its hash
+
+
+def as_bytes(content: Any) -> Any:
+    """The bytes of memory, which are text where Python 2 wrote them."""
+    return content.encode("latin-1") if isinstance(content, str) else content
 
 
 # ------------------------------------------------------------------------------------------------------- NumPy
@@ -302,9 +325,7 @@ def _array(dtype: Any, shape: Any, content: Any, order: str = "C") -> np.ndarray
     """An array of exactly the numbers in ``content``."""
     if not isinstance(dtype, np.dtype) or not all(type(size) is int and size >= 0 for size in of_type(tuple, shape)):
         raise ValueError("expected a data type and a shape")
-    if isinstance(content, str):  # as Python 2 wrote bytes
-        content = content.encode("latin-1")
-    count = prod(shape)
+    content, count = as_bytes(content), prod(shape)
     if dtype.kind == "O":
         if len(of_type(list, content)) != count:
             raise ValueError(f"expected {count} objects, got {len(content)}")

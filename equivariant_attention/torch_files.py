@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import zipfile
 from collections import OrderedDict
-from itertools import chain
 from math import prod
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import check_archive
-from .pickles import NUMPY, Machine, Made, Names, filled, load, of_type
+from .pickles import NUMPY, Machine, Made, Names, as_bytes, filled, load, of_type
 
 NUMBERS = (
     torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
@@ -45,6 +45,22 @@ def load_torch(file: IO[bytes]) -> Any:
     return _load_archive(file) if zipfile.is_zipfile(file) else _load_legacy(file)
 
 
+def load_pickle(stream: IO[bytes]) -> Any:
+    """What a pickle holds that was written without ``torch.save``, and that may have tensors in it all the same.
+
+    Args:
+        stream: open at its beginning; left at its end.
+
+    Returns:
+        what :func:`load` returns, and tensors on the CPU.
+
+    Raises:
+        ValueError: it holds anything else.
+        Exception: almost any, where it is damaged.
+    """
+    return Machine(PICKLED).run(stream)
+
+
 def _load_archive(file: IO[bytes]) -> Any:
     with zipfile.ZipFile(file) as archive:
         (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -65,8 +81,7 @@ def _load_archive(file: IO[bytes]) -> Any:
 
 
 def _load_legacy(file: IO[bytes]) -> Any:
-    file.seek(0, 2)
-    size = file.tell()
+    left = file.seek(0, 2)  # bytes of the file that can be memory of tensors
     file.seek(0)
     if load(file) != MAGIC:
         raise ValueError("it is no file of torch.save")
@@ -76,12 +91,14 @@ def _load_legacy(file: IO[bytes]) -> Any:
     storages: dict[str, _Storage] = {}
 
     def storage(persistent_id: Any) -> _Storage:
+        nonlocal left
         _, dtype, key, _, numel, view = of_type(tuple, persistent_id)
         if view is not None:
             raise ValueError("views of storages are refused")
         if key not in storages:
-            if not 0 <= numel * dtype.itemsize <= size - sum(other.memory.numel() for other in storages.values()):
+            if not 0 <= numel * dtype.itemsize <= left:
                 raise ValueError("a tensor has more numbers than the file")
+            left -= numel * dtype.itemsize
             storages[key] = _Storage(torch.zeros(numel * dtype.itemsize, dtype=torch.uint8), dtype, numel)
         return storages[key]
 
@@ -142,13 +159,17 @@ def _tensor_of_bytes(
     return _tensor(typed, offset, size, stride, grad, hooks, *metadata)
 
 
+def _ordered(items: Any = ()) -> OrderedDict[Any, Any]:
+    return filled(OrderedDict(), [part for key, value in items for part in (key, value)])
+
+
 def _parameter(value: Any, requires_grad: Any, *_: Any) -> nn.Parameter:
     return nn.Parameter(of_type(Tensor, value), requires_grad is True)
 
 
 TORCH: Names = {
     **NUMPY,
-    ("collections", "OrderedDict"): Made(lambda items=(): filled(OrderedDict(), [*chain(*items)])),
+    ("collections", "OrderedDict"): Made(_ordered),
     ("torch._utils", "_rebuild_tensor"): Made(
         lambda storage, offset, size, stride: _tensor(storage, offset, size, stride, False)
     ),
@@ -161,3 +182,8 @@ TORCH: Names = {
     **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in NUMBERS},
 }
 LEGACY: Names = {name: made for name, made in TORCH.items() if name[1] not in ("UntypedStorage", "_rebuild_tensor_v3")}
+# A pickle alone has the memory of a tensor in it, as torch.save would write that.
+PICKLED: Names = {
+    **TORCH,
+    ("torch.storage", "_load_from_bytes"): Made(lambda content: _load_legacy(io.BytesIO(as_bytes(content)))),
+}

@@ -20,12 +20,14 @@ from rdkit import Chem
 
 from equivariant_attention.checkpoints import read_tensors
 from equivariant_attention.models import TFN
+from equivariant_attention.published import read_signs
 from experiments.nbody import run as nbody
 from experiments.nbody.data import load_trajectories
 from experiments.qm9 import bonds
 from experiments.qm9.published import from_published
 from experiments.qm9.sources import from_arrays
 from experiments.qm9.structures import read
+from tests.equivariant_attention.published.cases import write_cache
 from tests.experiments.qm9.cases import rdkit_molecule, table
 from tests.experiments.qm9.test_published import content_of
 from utils import runs
@@ -98,6 +100,7 @@ def kinds(folder):
     comment = 'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 charge=0'
     water = "O 0 0 0\nH 0.96 0 0\nH -.24 .93 0\n"
     (folder / "some.xyz").write_text(f"3\n{comment}\n{water}3\ngdb 3 1.5\n{water}1 2\nO\nO\n")
+    write_cache(folder / "trans_Q", {(1, 1, 2): -1})
     (folder / "run").mkdir()
     flags = parse(nbody.EXPERIMENT.build_parser(), nbody.PRESETS, ["--save_dir", str(folder)])[0]
     runs.create(vars(flags), str(folder / "run"), str(folder), "run").close()
@@ -111,6 +114,8 @@ def kinds(folder):
         "old.pt": (read_tensors, False),
         "published.pt": (lambda path: numbers(from_published(path)), True),
         **{f"{protocol}.pkl": (lambda path: vars(load_trajectories(path)), False) for protocol in (0, 2, 5)},
+        "trans_Q/index.pkl": (lambda path: dict(read_signs(path.parent)), False),
+        "trans_Q/0.pkl.gz": (lambda path: dict(read_signs(path.parent)), True),
         "trajectories.npz": (lambda path: vars(load_trajectories(path)), True),
         "molecules.npz": (lambda path: numbers(from_arrays(path, None)), True),
         "some.sdf": (lambda path: read([str(path)]), False),
@@ -140,6 +145,7 @@ def main(count, seed):
                 right = "\n" not in message if message else not has_checksums or same(found, expected)
                 assert right, f"{file}, number {number}: {message or 'read, and other values'}"
                 results[f"{file} {'refused' if message else 'read'}"] += 1
+            path.write_bytes(whole)  # others may be read with it
     print(json.dumps(results, indent=1))
 
 

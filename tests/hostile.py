@@ -1,10 +1,14 @@
 """Pickles and torch files that a reader of data must refuse: made to run code, or to have memory read or taken."""
 
+import gzip
 import io
 import os
 import pickle
 import sys
 import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -47,6 +51,11 @@ def raw(text):
     return text.encode("latin-1")
 
 
+def often(*parts):
+    """Values that are all made of the same."""
+    return [Call(*parts) for _ in range(1000)]
+
+
 DEEP = b"\x80\x02}" + b")" + b"\x85" * 100_000 + b"Ns."  # {((((...)))): None}
 PICKLES = {
     "code": Call(os.mkdir, ("owned",)),
@@ -62,6 +71,12 @@ PICKLES = {
     "more bytes": state_of(np.dtype("f8"), (1,)),
     "negative shape": state_of(np.dtype("f8"), (-1, -2)),
     "shape of text": state_of(np.dtype("f8"), ("2",)),
+    "shape of 10^9 lists": Call(FROM_BUFFER, (b"ab", np.dtype("f2"), (10**9, [0]), "C")),
+    "type of nested tuples": b"\x80\x02cnumpy\ndtype\n)" + b"\x85" * 100_000 + b"\x85R.",
+    "one buffer of many arrays": often(FROM_BUFFER, (BYTES * 64, np.dtype("u1"), (1024,), "C")),
+    "one state of many arrays": often(RECONSTRUCT, ARGUMENTS, (1, (1024,), np.dtype("u1"), False, BYTES * 64)),
+    "one list of many sets": often(set, ([*range(1000)],)),
+    "one text of many bytes": raw("c_codecs\nencode\np0\n(V" + "x" * 1000 + "\ntp1\n(" + "g0\ng1\nR" * 1000 + "t."),
     "scalar of few bytes": Call(SCALAR, (np.dtype("f8"), b"1")),
     "structures": np.zeros(2, dtype=[("a", "f8"), ("b", "O")]),
     "structure in a state": state_of(dtype_of("f8", 3, "<", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 8, 0)),
@@ -80,14 +95,21 @@ PICKLES = {
     "instance": raw("(ios\nmkdir\n."),
     "extension": b"\x80\x02\x82\x01.",
     "key of nested tuples": DEEP,
-    "set of tuples": {(1, 2)},
+    "set of nested tuples": {(((1,),),)},
+    "set of a long tuple": {(None,) * 9},
     "unfinished": Call(np.dtype, ("f8", False, True)),
     "nothing": b"",
     "far place in the memory": b"\x80\x02]r\xff\xff\xff\x7fh\x00.",
     "endless text": b"\x80\x04\x8d" + (2**40).to_bytes(8, "little") + b"x.",
+    "endless bytearray": b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b"x.",
     "endless bytes": b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b"x.",
     "stack is empty": b"\x80\x02" + b"0" * 9 + b".",
     "no mark": b"\x80\x02t.",
+    "items of a dict that are none": b"\x80\x02}(K\x01K\x02e.",
+    "call of a number": b"\x80\x02K\x01)R.",
+    "state of a list": b"\x80\x02]}U\x01aK\x01sb.",
+    "no end": b"\x80\x02K\x01",
+    "no instruction": b"\xff",
     "append to a tuple": b"\x80\x02)Na.",
     "key of a list": b"\x80\x02]Ns.",
 }  # fmt: skip
@@ -139,6 +161,9 @@ TENSORS = {
     "conjugate": tensor(Storage(torch.ComplexFloatStorage, numel=1), 0, (1,), (1,), {"conj": True}),
     "large empty tensor": Call(torch.FloatTensor, (10**12,)),
     "large memory": Call(torch.storage.UntypedStorage, (10**12,)),
+    "one list of many dicts": often(OrderedDict, ([(n, None) for n in range(1000)],)),
+    "one metadata of many dicts": often(OrderedDict, (), {"_metadata": {str(n): {"version": 1} for n in range(1000)}}),
+    "long pairs": Call(OrderedDict, ([(1, 2, 3, 4)],)),
     "parameter of a list": Call(torch._utils._rebuild_parameter, ([1.0], True, None)),
 }  # fmt: skip
 
@@ -156,6 +181,21 @@ def archive(content, memory=b"\x41" * 8):
     return file.getvalue()
 
 
+def read_index(file):
+    """Read a file as that of a cache of the published code which says what is where."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "index.pkl").write_bytes(file.read())
+        return read_signs(folder)
+
+
+def read_coupling(file):
+    """Read a file as one of the couplings in such a cache."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "index.pkl").write_bytes(pickle.dumps({(2, 1, 1): "0.pkl.gz"}))
+        (Path(folder) / "0.pkl.gz").write_bytes(gzip.compress(file.read(), 1))
+        return read_signs(folder)
+
+
 def main(reader, contents):
     """Have a reader read files; print what it reads or why it refuses."""
     for name, content in contents.items():
@@ -168,6 +208,8 @@ def main(reader, contents):
 
 if __name__ == "__main__":
     from equivariant_attention import pickles, torch_files
+    from equivariant_attention.published import read_signs
 
-    main(pickles.load, {name: pickled(content) for name, content in PICKLES.items()})
+    for reader in (pickles.load, read_index, read_coupling):
+        main(reader, {name: pickled(content) for name, content in PICKLES.items()})
     main(torch_files.load_torch, {name: archive(content) for name, content in {**PICKLES, **TENSORS}.items()})

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from equivariant_attention import pickles
+from equivariant_attention.checkpoints import in_few_lines
 from equivariant_attention.files import check_archive
 from equivariant_attention.pickles import check_values
 from equivariant_attention.torch_files import load_torch
@@ -36,7 +37,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             check_values(array)
         return arrays
     except Exception as error:  # damaged archives raise what zlib, zipfile and NumPy happen to stumble over
-        raise ValueError(f"expected a whole .npz of plain arrays: {error}") from error
+        raise ValueError(f"expected a whole .npz of plain arrays: {in_few_lines(error, 1)}") from error
 
 
 def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def read_pickle(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = pickles.load(file)
     except Exception as error:  # damaged pickles raise almost anything
-        raise ValueError(f"expected a whole pickle of arrays and plain containers: {error}") from error
+        raise ValueError(f"expected a whole pickle of arrays and plain containers: {in_few_lines(error, 1)}") from error
     return _named(content)
 
 
@@ -69,7 +70,8 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open(path, "rb") as file:
             content = load_torch(file)
     except Exception as error:
-        raise ValueError(f"expected a whole torch file of arrays and plain containers: {error}") from error
+        reason = in_few_lines(error, 1)
+        raise ValueError(f"expected a whole torch file of arrays and plain containers: {reason}") from error
     return _named(content)
 
 

@@ -50,33 +50,31 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(source: Path, target: Path, table: Signs) -> str:
-    content = read_tensors(source)
-    found = _state_dicts(content)
-    if not found:
+    names: list[str] = []
+    content = _with_converted(read_tensors(source), table, names)
+    if not names:
         raise ValueError(f"{source}: expected weights of the published layers, got no kernel_unary.(k,l).rp.net.6")
-    write_tensors(target, _with_converted(content, table))
-    number = sum(len(last_layers(weights)) for weights in found)
-    return f"{target}: written, with {number} tensors converted and all else as it was"
+    write_tensors(target, content)
+    return f"{target}: written, with {len(names)} tensors converted and all else as it was"
 
 
-def _state_dicts(content: Any) -> list[dict[str, Any]]:
-    """What in a file has weights of kernels among its values, however deep."""
-    if isinstance(content, dict) and last_layers(content):
-        return [content]
-    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list | tuple) else ()
-    return [found for part in parts for found in _state_dicts(part)]
+def _with_converted(content: Any, table: Signs, names: list[str]) -> Any:
+    """What a file is to hold; containers are changed in place, so that they keep what they are.
 
-
-def _with_converted(content: Any, table: Signs) -> Any:
-    """What a file is to hold; containers are changed in place, so that they keep what they are."""
+    Args:
+        content: of the file, with weights of kernels in it, however deep.
+        table: of the signs.
+        names: gets those of the tensors that are converted.
+    """
     if isinstance(content, dict):
-        if last_layers(content):
+        if found := last_layers(content):
+            names += found
             return converted(content, table)
-        content.update({key: _with_converted(value, table) for key, value in content.items()})
+        content.update({key: _with_converted(value, table, names) for key, value in content.items()})
     elif isinstance(content, list):
-        content[:] = [_with_converted(part, table) for part in content]
+        content[:] = [_with_converted(part, table, names) for part in content]
     elif type(content) is tuple:
-        return tuple(_with_converted(part, table) for part in content)
+        return tuple(_with_converted(part, table, names) for part in content)
     return content
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ..checkpoints import in_few_lines
+from ..checkpoints import described, in_few_lines
 from ..so3 import coupling
-from .pickles import Pairs, as_array, parsed
-from .tables import Signs, Triple
+from ..torch_files import load_pickle
+from .tables import Signs, Triple, is_triple
 
 INDEX = "index.pkl"
 LARGEST_FILE = 2**20  # bytes, uncompressed; Q_J of degrees 4, 4 and 8 in float64 takes 11 kB
@@ -43,7 +45,7 @@ def read_signs(folder: str | os.PathLike[str]) -> Signs:
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder}: expected a folder with {INDEX}, such as cache/trans_Q, and there is none")
     with open(folder / INDEX, "rb") as file:
-        entries = _read(file, folder / INDEX, lambda content: _entries(parsed(content)))
+        entries = _read(file, folder / INDEX, _entries)
     found: dict[Triple, int] = {}
     for triple, path in ((triple, folder / name) for triple, name in entries):
         if path.is_file():
@@ -57,15 +59,15 @@ def read_signs(folder: str | os.PathLike[str]) -> Signs:
 
 def _entries(content: Any) -> list[tuple[Triple, str]]:
     """What an index says is in which file: (k, l, J), and its name in the folder."""
-    if not isinstance(content, Pairs):
-        raise ValueError("expected a dict from (J, degree in, degree out) to names of files")
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a dict from (J, degree in, degree out) to names of files, got {described(content)}")
     entries = []
-    for key, name in content:
+    for key, name in content.items():
         arguments = key[0] if isinstance(key, tuple) and key and isinstance(key[0], tuple) else key
         if not isinstance(arguments, tuple) or len(arguments) < 3 or any(type(n) is not int for n in arguments[:3]):
             raise ValueError("expected keys (J, degree in, degree out), got something else")
         J, k, l = arguments[:3]
-        if not (min(k, l) >= 0 and max(k, l) <= LARGEST_DEGREE and abs(k - l) <= J <= k + l):
+        if not is_triple((k, l, J)) or max(k, l) > LARGEST_DEGREE:
             raise ValueError(f"expected k and l up to {LARGEST_DEGREE}, J from |k - l| to k + l, got {(k, l, J)}")
         if not isinstance(name, str) or not name or Path(name).name != name or "\0" in name:
             raise ValueError(f"expected the name of a file in the folder for (k, l, J) = {(k, l, J)}")
@@ -75,28 +77,36 @@ def _entries(content: Any) -> list[tuple[Triple, str]]:
 
 def _read_sign(path: Path, triple: Triple) -> int:
     with gzip.open(path) as file:
-        return _read(file, path, lambda content: _sign(as_array(parsed(content)), triple))
+        return _read(file, path, lambda content: _sign(_numbers(content), triple))
 
 
-def _sign(Q: np.ndarray, triple: Triple) -> int:
+def _numbers(content: Any) -> Tensor:
+    """All numbers of an array or a tensor of floats, in order and in float64."""
+    if isinstance(content, np.ndarray) and content.dtype.kind == "f":
+        content = torch.from_numpy(content.astype(np.float64))
+    if not isinstance(content, Tensor) or not content.is_floating_point():
+        raise ValueError(f"expected an array of floats, got {described(content)}")
+    return content.detach().double().flatten()
+
+
+def _sign(Q: Tensor, triple: Triple) -> int:
     k, l, J = triple
-    ours = coupling(l, k, J).numpy()
-    if Q.size != ours.size:
-        raise ValueError(f"expected {ours.size} numbers for (k, l, J) = {triple}, got {Q.size}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        overlap, norm = float(Q.reshape(-1) @ ours.reshape(-1)), float(np.linalg.norm(Q))
-    if not np.isclose(abs(overlap), 1, atol=1e-3) or not np.isclose(norm, 1, atol=1e-3):
+    ours = coupling(l, k, J).flatten()
+    if len(Q) != len(ours):
+        raise ValueError(f"expected {len(ours)} numbers for (k, l, J) = {triple}, got {len(Q)}")
+    overlap, norm = float(Q @ ours), float(Q.norm())
+    if not (abs(abs(overlap) - 1) < 1e-3 and abs(norm - 1) < 1e-3):
         raise ValueError(f"expected the coupling of (k, l, J) = {triple}, of norm 1, up to its sign")
     return round(overlap) * (-1) ** J
 
 
-def _read(file: BinaryIO | gzip.GzipFile, path: Path, reader: Callable[[BinaryIO], Any]) -> Any:
-    """What ``reader`` makes of the content of a file."""
+def _read(file: BinaryIO | gzip.GzipFile, path: Path, reader: Callable[[Any], Any]) -> Any:
+    """What ``reader`` makes of what the pickle in a file holds."""
     try:
         content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
             raise ValueError(f"it is larger than {LARGEST_FILE} bytes")
-        return reader(io.BytesIO(content))
+        return reader(load_pickle(io.BytesIO(content)))
     except Exception as error:  # damaged files raise almost anything
         reason = in_few_lines(error, 1) or "it is damaged"
         raise ValueError(f"{path}: no file of the published code's cache: {reason}") from error

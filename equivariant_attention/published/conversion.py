@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from operator import index
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..origin import OURS, THEIRS, last_layers, version, with_versions
-from .tables import Signs, Triple, triples
+from .tables import Signs, Triple, is_triple, triples
 
 
 def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> OrderedDict[str, Any]:
@@ -63,18 +62,10 @@ def check_signs(signs: Any) -> None:
     if not isinstance(signs, Mapping):
         raise TypeError(f"signs must be {{(k, l, J): 1 or -1}}, got {type(signs).__name__}")
     for triple, sign in signs.items():
-        if not _is_triple(triple):
+        if not is_triple(triple):
             raise ValueError(f"signs must have keys (k, l, J) with J from |k - l| to k + l, got {triple!r}")
         if isinstance(sign, bool) or sign not in (1, -1):
             raise ValueError(f"signs must be 1 or -1, got {sign!r} for {triple}")
-
-
-def _is_triple(triple: Any) -> bool:
-    try:
-        k, l, J = map(index, triple)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(triple, tuple) and min(k, l) >= 0 and abs(k - l) <= J <= k + l
 
 
 def _sign(signs: Mapping[Triple, int], triple: Triple, name: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import index
+from typing import Any
 
 Triple = tuple[int, int, int]  # degree in k, degree out l, and J
 
@@ -59,3 +61,12 @@ def signs(name: str) -> Signs:
 def triples(k: int, l: int) -> Iterator[Triple]:
     """``(k, l, J)`` of a pair of degrees, J ascending as in the basis and in the rows of the radial networks."""
     return ((k, l, J) for J in range(abs(k - l), k + l + 1))
+
+
+def is_triple(triple: Any) -> bool:
+    """Whether it is a ``(k, l, J)``, a tuple of whole numbers with J from |k - l| to k + l."""
+    try:
+        k, l, J = map(index, triple)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(triple, tuple) and min(k, l) >= 0 and abs(k - l) <= J <= k + l

@@ -59,6 +59,12 @@ def test_one_after_the_other_in_a_file():
     assert (pickles.load(file), pickles.load(file), file.read()) == (1, [2], b"rest")
 
 
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("key", [(1, 2), ((1, "a"), frozenset(), (None,)), (1, frozenset({("n", 2)})), (1,) * 8])
+def test_short_tuples_are_keys(key, protocol):
+    assert load([{key: 0}, {key[0]}], protocol) == [{key: 0}, {key[0]}]
+
+
 def test_hostile_files_are_refused_without_a_crash():
     """In a process of its own, which would not outlive what some of them do to NumPy's and to Python's own readers."""
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.hostile"]
@@ -66,5 +72,6 @@ def test_hostile_files_are_refused_without_a_crash():
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) == 2 * len(PICKLES) + len(TENSORS)
+    assert len(lines) == 4 * len(PICKLES) + len(TENSORS)
     assert [line for line in lines if ": refused, " not in line] == []
+    assert sum("no file of the published code's cache: " in line for line in lines) == 2 * len(PICKLES)

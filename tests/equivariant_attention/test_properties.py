@@ -1,10 +1,12 @@
-"""Any stack of layers on any graph: finite values and gradients, equivariance, permutations, batches."""
+"""Any stack of layers on any graph: finite values and gradients, equivariance, permutations, batches, backends."""
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import (
@@ -12,6 +14,7 @@ from equivariant_attention.modules import (
     GAttentiveSelfInt,
     GAvgPooling,
     GConvSE3,
+    GConvSE3Partial,
     GMaxPooling,
     GNormBias,
     GNormSE3,
@@ -19,7 +22,7 @@ from equivariant_attention.modules import (
     get_basis_and_r,
 )
 from equivariant_attention.testing import assert_equivariant
-from tests.cases import random_features, with_features
+from tests.cases import BACKENDS_HERE, random_features, with_features
 
 MAX_DEGREE = 2
 
@@ -127,3 +130,67 @@ def test_any_stack_on_any_graph_has_finite_values_and_gradients(data, graph, fib
     first = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), leaves, materialize_grads=True)
     assert all(value.isfinite().all() for value in (*output.values(), *first, *second))
+
+
+def any_fiber(*channels):
+    """Up to degree 3."""
+    return st.dictionaries(st.integers(0, 3), st.sampled_from(channels), min_size=1).map(lambda d: Fiber(dictionary=d))
+
+
+@st.composite
+def convolutions(draw, edge_dim):
+    """Messages alone, their mean, or attention."""
+    fiber, out = draw(any_fiber(1, 2, 3, 8)), draw(any_fiber(4, 8))
+    x_ij = draw(st.sampled_from([None, "cat", "add"]))
+    attention = {"div": draw(st.sampled_from([1, 2])), "n_heads": draw(st.sampled_from([1, 2]))}
+    makers = [
+        lambda: GConvSE3Partial(fiber, draw(any_fiber(1, 2, 3, 8)), edge_dim=edge_dim, x_ij=x_ij),
+        lambda: GConvSE3(
+            fiber, out, self_interaction=True, edge_dim=edge_dim, flavor=draw(st.sampled_from(["skip", "TFN"]))
+        ),
+    ]
+    if {*fiber.degrees} & {*out.degrees}:
+        makers.append(lambda: GSE3Res(fiber, out, edge_dim=edge_dim, x_ij=x_ij, **attention))
+    return fiber, draw(st.sampled_from(makers))().double()
+
+
+def check_backends(data, graph):
+    """Values and gradients by features, edges and parameters are the same in all, beside the largest of their kind."""
+    G, edge_dim = graph
+    if data.draw(st.booleans()):  # all edges along axes
+        d = G.edata["d"]
+        G.edata["d"] = d.where(d.abs() == d.abs().amax(-1, keepdim=True), 0)
+    del G.ndata["x"]  # so that every derivative flows to d
+    fiber, layer = data.draw(convolutions(edge_dim))
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float64).items()}
+    edges = {name: value.requires_grad_() for name, value in G.edata.items()}
+    leaves = [*features.values(), *edges.values(), *layer.parameters()]
+    found = {}
+    for backend in BACKENDS_HERE:
+        with use_backend(backend):
+            basis, r = get_basis_and_r(G, 3, compute_gradients=True)
+            output = [*layer(features, G=G, r=r, basis=basis).values()]
+        cotangents = [torch.randn(v.shape, dtype=v.dtype, generator=torch.Generator().manual_seed(1)) for v in output]
+        gradients = torch.autograd.grad(output, leaves, cotangents, materialize_grads=True)
+        of_features, of_edges = len(features), len(features) + len(edges)
+        found[backend] = [output, gradients[:of_features], gradients[of_features:of_edges], gradients[of_edges:]]
+    for backend, kinds in found.items():
+        for values, expected in zip(kinds, found["oracle"], strict=True):
+            values, expected = (torch.cat([v.detach().flatten() for v in part]) for part in (values, expected))
+            error, scale = (float(v.abs().max()) if len(v) else 0.0 for v in (values - expected, expected))
+            assert error <= 1e-12 * scale, f"{backend}: {error} beside {scale}"
+
+
+@seed(0)
+@settings(max_examples=60, deadline=None)
+@given(st.data(), graphs())
+def test_every_backend_is_the_oracle_on_any_graph(data, graph):
+    check_backends(data, graph)
+
+
+@pytest.mark.slow
+@seed(1)
+@settings(max_examples=1300, deadline=None)
+@given(st.data(), graphs())
+def test_every_backend_is_the_oracle_on_very_many_graphs(data, graph):
+    check_backends(data, graph)

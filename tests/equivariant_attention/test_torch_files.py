@@ -1,4 +1,5 @@
 import io
+import pickle
 import zipfile
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from equivariant_attention import files
-from equivariant_attention.torch_files import NUMBERS, load_torch
+from equivariant_attention.torch_files import NUMBERS, load_pickle, load_torch
+from tests.hostile import Call
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True])
 
@@ -67,6 +69,42 @@ def test_plain_values_arrays_types_and_shapes(legacy):
     content = {"a": [1, "x", None, (True, 2.5)], "size": torch.Size([2, 3]), "type": torch.float32}
     assert load(content, legacy) == content
     np.testing.assert_array_equal(load(np.arange(3), legacy), np.arange(3))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_tensors_in_a_pickle(protocol):
+    numbers = torch.arange(6.0).reshape(2, 3)
+    expected = [numbers, numbers.T, numbers[1:].half(), torch.arange(3), torch.tensor([True]), nn.Parameter(numbers)]
+    for found, tensor in zip(load_pickle(io.BytesIO(pickle.dumps(expected, protocol))), expected, strict=True):
+        assert (type(found), found.dtype) == (type(tensor), tensor.dtype)
+        assert torch.equal(found, tensor)
+
+
+STORAGE = torch.arange(6.0)._typed_storage()
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "stride"),
+    [(0, (7,), (1,)), (-1, (2,), (1,)), (0, (2, 3), (10**9, 1)), (5, (2,), (1,)), (0, (2, 2), (1,)),
+     (2**70, (1,), (1,)), (0, (2,), (-1,)), (0, ("2",), (1,))],
+)  # fmt: skip
+def test_tensors_in_a_pickle_beyond_their_memory_are_refused(offset, shape, stride):
+    content = Call(torch._utils._rebuild_tensor_v2, (STORAGE, offset, shape, stride, False, {}))
+    with pytest.raises(ValueError, match=r"more numbers than the file|the shape of a tensor"):
+        load_pickle(io.BytesIO(pickle.dumps(content, 2)))
+
+
+LOAD, (MEMORY,) = STORAGE.__reduce__()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [(MEMORY[:-1], "shape"), (b"", "pickle exhausted"), (b"K\1.", "no file of"),
+     (pickle.dumps(Call(LOAD, (MEMORY,)), 2), "torch.storage._load_from_bytes is refused")], ids=range(4),
+)  # fmt: skip
+def test_damaged_memory_in_a_pickle_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        load_pickle(io.BytesIO(pickle.dumps(Call(LOAD, (wrong,)), 2)))
 
 
 @LEGACY

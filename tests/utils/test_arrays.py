@@ -86,6 +86,16 @@ def test_other_globals_are_refused(tmp_path, module):
         read_pickle(tmp_path / "pickle")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a" * 10_000])
+def test_what_is_refused_is_said_in_a_short_line(tmp_path, name):
+    names = b"".join(b"X" + len(part).to_bytes(4, "little") + part.encode() for part in ("os", name))
+    (tmp_path / "pickle").write_bytes(b"\x80\x04" + names + b"\x93.")
+    with pytest.raises(ValueError, match=r"expected a whole pickle .*: Unsupported global: ") as caught:
+        read_pickle(tmp_path / "pickle")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_damaged_files_and_other_content_are_refused(tmp_path, kind):
     path = write(tmp_path, kind, {"x": CONTENT["x"]})

@@ -49,7 +49,9 @@ def test_an_entry_without_a_file_is_not_covered(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("key", [(2, 1, 1, 3), ((2, 1, 1), frozenset(), (3,))])
+@pytest.mark.parametrize(
+    "key", [(2, 1, 1, 3), ((2, 1, 1), frozenset(), (3,)), ((2, 1, 1), frozenset({("version", 3)}), None)]
+)
 def test_keys_with_more_arguments(tmp_path, key, protocol):
     write_array(tmp_path / "0.pkl.gz", published_coupling((1, 1, 2), -1))
     (tmp_path / "index.pkl").write_bytes(pickle.dumps({key: "0.pkl.gz"}, protocol))
@@ -84,7 +86,8 @@ def test_another_index_is_refused(tmp_path, index, message):
 @pytest.mark.parametrize(
     "value",
     [2 * published_coupling((1, 1, 2)), torch.ones(9, 5) / 45**0.5, torch.full((9, 5), torch.nan), "1", None,
-     torch.ones(9, 5, dtype=torch.int64)],
+     torch.full((9, 5), torch.inf), torch.ones(9, 5, dtype=torch.int64), torch.ones(9, 5).bool().numpy(), {1}, {},
+     torch.ones(0, 5), torch.ones(9, 5, dtype=torch.cfloat), published_coupling((1, 1, 2)).numpy().astype(object)],
 )  # fmt: skip
 def test_what_is_no_coupling_is_refused(tmp_path, value):
     write_array(tmp_path / "0.pkl.gz", value)
@@ -99,6 +102,17 @@ def test_too_large_a_file_is_refused_before_it_is_unpacked(tmp_path):
         for _ in range(64):
             file.write(bytes(2**20))
     with pytest.raises(ValueError, match=r"0\.pkl\.gz.*larger than"):
+        read_signs(tmp_path)
+
+
+def test_deep_lists_are_refused(tmp_path):
+    deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    write_cache(tmp_path, {(1, 1, 2): -1})
+    (tmp_path / "0.pkl.gz").write_bytes(gzip.compress(deep))
+    with pytest.raises(ValueError, match=r"0\.pkl\.gz: .* got list"):
+        read_signs(tmp_path)
+    (tmp_path / "index.pkl").write_bytes(deep)
+    with pytest.raises(ValueError, match=r"index\.pkl: .* got list"):
         read_signs(tmp_path)
 
 
