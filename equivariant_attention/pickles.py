@@ -297,7 +297,7 @@ def _is_key(item: Any, depth: int) -> bool:
 
 
 def as_bytes(content: Any) -> Any:
-    """The bytes of memory, which are text where Python 2 wrote them."""
+    """The bytes of a ``content``, which is text where Python 2 wrote it; whatever else it is, as it is."""
     return content.encode("latin-1") if isinstance(content, str) else content
 
 

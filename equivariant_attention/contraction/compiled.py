@@ -77,7 +77,6 @@ class Problem:
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.blockwise = blockwise.Problem(layout, inputs)
         self.room = room_for("cache", self.src.device)
-        self.checked: list[int] = []  # where the parameters are that were checked
 
     @property
     def passes(self) -> Passes:
@@ -160,7 +159,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         d: where its derivatives are written; None where they are not wanted.
         messages: where they are written, or the derivatives by them.
     """
-    parameters = _checked(problem, t, messages)
+    _check(problem, t, messages)
     layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
     values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
     couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
@@ -178,10 +177,10 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         features=_parts(layout.features, t.features, d.features),
         messages=_parts(layout.messages, values, gradients),
         networks=_networks(layout, couplings),
-        parameters=_pointers(parameters),
-        gradients=_pointers(_addresses(d.parameters)),
-        frames=_pointers(_addresses(_by_degree(layout, t.frames))),
-        dframes=_pointers(_addresses(_by_degree(layout, d.frames))),
+        parameters=_addresses(t.parameters),
+        gradients=_addresses(d.parameters),
+        frames=_addresses(_by_degree(layout, t.frames)),
+        dframes=_addresses(_by_degree(layout, d.frames)),
         src=problem.src.data_ptr(),
         order=plan.order.data_ptr(),
         scalars=t.scalars.data_ptr(),
@@ -193,13 +192,10 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
     calls.call(SOURCE, function, dtype, call)
 
 
-def _checked(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> list[int]:
-    """Refuse what ``compiled.cpp`` would misread; and where the parameters are."""
+def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
+    """Refuse what ``compiled.cpp`` would misread."""
     layout, edges, dtype = problem.layout, problem.plan.num_edges, t.scalars.dtype
-    # Parameters are as they were in the forward pass if they are where they were: to look at each takes longer.
-    if not problem.checked or problem.checked != _addresses(t.parameters):
-        check_parameters(layout.ends, t.parameters, t.scalars)
-        problem.checked = _addresses(t.parameters)
+    check_parameters(layout.ends, t.parameters, t.scalars)
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
     for ((k, _), channels), feature in zip(layout.features.items(), t.features, strict=True):
         check_read(feature, f"h['{k}']", dtype, (len(t.features[0]), channels, 2 * k + 1))
@@ -211,7 +207,6 @@ def _checked(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> list[i
         check_read(t.vector, "edata['d']", dtype, (edges, 3))
     check_read(problem.src, "src", torch.int64, (edges,))
     check_read(problem.plan.order, "the order of the plan", torch.int64, (edges,))
-    return problem.checked
 
 
 def _parts(
@@ -233,11 +228,7 @@ def _by_degree(layout: frame.Layout, frames: Sequence[Tensor | None]) -> list[Te
     return [known.get(l) if l else None for l in range(layout.degrees[-1] + 1)]
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    """Where each begins, 0 where there is none."""
-    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-
-def _pointers(addresses: Sequence[int]) -> ctypes.Array[ctypes.c_void_p] | None:
-    """The same for C++; None, if there are none at all."""
-    return (ctypes.c_void_p * len(addresses)).from_buffer(array("Q", addresses)) if any(addresses) else None
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
+    """Where each begins, null where there is none; None, if there are none at all."""
+    numbers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+    return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None
