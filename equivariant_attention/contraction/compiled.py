@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,7 +162,6 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
     _check(problem, t, messages)
     layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
     values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
-    couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
     call = _Problem(
         num_nodes=len(t.features[0]),
         num_edges=plan.num_edges,
@@ -176,7 +175,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         room=problem.room,
         features=_parts(layout.features, t.features, d.features),
         messages=_parts(layout.messages, values, gradients),
-        networks=_networks(layout, couplings),
+        networks=_networks(layout, dtype),
         parameters=_addresses(t.parameters),
         gradients=_addresses(d.parameters),
         frames=_addresses(_by_degree(layout, t.frames)),
@@ -216,7 +215,9 @@ def _parts(
     return (_Part * len(channels))(*((degree, c, address(v), address(g)) for ((degree, _), c), v, g in each))
 
 
-def _networks(layout: frame.Layout, couplings: Sequence[Tensor]) -> ctypes.Array[_Network]:
+@lru_cache(maxsize=1024)
+def _networks(layout: frame.Layout, dtype: torch.dtype) -> ctypes.Array[_Network]:
+    couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
     pairs = product(range(len(layout.features)), range(len(layout.messages)))
     each = zip(pairs, couplings, strict=True)
     return (_Network * len(couplings))(*((feature, message, c.data_ptr()) for (feature, message), c in each))

@@ -61,8 +61,13 @@ void squares_of(const T* v, int64_t channels, int64_t orders, T* squares) {
 template <class T>
 void squares_of(const Part& part, int64_t node, T* squares) {
     const T* v = static_cast<const T*>(part.values) + node * part.channels * part.orders;
-    const auto all = part.orders == 1 ? squares_of<1, T> : part.orders == 3 ? squares_of<3, T> : squares_of<0, T>;
-    all(v, part.channels, part.orders, squares);
+    switch (part.orders) {
+        case 1: return squares_of<1>(v, part.channels, 1, squares);
+        case 3: return squares_of<3>(v, part.channels, 3, squares);
+        case 5: return squares_of<5>(v, part.channels, 5, squares);
+        case 7: return squares_of<7>(v, part.channels, 7, squares);
+        default: return squares_of<0>(v, part.channels, part.orders, squares);
+    }
 }
 
 // Call task(part, number of the row, row) for all rows.
