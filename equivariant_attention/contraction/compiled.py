@@ -160,6 +160,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         messages: where they are written, or the derivatives by them.
     """
     _check(problem, t, messages)
+    networks, _ = _networks(problem.layout, t.scalars.dtype)
     layout, plan, dtype, nothing = problem.layout, problem.plan, t.scalars.dtype, [None] * len(messages)
     values, gradients = (messages, nothing) if function == "forward" else (nothing, messages)
     call = _Problem(
@@ -175,7 +176,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         room=problem.room,
         features=_parts(layout.features, t.features, d.features),
         messages=_parts(layout.messages, values, gradients),
-        networks=_networks(layout, dtype),
+        networks=networks,
         parameters=_addresses(t.parameters),
         gradients=_addresses(d.parameters),
         frames=_addresses(_by_degree(layout, t.frames)),
@@ -216,11 +217,13 @@ def _parts(
 
 
 @lru_cache(maxsize=1024)
-def _networks(layout: frame.Layout, dtype: torch.dtype) -> ctypes.Array[_Network]:
+def _networks(layout: frame.Layout, dtype: torch.dtype) -> tuple[ctypes.Array[_Network], list[Tensor]]:
+    """The networks, and the couplings that they point to, which must live as long."""
     couplings = [aligned_coupling(kernel.degree_out, kernel.degree_in, dtype) for kernel in layout.ends]
     pairs = product(range(len(layout.features)), range(len(layout.messages)))
     each = zip(pairs, couplings, strict=True)
-    return (_Network * len(couplings))(*((feature, message, c.data_ptr()) for (feature, message), c in each))
+    networks = (_Network * len(couplings))(*((feature, message, c.data_ptr()) for (feature, message), c in each))
+    return networks, couplings
 
 
 def _by_degree(layout: frame.Layout, frames: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -7,6 +7,7 @@ from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
 from equivariant_attention.native import compiler
 from equivariant_attention.native.calls import not_built
+from equivariant_attention.so3 import aligned_coupling
 from tests.cases import MIXED, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import check_against_oracle, undirected_graph
 
@@ -217,3 +218,18 @@ def test_it_runs_or_raises(monkeypatch):
         assert ran_by_default(G, layer, monkeypatch) == ["frame"]
     finally:
         not_built.cache_clear()
+
+
+@runs
+def test_couplings_live_as_long_as_they_are_pointed_to():
+    G, layer = random_graph(), GConvSE3Partial(MIXED, MIXED).double()
+    features = random_features(MIXED, G.num_nodes(), torch.float64)
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend("compiled"):
+        expected = layer(features, G=G, r=r, basis=basis)
+        aligned_coupling.cache_clear()
+        others = [torch.full((n, n), torch.nan, dtype=torch.float64) for n in range(1, 8) for _ in range(100)]
+        found = layer(features, G=G, r=r, basis=basis)
+    assert len(others) == 700
+    for degree, value in expected.items():
+        assert torch.equal(found[degree], value)

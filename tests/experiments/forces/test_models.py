@@ -115,3 +115,13 @@ def test_nothing_is_kept_for_derivatives_where_gradients_are_off():
         again = energy_and_forces(model, x, z, batch)
     assert not any(v.requires_grad for v in again)
     torch.testing.assert_close(again, (energy.detach(), forces.detach()), rtol=0, atol=1e-12)
+
+
+def test_a_symmetric_cluster_that_moves_a_little_has_its_energy_and_forces_moved_a_little():
+    corners = torch.tensor([[0.0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64) / 2
+    model, z, direction = build(None), torch.full((5,), 18), torch.randn(5, 3, dtype=torch.float64)
+    energy, forces = energy_and_forces(model, corners, z)
+    for step in (1e-9, 1e-6, 1e-3):
+        moved, turned = energy_and_forces(model, corners + step * direction, z)
+        assert (moved - energy).abs().max() < 100 * step
+        assert (turned - forces).abs().max() < 1000 * step
