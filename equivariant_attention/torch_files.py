@@ -35,7 +35,7 @@ def load_torch(file: IO[bytes]) -> Any:
         file: open at its beginning, seekable.
 
     Returns:
-        what :func:`load` returns, and tensors on the CPU; those that shared their memory still do.
+        what :func:`~equivariant_attention.pickles.load` returns, and tensors on the CPU; those that shared their memory still do.
 
     Raises:
         ValueError: it holds anything else, such as a tensor with more numbers than the file.
@@ -52,7 +52,7 @@ def load_pickle(stream: IO[bytes]) -> Any:
         stream: open at its beginning; left at its end.
 
     Returns:
-        what :func:`load` returns, and tensors on the CPU.
+        what :func:`~equivariant_attention.pickles.load` returns, and tensors on the CPU.
 
     Raises:
         ValueError: it holds anything else.
