@@ -35,7 +35,8 @@ def load_torch(file: IO[bytes]) -> Any:
         file: open at its beginning, seekable.
 
     Returns:
-        what :func:`~equivariant_attention.pickles.load` returns, and tensors on the CPU; those that shared their memory still do.
+        what :func:`~equivariant_attention.pickles.load` returns, and tensors on the CPU; those that shared their memory
+        still do.
 
     Raises:
         ValueError: it holds anything else, such as a tensor with more numbers than the file.
