@@ -148,8 +148,10 @@ def check_rng_state(state: Any) -> None:
     """
     like = {**rng_state(), "cuda": []}
     check_like("rng", {**state, "cuda": [], "python": ()}, {**like, "python": ()})
-    *of_python, _ = state["python"]  # the last one may be None
+    *of_python, next_gauss = state["python"]  # which random.setstate takes whatever it is
     check_like("rng['python']", of_python, [*like["python"][:2]])
+    if not isinstance(next_gauss, float | None):
+        raise ValueError(f"rng['python']: expected a number or None at its end, got a {type(next_gauss).__name__}")
     if not all(isinstance(of_gpu, Tensor) for of_gpu in state["cuda"]):
         raise ValueError("rng['cuda']: expected a tensor for each GPU")
     if state["numpy"]["state"]["pos"] > len(like["numpy"]["state"]["key"]):

@@ -227,6 +227,7 @@ def test_odd_states_are_refused_in_a_line_or_trained_on(tmp_path, monkeypatch, r
         (("rng", "numpy", "state", "pos"), 10**6, "expected a place in the key"),
         (("rng", "torch"), torch.zeros(5056, dtype=torch.uint8), "."),
         (("rng", "python"), (3, (0,) * 9, None), r"rng\['python'\]"),
+        (("rng", "python", 2), [None], r"rng\['python'\]: expected a number or None at its end, got a list"),
     ],
 )
 def test_odd_states_are_named(tmp_path, monkeypatch, read_state, path, value, message):
