@@ -47,7 +47,7 @@ class _Messages(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.operator.check(gradients)
-        needed = ctx.places.like(ctx.needs_input_grad[2:])
+        needed = ctx.places.like(_asked_for(ctx))
         return None, None, *_Gradient.apply(ctx.operator, needed, *ctx.saved_tensors, *gradients)
 
 
@@ -65,7 +65,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.operator.check(directions)
-        wanted = ctx.needs_input_grad[2:]
+        wanted = _asked_for(ctx)
         return None, None, *_Second.apply(ctx.operator, ctx.needed, wanted, *ctx.saved_tensors, *directions)
 
 
@@ -95,6 +95,19 @@ class _Second(torch.autograd.Function):
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
         found = iter(_derivatives(second, leaves, gradients, create_graph))
         return None, None, None, *(next(found) if n else None for n in needed)
+
+
+def _asked_for(ctx: Any) -> list[bool]:
+    """By which of what was kept this backward pass takes derivatives: forces, say, need none by weights."""
+    functions = iter(ctx.next_functions)
+    return [v is not None and _is_run(next(functions)[0]) for v in ctx.saved_tensors]
+
+
+def _is_run(function: Any) -> bool:
+    try:
+        return function is not None and torch._C._will_engine_execute_node(function)
+    except RuntimeError:  # a leaf that torch.autograd.grad was given
+        return True
 
 
 def _plain_second(
