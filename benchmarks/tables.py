@@ -97,11 +97,12 @@ def _step(row: Row) -> tuple[str, str, str]:
 
 def _goal(row: Row) -> str:
     goal = row["goal"]
-    return f"{duration(goal['seconds'])}, here {duration(goal['seconds_here'])}; {size(goal['bytes'])}"
+    memory = "" if goal["bytes"] is None else f"; {size(goal['bytes'])}"
+    return f"{duration(goal['seconds'])}, here {duration(goal['seconds_here'])}{memory}"
 
 
-def _per_edge_to_10k(row: Row) -> str:
-    return f"time {row['per_edge_to_10k']['seconds']:.2f}, memory {row['per_edge_to_10k']['bytes']:.2f}"
+def _time_and_memory(ratios: dict[str, float]) -> str:
+    return f"time {ratios['seconds']:.2f}, memory {ratios['bytes']:.2f}"
 
 
 # A column is there where a row has the figure.
@@ -118,9 +119,10 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "peak in all": lambda row: size(row["memory"]["absolute"]),
     "time per edge": lambda row: duration(row["per_edge"]["seconds"]),
     "memory per edge": lambda row: size(row["per_edge"]["bytes"]),
-    "× per edge at 10k": _per_edge_to_10k,
+    "× per edge at 10k": lambda row: _time_and_memory(row["per_edge_to_10k"]),
     "× time of degree 1": lambda row: f"{row['growth']['seconds']:.1f}",
     "predicted": lambda row: f"{row['growth']['predicted']:.1f}",
+    "× a step on energies": lambda row: _time_and_memory(row["to_energy"]),
     "share of the basis": lambda row: f"{row['basis_share']:.1%}",
     "goal": _goal,
     "floor": lambda row: duration(row["floor"]),
