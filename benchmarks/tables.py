@@ -15,11 +15,11 @@ def render(rows: Sequence[Row]) -> str:
     Args:
         rows: of one workload, with what :func:`benchmarks.figures.derive` adds.
     """
-    parts = [_table([{column: _cell(column, row) for column in COLUMNS} for row in rows])]
+    parts = [table([{column: _cell(column, row) for column in COLUMNS} for row in rows])]
     if target := WORKLOADS[rows[0]["workload"]].target:
         parts.append(f"Target: {target}.")
     if profiled := [row for row in rows if "profile" in row]:
-        parts.append(_table(_where_time_goes(profiled)))
+        parts.append(table(_where_time_goes(profiled)))
     return "\n\n".join(parts)
 
 
@@ -45,7 +45,7 @@ def render_ratios(rows: Sequence[Row], reference: str) -> str:
             ratio = "" if "failed" in {*row, *other} else _three_digits(figure(other) / max(figure(row), 1e-9))
             line |= {quantity: cells[0], f"{quantity} of {reference}": cells[1], f"× {quantity}": ratio}
         lines.append(line)
-    return _table(lines)
+    return table(lines)
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -60,6 +60,22 @@ def describe(result: dict[str, Any]) -> str:
         f"{machine['name']}, {machine['threads']} threads on {machine['cores']} cores, "
         f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s in float32 matrix products; Python {versions['python']}, "
         f"PyTorch {versions['torch']}, library {versions['equivariant_attention']} (commit {commit}); {result['date']}"
+    )
+
+
+def table(lines: Sequence[dict[str, str]]) -> str:
+    """Markdown, aligned; without the columns that are empty.
+
+    Args:
+        lines: at least one; the first has all columns.
+    """
+    columns = [column for column in lines[0] if any(line[column] for line in lines)]
+    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in columns}
+    header = {column: column for column in columns}
+    rule = {column: "-" * widths[column] for column in columns}
+    return "\n".join(
+        "| " + " | ".join(line[column].ljust(widths[column]) for column in columns) + " |"
+        for line in (header, rule, *lines)
     )
 
 
@@ -156,15 +172,3 @@ def _where_time_goes(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def _title(row: Row) -> str:
     return f"{row['case']}, {row['backend']}"
-
-
-def _table(lines: Sequence[dict[str, str]]) -> str:
-    """Markdown, aligned; without the columns that are empty."""
-    columns = [column for column in lines[0] if any(line[column] for line in lines)]
-    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in columns}
-    header = {column: column for column in columns}
-    rule = {column: "-" * widths[column] for column in columns}
-    return "\n".join(
-        "| " + " | ".join(line[column].ljust(widths[column]) for column in columns) + " |"
-        for line in (header, rule, *lines)
-    )
