@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.runner import Row
-from benchmarks.workloads import WORKLOADS
+from benchmarks.steps import DEFAULT
+from benchmarks.workloads import TRAINING, WORKLOADS
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -46,6 +47,48 @@ def render_ratios(rows: Sequence[Row], reference: str) -> str:
             line |= {quantity: cells[0], f"{quantity} of {reference}": cells[1], f"× {quantity}": ratio}
         lines.append(line)
     return table(lines)
+
+
+def render_backends(rows: Sequence[Row]) -> str:
+    """The table of the training steps, a line each, with time and memory in every backend.
+
+    Args:
+        rows: of any workloads, each with all backends. Where one could not run, the table says why.
+    """
+    by_step: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["mode"] == TRAINING:
+            by_step.setdefault(_step(row), {})[row["backend"]] = row
+    lines = []
+    for (workload, case, _), row_of in by_step.items():
+        times = {name: row["seconds"]["median"] for name, row in row_of.items() if "failed" not in row}
+        line = {"workload": workload, "case": case, **{name: _time_and_peak(row) for name, row in row_of.items()}}
+        choice = f"{times[DEFAULT] / min(times.values()):.2f}" if DEFAULT in times else ""
+        lines.append(line | {"choice / fastest": choice})
+    return table(lines)
+
+
+def render_goals(results: Sequence[dict[str, Any]]) -> str:
+    """The table of the training steps that have goals, and whether these are reached; empty, where there are none.
+
+    Args:
+        results: what ``python -m benchmarks`` writes, each a part of the table.
+    """
+    lines = []
+    for result in results:
+        machine = f"{result['machine']['name']}, {result['flops_per_second'] / 1e9:.0f} GFLOP/s, {result['date'][:10]}"
+        for row in result["rows"]:
+            if "goal" not in row:
+                continue
+            line = {"workload": row["workload"], "case": row["case"], "measured on": machine}
+            if "failed" in row:
+                line |= {"time": row["failed"]} | dict.fromkeys(("goal here", "memory", "its goal"), "")
+            else:
+                seconds, memory, goal = row["seconds"]["median"], row["memory"]["above"], row["goal"]
+                line |= {"time": duration(seconds), "goal here": _judged(seconds, goal["seconds_here"], duration)}
+                line |= {"memory": size(memory), "its goal": _judged(memory, goal["bytes"], size)}
+            lines.append(line)
+    return table(lines) if lines else ""
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -105,6 +148,16 @@ def _scaled(value: float, units: dict[str, float]) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _judged(figure: float, goal: float | None, text: Callable[[float], str]) -> str:
+    if goal is None:
+        return ""
+    return f"{text(goal)}: {'reached' if figure <= goal else f'**missed by {figure / goal - 1:.1%}**'}"
+
+
+def _time_and_peak(row: Row) -> str:
+    return row["failed"] if "failed" in row else f"{duration(row['seconds']['median'])}, {size(row['memory']['above'])}"
 
 
 def _step(row: Row) -> tuple[str, str, str]:
