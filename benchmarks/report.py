@@ -49,7 +49,8 @@ PICTURES = {
     "degree": "time against the largest degree",
 }
 
-Result = dict[str, Any]  # what python -m benchmarks writes
+Result = dict[str, Any]  # what python -m benchmarks writes, which has at least these
+KEYS = {"date", "machine", "versions", "flops_per_second", "rows"}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[Path]:
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
 def _read(path: Path) -> Result:
     with blame("RESULT.json"):
         result = read_json(path)
-    if not isinstance(result, dict) or not result.get("rows"):
+    if not (isinstance(result, dict) and result.keys() >= KEYS and result["rows"]):
         raise UsageError(f"RESULT.json: expected what python -m benchmarks writes, got {path}")
     if unknown := {row["workload"] for row in result["rows"]} - WORKLOADS.keys():
         raise UsageError(f"RESULT.json: expected workloads of {', '.join(WORKLOADS)}; got {min(unknown)} in {path}")

@@ -116,7 +116,7 @@ def test_of_several_results_the_last_counts(result_of, write):
     assert len(lines(sections["degree"])) == 6
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", json.dumps({"rows": []}), "not JSON"])
+@pytest.mark.parametrize("content", ["[]", "{}", json.dumps({"rows": [row("nbody", "128 systems")]}), "not JSON"])
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_text(content)
@@ -124,9 +124,14 @@ def test_other_files_are_refused(tmp_path, content):
         main([str(path)])
 
 
+def test_results_without_rows_are_refused(result_of):
+    with pytest.raises(UsageError, match=r"RESULT.json: expected what python -m benchmarks writes, got .*none.json"):
+        main([str(result_of("none.json", []))])
+
+
 def test_workloads_that_are_no_more_are_refused(result_of, tmp_path):
-    path = tmp_path / "old.json"
-    path.write_text(json.dumps({"rows": [row("water", "a box")]}))
+    path = result_of("old.json", [row("nbody", "128 systems")])
+    path.write_text(path.read_text().replace('"nbody"', '"water"'))
     with pytest.raises(UsageError, match=r"RESULT.json: expected workloads of qm9-bonded, .*; got water in .*old.json"):
         main([str(path), "--page", str(tmp_path / "speed.md")])
 
