@@ -180,11 +180,12 @@ void product(int64_t count, const T* a, Row row, Column column, int64_t inner, c
     }
 }
 
-// dA[o] += sum over rows of d[o] x, where d[o] are columns of a block and x its rows, [B, width].
-template <class T>
+// dA[o] += sum over rows of d[o] x, where d[o] are columns of W blocks and x their rows, [W B, width].
+template <class T, int W = 1>
 void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
+    constexpr int64_t ROWS = W * B<T>;
     for (int64_t c = 0; c < width; c += B<T>) {
-        product<false>(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
+        product<false>(count, d, std::integral_constant<int64_t, ROWS>(), One(), ROWS, x + c, width, dA + c, width);
     }
 }
 
@@ -213,23 +214,23 @@ ALWAYS_INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
     if constexpr (STEP > 1) transpose<T, STEP / 2>(square);
 }
 
-// Columns of a block as rows, [B, width].
+// Columns of a block, which lie so far apart, as rows, [B, width].
 template <class T>
-void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
+void transpose(const T* columns, int64_t count, T* rows, int64_t width, int64_t step = B<T>) {
     constexpr int64_t N = LANES<T>;
     const int64_t whole = count / N * N;
     for (int64_t r = 0; r < B<T>; r += N) {
         for (int64_t c = 0; c < whole; c += N) {
             Vector<T> square[N];
 #pragma GCC unroll 16
-            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * B<T> + r).v;
+            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * step + r).v;
             transpose<T>(square);
 #pragma GCC unroll 16
             for (int i = 0; i < N; ++i) at(rows + (r + i) * width + c).v = square[i];
         }
     }
     for (int64_t r = 0; r < B<T>; ++r) {
-        for (int64_t c = whole; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
+        for (int64_t c = whole; c < count; ++c) rows[r * width + c] = columns[c * step + r];
     }
 }
 
