@@ -21,7 +21,7 @@ from ..contraction import blockwise, frame
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
-from ..contraction.networks import check_parameters, parameters
+from ..contraction.networks import as_cpp_reads, parameters
 from ..contraction.operators import Operator
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
@@ -39,13 +39,12 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
     """All messages along every edge."""
     (scalars,) = contiguous((inputs.scalars,))
     own = [p for network in networks for p in parameters(network)]
-    check_parameters(convolution, own, scalars, networks)
     t = Tensors(
         features=contiguous(inputs.features.get(str(k)) for k, _ in convolution.features),
         on_edges=contiguous(inputs.on_edges.get(str(k)) for k, _ in convolution.features),
         scalars=scalars,
         frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
-        parameters=contiguous(own),
+        parameters=as_cpp_reads(convolution, own, scalars, networks),
     )
     output = Problem(convolution, inputs).operator(t)
     return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
@@ -204,6 +203,7 @@ def _call(
         arriving: derivatives by messages.
         tangents: of ``t``; None where they are zero.
     """
+    t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
     for messages in filter(None, (made, arriving)):
         _check(problem, t, messages)
     convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
@@ -242,8 +242,8 @@ def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tan
     for value, tangent in zip(t.flat(), tangents.flat(), strict=True):
         if tangent is not None:
             check_read(tangent, "the direction of a derivative", value.dtype, value.shape)
-    for *each, part in zip(tangents.features, tangents.on_edges, call.features):  # the last is a pointer, without end
-        part.tnode, part.tedge = map(address, each)
+    for i, both in enumerate(zip(tangents.features, tangents.on_edges, strict=True)):
+        call.features[i].tnode, call.features[i].tedge = map(address, both)
     call.tangents = _addresses(tangents.parameters)
     call.tframes = _addresses(_by_degree(convolution, tangents.frames))
     call.tscalars = address(tangents.scalars)
@@ -252,7 +252,6 @@ def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tan
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
     """Refuse what C++ would misread."""
     convolution, edges, dtype = problem.convolution, problem.plan.num_edges, t.scalars.dtype
-    check_parameters(convolution, t.parameters, t.scalars)
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
     nodes = problem.plan.num_nodes
     for (k, _), sizes, feature, own in zip(convolution.features, problem.sizes, t.features, t.on_edges, strict=True):

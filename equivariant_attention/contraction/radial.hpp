@@ -142,7 +142,8 @@ struct Activation {  // of one layer on one block
         } else {
             for_registers([&](int64_t i, int64_t, int) { store<W>(d + i, by_output(d, i)); });
         }
-        for_registers([&](int64_t i, int64_t h, int) { at(sum.bias + h * N).v += asked<T>(load<W>(d + i)); });
+        T* dbias = sum.bias;
+        for_registers([&](int64_t i, int64_t h, int) { at(dbias + h * N).v += asked<T>(load<W>(d + i)); });
         if (rows) {
             add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
         } else {
@@ -188,11 +189,12 @@ private:
     }
 
     void gradient_of_norm(const Layer<T>& layer, T* d, LayerGradient<T>& sum) const {
+        T *dscale = sum.scale, *dshift = sum.shift;  // as what is written might be these pointers, for all the compiler knows
         Number<W, T> along[2] = {};
         for_registers([&](int64_t i, int64_t h, int v) {
             const auto z = load<W>(normal + i), dy = by_output(d, i), dz = dy * scale_of(layer, h);
-            at(sum.scale + h * N).v += asked<T>(dy * z);
-            at(sum.shift + h * N).v += asked<T>(dy);
+            at(dscale + h * N).v += asked<T>(dy * z);
+            at(dshift + h * N).v += asked<T>(dy);
             store<W>(d + i, dz);
             along[v] += dz * z;
         });
