@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contraction.derivatives import Tensors
+from ..contraction.derivatives import Tensors, derivatives_by
 from ..contraction.precision import full_precision
 
 
@@ -120,7 +120,7 @@ class _Second(torch.autograd.Function):
                 tensors = [v.view_as(v) if n else v for v, n in zip(ctx.saved_tensors, needed, strict=True)]
                 second = _plain_second(ctx.operator, ctx.places, tensors, [d is not None for d in gradients])
             leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-            found = iter(_derivatives(second, leaves, gradients, create_graph))
+            found = iter(derivatives_by(leaves, second, gradients, create_graph))
         return None, None, None, *(next(found) if n else None for n in needed)
 
 
@@ -155,17 +155,5 @@ def _plain_second(
     directions = tensors[-n:]
     first = operator.plain(places.like(tensors[:n]), places.like([d is not None for d in directions]), tensors[n:-n])
     leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
-    found = iter(_derivatives(first.flat(), leaves, directions, create_graph=True))
+    found = iter(derivatives_by(leaves, first.flat(), directions, create_graph=True))
     return [next(found) if w else None for w in wanted]
-
-
-def _derivatives(
-    values: Sequence[Tensor | None], leaves: Sequence[Tensor], gradients: Sequence[Tensor | None], create_graph: bool
-) -> Sequence[Tensor | None]:
-    """Derivatives by leaves, from those by values; None where there are none."""
-    both = zip(values, gradients, strict=True)
-    pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
-    if not pairs:
-        return [None] * len(leaves)
-    values, gradients = zip(*pairs, strict=True)
-    return torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True)
