@@ -92,15 +92,15 @@ def _check_pass(problem: Problem, tensors: Sequence[Tensor | None]) -> None:
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    output, nothing = _room_for_messages(problem, t), t.like([None] * len(t.flat()))
-    _call("forward", problem, t, nothing, nothing, made=output)
+    output = _room_for_messages(problem, t)
+    _call("forward", problem, t, t.like([None] * len(t.flat())), made=output)
     return output
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
     total = _room(t, needed)
-    _call("gradient", problem, t, total, t.like([None] * len(t.flat())), arriving=contiguous(gradients))
+    _call("gradient", problem, t, total, arriving=contiguous(gradients))
     return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
 
 
@@ -110,7 +110,7 @@ def _second(
     """Tangents of first derivatives, and of messages."""
     total, output = _room(t, needed), _room_for_messages(problem, t)
     tangents = t.like(contiguous(directions.flat()))
-    _call("second", problem, t, total, tangents, made=output, arriving=contiguous(gradients))
+    _call("second", problem, t, total, made=output, arriving=contiguous(gradients), tangents=tangents)
     return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)]), output
 
 
@@ -189,9 +189,9 @@ def _call(
     problem: Problem,
     t: Tensors,
     d: Tensors,
-    tangents: Tensors,
     made: Sequence[Tensor] = (),
     arriving: Sequence[Tensor] = (),
+    tangents: Tensors | None = None,
 ) -> None:
     """Run a function of ``edge_first.cpp``.
 
@@ -199,26 +199,27 @@ def _call(
         function: 'forward', 'gradient' or 'second'.
         problem, t: what there is.
         d: where its derivatives are written; None where they are not wanted.
-        tangents: of ``t``; None where they are zero.
         made: where messages are written, or their tangents.
         arriving: derivatives by messages.
+        tangents: of ``t``; None where they are zero.
     """
     t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
-    _check(problem, t, tangents, made, arriving)
+    for messages in filter(None, (made, arriving)):
+        _check(problem, t, messages)
     convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
     structure = _structure(convolution, dtype)
-    is_same_along_pairs = problem.pairs_share and d.scalars is None and tangents.scalars is None
+    is_separate = d.scalars is not None or (tangents is not None and tangents.scalars is not None)
     call = _Problem(
         num_nodes=plan.num_nodes,
         num_edges=plan.num_edges,
-        num_shared=2 * len(plan.pairs) if is_same_along_pairs else 0,
+        num_shared=2 * len(plan.pairs) if problem.pairs_share and not is_separate else 0,
         num_scalars=t.scalars.shape[1],
         num_features=len(convolution.features),
         num_messages=len(convolution.messages),
         num_networks=len(convolution.rows),
         max_degree=convolution.degrees[-1],
         room=problem.room,
-        features=_features(problem, t, d, tangents),
+        features=_features(problem, t, d),
         messages=_messages(convolution, made, arriving),
         networks=structure.networks,
         pairs=structure.pairs,
@@ -230,15 +231,25 @@ def _call(
         order=plan.order.data_ptr(),
         scalars=t.scalars.data_ptr(),
         dscalars=address(d.scalars),
-        tangents=_addresses(tangents.parameters),
-        tframes=_addresses(_by_degree(convolution, tangents.frames)),
-        tscalars=address(tangents.scalars),
         threads=calls.Threads(),
     )
+    if tangents is not None:
+        _point_to_tangents(call, convolution, t, tangents)
     calls.call(SOURCE, function, dtype, call)
 
 
-def _check(problem: Problem, t: Tensors, tangents: Tensors, made: Sequence[Tensor], arriving: Sequence[Tensor]) -> None:
+def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tangents: Tensors) -> None:
+    for value, tangent in zip(t.flat(), tangents.flat(), strict=True):
+        if tangent is not None:
+            check_read(tangent, "the direction of a derivative", value.dtype, value.shape)
+    for i, both in enumerate(zip(tangents.features, tangents.on_edges, strict=True)):
+        call.features[i].tnode, call.features[i].tedge = map(address, both)
+    call.tangents = _addresses(tangents.parameters)
+    call.tframes = _addresses(_by_degree(convolution, tangents.frames))
+    call.tscalars = address(tangents.scalars)
+
+
+def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
     """Refuse what C++ would misread."""
     convolution, edges, dtype = problem.convolution, problem.plan.num_edges, t.scalars.dtype
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
@@ -250,12 +261,8 @@ def _check(problem: Problem, t: Tensors, tangents: Tensors, made: Sequence[Tenso
             check_read(own, f"what edges send of degree {k}", dtype, (edges, sizes.of_edge, 2 * k + 1))
     for l, frame_of_degree in zip(convolution.degrees, t.frames, strict=True):
         check_read(frame_of_degree, f"the frames of degree {l}", dtype, (edges, 2 * l + 1, 2 * l + 1))
-    for messages in filter(None, (made, arriving)):
-        for (l, channels), message in zip(convolution.messages, messages, strict=True):
-            check_read(message, f"the messages of degree {l}", dtype, (edges, channels, 2 * l + 1))
-    for value, tangent in zip(t.flat(), tangents.flat(), strict=True):
-        if tangent is not None:
-            check_read(tangent, "the direction of a derivative", dtype, value.shape)
+    for (l, channels), message in zip(convolution.messages, messages, strict=True):
+        check_read(message, f"the messages of degree {l}", dtype, (edges, channels, 2 * l + 1))
     check_read(problem.src, "src", torch.int64, (edges,))
     check_read(problem.plan.order, "the order of the plan", torch.int64, (edges,))
 
@@ -303,11 +310,10 @@ def _structure(convolution: Convolution, dtype: torch.dtype) -> _Structure:
     return _Structure((_Network * len(networks))(*networks), (_Pair * len(pairs))(*pairs), couplings)
 
 
-def _features(problem: Problem, t: Tensors, d: Tensors, tangents: Tensors) -> ctypes.Array[_Part]:
+def _features(problem: Problem, t: Tensors, d: Tensors) -> ctypes.Array[_Part]:
     features = problem.convolution.features
-    tensors = zip(*(part for of in (t, d, tangents) for part in (of.features, of.on_edges)), strict=True)
-    each = zip(features, problem.sizes, tensors, strict=True)
-    return (_Part * len(features))(*((*part, *sizes, *map(address, some)) for part, sizes, some in each))
+    each = zip(features, problem.sizes, t.features, t.on_edges, d.features, d.on_edges, strict=True)
+    return (_Part * len(features))(*((*part, *sizes, *map(address, tensors)) for part, sizes, *tensors in each))
 
 
 def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequence[Tensor]) -> ctypes.Array[_Part]:

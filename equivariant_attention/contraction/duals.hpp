@@ -133,9 +133,9 @@ T* asked_of(T* column) {
 }
 
 // out[o] = sum_k A[o, k] x[k] + A[o, inner], for rows of A that lie so far apart. Args: tangent, of A, or null.
-template <int W, class T, class Row>
-void linear(int64_t count, const T* A, const T* tangent, Row row, int64_t inner, const T* x, T* out) {
-    constexpr int64_t C = COLUMN<W, T>;
+template <int W, class T, class Row, class Inner>
+void linear(int64_t count, const T* A, const T* tangent, Row row, Inner inner, const T* x, T* out) {
+    constexpr Constant<COLUMN<W, T>> C;
     product<true, T>(count, A, row, One(), inner, x, C, out, C, A + inner);
     if constexpr (W == 2) {
         T* const along = out + B<T>;
@@ -149,9 +149,9 @@ void linear(int64_t count, const T* A, const T* tangent, Row row, int64_t inner,
 }
 
 // Its derivatives by x, dx[k] += sum_o A[o, k] d[o].
-template <int W, class T, class Row>
-void linear_gradient(int64_t count, const T* A, const T* tangent, Row row, int64_t inner, const T* d, T* dx) {
-    constexpr int64_t C = COLUMN<W, T>;
+template <int W, class T, class Row, class Inner>
+void linear_gradient(int64_t count, const T* A, const T* tangent, Row row, Inner inner, const T* d, T* dx) {
+    constexpr Constant<COLUMN<W, T>> C;
     for (int w = 0; w < W; ++w) {
         product<false, T>(inner, A, One(), row, count, d + w * B<T>, C, dx + w * B<T>, C);
     }

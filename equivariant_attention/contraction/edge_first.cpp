@@ -114,7 +114,7 @@ private:
                 const int64_t n = std::min(w.together(), w.channels_in - i);
                 const T* A = w.last + (f * w.channels_in + i) * w.channels_out * VALUES;
                 const int64_t count = n * w.channels_out;
-                linear<W, T>(count, A, w.tangent_of(A), Values(), HIDDEN, hidden.second.output, R);
+                linear<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), hidden.second.output, R);
                 task(terms, i, n, A);
             }
         }
@@ -152,8 +152,8 @@ private:
                 const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
                 if (makes_messages) mix_block(w, b, t, i, n);
                 mix_block_gradient(w, b, t, i, n, dw.bias + number * LANES<T>);
-                linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), HIDDEN, R, d);
-                if (p.gradients) add_outer<T, W>(count, R, rows, HIDDEN, dw.last + number * HIDDEN);
+                linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), R, d);
+                if (p.gradients) add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
             });
         }
         hidden.gradient(network, d, b.scalars, b.dscalars, sum);

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contraction.derivatives import Tensors
+from ..contraction.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -33,44 +34,70 @@ class Operator:
 
     def __call__(self, t: Tensors) -> Sequence[Tensor]:
         """The messages."""
-        # Where derivatives are disabled, nothing is kept; to hand a thousand parameters to autograd takes a while.
-        return _Messages.apply(self, t, *t.flat()) if torch.is_grad_enabled() else self.forward(t)
+        return _applied(_Messages, self, t, *t.flat())
+
+
+def _applied(function: Any, *args: Any) -> Any:
+    """What a function gives; where derivatives are disabled, autograd has nothing to keep, and is not asked to.
+
+    To hand a thousand parameters to it takes a while.
+    """
+    return function.apply(*args) if torch.is_grad_enabled() else function.values(*args)
 
 
 class _Messages(torch.autograd.Function):
+    """Of all that they are a function of, t."""
+
+    @staticmethod
+    def values(operator: Operator, places: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(operator.forward(places.like(tensors)))
+
     @staticmethod
     def forward(ctx: Any, operator: Operator, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.operator, ctx.places = operator, t.like([None] * len(tensors))
         ctx.save_for_backward(*tensors)
-        return tuple(operator.forward(t.like(tensors)))
+        return _Messages.values(operator, t, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.operator.check(gradients)
-        needed = ctx.places.like(_asked_for(ctx))
-        return None, None, *_Gradient.apply(ctx.operator, needed, *ctx.saved_tensors, *gradients)
+        tensors = ctx.saved_tensors
+        needed = ctx.places.like(_asked_for(ctx.next_functions, tensors))
+        return None, None, *_applied(_Gradient, ctx.operator, needed, *tensors, *gradients)
 
 
 class _Gradient(torch.autograd.Function):
     """Of t and the derivatives by the messages."""
 
     @staticmethod
-    def forward(ctx: Any, operator: Operator, needed: Tensors, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        ctx.operator, ctx.needed = operator, needed
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors)
+    def values(operator: Operator, needed: Tensors, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         n = len(needed.flat())
         return operator.gradient(needed.like(tensors[:n]), needed, tensors[n:]).flat()
 
     @staticmethod
+    def forward(ctx: Any, operator: Operator, needed: Tensors, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.operator, ctx.needed = operator, needed
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return _Gradient.values(operator, needed, *tensors)
+
+    @staticmethod
     def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.operator.check(directions)
-        wanted = _asked_for(ctx)
-        return None, None, *_Second.apply(ctx.operator, ctx.needed, wanted, *ctx.saved_tensors, *directions)
+        tensors = ctx.saved_tensors
+        wanted = _asked_for(ctx.next_functions, tensors)
+        return None, None, *_applied(_Second, ctx.operator, ctx.needed, wanted, *tensors, *directions)
 
 
 class _Second(torch.autograd.Function):
     """Of t, the derivatives by the messages, and directions; its own derivatives are those of PyTorch."""
+
+    @staticmethod
+    def values(operator: Operator, places: Tensors, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Any, ...]:
+        n = len(places.flat())
+        t, directions, by_t = (places.like(values) for values in (tensors[:n], tensors[-n:], wanted[:n]))
+        derivatives, tangents = operator.second(t, tensors[n:-n], directions, by_t)
+        return *derivatives.flat(), *tangents
 
     @staticmethod
     def forward(
@@ -79,35 +106,45 @@ class _Second(torch.autograd.Function):
         ctx.operator, ctx.places = operator, places
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        n = len(places.flat())
-        t, directions, by_t = (places.like(values) for values in (tensors[:n], tensors[-n:], wanted[:n]))
-        derivatives, tangents = operator.second(t, tensors[n:-n], directions, by_t)
-        return *derivatives.flat(), *tangents
+        values = _Second.values(operator, places, wanted, *tensors)
+        ctx.device = values[-1].device
+        return values
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.operator.check(gradients)
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Views, so that derivatives by one are not those by another that it was made from.
-            tensors = [v.view_as(v) if n else v for v, n in zip(ctx.saved_tensors, needed, strict=True)]
-            second = _plain_second(ctx.operator, ctx.places, tensors, [d is not None for d in gradients])
-        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-        found = iter(_derivatives(second, leaves, gradients, create_graph))
+        with full_precision(ctx.device):
+            with torch.enable_grad():
+                # Views, so that derivatives by one are not those by another that it was made from.
+                tensors = [v.view_as(v) if n else v for v, n in zip(ctx.saved_tensors, needed, strict=True)]
+                second = _plain_second(ctx.operator, ctx.places, tensors, [d is not None for d in gradients])
+            leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
+            found = iter(_derivatives(second, leaves, gradients, create_graph))
         return None, None, None, *(next(found) if n else None for n in needed)
 
 
-def _asked_for(ctx: Any) -> list[bool]:
-    """By which of what was kept this backward pass takes derivatives: forces, say, need none by weights."""
-    functions = iter(ctx.next_functions)
-    return [v is not None and _is_run(next(functions)[0]) for v in ctx.saved_tensors]
+def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
+    """By which of what was kept a backward pass takes derivatives: for forces, say, by none of the parameters.
 
-
-def _is_run(function: Any) -> bool:
-    try:
-        return function is not None and torch._C._will_engine_execute_node(function)
-    except RuntimeError:  # a leaf that torch.autograd.grad was given
-        return True
+    Args:
+        next_functions: of the node of autograd that runs, one for every tensor that is there.
+        tensors: what was kept. If the pass takes derivatives by one leaf, it counts as taking them by all.
+    """
+    functions, found, by_leaves = iter(next_functions), [], False
+    for tensor in tensors:
+        function = None if tensor is None else next(functions)[0]
+        if tensor is None or function is None:
+            found.append(False)
+        elif by_leaves and tensor.is_leaf:
+            found.append(True)
+        else:
+            try:
+                found.append(torch._C._will_engine_execute_node(function))
+            except RuntimeError:  # a leaf that torch.autograd.grad was given: it is, and to be told takes a while
+                by_leaves = True
+                found.append(True)
+    return found
 
 
 def _plain_second(

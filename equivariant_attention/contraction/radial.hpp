@@ -18,7 +18,8 @@ constexpr int64_t PARAMETERS = 10;                   // tensors of a radial netw
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
 constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
 
-using Values = std::integral_constant<int64_t, VALUES>;
+using Hiddens = Constant<HIDDEN>;
+using Values = Constant<VALUES>;
 
 // ---------------------------------------------------------------- hidden layers
 
@@ -122,7 +123,7 @@ struct Activation {  // of one layer on one block
     void evaluate(const Layer<T>& layer, const T* x) {
         const int64_t n = layer.inputs;
         if (n == HIDDEN) {
-            linear<W, T>(HIDDEN, layer.weight, layer.tangent, Values(), HIDDEN, x, normal);
+            linear<W, T>(HIDDEN, layer.weight, layer.tangent, Values(), Hiddens(), x, normal);
         } else {
             linear<W, T>(HIDDEN, layer.weight, layer.tangent, n + 1, n, x, normal);
         }
@@ -148,7 +149,7 @@ struct Activation {  // of one layer on one block
             at(dbias + h * N).v += asked<T>(total);
         }
         if (rows) {
-            add_outer<T, W>(HIDDEN, d, rows, HIDDEN, sum.weight);
+            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
         } else {
             add_outer_by_lane(d, x, layer.inputs, sum.weight);
         }
