@@ -110,6 +110,18 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
     return t.like(total)
 
 
+def derivatives_by(
+    leaves: Sequence[Tensor], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None], create_graph: bool
+) -> Sequence[Tensor | None]:
+    """Derivatives by leaves, from those by values that depend on them; None where there are none."""
+    both = zip(values, gradients, strict=True)
+    pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
+    if not pairs:
+        return [None] * len(leaves)
+    values, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True)
+
+
 def zeros(t: T, needed: T) -> T:
     """Where derivatives are added up; None for those that are not wanted."""
     return t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
@@ -146,5 +158,5 @@ class _Recomputed(torch.autograd.Function):
         with full_precision(gradients[0].device):
             with torch.enable_grad():
                 output = ctx.function(ctx.count, *tensors)
-            found = iter(torch.autograd.grad(output, leaves, gradients, create_graph=create_graph, allow_unused=True))
+            found = iter(derivatives_by(leaves, output, gradients, create_graph))
         return None, None, *(next(found) if n else None for n in needed)

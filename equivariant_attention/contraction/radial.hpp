@@ -282,6 +282,7 @@ struct WeightsGradient {
         add_to<T>(bias, other.bias, numbers * LANES<T>);
     }
 
+    // Added to those that other pairs have of the same outputs.
     void store(const Weights<T>& weights, void* const* gradients) const {
         const auto* coupling = static_cast<const T*>(weights.pair.coupling);
         auto *dw = static_cast<T*>(gradients[8]), *db = static_cast<T*>(gradients[9]);
@@ -295,15 +296,14 @@ struct WeightsGradient {
                 }
                 for (int64_t J = 0; J < weights.F; ++J) {
                     const int64_t row = weights.row(o, i, J);
-                    T w[HIDDEN] = {}, b = 0;
+                    T *w = dw + row * HIDDEN, b = 0;
                     for (int64_t f = 0; f < weights.F; ++f) {
                         const T factor = coupling[f * weights.F + J];
                         const T* a = last + (first_f + f * step) * HIDDEN;
                         for (int64_t h = 0; h < HIDDEN; ++h) w[h] += factor * a[h];
                         b += factor * sums[f];
                     }
-                    std::copy_n(w, HIDDEN, dw + row * HIDDEN);
-                    if (db) db[row] = b;
+                    if (db) db[row] += b;
                 }
             }
         }
@@ -314,11 +314,14 @@ struct WeightsGradient {
 
 template <class T>
 struct Radial {  // a radial network, made ready
+    int64_t rows;
     Layer<T> first, second;
     std::vector<Weights<T>> weights;  // of every pair that it serves
 
     Radial(const Problem& p, const Network& n, const void* const* parameters, const void* const* tangents)
-        : first(p.num_scalars, parameters, tangents), second(HIDDEN, parameters + 4, tangents ? tangents + 4 : nullptr) {
+        : rows(n.rows),
+          first(p.num_scalars, parameters, tangents),
+          second(HIDDEN, parameters + 4, tangents ? tangents + 4 : nullptr) {
         weights.reserve(n.num_pairs);
         for (int64_t i = 0; i < n.num_pairs; ++i) weights.emplace_back(p, p.pairs[n.first_pair + i], parameters, tangents);
     }
@@ -343,6 +346,8 @@ struct RadialGradient {
     void store(const Radial<T>& radial, void* const* gradients) const {
         first.store(gradients);
         second.store(gradients + 4);
+        std::fill_n(static_cast<T*>(gradients[8]), radial.rows * HIDDEN, T(0));
+        if (gradients[9]) std::fill_n(static_cast<T*>(gradients[9]), radial.rows, T(0));
         for (size_t i = 0; i < weights.size(); ++i) weights[i].store(radial.weights[i], gradients);
     }
 };
