@@ -22,9 +22,9 @@ from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import as_cpp_reads, parameters
-from ..contraction.operators import Operator
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
+from ..native.operation import Operation
 
 SOURCE = Path(__file__).with_name("edge_first.cpp")
 
@@ -46,7 +46,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
         frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
         parameters=as_cpp_reads(convolution, own, scalars, networks),
     )
-    output = Problem(convolution, inputs).operator(t)
+    output = Problem(convolution, inputs).operation(t)(t.flat())
     return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
 
 
@@ -78,44 +78,62 @@ class Problem:
         self.room = room_for("cache", self.src.device)
         self.inputs = inputs
 
-    @property
-    def operator(self) -> Operator:
-        return Operator(*(partial(f, self) for f in (_check_pass, _forward, _gradient, _second, _plain_gradient)))
-
-
-def _check_pass(problem: Problem, tensors: Sequence[Tensor | None]) -> None:
-    problem.plan.check_unwritten()
-    if calls.is_watched() or not all(calls.holds_numbers(v) for v in tensors if v is not None):
-        raise NotImplementedError(
-            "messages in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
+    def operation(self, t: Tensors) -> Operation:
+        """Messages as a function of ``t``, of tensors in the places of which it takes others."""
+        places = t.like([None] * len(t.flat()))
+        return Operation(
+            name="messages",
+            statics=(),
+            room=partial(_room_for_messages, self, places),
+            forward=partial(_forward, self, places),
+            gradient=partial(_gradient, self, places),
+            second=partial(_second, self, places),
+            plain_gradient=partial(_plain_gradient, self, places),
+            check=self.plan.check_unwritten,
         )
 
 
-def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    output = _room_for_messages(problem, t)
-    _call("forward", problem, t, t.like([None] * len(t.flat())), made=output)
-    return output
+def _forward(problem: Problem, places: Tensors, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
+    _call("forward", problem, places.like(tensors), places, made=output)
 
 
-def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+def _gradient(
+    problem: Problem, places: Tensors, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
+) -> list[Tensor | None]:
     """First derivatives."""
-    total = _room(t, needed)
-    _call("gradient", problem, t, total, arriving=contiguous(gradients))
-    return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
+    t = places.like(tensors)
+    total = _room(t, places.like(needed))
+    _call("gradient", problem, t, total, arriving=_all_there(problem, t, gradients))
+    return [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
 
 
 def _second(
-    problem: Problem, t: Tensors, gradients: Sequence[Tensor], directions: Tensors, needed: Tensors
-) -> tuple[Tensors, list[Tensor]]:
+    problem: Problem,
+    places: Tensors,
+    tensors: Sequence[Any],
+    gradients: Sequence[Any],
+    directions: Sequence[Any],
+    needed: Sequence[bool],
+) -> tuple[list[Tensor | None], list[Tensor]]:
     """Tangents of first derivatives, and of messages."""
-    total, output = _room(t, needed), _room_for_messages(problem, t)
-    tangents = t.like(contiguous(directions.flat()))
-    _call("second", problem, t, total, made=output, arriving=contiguous(gradients), tangents=tangents)
-    return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)]), output
+    t = places.like(tensors)
+    total, output = _room(t, places.like(needed)), _room_for_messages(problem, places, tensors)
+    arriving = _all_there(problem, t, gradients)
+    _call("second", problem, t, total, made=output, arriving=arriving, tangents=places.like(directions))
+    return [d if n else None for d, n in zip(total.flat(), needed, strict=True)], output
 
 
-def _room_for_messages(problem: Problem, t: Tensors) -> list[Tensor]:
+def _all_there(problem: Problem, t: Tensors, gradients: Sequence[Any]) -> list[Tensor]:
+    """Derivatives by messages, zero by those that are not used."""
     edges = problem.plan.num_edges
+    return [
+        t.scalars.new_zeros(edges, c, 2 * l + 1) if d is None else d
+        for d, (l, c) in zip(gradients, problem.convolution.messages, strict=True)
+    ]
+
+
+def _room_for_messages(problem: Problem, places: Tensors, tensors: Sequence[Any]) -> list[Tensor]:
+    edges, t = problem.plan.num_edges, places.like(tensors)
     return [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.convolution.messages]
 
 
@@ -131,21 +149,24 @@ def _room(t: Tensors, needed: Tensors) -> Tensors:
     )
 
 
-def _plain_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+def _plain_gradient(
+    problem: Problem, places: Tensors, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
+) -> list[Tensor | None]:
     """First derivatives by 'frame', through the tensors that it makes of these."""
-    leaves = t.like([v.view_as(v) if n else v for v, n in zip(t.flat(), needed.flat(), strict=True)])
+    leaves = places.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
     layout = frame.layout_of(problem.convolution)
     features = dict(zip((str(k) for k, _ in problem.convolution.features), leaves.features, strict=True))
     inputs = replace(problem.inputs, features={k: v for k, v in features.items() if v is not None})
     on_nodes = [inputs.on_nodes(k, c) for k, c in problem.convolution.features]
     framed = blockwise.tensors(layout, on_nodes, *leaves[1:])
     wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
-    found = blockwise.differentiable_gradient_of(blockwise.Problem(layout, inputs), framed, wanted, gradients)
+    arriving = _all_there(problem, leaves, gradients)
+    found = blockwise.differentiable_gradient_of(blockwise.Problem(layout, inputs), framed, wanted, arriving)
     pairs = [(v, d) for v, d in zip(framed.flat(), found.flat(), strict=True) if d is not None]
-    wanted_by = [v for v, n in zip(leaves.flat(), needed.flat(), strict=True) if n]
+    wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
     outputs, derivatives = zip(*pairs, strict=True)
     by_inputs = iter(torch.autograd.grad(outputs, wanted_by, derivatives, create_graph=True, allow_unused=True))
-    return t.like([next(by_inputs) if n else None for n in needed.flat()])
+    return [next(by_inputs) if n else None for n in needed]
 
 
 class _Part(ctypes.Structure):

@@ -137,13 +137,17 @@ struct Activation {  // of one layer on one block
     // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as opposite rows, or null where it is
     // narrow; dx, by the input, added to, or null.
     void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
-        if (layer.scale) {
-            gradient_of_norm(layer, d, sum);
-        } else {
-            for_registers([&](int64_t i, int64_t, int) { store<W>(d + i, by_output(d, i)); });
-        }
         T* dbias = sum.bias;
-        for_registers([&](int64_t i, int64_t h, int) { at(dbias + h * N).v += asked<T>(load<W>(d + i)); });
+        if (layer.scale) gradient_of_norm(layer, d, sum);
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            Number<W, T> total = {};
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * C + v * N;
+                if (!layer.scale) store<W>(d + i, by_output(d, i));
+                total += load<W>(d + i);
+            }
+            at(dbias + h * N).v += asked<T>(total);
+        }
         if (rows) {
             add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
         } else {
@@ -189,18 +193,24 @@ private:
     }
 
     void gradient_of_norm(const Layer<T>& layer, T* d, LayerGradient<T>& sum) const {
-        T *dscale = sum.scale, *dshift = sum.shift;  // as what is written might be these pointers, for all the compiler knows
-        Number<W, T> along[2] = {};
-        for_registers([&](int64_t i, int64_t h, int v) {
-            const auto z = load<W>(normal + i), dy = by_output(d, i), dz = dy * scale_of(layer, h);
-            at(dscale + h * N).v += asked<T>(dy * z);
-            at(dshift + h * N).v += asked<T>(dy);
-            store<W>(d + i, dz);
-            along[v] += dz * z;
-        });
+        T *dscale = sum.scale, *dshift = sum.shift;  // which the compiler would read again after all that is written
+        Number<W, T> along[2] = {}, factor[2] = {load<W>(inverse), load<W>(inverse + N)};
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            Number<W, T> by_scale = {}, by_shift = {};
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * C + v * N;
+                const auto z = load<W>(normal + i), dy = by_output(d, i), dz = dy * scale_of(layer, h);
+                by_scale += dy * z;
+                by_shift += dy;
+                store<W>(d + i, dz);
+                along[v] += dz * z;
+            }
+            at(dscale + h * N).v += asked<T>(by_scale);
+            at(dshift + h * N).v += asked<T>(by_shift);
+        }
         for (int v = 0; v < 2; ++v) along[v] = T(1) / HIDDEN * along[v];
         for_registers([&](int64_t i, int64_t, int v) {
-            store<W>(d + i, (load<W>(d + i) - load<W>(normal + i) * along[v]) * load<W>(inverse + v * N));
+            store<W>(d + i, (load<W>(d + i) - load<W>(normal + i) * along[v]) * factor[v]);
         });
     }
 

@@ -1,4 +1,8 @@
-"""Functions of tensors that run in C++, first derivatives too; their second derivatives are those of PyTorch."""
+"""Functions of tensors that run in C++, whose gradient is such a function, and the gradient of that again.
+
+Each is registered with PyTorch as two operators, ``torch.ops.equivariant_attention.<name>`` and ``<name>_gradient``.
+What compiles, exports or counts sees these, and finds their shapes, derivatives and batches.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,9 @@ from torch import Tensor
 from ..native.calls import contiguous, holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
+NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")  # two copies of the package may be at work
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+OPERATORS = getattr(torch.ops, NAMESPACE)
 
 
 @dataclass(frozen=True)
@@ -20,19 +27,150 @@ class Operation:
     """A function of tensors, in C++ and in PyTorch.
 
     Attributes:
-        forward: from what it is a function of to its values, in C++.
+        name: of the operator.
+        statics: what it depends on beside tensors, as the operator takes it.
+        room: from what it is a function of to tensors where its values are written.
+        forward: from that, and these, in C++.
         gradient: from that, which derivatives are needed, and derivatives by the values (None by what is not used), to
             these derivatives, in C++; None in the places of those that are not needed, or of which no value is used.
-        plain: what forward is, in PyTorch.
+        plain: what it is, in PyTorch; None for the operator alone, or where ``plain_gradient`` is given.
+        second: from what it is a function of, derivatives by the values, directions (a tangent for each of the first,
+            None where zero), and which are needed, to the tangents of the derivatives and of the values, in C++; None
+            where PyTorch does it.
+        plain_gradient: what gradient is, in PyTorch.
+        check: refuses a pass that reads other tensors than it was made for; None compares their kinds.
     """
 
-    forward: Callable[[Tensors], Sequence[Tensor]]
+    name: str
+    statics: tuple[Any, ...]
+    room: Callable[[Tensors], list[Tensor]]
+    forward: Callable[[Tensors, Sequence[Tensor]], None]
     gradient: Callable[[Tensors, Sequence[bool], Tensors], Tensors]
-    plain: Callable[[Tensors], Sequence[Tensor]]
+    plain: Callable[[Tensors], Sequence[Tensor]] | None = None
+    second: Callable[[Tensors, Tensors, Tensors, Sequence[bool]], tuple[Tensors, Sequence[Tensor]]] | None = None
+    plain_gradient: Callable[[Tensors, Sequence[bool], Tensors], Tensors] | None = None
+    check: Callable[[], None] | None = None
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++."""
-        return list(_Operation.apply(self, *contiguous(tensors)))
+        if is_watched():
+            given, present = _without_none(tensors)
+            return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
+        return list(_applied(_Values, self, *contiguous(tensors)))
+
+    def values(self, tensors: Tensors) -> list[Tensor]:
+        """The same without derivatives."""
+        output = self.room(tensors)
+        self.forward(tensors, output)
+        return output
+
+    def watched_gradient(self, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
+        """The derivatives where PyTorch watches, or asks for many at once (is_grads_batched)."""
+        if self.plain is not None:
+            return plain_gradient(self.plain, tensors, needed, gradients)
+        if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
+            raise NotImplementedError(
+                f"{self.name} in C++ have neither forward derivatives nor differentiable batched ones: "
+                "use_backend('edge') has these"
+            )
+        given, present = _without_none(tensors)
+        operator, wanted = getattr(OPERATORS, f"{self.name}_gradient"), [n for n, p in zip(needed, present) if p]
+        found = iter(operator(given, present, list(gradients), wanted, *self.statics))
+        return [next(found) if n else None for n in needed]
+
+
+def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
+    """Make an operation known to PyTorch.
+
+    Args:
+        name: of the operator; that of its derivatives has ``_gradient`` after it.
+        statics: what it depends on beside tensors, as PyTorch's schemas have it, such as ``'int heads, float scale'``.
+        make: from these to the operation.
+    """
+    qualified, by = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}_gradient"
+    after = f", {statics}" if statics else ""
+    LIBRARY.define(f"{name}(Tensor[] tensors, bool[] present{after}) -> Tensor[]")
+    LIBRARY.define(
+        f"{name}_gradient(Tensor[] tensors, bool[] present, Tensor[] gradients, bool[] needed{after}) -> Tensor[]"
+    )
+
+    def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
+        return make(*rest).values(contiguous(_with_none(tensors, present)))
+
+    def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
+        return make(*rest).room(_with_none(tensors, present))
+
+    def gradient(
+        tensors: Sequence[Tensor],
+        present: Sequence[bool],
+        gradients: Sequence[Tensor],
+        needed: Sequence[bool],
+        *rest: Any,
+    ) -> list[Tensor]:
+        given, wanted = contiguous(_with_none(tensors, present)), _spread(needed, present)
+        found = make(*rest).gradient(given, wanted, contiguous(gradients))
+        return [d for d in found if d is not None]
+
+    def shapes_of_gradient(
+        tensors: Sequence[Tensor], present: Any, gradients: Any, needed: Sequence[bool], *rest: Any
+    ) -> list[Tensor]:
+        return [v.new_empty(v.shape) for v, n in zip(tensors, needed, strict=True) if n]
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, ctx.present, *ctx.statics = inputs
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+        needed = list(ctx.needs_input_grad[0])
+        operator = getattr(OPERATORS, f"{name}_gradient")
+        found = iter(operator(list(ctx.saved_tensors), ctx.present, list(gradients), needed, *ctx.statics))
+        return [next(found) if n else None for n in needed], *[None] * (1 + len(ctx.statics))
+
+    for operator, kernel, fake in ((qualified, forward, shapes), (by, gradient, shapes_of_gradient)):
+        LIBRARY.impl(operator, kernel, "CPU")
+        torch.library.register_fake(operator, fake, lib=LIBRARY)
+        torch.library.register_vmap(operator, _one_by_one(operator), lib=LIBRARY)
+    torch.library.register_autograd(qualified, backward, setup_context=keep, lib=LIBRARY)
+
+
+def _one_by_one(qualified: str) -> Callable[..., Any]:
+    """How an operator acts on a batch of its inputs: on each of them in turn."""
+
+    def batched(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[list[Tensor], list[int]]:
+        operator = getattr(OPERATORS, qualified.removeprefix(f"{NAMESPACE}::"))
+        found = []
+        for i in range(info.batch_size):
+            each = [_selected(value, dims, i) for value, dims in zip(inputs, in_dims, strict=True)]
+            found.append(operator(*each))
+        values = [torch.stack(value) for value in zip(*found, strict=True)]
+        return values, [0] * len(values)
+
+    return batched
+
+
+def _selected(value: Any, dims: Any, i: int) -> Any:
+    """The i-th of what is batched along ``dims``; all else as it is."""
+    if isinstance(value, Tensor):
+        return value if dims is None else value.select(dims, i)
+    if isinstance(dims, list | tuple):
+        return [_selected(v, d, i) for v, d in zip(value, dims, strict=True)]
+    return value
+
+
+def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
+    """Those that are there, and which of them are."""
+    return [v for v in tensors if v is not None], [v is not None for v in tensors]
+
+
+def _with_none(tensors: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
+    """The inverse of :func:`_without_none`."""
+    rest = iter(tensors)
+    return [next(rest) if p else None for p in present]
+
+
+def _spread(needed: Sequence[bool], present: Sequence[bool]) -> list[bool]:
+    rest = iter(needed)
+    return [next(rest) if p else False for p in present]
 
 
 def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
@@ -55,45 +193,193 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
     return [torch.empty_like(v) if n else None for v, n in zip(tensors, needed, strict=True)]
 
 
-class _Operation(torch.autograd.Function):
+def _applied(function: Any, *args: Any) -> Any:
+    """What a function gives; where derivatives are disabled, autograd has nothing to keep, and is not asked to.
+
+    To hand a thousand parameters to it takes a while.
+    """
+    return function.apply(*args) if torch.is_grad_enabled() else function.values(*args)
+
+
+class _Values(torch.autograd.Function):
+    @staticmethod
+    def values(operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(operation.values(tensors))
+
     @staticmethod
     def forward(ctx: Any, operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.operation, ctx.kinds = operation, _kinds(tensors)
+        ctx.operation = operation
+        ctx.kinds = None if operation.check else _kinds(tensors)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        return tuple(operation.forward(tensors))
+        return _Values.values(operation, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        # Derivatives alone may be watched, or be many at once (is_grads_batched).
-        plain = torch.is_grad_enabled() or is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
-        if plain:
-            return None, *_plain_gradient(ctx.operation.plain, tensors, needed, gradients)
-        if (found := _kinds(tensors)) != ctx.kinds:
-            raise TypeError(f"what was kept for the backward pass must be {ctx.kinds}, got {found}")
-        kept, by_values = (contiguous(part) for part in (tensors, gradients))
-        return None, *ctx.operation.gradient(kept, needed, by_values)
+        tensors = ctx.saved_tensors
+        needed = _asked_for(ctx.next_functions, tensors)
+        if _is_unusual(gradients):
+            return None, *ctx.operation.watched_gradient(tensors, needed, gradients)
+        _check_kept(ctx.operation, ctx.kinds, tensors)
+        return None, *_applied(_Gradient, ctx.operation, needed, *contiguous(tensors), *contiguous(gradients))
+
+
+class _Gradient(torch.autograd.Function):
+    """Of tensors and the derivatives by the values."""
+
+    @staticmethod
+    def values(operation: Operation, needed: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        n = len(needed)
+        return tuple(operation.gradient(tensors[:n], needed, tensors[n:]))
+
+    @staticmethod
+    def forward(
+        ctx: Any, operation: Operation, needed: Sequence[bool], *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        ctx.operation, ctx.needed = operation, needed
+        ctx.kinds = None if operation.check else _kinds(tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return _Gradient.values(operation, needed, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        wanted = _asked_for(ctx.next_functions, tensors)
+        _check_kept(ctx.operation, ctx.kinds, tensors)
+        every = [*tensors, *directions]
+        if ctx.operation.second is None or _is_unusual(directions):
+            found = _differentiated(ctx.operation, len(ctx.needed), every, wanted)
+        else:
+            found = _applied(_Second, ctx.operation, len(ctx.needed), wanted, *contiguous(every))
+        return None, None, *found
+
+
+class _Second(torch.autograd.Function):
+    """Of tensors, the derivatives by the values, and directions; its own derivatives are those of PyTorch."""
+
+    @staticmethod
+    def values(operation: Operation, n: int, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Any, ...]:
+        assert operation.second is not None
+        derivatives, tangents = operation.second(tensors[:n], tensors[n:-n], tensors[-n:], wanted[:n])
+        return *derivatives, *tangents
+
+    @staticmethod
+    def forward(
+        ctx: Any, operation: Operation, n: int, wanted: Sequence[bool], *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        ctx.operation, ctx.n = operation, n
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+        return _Second.values(operation, n, wanted, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        _check_kept(ctx.operation, None, ctx.saved_tensors)
+        needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
+        with torch.enable_grad():
+            tensors = _views(ctx.saved_tensors, needed)
+            second = _plain_second(ctx.operation, ctx.n, tensors, [d is not None for d in gradients])
+        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
+        found = iter(_derivatives(second, leaves, gradients, create_graph))
+        return None, None, None, *(next(found) if n else None for n in needed)
+
+
+def _differentiated(operation: Operation, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
+    """What :class:`_Second` gives, in PyTorch; differentiable where that is enabled."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        found = _plain_second(operation, n, _views(tensors, [*wanted, *[False] * n]), wanted)
+    return found if create_graph else [None if v is None else v.detach() for v in found]
+
+
+def _plain_second(operation: Operation, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
+    """The same of tensors that have graphs; None where it is not wanted."""
+    directions, is_used = tensors[-n:], [d is not None for d in tensors[-n:]]
+    if operation.plain_gradient is not None:
+        first = operation.plain_gradient(tensors[:n], is_used, tensors[n:-n])
+    else:
+        assert operation.plain is not None
+        first = plain_gradient(operation.plain, tensors[:n], is_used, tensors[n:-n])
+    leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
+    found = iter(_derivatives(first, leaves, directions, create_graph=True))
+    return [next(found) if w else None for w in wanted]
+
+
+def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
+    """The tensors, so that derivatives by one are not those by another that it was made from."""
+    views = []
+    for v, n in zip(tensors, needed, strict=True):
+        views.append(v if v is None or not n else v.view_as(v) if v.requires_grad else v.detach().requires_grad_())
+    return views
+
+
+def _is_unusual(gradients: Tensors) -> bool:
+    """Whether derivatives alone are watched, or are many at once."""
+    return is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
+
+
+def _check_kept(operation: Operation, kinds: list[Any] | None, tensors: Tensors) -> None:
+    """Refuse what was kept for a later pass, where whoever kept it has exchanged it."""
+    if operation.check is not None:
+        operation.check()
+    elif kinds is not None and (found := _kinds(tensors)) != kinds:
+        raise TypeError(f"what was kept for the backward pass must be {kinds}, got {found}")
 
 
 def _kinds(tensors: Tensors) -> list[Any]:
-    """What C++ must know of tensors to read them; whoever keeps them between two passes may exchange them."""
+    """What C++ must know of tensors to read them."""
     return [None if v is None else (v.dtype, v.shape, v.is_cpu and holds_numbers(v)) for v in tensors]
 
 
-def _plain_gradient(
+def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
+    """By which of what was kept a backward pass takes derivatives: for forces, say, by none of the parameters.
+
+    Args:
+        next_functions: of the node of autograd that runs, one for every tensor that is there.
+        tensors: what was kept. If the pass takes derivatives by one leaf, it counts as taking them by all.
+    """
+    functions, found, by_leaves = iter(next_functions), [], False
+    for tensor in tensors:
+        function = None if tensor is None else next(functions)[0]
+        if tensor is None or function is None:
+            found.append(False)
+        elif by_leaves and tensor.is_leaf:
+            found.append(True)
+        else:
+            try:
+                found.append(torch._C._will_engine_execute_node(function))
+            except RuntimeError:  # a leaf that torch.autograd.grad was given: it is, and to be told takes a while
+                by_leaves = True
+                found.append(True)
+    return found
+
+
+def _derivatives(
+    values: Sequence[Tensor | None], leaves: Sequence[Tensor], gradients: Sequence[Tensor | None], create_graph: bool
+) -> Sequence[Tensor | None]:
+    """Derivatives by leaves, from those by values; None where there are none."""
+    both = zip(values, gradients, strict=True)
+    pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
+    if not pairs:
+        return [None] * len(leaves)
+    values, gradients = zip(*pairs, strict=True)
+    return torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True)
+
+
+def plain_gradient(
     plain: Callable[[Tensors], Sequence[Tensor]], tensors: Tensors, needed: Sequence[bool], gradients: Tensors
 ) -> Tensors:
-    """The derivatives, in PyTorch; differentiable where that is enabled."""
+    """The derivatives of a function in PyTorch, by PyTorch; differentiable where that is enabled.
+
+    Args:
+        plain: the function.
+        tensors, needed, gradients: as of the gradient of an :class:`Operation`.
+    """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Views, so that derivatives by one are not those by another that it was made from.
-        tensors = [v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)]
+        tensors = _views(tensors, needed)
         values = plain(tensors)
-    pairs = [(v, d) for v, d in zip(values, gradients, strict=True) if v.requires_grad and d is not None]
-    if not pairs:
-        return [None] * len(needed)
-    values, gradients = zip(*pairs, strict=True)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-    found = iter(torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True))
+    found = iter(_derivatives(values, leaves, gradients, create_graph))
     return [next(found) if n else None for n in needed]
