@@ -229,7 +229,7 @@ def _call(
         _check(problem, t, messages)
     convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
     structure = _structure(convolution, dtype)
-    is_separate = d.scalars is not None or (tangents is not None and tangents.scalars is not None)
+    is_separate = tangents is not None and tangents.scalars is not None
     call = _Problem(
         num_nodes=plan.num_nodes,
         num_edges=plan.num_edges,

@@ -34,6 +34,7 @@ public:
             for (const auto& w : network->weights) most = std::max(most, w.together() * w.channels_out);
         }
         R = Array<T>(most * C);
+        dR = Array<T>(most * C);
     }
 
     void forward(int64_t begin, int64_t end) {
@@ -70,7 +71,7 @@ public:
                 edges.load_sent(block);
                 edges.load_arriving(block);
                 block.dx = Array<T>(block.D * edges.sent.width * C, 0);
-                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * C, 0);
+                if (p.dscalars) block.dscalars = Array<T>(block.D * p.num_scalars * C, 0);
                 if (makes_messages) block.y = Array<T>(block.D * edges.made.width * C, 0);
             }
             for (size_t n = 0; n < networks.size(); ++n) {
@@ -88,7 +89,7 @@ private:
     const Problem& p;
     const Networks<T>& networks;
     const bool makes_messages = W == 2 || p.dframes;  // while it makes derivatives
-    Array<T> R;                                       // radial weights
+    Array<T> R, dR;                                   // radial weights and derivatives by them
     Hidden<T, W> hidden;
 
     // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
@@ -130,33 +131,46 @@ private:
         mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
     }
 
-    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t i, int64_t n, T* dbias) {
+    // Of some of the terms: those of one edge of a row, or of all.
+    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int first, int count, int64_t i,
+                            int64_t n, T* into, T* dbias) {
         const T *x[4], *dy[4];
         T* dx[4];
-        for (int j = 0; j < t.count; ++j) {
-            x[j] = edges.sent.template column<const T>(b.x, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dx[j] = edges.sent.template column<T>(b.dx, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dy[j] = edges.made.template column<const T>(b.dy, t.edge[j], w.pair.message, t.to[j]);
+        for (int j = 0; j < count; ++j) {
+            const int64_t edge = t.edge[first + j], from = t.from[first + j], to = t.to[first + j];
+            x[j] = edges.sent.template column<const T>(b.x, edge, w.pair.feature, from) + i * C;
+            dx[j] = edges.sent.template column<T>(b.dx, edge, w.pair.feature, from) + i * C;
+            dy[j] = edges.made.template column<const T>(b.dy, edge, w.pair.message, to);
         }
-        mix_gradient<W, T>(t.count, R, n, w.channels_out, x, dx, dy, t.sign, dbias);
+        mix_gradient<W, T>(count, R, n, w.channels_out, x, dx, dy, t.sign + first, into, dbias);
     }
 
+    // Edges that share radial weights have derivatives of their own by the scalars that these are made from.
     void gradient_of(const Radial<T>& network, Block<T>& b, RadialGradient<T>& sum) {
+        const int64_t separate = p.dscalars ? b.D : 1;
         hidden.evaluate(network, b.scalars);
-        alignas(64) T rows[C * HIDDEN], d[HIDDEN * C] = {};
+        alignas(64) T rows[C * HIDDEN], d[2][HIDDEN * C] = {};
         opposite<W>(hidden.second.output, HIDDEN, rows);
         for (size_t i = 0; i < network.weights.size(); ++i) {
             const Weights<T>& w = network.weights[i];
             WeightsGradient<T>& dw = sum.weights[i];
             for_radial_weights(w, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
-                const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
+                const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out, terms = t.count / separate;
                 if (makes_messages) mix_block(w, b, t, i, n);
-                mix_block_gradient(w, b, t, i, n, dw.bias + number * LANES<T>);
-                linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), R, d);
-                if (p.gradients) add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
+                for (int64_t e = 0; e < separate; ++e) {
+                    T* const into = e + 1 < separate ? dR : R;  // the last in the place of what is not needed any longer
+                    mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
+                    linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, d[e]);
+                }
+                if (!p.gradients) return;
+                if (separate == 2) add_to<T>(R, dR, count * C);
+                add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
             });
         }
-        hidden.gradient(network, d, b.scalars, b.dscalars, sum);
+        for (int64_t e = 0; e < separate; ++e) {
+            T* const dscalars = p.dscalars ? b.dscalars + e * p.num_scalars * C : nullptr;
+            hidden.gradient(network, d[e], b.scalars, dscalars, sum);
+        }
     }
 };
 
