@@ -1,4 +1,7 @@
-"""The order of ``frame`` on a CPU, in C++: radial weights and hidden values are made and used in the innermost cache.
+"""Messages on a CPU, in C++, in the frames of the edges, in one of two orders.
+
+Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'), as
+``node`` has it, makes none, but sums over the channels of a source node once for all of its edges.
 
 Second derivatives are those of ``blockwise``.
 """
@@ -25,17 +28,20 @@ from ..contraction.networks import check_parameters, parameters
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
 
-SOURCE = Path(__file__).with_name("edge_first.cpp")
+SOURCES = {
+    "cpp": Path(__file__).with_name("edge_first.cpp"),
+    "cpp-node": Path(__file__).with_name("node_first.cpp"),
+}  # of the two backends
 
 
-def missing(inputs: Inputs, dtype: torch.dtype) -> str:
-    """What keeps this order from running here; empty, if nothing does. It is built when first asked for."""
+def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
+    """What keeps a backend from running here; empty, if nothing does. It is built when first asked for."""
     tensors = (inputs.src, inputs.scalars, *inputs.features.values(), *inputs.on_edges.values())
-    return calls.missing(SOURCE, tensors, dtype)
+    return calls.missing(SOURCES[backend], tensors, dtype)
 
 
-def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
-    """All messages along every edge."""
+def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge, by 'cpp' or 'cpp-node'."""
     (scalars,) = contiguous((inputs.scalars,))
     own = [p for network in networks for p in parameters(network)]
     check_parameters(convolution, own, scalars, networks)
@@ -46,7 +52,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
         frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
         parameters=contiguous(own),
     )
-    output = evaluated(Problem(convolution, inputs).passes, t)
+    output = evaluated(Problem(backend, convolution, inputs).passes, t)
     return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
 
 
@@ -71,8 +77,8 @@ class Tensors(NamedTuple):
 class Problem:
     """What messages depend on apart from tensors that have derivatives."""
 
-    def __init__(self, convolution: Convolution, inputs: Inputs) -> None:
-        self.convolution, (self.src,) = convolution, contiguous([inputs.src])
+    def __init__(self, backend: str, convolution: Convolution, inputs: Inputs) -> None:
+        self.source, self.convolution, (self.src,) = SOURCES[backend], convolution, contiguous([inputs.src])
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.sizes = _sizes(convolution, inputs)
         self.room = room_for("cache", self.src.device)
@@ -160,7 +166,7 @@ class _Problem(ctypes.Structure):
 
 
 def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Sequence[Tensor]) -> None:
-    """Run a function of ``edge_first.cpp``.
+    """Run a function of the problem's source.
 
     Args:
         function: 'forward' or 'gradient'.
@@ -196,7 +202,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         dscalars=address(d.scalars),
         threads=calls.Threads(),
     )
-    calls.call(SOURCE, function, dtype, call)
+    calls.call(problem.source, function, dtype, call)
 
 
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:

@@ -131,11 +131,15 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 
 template <class T>
 struct Block {
-    int64_t first, count, D;  // where in the order of the plan it starts; rows; edges in each
+    int64_t first, count, D;  // where in the order of the plan, or of places, it starts; rows; edges in each
+    const int64_t* places = nullptr;  // of edges in the order of the plan; null where they are as there
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
 
     // The rows that fill the block up are its last one again, and nothing that they make is stored.
-    int64_t planned(int64_t row, int64_t edge) const { return first + D * std::min(row, count - 1) + edge; }
+    int64_t planned(int64_t row, int64_t edge) const {
+        const int64_t i = first + D * std::min(row, count - 1) + edge;
+        return places ? places[i] : i;
+    }
 };
 
 // out[a] += sum_b F[a, b] x[b], for matrices of n x n columns and each of the channels; or with F transposed.
@@ -235,33 +239,54 @@ void put(const T* from, int64_t count, T* to) {
 }
 
 template <class T>
+class NodeSums {  // derivatives by features of nodes, one thread's
+public:
+    explicit NodeSums(const Problem& p) : side(p.features, p.num_features) {}
+
+    // Room for those of some nodes: in a batch of graphs, the nodes of a few graphs.
+    void own(int64_t begin, int64_t end) {
+        first = begin, last = end;
+        values = Array<T>(std::max(int64_t(0), last - first) * side.of_nodes + LANES<T>, 0);
+    }
+
+    // Those by one part, [channels, 2l+1], with memory for a register after their end.
+    T* of(int64_t node, int64_t part) { return values + (node - first) * side.of_nodes + side.node_offset[part]; }
+
+    // Add what this thread found for a node to its derivatives.
+    void add(int64_t node) const {
+        if (node < first || node >= last) return;
+        const T* from = values + (node - first) * side.of_nodes;
+        for (int64_t part = 0; part < side.count; ++part) {
+            const int64_t size = (2 * side.parts[part].degree + 1) * side.parts[part].of_node;
+            T* to = static_cast<T*>(side.parts[part].dnode);
+            if (!to) continue;
+            for (int64_t i = 0; i < size; ++i) to[node * size + i] += from[side.node_offset[part] + i];
+        }
+    }
+
+private:
+    const Side<T> side;
+    int64_t first = 0, last = 0;
+    Array<T> values;
+};
+
+template <class T>
 class Edges {  // reads and writes what edges carry, one thread's
 public:
     const Problem& p;
     const Side<T> sent, made;
     std::vector<int64_t> frame_offset{0};
+    NodeSums<T> nodes;
 
-    explicit Edges(const Problem& p)
+    Edges(const Problem& p, const Part* sent_parts)
         : p(p),
-          sent(p.features, p.num_features),
+          sent(sent_parts, p.num_features),
           made(p.messages, p.num_messages),
+          nodes(p),
           apart(std::max(sent.largest(), made.largest()) * B<T>) {
         for (int64_t l = 0; l <= p.max_degree; ++l) {
             frame_offset.push_back(frame_offset.back() + (p.frame(l) ? (2 * l + 1) * (2 * l + 1) : 0));
         }
-    }
-
-    int64_t num_blocks() const { return blocks_of(p.num_shared / 2) + blocks_of(p.num_edges - p.num_shared); }
-
-    Block<T> block(int64_t number) const {
-        const int64_t shared = blocks_of(p.num_shared / 2);
-        Block<T> b;
-        b.D = number < shared ? 2 : 1;
-        const int64_t row = (number < shared ? number : number - shared) * B<T>;
-        const int64_t rows = number < shared ? p.num_shared / 2 : p.num_edges - p.num_shared;
-        b.first = (number < shared ? 0 : p.num_shared) + b.D * row;
-        b.count = std::min(B<T>, rows - row);
-        return b;
     }
 
     void load_scalars(Block<T>& b) const {
@@ -320,8 +345,7 @@ public:
                 if (f.dnode) {
                     scatter(from, f.channels, b.count, f.of_node, 2 * f.degree + 1,
                             [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
-                        const int64_t node = p.src[edge(b, r, d)] - first_node;
-                        at(dnodes + node * sent.of_nodes + sent.node_offset[part] + place).v += v;  // zeros after its end
+                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
                     });
                 }
                 if (f.dedge) store_of_edges(b, d, f, from, f.first, static_cast<T*>(f.dedge));
@@ -329,41 +353,13 @@ public:
         }
     }
 
-    // Room for the derivatives of the nodes that send along some blocks: in a batch of graphs, those of a few graphs.
-    void own_nodes(int64_t begin, int64_t end) {
-        first_node = p.num_nodes;
-        for (int64_t i = begin; i < end; ++i) {
-            const Block<T> b = block(i);
-            for (int64_t e = b.first; e < b.first + b.D * b.count; ++e) {
-                first_node = std::min(first_node, p.src[p.order[e]]);
-                last_node = std::max(last_node, p.src[p.order[e]] + 1);
-            }
-        }
-        dnodes = Array<T>(std::max(int64_t(0), last_node - first_node) * sent.of_nodes + LANES<T>, 0);
-    }
-
-    // Add what this thread found for a node to its derivatives.
-    void add_node(int64_t node) const {
-        if (node < first_node || node >= last_node) return;
-        const T* from = dnodes + (node - first_node) * sent.of_nodes;
-        for (int64_t part = 0; part < sent.count; ++part) {
-            const int64_t size = (2 * sent.parts[part].degree + 1) * sent.parts[part].of_node;
-            T* to = static_cast<T*>(sent.parts[part].dnode);
-            if (!to) continue;
-            for (int64_t i = 0; i < size; ++i) to[node * size + i] += from[sent.node_offset[part] + i];
-        }
-    }
-
-private:
-    Array<T> apart;  // one part of one edge, before it is turned
-    int64_t first_node = 0, last_node = 0;
-    Array<T> dnodes;
-
-    static int64_t blocks_of(int64_t rows) { return (rows + B<T> - 1) / B<T>; }
-    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
     T* frame(T* frames, int64_t l, int64_t d) const {
         return frames + (d * frame_offset.back() + frame_offset[l]) * B<T>;
     }
+    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
+
+private:
+    Array<T> apart;  // one part of one edge, before it is turned
 
     void gather_sent(const Block<T>& b, int64_t part, int64_t d, T* to) const {
         const Part& f = sent.parts[part];

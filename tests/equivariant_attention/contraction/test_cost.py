@@ -49,8 +49,8 @@ def test_the_cheapest_order_runs(best, monkeypatch):
         monkeypatch.setitem(
             contraction.BACKENDS, name, lambda *a, name=name, original=original: ran.append(name) or original(*a)
         )
-    if best == "cpp" and not_built(cpp.SOURCE):
-        pytest.skip(not_built(cpp.SOURCE))
+    if best == "cpp" and not_built(cpp.SOURCES["cpp"]):
+        pytest.skip(not_built(cpp.SOURCES["cpp"]))
     monkeypatch.setattr(cost, "fastest", lambda *arguments: best)
     G, fiber = molecules(4), Fiber(2, 3)
     layer = GConvSE3Partial(fiber, fiber)

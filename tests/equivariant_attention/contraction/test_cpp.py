@@ -11,7 +11,7 @@ from equivariant_attention.so3 import aligned_coupling
 from tests.cases import MIXED, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import check_against_oracle, undirected_graph
 
-runs = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
+runs = pytest.mark.skipif(bool(not_built(cpp.SOURCES["cpp"])), reason=not_built(cpp.SOURCES["cpp"]))
 
 
 def graph(num_nodes, num_edges, edge_dim=2, dtype=torch.float64):
@@ -193,7 +193,7 @@ def test_a_layer_that_is_compiled_takes_another_order():
 
 def missing(dtype, device):
     features, src = {"0": torch.zeros(1, 1, 1, device=device)}, torch.zeros(1, dtype=torch.int64, device=device)
-    return cpp.missing(Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
+    return cpp.missing("cpp", Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
 
 
 def refusal(G, layer):

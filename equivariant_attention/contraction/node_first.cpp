@@ -1,0 +1,436 @@
+// Messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
+//
+// What a node sends, under every hidden value of a radial network, is made once for all of its out-edges. For a
+// coefficient f of a pair of degrees, which takes orders k of a feature to orders l of a message as Terms says,
+//
+//     P[q, o, h] = sum_i A[f, i, o, h] x[i, q]            of a source node
+//     T[q, o]    = sum_h P[q, o, h] g[h]                  along an edge
+//     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        in its frame
+//
+// so no edge has radial weights, but for those of features of its own. Edges are taken in blocks of B, as in
+// edge_first.cpp, and all edges of a block have one source node. Several nodes are evaluated together: the weights A of a
+// coefficient are read once for all of them, and their P stays in cache until it was used. The backward pass makes it again.
+//
+// cpp.py calls the functions at the end of this file.
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "frames.hpp"
+#include "mixing.hpp"
+#include "passes.hpp"
+#include "radial.hpp"
+
+namespace {
+
+constexpr int64_t GROUP = 1 << 20;  // bytes of the blocks that are evaluated together: they stay in the second cache
+
+// ---------------------------------------------------------------- blocks of edges
+
+template <class T>
+class OutEdges {  // of all nodes, in blocks of one node's each; and what they send of their own
+public:
+    std::vector<Part> own;
+
+    explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features), places(p.num_edges) {
+        for (Part& part : own) part.channels = part.of_edge, part.of_node = part.first = 0, part.dnode = nullptr;
+        std::vector<int64_t> next(p.num_nodes + 1);  // of every node, where the first of its edges goes that has no place yet
+        for (int64_t e = 0; e < p.num_edges; ++e) ++next[p.src[e] + 1];
+        for (int64_t node = 0; node < p.num_nodes; ++node) {
+            for (int64_t first = 0; first < next[node + 1]; first += B<T>) {
+                blocks.push_back({node, next[node] + first, std::min(B<T>, next[node + 1] - first)});
+            }
+            next[node + 1] += next[node];
+        }
+        for (int64_t i = 0; i < p.num_edges; ++i) places[next[p.src[p.order[i]]]++] = i;
+    }
+
+    int64_t count() const { return blocks.size(); }
+    int64_t node(int64_t number) const { return blocks[number].node; }
+
+    Block<T> operator[](int64_t number) const {
+        Block<T> b;
+        b.first = blocks[number].first, b.count = blocks[number].count, b.D = 1, b.places = places.data();
+        return b;
+    }
+
+private:
+    struct Place {
+        int64_t node, first, count;
+    };
+    std::vector<int64_t> places;
+    std::vector<Place> blocks;
+};
+
+// ---------------------------------------------------------------- from T to messages in the frame
+
+// y[to] += sign sum_q D[from, q] values[q], for each channel; D is null for degree 0.
+template <class T>
+void steer(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, const T* values, T* y) {
+    for (int j = 0; j < t.count; ++j) {
+        for (int64_t o = 0; o < channels; ++o) {
+            for (int v = 0; v < 2; ++v) {
+                const T* value = values + o * B<T> + v * LANES<T>;
+                Vector<T> sum = {};
+                for (int64_t q = 0; q < orders && D; ++q) {
+                    sum += at(D + (t.from[j] * orders + q) * B<T> + v * LANES<T>).v * at(value + q * channels * B<T>).v;
+                }
+                at(y + (t.to[j] * channels + o) * B<T> + v * LANES<T>).v += D ? t.sign[j] * sum : at(value).v;
+            }
+        }
+    }
+}
+
+// Its derivatives by the values.
+template <class T>
+void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, const T* dy, T* dvalues) {
+    for (int64_t q = 0; q < orders; ++q) {
+        for (int64_t o = 0; o < channels; ++o) {
+            for (int v = 0; v < 2; ++v) {
+                Vector<T> sum = {};
+                for (int j = 0; j < t.count; ++j) {
+                    const Vector<T> d = at(dy + (t.to[j] * channels + o) * B<T> + v * LANES<T>).v;
+                    sum += D ? t.sign[j] * at(D + (t.from[j] * orders + q) * B<T> + v * LANES<T>).v * d : d;
+                }
+                at(dvalues + (q * channels + o) * B<T> + v * LANES<T>).v = sum;
+            }
+        }
+    }
+}
+
+// And by the frame.
+template <class T>
+void steer_gradient_of_frame(const Terms<T>& t, int64_t orders, int64_t channels, const T* values, const T* dy, T* dD) {
+    for (int j = 0; j < t.count; ++j) {
+        for (int64_t q = 0; q < orders; ++q) {
+            for (int v = 0; v < 2; ++v) {
+                Vector<T> sum = {};
+                for (int64_t o = 0; o < channels; ++o) {
+                    sum += at(values + (q * channels + o) * B<T> + v * LANES<T>).v *
+                           at(dy + (t.to[j] * channels + o) * B<T> + v * LANES<T>).v;
+                }
+                at(dD + (t.from[j] * orders + q) * B<T> + v * LANES<T>).v += t.sign[j] * sum;
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------- what nodes send
+
+// One feature of some nodes, and its derivatives.
+template <class T>
+struct Sent {
+    int64_t channels, orders, rows;  // of a node; a row is a node and an order
+    Array<T> x;                      // [rows, channels + 1], the last a zero, for sums to start from
+    Array<T> dx;                     // [rows, channels, padded]
+
+    Sent(const Part& part, const std::vector<int64_t>& nodes)
+        : channels(part.of_node), orders(2 * part.degree + 1), rows(nodes.size() * orders), x(rows * (channels + 1), 0) {
+        for (size_t i = 0; i < nodes.size(); ++i) {
+            const T* from = static_cast<const T*>(part.node) + nodes[i] * channels * orders;
+            for (int64_t q = 0; q < orders && channels; ++q) {
+                for (int64_t c = 0; c < channels; ++c) x[(i * orders + q) * (channels + 1) + c] = from[c * orders + q];
+            }
+        }
+        if (part.dnode) dx = Array<T>(rows * padded<T>(channels), 0);
+    }
+
+    // Add the derivatives of one node to [channels, orders].
+    void add_gradient(int64_t node, T* to) const {
+        for (int64_t q = 0; q < orders; ++q) {
+            const T* from = dx + (node * orders + q) * padded<T>(channels);
+            for (int64_t c = 0; c < channels; ++c) to[c * orders + q] += from[c];
+        }
+    }
+};
+
+template <class T>
+struct Coefficient {  // of one pair: what P is made from
+    const Sent<T>& sent;
+    const T* A;     // [channels in, width]
+    int64_t width;  // of a row: channels out, 33
+
+    Coefficient(const Sent<T>& sent, const Weights<T>& w, int64_t f)
+        : sent(sent), A(w.last + f * w.channels_in * w.channels_out * VALUES), width(w.channels_out * VALUES) {}
+
+    int64_t size() const { return sent.orders * width; }  // of a node's P
+
+    void make(T* P) const {
+        static_assert(VALUES >= B<T>, "a row has at least one block of columns");
+        for (int64_t c = 0; c < width; c += B<T>) {
+            const int64_t first = std::min(c, width - B<T>);  // the last block has some columns of the one before again
+            product<true, T>(sent.rows, sent.x, sent.channels + 1, One(), sent.channels, A + first, width, P + first, width,
+                             sent.x + sent.channels);
+        }
+    }
+
+    // Add its derivatives to dA, [channels in, width, padded], reading a block beyond the end of dP.
+    void add_gradient_by_weights(const T* dP, T* dA) const {
+        const int64_t row = padded<T>(width);
+        for (int64_t c = 0; c < width; c += B<T>) {
+            product<false, T>(sent.channels, sent.x, One(), sent.channels + 1, sent.rows, dP + c, width, dA + c, row);
+        }
+    }
+
+    // Add its derivatives to those by features. Args: transposed, A as [width, channels in, padded].
+    void add_gradient_by_features(const T* dP, const T* transposed) const {
+        const int64_t row = padded<T>(sent.channels);
+        for (int64_t c = 0; c < row; c += B<T>) {
+            product<false, T>(sent.rows, dP, width, One(), width, transposed + c, row, sent.dx + c, row);
+        }
+    }
+};
+
+// ---------------------------------------------------------------- weights, on the side of nodes
+
+template <class T>
+struct NodeWeights {  // of one pair
+    Array<T> transposed;  // [F, width, channels in, padded]
+    Array<T> gradient;    // [F, channels in, width, padded]
+    int64_t channels;
+
+    NodeWeights(const Problem& p, const Weights<T>& w) : channels(p.features[w.pair.feature].of_node) {
+        const int64_t width = w.channels_out * VALUES, row = padded<T>(channels);
+        if (p.gradients) gradient = Array<T>(w.F * channels * padded<T>(width), 0);
+        if (!p.features[w.pair.feature].dnode) return;
+        transposed = Array<T>(w.F * width * row, 0);
+        for (int64_t f = 0; f < w.F; ++f) {
+            for (int64_t i = 0; i < channels; ++i) {
+                const T* from = w.last + (f * w.channels_in + i) * width;
+                T* to = transposed + f * width * row + i;
+                for (int64_t n = 0; n < width; ++n) to[n * row] = from[n];
+            }
+        }
+    }
+
+    void add_gradient(const Weights<T>& w, WeightsGradient<T>& sum) const {
+        const int64_t row = padded<T>(w.channels_out * VALUES);
+        for (int64_t f = 0; f < w.F; ++f) {
+            for (int64_t i = 0; i < channels; ++i) {
+                const T* from = gradient + (f * channels + i) * row;
+                int64_t number = (f * w.channels_in + i) * w.channels_out;
+                for (int64_t o = 0; o < w.channels_out; ++o, ++number, from += VALUES) {
+                    add_to<T>(sum.last + number * HIDDEN, from, HIDDEN);
+                    sum.bias[number * LANES<T>] += from[HIDDEN];
+                }
+            }
+        }
+    }
+};
+
+// ---------------------------------------------------------------- groups of blocks
+
+template <class T>
+struct Group {  // blocks that are evaluated together, and the nodes that send along their edges
+    std::vector<Block<T>> blocks;
+    std::vector<int64_t> nodes, sender;  // sender: of every block, which of the nodes
+    std::vector<Sent<T>> sent;           // of these, every feature
+
+    Group(const Problem& p, const OutEdges<T>& all, int64_t first, int64_t last) {
+        for (int64_t b = first; b < last; ++b) {
+            if (nodes.empty() || nodes.back() != all.node(b)) nodes.push_back(all.node(b));
+            sender.push_back(nodes.size() - 1);
+            blocks.push_back(all[b]);
+        }
+        for (int64_t i = 0; i < p.num_features; ++i) sent.emplace_back(p.features[i], nodes);
+    }
+};
+
+template <class T>
+struct OnBlock {  // a radial network, on one block
+    Hidden<T> hidden;
+    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; the derivatives by them
+
+    const T* values() const { return hidden.second.output; }
+};
+
+template <class T>
+class NodeFirst {  // evaluates groups of blocks, one thread's
+public:
+    using Blocks = OutEdges<T>;
+    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
+    Edges<T> edges;
+
+    NodeFirst(const Problem& p, const Networks<T>& networks, const Blocks& all)
+        : edges(p, all.own.data()), p(p), networks(networks), all(all), mixing(edges, networks) {
+        for (const auto& network : networks) {
+            for (const auto& w : network->weights) largest = std::max(largest, numbers(w));
+        }
+        values = Array<T>(largest * B<T>), dvalues = Array<T>(largest * B<T>);
+    }
+
+    void forward(int64_t begin, int64_t end) {
+        for_groups(begin, end, edges.sent.width + edges.made.width, [this](Group<T>& group) {
+            for (auto& block : group.blocks) {
+                edges.load_scalars(block);
+                edges.load_frames(block);
+                edges.load_sent(block);
+                block.y = Array<T>(edges.made.width * B<T>, 0);
+            }
+            for (const auto& network : networks) {
+                evaluate(*network, group);
+                for (const auto& w : network->weights) forward_of(w, group);
+            }
+            for (auto& block : group.blocks) edges.store_messages(block);
+        });
+    }
+
+    void gradient(int64_t begin, int64_t end) {
+        const bool frames = p.dframes;
+        for (const auto& network : networks) {
+            gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
+            on_nodes.emplace_back();
+            for (const auto& w : network->weights) on_nodes.back().emplace_back(p, w);
+        }
+        if (begin < end) edges.nodes.own(all.node(begin), all.node(end - 1) + 1);
+        const int64_t width = 2 * edges.sent.width + (1 + frames) * edges.made.width;
+        for_groups(begin, end, width, [&](Group<T>& group) {
+            for (auto& block : group.blocks) {
+                edges.load_scalars(block);
+                edges.load_frames(block);
+                edges.load_sent(block);
+                edges.load_arriving(block);
+                block.dx = Array<T>(edges.sent.width * B<T>, 0);
+                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * B<T>, 0);
+                if (frames) block.y = Array<T>(edges.made.width * B<T>, 0);
+            }
+            for (size_t n = 0; n < networks.size(); ++n) gradient_of(n, group);
+            for (auto& block : group.blocks) edges.store_gradients(block);
+            for (int64_t i = 0; i < p.num_features; ++i) {
+                for (size_t node = 0; node < group.nodes.size() && p.features[i].dnode; ++node) {
+                    group.sent[i].add_gradient(node, edges.nodes.of(group.nodes[node], i));
+                }
+            }
+        });
+        for (size_t n = 0; n < networks.size() && p.gradients; ++n) {
+            const auto& weights = networks[n]->weights;
+            for (size_t i = 0; i < weights.size(); ++i) on_nodes[n][i].add_gradient(weights[i], gradients[n]->weights[i]);
+        }
+    }
+
+private:
+    const Problem& p;
+    const Networks<T>& networks;
+    const Blocks& all;
+    Mixing<T> mixing;
+    int64_t largest = 0;             // numbers that T has, of any pair
+    Array<T> values, dvalues;        // T and its derivatives, of one block
+    Array<T> P, dP;                  // of all nodes of a group
+    std::vector<OnBlock<T>> radial;  // of all blocks of a group
+    std::vector<std::vector<NodeWeights<T>>> on_nodes;  // of every network, its pairs
+
+    // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
+    template <class Task>
+    void for_groups(int64_t begin, int64_t end, int64_t width, Task task) {
+        const int64_t columns = 2 * (width + edges.frame_offset.back()) + p.num_scalars;
+        const int64_t size = sizeof(T) * (B<T> * columns + 2 * largest * VALUES) + sizeof(OnBlock<T>);
+        const int64_t most = std::max(int64_t(1), std::min(p.room, GROUP) / size);
+        radial = std::vector<OnBlock<T>>(std::min(most, end - begin));
+        P = Array<T>(radial.size() * largest * VALUES), dP = Array<T>(radial.size() * largest * VALUES + B<T>, 0);
+        in_groups(begin, end, most, [&](int64_t first, int64_t last) {
+            Group<T> group(p, all, first, last);
+            task(group);
+        });
+    }
+
+    void evaluate(const Radial<T>& network, const Group<T>& group) {
+        for (size_t b = 0; b < group.blocks.size(); ++b) radial[b].hidden.evaluate(network, group.blocks[b].scalars);
+    }
+
+    // What a block has of a pair.
+    const T* frame(const Block<T>& b, const Weights<T>& w) const { return w.k ? edges.frame(b.frames, w.k, 0) : nullptr; }
+    T* message(const Array<T>& y, const Weights<T>& w) const { return edges.made.template column<T>(y, 0, w.pair.message, 0); }
+    static int64_t numbers(const Weights<T>& w) { return (2 * w.k + 1) * w.channels_out; }
+
+    // From P of its node and the hidden values to T.
+    void contract(const Weights<T>& w, const T* P, const T* g) {
+        product<true, T>(numbers(w), P, Values(), One(), HIDDEN, g, B<T>, values, B<T>, P + HIDDEN);
+    }
+
+    void forward_of(const Weights<T>& w, Group<T>& group) {
+        const Part& part = p.features[w.pair.feature];
+        for (size_t b = 0; b < group.blocks.size() && part.of_edge; ++b) {
+            mixing.forward(w, part.first, radial[b].values(), group.blocks[b]);
+        }
+        for (int64_t f = 0; f < w.F && part.of_node; ++f) {
+            const Coefficient<T> c(group.sent[w.pair.feature], w, f);
+            const Terms<T> terms(f, w.k, w.l, 1);
+            c.make(P);
+            for (size_t b = 0; b < group.blocks.size(); ++b) {
+                const Block<T>& block = group.blocks[b];
+                contract(w, P + group.sender[b] * c.size(), radial[b].values());
+                steer<T>(terms, frame(block, w), 2 * w.k + 1, w.channels_out, values, message(block.y, w));
+            }
+        }
+    }
+
+    void gradient_of(size_t n, Group<T>& group) {
+        const Radial<T>& network = *networks[n];
+        evaluate(network, group);
+        for (size_t b = 0; b < group.blocks.size(); ++b) {
+            transpose(radial[b].values(), HIDDEN, radial[b].rows, HIDDEN);
+            std::fill_n(radial[b].d, HIDDEN * B<T>, T(0));
+        }
+        for (size_t i = 0; i < network.weights.size(); ++i) {
+            gradient_of(network.weights[i], group, on_nodes[n][i], gradients[n]->weights[i]);
+        }
+        for (size_t b = 0; b < group.blocks.size(); ++b) {
+            Block<T>& block = group.blocks[b];
+            radial[b].hidden.gradient(network, radial[b].d, block.scalars, block.dscalars, *gradients[n]);
+        }
+    }
+
+    void gradient_of(const Weights<T>& w, Group<T>& group, NodeWeights<T>& on_nodes, WeightsGradient<T>& sum) {
+        const Part& part = p.features[w.pair.feature];
+        for (size_t b = 0; b < group.blocks.size() && part.of_edge; ++b) {
+            mixing.gradient(w, part.first, radial[b].values(), radial[b].rows, group.blocks[b], radial[b].d, sum);
+        }
+        for (int64_t f = 0; f < w.F && part.of_node; ++f) {
+            const Coefficient<T> c(group.sent[w.pair.feature], w, f);
+            const Terms<T> terms(f, w.k, w.l, 1);
+            c.make(P);
+            std::fill_n(static_cast<T*>(dP), group.nodes.size() * c.size(), T(0));
+            for (size_t b = 0; b < group.blocks.size(); ++b) {
+                const int64_t place = group.sender[b] * c.size();
+                gradient_of_block(w, terms, P + place, group.blocks[b], radial[b], dP + place);
+            }
+            const int64_t width = padded<T>(c.width), row = padded<T>(part.of_node);
+            if (p.gradients) c.add_gradient_by_weights(dP, on_nodes.gradient + f * part.of_node * width);
+            if (part.dnode) c.add_gradient_by_features(dP, on_nodes.transposed + f * c.width * row);
+        }
+    }
+
+    void gradient_of_block(const Weights<T>& w, const Terms<T>& terms, const T* P, Block<T>& b, OnBlock<T>& radial, T* dP) {
+        const int64_t orders = 2 * w.k + 1;
+        const T *D = frame(b, w), *dy = message(b.dy, w);
+        if (p.dframes) {
+            contract(w, P, radial.values());
+            steer<T>(terms, D, orders, w.channels_out, values, message(b.y, w));
+            T* dD = w.k ? edges.frame(b.dframes, w.k, 0) : nullptr;
+            if (dD) steer_gradient_of_frame<T>(terms, orders, w.channels_out, values, dy, dD);
+        }
+        steer_gradient<T>(terms, D, orders, w.channels_out, dy, dvalues);
+        product<false, T>(HIDDEN, P, One(), Values(), numbers(w), dvalues, B<T>, radial.d, B<T>);
+        for (int64_t h = 0; h < HIDDEN; h += B<T>) {
+            const auto row = std::integral_constant<int64_t, B<T>>();
+            product<false, T>(numbers(w), dvalues, row, One(), b.count, radial.rows + h, HIDDEN, dP + h, VALUES);
+        }
+        for (int64_t n = 0; n < numbers(w); ++n) {
+            dP[n * VALUES + HIDDEN] += std::accumulate(dvalues + n * B<T>, dvalues + (n + 1) * B<T>, T(0));
+        }
+    }
+};
+
+}  // namespace
+
+// Write the messages.
+extern "C" int forward_float32(const Problem* p) { return forward<NodeFirst, float>(p); }
+extern "C" int forward_float64(const Problem* p) { return forward<NodeFirst, double>(p); }
+
+// From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
+// those by features of nodes.
+extern "C" int gradient_float32(const Problem* p) { return gradient<NodeFirst, float>(p); }
+extern "C" int gradient_float64(const Problem* p) { return gradient<NodeFirst, double>(p); }
