@@ -33,7 +33,7 @@ public:
         const int64_t row = (number < shared ? number : number - shared) * B<T>;
         const int64_t rows = number < shared ? p.num_shared / 2 : p.num_edges - p.num_shared;
         b.first = (number < shared ? 0 : p.num_shared) + b.D * row;
-        b.count = std::min(B<T>, rows - row);
+        for (int v = 0; v < 2; ++v) b.rows[v] = std::clamp(rows - row - v * LANES<T>, int64_t(0), LANES<T>);
         return b;
     }
 
@@ -115,7 +115,7 @@ private:
         int64_t first = p.num_nodes, last = 0;
         for (int64_t i = begin; i < end; ++i) {
             const Block<T> b = all[i];
-            for (int64_t e = b.first; e < b.first + b.D * b.count; ++e) {
+            for (int64_t e = b.first; e < b.first + b.D * (b.rows[0] + b.rows[1]); ++e) {
                 first = std::min(first, p.src[p.order[e]]);
                 last = std::max(last, p.src[p.order[e]] + 1);
             }

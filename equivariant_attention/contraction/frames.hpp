@@ -131,14 +131,20 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 
 template <class T>
 struct Block {
-    int64_t first, count, D;  // where in the order of the plan, or of places, it starts; rows; edges in each
-    const int64_t* places = nullptr;  // of edges in the order of the plan; null where they are as there
+    int64_t first, D;                 // where in the order of the plan, or of places, it starts; edges in each row
+    int64_t rows[2];                  // in each register; the others fill it up, and nothing that they make is stored
+    const int64_t* places = nullptr;  // in the order of the plan, of every row; if null, they are one after the other
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
 
-    // The rows that fill the block up are its last one again, and nothing that they make is stored.
     int64_t planned(int64_t row, int64_t edge) const {
-        const int64_t i = first + D * std::min(row, count - 1) + edge;
-        return places ? places[i] : i;
+        return places ? places[first + row] : first + D * std::min(row, rows[0] + rows[1] - 1) + edge;
+    }
+
+    template <class Task>
+    void for_rows(Task task) const {
+        for (int v = 0; v < 2; ++v) {
+            for (int64_t r = 0; r < rows[v]; ++r) task(v * LANES<T> + r);
+        }
     }
 };
 
@@ -206,13 +212,14 @@ void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels,
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders]; store(row, place, values, count) takes some of a row's.
+// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values, count)
+// takes some of a row's.
 template <class T, class Store>
-void scatter(const T* from, int64_t all, int64_t rows, int64_t channels, int64_t orders, Store store) {
+void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
     const int64_t size = channels * orders;
-    for (int64_t half = 0; half < rows; half += N) {
-        for (int64_t first = 0; first < size; first += N) {
+    for (int64_t half = 0; half < B<T>; half += N) {
+        for (int64_t first = 0; first < size && rows[half / N]; first += N) {
             Vector<T> square[N] = {};
             int64_t c = first / orders, a = first % orders;
 #pragma GCC unroll 16
@@ -221,9 +228,7 @@ void scatter(const T* from, int64_t all, int64_t rows, int64_t channels, int64_t
                 if (++a == orders) a = 0, ++c;
             }
             transpose<T>(square);
-            for (int64_t r = half; r < std::min(rows, half + N); ++r) {
-                store(r, first, square[r - half], std::min(N, size - first));
-            }
+            for (int64_t r = 0; r < rows[half / N]; ++r) store(half + r, first, square[r], std::min(N, size - first));
         }
     }
 }
@@ -332,18 +337,18 @@ public:
 
     void store_gradients(const Block<T>& b) {
         if (p.dframes) store_gradient_of_frames(b);
-        for (int64_t r = 0; p.dscalars && r < b.count; ++r) {
-            for (int64_t d = 0; d < b.D; ++d) {
+        b.for_rows([&](int64_t r) {
+            for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
                 T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
                 for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = b.dscalars[i * B<T> + r];
             }
-        }
+        });
         for (int64_t part = 0; part < sent.count; ++part) {
             const Part& f = sent.parts[part];
             for (int64_t d = 0; d < b.D; ++d) {
                 const T* from = turned_back(b, sent, b.dx, part, d);
                 if (f.dnode) {
-                    scatter(from, f.channels, b.count, f.of_node, 2 * f.degree + 1,
+                    scatter(from, f.channels, b.rows, f.of_node, 2 * f.degree + 1,
                             [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
                         at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
                     });
@@ -381,7 +386,7 @@ private:
         const T* from = static_cast<const T*>(f.dedge);
         gather<false, T>(from, p.num_edges, rows, f.channels, 2 * f.degree + 1, to, f.channels);
         for (int64_t i = 0; i < size; ++i) {
-            for (int64_t r = b.count; r < B<T>; ++r) to[i * B<T> + r] = 0;
+            for (int v = 0; v < 2; ++v) std::fill_n(to + i * B<T> + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
         }
     }
 
@@ -410,7 +415,7 @@ private:
     // Channels of columns, from the first on, to where edges have them.
     void store_of_edges(const Block<T>& b, int64_t d, const Part& f, const T* from, int64_t first, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
-        scatter(from + first * B<T>, f.channels, b.count, f.of_edge, orders,
+        scatter(from + first * B<T>, f.channels, b.rows, f.of_edge, orders,
                 [&](int64_t r, int64_t place, const Vector<T>& v, int64_t n) {
             put(reinterpret_cast<const T*>(&v), n, to + edge(b, r, d) * f.of_edge * orders + place);
         });
@@ -433,10 +438,10 @@ private:
             const int64_t size = (2 * l + 1) * (2 * l + 1);
             for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
                 const T* from = frame(b.dframes, l, d);
-                for (int64_t r = 0; r < b.count; ++r) {
+                b.for_rows([&](int64_t r) {
                     T* to = static_cast<T*>(p.dframes[l]) + b.planned(r, d) * size;
                     for (int64_t i = 0; i < size; ++i) to[i] = from[i * B<T> + r];
-                }
+                });
             }
         }
     }

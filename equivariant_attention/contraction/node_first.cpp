@@ -8,8 +8,9 @@
 //     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        in its frame
 //
 // so no edge has radial weights, but for those of features of its own. Edges are taken in blocks of B, as in
-// edge_first.cpp, and all edges of a block have one source node. Several nodes are evaluated together: the weights A of a
-// coefficient are read once for all of them, and their P stays in cache until it was used. The backward pass makes it again.
+// edge_first.cpp, and all edges in a register of a block have one source node. Several nodes are evaluated together: the
+// weights A of a coefficient are read once for all of them, and their P stays in cache until it was used. The backward pass
+// makes it again.
 //
 // cpp.py calls the functions at the end of this file.
 
@@ -26,43 +27,50 @@
 
 namespace {
 
-constexpr int64_t GROUP = 1 << 20;  // bytes of the blocks that are evaluated together: they stay in the second cache
+static const int64_t GROUP = getenv("GROUP") ? atol(getenv("GROUP")) : 1 << 20;
 
 // ---------------------------------------------------------------- blocks of edges
 
 template <class T>
-class OutEdges {  // of all nodes, in blocks of one node's each; and what they send of their own
+class OutEdges {  // of all nodes, a register of rows has those of one node; and what edges send of their own
 public:
     std::vector<Part> own;
 
-    explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features), places(p.num_edges) {
+    explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features) {
         for (Part& part : own) part.channels = part.of_edge, part.of_node = part.first = 0, part.dnode = nullptr;
-        std::vector<int64_t> next(p.num_nodes + 1);  // of every node, where the first of its edges goes that has no place yet
-        for (int64_t e = 0; e < p.num_edges; ++e) ++next[p.src[e] + 1];
-        for (int64_t node = 0; node < p.num_nodes; ++node) {
-            for (int64_t first = 0; first < next[node + 1]; first += B<T>) {
-                blocks.push_back({node, next[node] + first, std::min(B<T>, next[node + 1] - first)});
-            }
-            next[node + 1] += next[node];
+        std::vector<int64_t> end(p.num_nodes + 1), sorted(p.num_edges);  // edges by node, and where those of each end
+        for (int64_t e = 0; e < p.num_edges; ++e) ++end[p.src[e] + 1];
+        std::partial_sum(end.begin(), end.end(), end.begin());
+        for (int64_t i = 0; i < p.num_edges; ++i) sorted[end[p.src[p.order[i]]]++] = i;
+        for (int64_t node = 0, first = 0; node < p.num_nodes; ++node) {
+            for (; first < end[node]; first += LANES<T>) add(node, sorted.data() + first, end[node] - first);
+            first = end[node];
         }
-        for (int64_t i = 0; i < p.num_edges; ++i) places[next[p.src[p.order[i]]]++] = i;
+        if (registers.size() % 2) registers.push_back({registers.back().node, 0});
+        places.resize(registers.size() * LANES<T>, places.empty() ? 0 : places.back());
     }
 
-    int64_t count() const { return blocks.size(); }
-    int64_t node(int64_t number) const { return blocks[number].node; }
+    int64_t count() const { return registers.size() / 2; }
+    int64_t node(int64_t block, int v) const { return registers[2 * block + v].node; }
 
     Block<T> operator[](int64_t number) const {
         Block<T> b;
-        b.first = blocks[number].first, b.count = blocks[number].count, b.D = 1, b.places = places.data();
+        b.first = number * B<T>, b.D = 1, b.places = places.data();
+        for (int v = 0; v < 2; ++v) b.rows[v] = registers[2 * number + v].rows;
         return b;
     }
 
 private:
-    struct Place {
-        int64_t node, first, count;
+    struct Register {
+        int64_t node, rows;
     };
-    std::vector<int64_t> places;
-    std::vector<Place> blocks;
+    std::vector<Register> registers;
+    std::vector<int64_t> places;  // in the order of the plan, of every row; those that are left over have the last one again
+
+    void add(int64_t node, const int64_t* edges, int64_t count) {
+        registers.push_back({node, std::min(LANES<T>, count)});
+        for (int64_t r = 0; r < LANES<T>; ++r) places.push_back(edges[std::min(r, count - 1)]);
+    }
 };
 
 // ---------------------------------------------------------------- from T to messages in the frame
@@ -226,13 +234,15 @@ struct NodeWeights {  // of one pair
 template <class T>
 struct Group {  // blocks that are evaluated together, and the nodes that send along their edges
     std::vector<Block<T>> blocks;
-    std::vector<int64_t> nodes, sender;  // sender: of every block, which of the nodes
-    std::vector<Sent<T>> sent;           // of these, every feature
+    std::vector<int64_t> nodes, senders;  // senders: of every block, which node its two registers have
+    std::vector<Sent<T>> sent;            // of these nodes, every feature
 
     Group(const Problem& p, const OutEdges<T>& all, int64_t first, int64_t last) {
         for (int64_t b = first; b < last; ++b) {
-            if (nodes.empty() || nodes.back() != all.node(b)) nodes.push_back(all.node(b));
-            sender.push_back(nodes.size() - 1);
+            for (int v = 0; v < 2; ++v) {
+                if (nodes.empty() || nodes.back() != all.node(b, v)) nodes.push_back(all.node(b, v));
+                senders.push_back(nodes.size() - 1);
+            }
             blocks.push_back(all[b]);
         }
         for (int64_t i = 0; i < p.num_features; ++i) sent.emplace_back(p.features[i], nodes);
@@ -285,7 +295,7 @@ public:
             on_nodes.emplace_back();
             for (const auto& w : network->weights) on_nodes.back().emplace_back(p, w);
         }
-        if (begin < end) edges.nodes.own(all.node(begin), all.node(end - 1) + 1);
+        if (begin < end) edges.nodes.own(all.node(begin, 0), all.node(end - 1, 1) + 1);
         const int64_t width = 2 * edges.sent.width + (1 + frames) * edges.made.width;
         for_groups(begin, end, width, [&](Group<T>& group) {
             for (auto& block : group.blocks) {
@@ -326,10 +336,11 @@ private:
     template <class Task>
     void for_groups(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t columns = 2 * (width + edges.frame_offset.back()) + p.num_scalars;
-        const int64_t size = sizeof(T) * (B<T> * columns + 2 * largest * VALUES) + sizeof(OnBlock<T>);
+        const int64_t size = sizeof(T) * (B<T> * columns + 4 * largest * VALUES) + sizeof(OnBlock<T>);
         const int64_t most = std::max(int64_t(1), std::min(p.room, GROUP) / size);
         radial = std::vector<OnBlock<T>>(std::min(most, end - begin));
-        P = Array<T>(radial.size() * largest * VALUES), dP = Array<T>(radial.size() * largest * VALUES + B<T>, 0);
+        const int64_t numbers = 2 * radial.size() * largest * VALUES;
+        P = Array<T>(numbers), dP = Array<T>(numbers + B<T>, 0);
         in_groups(begin, end, most, [&](int64_t first, int64_t last) {
             Group<T> group(p, all, first, last);
             task(group);
@@ -345,9 +356,25 @@ private:
     T* message(const Array<T>& y, const Weights<T>& w) const { return edges.made.template column<T>(y, 0, w.pair.message, 0); }
     static int64_t numbers(const Weights<T>& w) { return (2 * w.k + 1) * w.channels_out; }
 
-    // From P of its node and the hidden values to T.
-    void contract(const Weights<T>& w, const T* P, const T* g) {
-        product<true, T>(numbers(w), P, Values(), One(), HIDDEN, g, B<T>, values, B<T>, P + HIDDEN);
+    // Call task(place of the P of its node, its first column, its rows, its registers) for one register of a block, or for
+    // both where they have the same node.
+    template <class Task>
+    static void for_nodes(const Group<T>& group, size_t b, int64_t size, Task task) {
+        const int64_t *sender = &group.senders[2 * b], *rows = group.blocks[b].rows;
+        if (sender[0] == sender[1] && rows[0] == LANES<T>) {
+            task(sender[0] * size, 0, rows[0] + rows[1], std::integral_constant<int, 2>());
+        } else {
+            for (int v = 0; v < 2; ++v) task(sender[v] * size, v * LANES<T>, rows[v], std::integral_constant<int, 1>());
+        }
+    }
+
+    // From P of its nodes and the hidden values to T.
+    void contract(const Weights<T>& w, const Group<T>& group, size_t b) {
+        for_nodes(group, b, numbers(w) * VALUES, [&](int64_t place, int64_t column, int64_t, auto registers) {
+            const T *of_node = P + place, *g = radial[b].values() + column;
+            product<true, T, registers>(numbers(w), of_node, Values(), One(), HIDDEN, g, B<T>, values + column, B<T>,
+                                        of_node + HIDDEN);
+        });
     }
 
     void forward_of(const Weights<T>& w, Group<T>& group) {
@@ -361,7 +388,7 @@ private:
             c.make(P);
             for (size_t b = 0; b < group.blocks.size(); ++b) {
                 const Block<T>& block = group.blocks[b];
-                contract(w, P + group.sender[b] * c.size(), radial[b].values());
+                contract(w, group, b);
                 steer<T>(terms, frame(block, w), 2 * w.k + 1, w.channels_out, values, message(block.y, w));
             }
         }
@@ -393,34 +420,36 @@ private:
             const Terms<T> terms(f, w.k, w.l, 1);
             c.make(P);
             std::fill_n(static_cast<T*>(dP), group.nodes.size() * c.size(), T(0));
-            for (size_t b = 0; b < group.blocks.size(); ++b) {
-                const int64_t place = group.sender[b] * c.size();
-                gradient_of_block(w, terms, P + place, group.blocks[b], radial[b], dP + place);
-            }
+            for (size_t b = 0; b < group.blocks.size(); ++b) gradient_of_block(w, terms, group, b);
             const int64_t width = padded<T>(c.width), row = padded<T>(part.of_node);
             if (p.gradients) c.add_gradient_by_weights(dP, on_nodes.gradient + f * part.of_node * width);
             if (part.dnode) c.add_gradient_by_features(dP, on_nodes.transposed + f * c.width * row);
         }
     }
 
-    void gradient_of_block(const Weights<T>& w, const Terms<T>& terms, const T* P, Block<T>& b, OnBlock<T>& radial, T* dP) {
+    void gradient_of_block(const Weights<T>& w, const Terms<T>& terms, Group<T>& group, size_t b) {
+        const Block<T>& block = group.blocks[b];
         const int64_t orders = 2 * w.k + 1;
-        const T *D = frame(b, w), *dy = message(b.dy, w);
+        const T *D = frame(block, w), *dy = message(block.dy, w);
         if (p.dframes) {
-            contract(w, P, radial.values());
-            steer<T>(terms, D, orders, w.channels_out, values, message(b.y, w));
-            T* dD = w.k ? edges.frame(b.dframes, w.k, 0) : nullptr;
+            contract(w, group, b);
+            steer<T>(terms, D, orders, w.channels_out, values, message(block.y, w));
+            T* dD = w.k ? edges.frame(block.dframes, w.k, 0) : nullptr;
             if (dD) steer_gradient_of_frame<T>(terms, orders, w.channels_out, values, dy, dD);
         }
         steer_gradient<T>(terms, D, orders, w.channels_out, dy, dvalues);
-        product<false, T>(HIDDEN, P, One(), Values(), numbers(w), dvalues, B<T>, radial.d, B<T>);
-        for (int64_t h = 0; h < HIDDEN; h += B<T>) {
-            const auto row = std::integral_constant<int64_t, B<T>>();
-            product<false, T>(numbers(w), dvalues, row, One(), b.count, radial.rows + h, HIDDEN, dP + h, VALUES);
-        }
-        for (int64_t n = 0; n < numbers(w); ++n) {
-            dP[n * VALUES + HIDDEN] += std::accumulate(dvalues + n * B<T>, dvalues + (n + 1) * B<T>, T(0));
-        }
+        for_nodes(group, b, numbers(w) * VALUES, [&](int64_t place, int64_t column, int64_t rows, auto registers) {
+            const T *of_node = P + place, *d = dvalues + column, *g = radial[b].rows + column * HIDDEN;
+            T *by_node = dP + place, *by_values = radial[b].d + column;
+            product<false, T, registers>(HIDDEN, of_node, One(), Values(), numbers(w), d, B<T>, by_values, B<T>);
+            for (int64_t h = 0; h < HIDDEN; h += B<T>) {
+                const auto row = std::integral_constant<int64_t, B<T>>();
+                product<false, T>(numbers(w), d, row, One(), rows, g + h, HIDDEN, by_node + h, VALUES);
+            }
+            for (int64_t n = 0; n < numbers(w); ++n, d += B<T>, by_node += VALUES) {
+                by_node[HIDDEN] += std::accumulate(d, d + registers * LANES<T>, T(0));
+            }
+        });
     }
 };
 
