@@ -81,7 +81,7 @@ class Problem:
         self.source, self.convolution, (self.src,) = SOURCES[backend], convolution, contiguous([inputs.src])
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.sizes = _sizes(convolution, inputs)
-        self.room = room_for("cache", self.src.device)
+        self.room = room_for("cache" if backend == "cpp" else "block", self.src.device)
         self.inputs = inputs
 
     @property

@@ -27,7 +27,7 @@
 
 namespace {
 
-static const int64_t GROUP = getenv("GROUP") ? atol(getenv("GROUP")) : 1 << 20;
+constexpr int64_t TOGETHER = 32;  // blocks that are evaluated at a time, at most: their hidden values stay in the second cache
 
 // ---------------------------------------------------------------- blocks of edges
 
@@ -335,9 +335,9 @@ private:
     // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
     template <class Task>
     void for_groups(int64_t begin, int64_t end, int64_t width, Task task) {
-        const int64_t columns = 2 * (width + edges.frame_offset.back()) + p.num_scalars;
+        const int64_t columns = width + 2 * edges.frame_offset.back() + 2 * p.num_scalars;
         const int64_t size = sizeof(T) * (B<T> * columns + 4 * largest * VALUES) + sizeof(OnBlock<T>);
-        const int64_t most = std::max(int64_t(1), std::min(p.room, GROUP) / size);
+        const int64_t most = std::clamp(p.room / size, int64_t(1), TOGETHER);
         radial = std::vector<OnBlock<T>>(std::min(most, end - begin));
         const int64_t numbers = 2 * radial.size() * largest * VALUES;
         P = Array<T>(numbers), dP = Array<T>(numbers + B<T>, 0);
