@@ -1,7 +1,7 @@
 """Messages on a CPU, in C++, in the frames of the edges, in one of two orders.
 
-Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'), as
-``node`` has it, makes none, but sums over the channels of a source node once for all of its edges.
+Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'),
+as ``node`` has it, makes none, but sums over the channels of a source node once for all of its edges.
 
 Second derivatives are those of ``blockwise``.
 """

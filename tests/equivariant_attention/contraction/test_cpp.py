@@ -61,13 +61,13 @@ def test_any_number_of_edges_and_threads(num_edges, threads, dtype):
         torch.set_num_threads(1)
 
 
-def check_layer(layer, fiber, G, dtype):
+def check_layer(layer, fiber, G, dtype, named="cpp"):
     """Values and derivatives are those of 'frame', of every subset of what can be asked for."""
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
     d, w = G.edata["d"].clone().requires_grad_(), G.edata["w"].requires_grad_()
     leaves = {"features": [*features.values()], "d": [d], "w": [w], "parameters": [*layer.parameters()]}
     found = []
-    for backend in ("frame", "cpp"):
+    for backend in ("frame", named):
         G.edata["d"] = d
         basis, r = get_basis_and_r(G, 5, compute_gradients=True)
         with use_backend(backend):
