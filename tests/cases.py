@@ -8,8 +8,9 @@ from equivariant_attention.graphs import Graph, as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.native.calls import not_built
 
-# 'triton' runs on CUDA, or on a CPU in its interpreter; 'cpp' where there is a C++ compiler.
-MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "cpp": not_built(cpp.SOURCE)}
+# 'triton' runs on CUDA, or on a CPU in its interpreter; those in C++ where there is a compiler.
+MISSING = {name: bool(not_built(source)) for name, source in cpp.SOURCES.items()}
+MISSING["triton"] = not triton_mix.available(torch.device("cpu"))
 BACKENDS_HERE = sorted(b for b in BACKENDS if not MISSING.get(b))
 SCALARS = Fiber(structure=[(6, 0)])
 VECTORS = Fiber(structure=[(2, 1)])

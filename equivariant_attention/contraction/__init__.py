@@ -27,7 +27,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..native.calls import is_looked_into, is_transformed, is_watched, missing
+from ..native.calls import is_looked_into, is_transformed, missing
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -39,13 +39,15 @@ BACKENDS: dict[str, Order] = {
     "oracle": partial(pair_by_pair.messages, oracle.message),
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
-    "cpp": cpp.messages,
+    "cpp": partial(cpp.messages, "cpp"),
+    "cpp-node": partial(cpp.messages, "cpp-node"),
     "node": node.messages,
     "triton": partial(blockwise.messages, fused=True),
 }
 NEEDS = {
     "frame": "frames",
     "cpp": "frames",
+    "cpp-node": "frames",
     "node": "plan",
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
@@ -58,9 +60,10 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
 
     Args:
         name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
-            :func:`~equivariant_attention.native.compiler.library`), 'node', 'triton' ('frame' with its products in
-            a kernel of their own, on CUDA; never chosen by the library, as no GPU was at hand to measure it) or None.
-            With None and 'cpp', attention, norms and linear maps run in C++ as well, where they can.
+            :func:`~equivariant_attention.native.compiler.library`), 'node', 'cpp-node' ('node' in C++, and in frames,
+            on a CPU; built likewise), 'triton' ('frame' with its products in a kernel of their own, on CUDA; never
+            chosen by the library, as no GPU was at hand to measure it) or None.
+            With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -93,7 +96,7 @@ def _named() -> str | None:
 
 
 def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
-    """Whether layers are to compute in C++: where it can run, and no order but 'cpp' was chosen by name.
+    """Whether layers are to compute in C++: where it can run, and no order but one in C++ was chosen by name.
 
     Args:
         source: the C++ file.
@@ -103,7 +106,7 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor
     Returns:
         whether it is to.
     """
-    if _named() not in (None, "cpp") or is_transformed():
+    if _named() not in (None, *cpp.SOURCES) or is_transformed():
         return False
     dtype = tensors[0].dtype
     return all(v.dtype == dtype for v in tensors) and not missing(source, [*tensors, *others], dtype)
@@ -149,10 +152,10 @@ def contract(
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if (name == "cpp" and is_watched()) or (name == "node" and is_looked_into()):
+    if (name in cpp.SOURCES and is_transformed()) or (name == "node" and is_looked_into()):
         name = "frame"  # the same, in operations that PyTorch can look into
-    if name == "cpp" and (reason := cpp.missing(inputs, dtype)):
-        raise ValueError(f"backend 'cpp' cannot run here: {reason}")
+    if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
+        raise ValueError(f"backend {name!r} cannot run here: {reason}")
     with full_precision(inputs.src.device):
         return BACKENDS[name](convolution, networks, inputs.to(dtype))
 
@@ -174,7 +177,8 @@ def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[
 def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
+    has_cpp = not is_transformed() and not cpp.missing("cpp", inputs, dtype)
     if is_looked_into():
-        return "frame"  # which PyTorch can look into
-    has_cpp = not is_watched() and not cpp.missing(inputs, dtype)
-    return cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
+        return "cpp" if has_cpp else "frame"  # which PyTorch can look into
+    name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
+    return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

@@ -39,7 +39,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs, 
     )
     problem = Problem(layout, inputs)
     output = _in_one_block(problem, t) if is_looked_into() else evaluated(problem.passes, t)
-    return with_zero_length(convolution, inputs, own, output)
+    return _with_zero_length(convolution, inputs, own, output)
 
 
 def tensors(
@@ -68,21 +68,32 @@ def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
     return [torch.empty_like(part).index_copy(0, order, part) for part in found]
 
 
-def with_zero_length(
+def _with_zero_length(
     convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], messages: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The messages, with what edges of length zero carry: J = 0 alone, which takes each degree to itself."""
-    edges, found = inputs.basis.without_direction, list(messages)
+    edges = inputs.basis.without_direction
+    if not len(edges):
+        return list(messages)
+    parts = isotropic(convolution, inputs, parameters, edges)
+    return [m if part is None else m.index_add(0, edges, part) for m, part in zip(messages, parts, strict=True)]
+
+
+def isotropic(
+    convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], edges: Tensor
+) -> list[Tensor | None]:
+    """What ``edges`` without direction carry, for each message: J = 0 alone, which takes each degree to itself."""
+    found: list[Tensor | None] = [None] * len(convolution.messages)
     if not len(edges):
         return found
     some = inputs.of(edges)
     for pair, ends in zip(convolution.pairs, convolution.ends, strict=True):
-        l = ends.degree_in
+        l, o = ends.degree_in, pair.message
         if l == ends.degree_out > 0:
             network = parameters[PARAMETERS * pair.network : PARAMETERS * (pair.network + 1)]
             R = _isotropic_weights(pair, ends, network, some.scalars)
             scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1)) * (pair.scales or [1])[0]
-            found[pair.message] = found[pair.message].index_add(0, edges, scale * (R @ some.sent(l, ends.channels_in)))
+            part = scale * (R @ some.sent(l, ends.channels_in))
+            found[o] = part if found[o] is None else found[o] + part
     return found
 
 

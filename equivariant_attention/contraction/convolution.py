@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from functools import lru_cache
 from itertools import product
 
@@ -70,6 +71,7 @@ class Convolution:
         ends: of every pair.
         degrees: all degrees, in or out, ascending.
         by_network: the numbers of the pairs that each network serves.
+        text: all of it, as :meth:`of` reads it.
 
     Raises:
         ValueError: pairs are not as said, or take outputs that their network does not have.
@@ -84,6 +86,7 @@ class Convolution:
     ends: tuple[Ends, ...] = field(init=False, repr=False)
     degrees: tuple[int, ...] = field(init=False, repr=False)
     by_network: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         expected = [(m, f) for m in range(len(self.messages)) for f in range(len(self.features))]
@@ -92,11 +95,21 @@ class Convolution:
         ends = tuple(Ends(*self.features[p.feature], *self.messages[p.message]) for p in self.pairs)
         degrees = tuple(sorted({degree for degree, _ in (*self.features, *self.messages)}))
         served = ((i for i, pair in enumerate(self.pairs) if pair.network == n) for n in range(len(self.rows)))
-        made = {"ends": ends, "degrees": degrees, "by_network": tuple(map(tuple, served))}
+        own = [getattr(self, one.name) for one in fields(self) if one.init]
+        text = json.dumps(own, default=astuple, separators=(",", ":"))
+        made = {"ends": ends, "degrees": degrees, "by_network": tuple(map(tuple, served)), "text": text}
         for name, value in made.items():
             object.__setattr__(self, name, value)
         for pair, of_pair in zip(self.pairs, ends, strict=True):
             self._check(pair, of_pair)
+
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def of(text: str) -> Convolution:
+        """The convolution of a :attr:`text`."""
+        features, messages, pairs, rows, *rest = json.loads(text)
+        each = tuple(Pair(*numbers, tuple(scales)) for *numbers, scales in pairs)
+        return Convolution(tuple(map(tuple, features)), tuple(map(tuple, messages)), each, tuple(rows), *rest)
 
     def _check(self, pair: Pair, ends: Ends) -> None:
         rows, (o, rest) = self.rows[pair.network], divmod(pair.first, pair.step_out)

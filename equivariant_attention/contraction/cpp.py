@@ -1,6 +1,8 @@
-"""The order of ``frame`` on a CPU, in C++: radial weights and hidden values are made and used in the innermost cache.
+"""Messages on a CPU, in C++, in the frames of the edges, in one of two orders.
 
-So are its second derivatives; third ones are those of ``blockwise``.
+Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'),
+as ``node`` has it, makes none, but sums over the channels of a source node once for all of its edges. First and second
+derivatives are in C++ too; third ones are those of ``blockwise``.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path
@@ -17,37 +19,43 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..contraction import blockwise, frame
+from ..contraction import blockwise, cost, frame
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
-from ..contraction.networks import as_cpp_reads, parameters
+from ..contraction.networks import PARAMETERS, as_cpp_reads, parameters
 from ..native import calls
-from ..native.calls import address, check_read, contiguous
-from ..native.operation import Operation
+from ..native.calls import address, check_read
+from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
 
-SOURCE = Path(__file__).with_name("edge_first.cpp")
+SOURCES = {
+    "cpp": Path(__file__).with_name("edge_first.cpp"),
+    "cpp-node": Path(__file__).with_name("node_first.cpp"),
+}  # of the two backends
 
 
-def missing(inputs: Inputs, dtype: torch.dtype) -> str:
-    """What keeps this order from running here; empty, if nothing does. It is built when first asked for."""
+def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
+    """What keeps a backend from running here; empty, if nothing does. It is built when first asked for."""
     tensors = (inputs.src, inputs.scalars, *inputs.features.values(), *inputs.on_edges.values())
-    return calls.missing(SOURCE, tensors, dtype)
+    return calls.missing(SOURCES[backend], tensors, dtype)
 
 
-def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
-    """All messages along every edge."""
-    (scalars,) = contiguous((inputs.scalars,))
-    own = [p for network in networks for p in parameters(network)]
+def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge, by 'cpp' or 'cpp-node'; or by the faster of these, '', when they are made."""
+    own, basis = [p for network in networks for p in parameters(network)], inputs.basis
+    if not calls.is_recorded():
+        own = as_cpp_reads(convolution, own, inputs.scalars, networks)
+    plan = basis.plan
     t = Tensors(
-        features=contiguous(inputs.features.get(str(k)) for k, _ in convolution.features),
-        on_edges=contiguous(inputs.on_edges.get(str(k)) for k, _ in convolution.features),
-        scalars=scalars,
-        frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
-        parameters=as_cpp_reads(convolution, own, scalars, networks),
+        features=[inputs.features.get(str(k)) for k, _ in convolution.features],
+        on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
+        scalars=inputs.scalars,
+        frames=[basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees],
+        parameters=own,
+        graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
-    output = Problem(convolution, inputs).operation(t)(t.flat())
-    return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
+    sizes = tuple(_sizes(convolution, inputs))
+    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
 
 class Tensors(NamedTuple):
@@ -58,83 +66,175 @@ class Tensors(NamedTuple):
     scalars: Any
     frames: Sequence[Any]  # of every degree
     parameters: Sequence[Any]  # of every network, one after the other
+    graph: Sequence[Any]  # source nodes; order and pairs of the plan; edges without direction
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self.features, *self.on_edges, self.scalars, *self.frames, *self.parameters)
+        return (*self.features, *self.on_edges, self.scalars, *self.frames, *self.parameters, *self.graph)
 
-    def like(self, values: Sequence[Any]) -> Tensors:
-        """Other values in the places of these."""
-        f, p = len(self.features), len(values) - len(self.parameters)
-        return Tensors(values[:f], values[f : 2 * f], values[2 * f], values[2 * f + 1 : p], values[p:])
+    @property
+    def num_nodes(self) -> int:
+        """How many there are."""
+        return len(next(v for v in self.features if v is not None))
+
+    @property
+    def num_edges(self) -> int:
+        """How many there are."""
+        return len(self.scalars)
 
 
+@dataclass(frozen=True)
 class Problem:
-    """What messages depend on apart from tensors that have derivatives."""
+    """What messages depend on apart from tensors.
 
-    def __init__(self, convolution: Convolution, inputs: Inputs) -> None:
-        self.convolution, (self.src,) = convolution, contiguous([inputs.src])
-        self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
-        self.sizes = _sizes(convolution, inputs)
-        self.room = room_for("cache", self.src.device)
-        self.inputs = inputs
+    Attributes:
+        backend: 'cpp' or 'cpp-node'; or '', for the faster of them.
+        convolution: what is sent and made.
+        sizes: of every feature.
+        pairs_share: whether the pairs of the plan have equal scalars.
+        inputs: what the tensors are taken from, where that is known: third derivatives ask for it.
+    """
 
-    def operation(self, t: Tensors) -> Operation:
-        """Messages as a function of ``t``, of tensors in the places of which it takes others."""
-        places = t.like([None] * len(t.flat()))
+    backend: str
+    convolution: Convolution
+    sizes: tuple[Sizes, ...]
+    pairs_share: bool
+    inputs: Inputs | None = None
+
+    @property
+    def operation(self) -> Operation:
+        """Messages as a function of tensors, in C++."""
+        sizes = [number for size in self.sizes for number in size]
         return Operation(
             name="messages",
-            statics=(),
-            room=partial(_room_for_messages, self, places),
-            forward=partial(_forward, self, places),
-            gradient=partial(_gradient, self, places),
-            second=partial(_second, self, places),
-            plain_gradient=partial(_plain_gradient, self, places),
-            check=self.plan.check_unwritten,
+            statics=(self.backend, self.convolution.text, sizes, self.pairs_share),
+            room=self.room,
+            forward=self.forward,
+            gradient=self.gradient,
+            second=self.second,
+            plain_gradient=self.plain_gradient,
+            check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
         )
 
+    def like(self, tensors: Sequence[Any]) -> Tensors:
+        """A list of tensors, or of what there is for each, taken apart."""
+        f, l, n = len(self.sizes), len(self.convolution.degrees), PARAMETERS * len(self.convolution.rows)
+        a, b = 2 * f + 1 + l, 2 * f + 1 + l + n
+        parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
+        return Tensors(*parts)
 
-def _forward(problem: Problem, places: Tensors, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
-    _call("forward", problem, places.like(tensors), places, made=output)
+    def room(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """Where messages are written."""
+        t = self.like(tensors)
+        return [t.scalars.new_empty(t.num_edges, c, 2 * l + 1) for l, c in self.convolution.messages]
+
+    def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
+        """Make the messages."""
+        t = self.like(tensors)
+        _call("forward", self, t, self.like([None] * len(tensors)), made=output)
+        self._add_without_direction(t, output, self.isotropic(tensors))
+
+    def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
+        """First derivatives."""
+        t = self.like(tensors)
+        total = _room(t, self.like(needed))
+        _call("gradient", self, t, total, arriving=self._all_there(t, gradients))
+        found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
+        if len(t.graph[3]):
+            arriving = self._without_direction(t, gradients)
+            _add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
+        return found
+
+    def second(
+        self,
+        tensors: Sequence[Any],
+        gradients: Sequence[Any],
+        directions: Sequence[Any],
+        needed: Sequence[bool],
+    ) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Tangents of first derivatives, and of messages."""
+        t, output = self.like(tensors), self.room(tensors)
+        total, arriving = _room(t, self.like(needed)), self._all_there(t, gradients)
+        _call("second", self, t, total, made=output, arriving=arriving, tangents=self.like(directions))
+        found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
+        if len(t.graph[3]):
+            every = [*tensors, *self._without_direction(t, gradients), *directions]
+            wanted = [*needed, *[True] * len(output)]
+            plain = partial(plain_gradient, self.isotropic)
+            both = differentiated(plain, len(tensors), every, wanted)
+            _add_all(found, both[: len(tensors)])
+            self._add_without_direction(t, output, both[len(tensors) :])
+        return found, output
+
+    def isotropic(self, tensors: Sequence[Any]) -> list[Tensor | None]:
+        """What edges without direction carry, in PyTorch, for each message."""
+        t = self.like(tensors)
+        return blockwise.isotropic(self.convolution, self._inputs(t), t.parameters, t.graph[3])
+
+    def plain_gradient(
+        self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
+    ) -> list[Tensor | None]:
+        """First derivatives by 'frame', through the tensors that it makes of these."""
+        if self.inputs is None:
+            raise NotImplementedError("messages in C++ have no third derivatives where they were recorded or compiled")
+        leaves = self.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
+        layout, inputs = frame.layout_of(self.convolution), self._inputs(leaves)
+        on_nodes = [inputs.on_nodes(k, c) for k, c in self.convolution.features]
+        framed = blockwise.tensors(layout, on_nodes, *leaves[1:5])
+        wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
+        arriving = self._all_there(leaves, gradients)
+        problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
+        found = blockwise.differentiable_gradient_of(problem, framed, wanted, arriving)
+        wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
+        by_inputs = iter(derivatives_by(wanted_by, framed.flat(), found.flat(), create_graph=True))
+        total = [next(by_inputs) if n else None for n in needed]
+        if len(leaves.graph[3]):
+            arriving = self._without_direction(leaves, gradients)
+            _add_all(total, plain_gradient(self.isotropic, tensors, needed, arriving))
+        return total
+
+    def _inputs(self, t: Tensors) -> Inputs:
+        keys = [str(k) for k, _ in self.convolution.features]
+        features, on_edges = (
+            {k: v for k, v in zip(keys, part, strict=True) if v is not None} for part in (t.features, t.on_edges)
+        )
+        first = {k: size.first for k, size in zip(keys, self.sizes, strict=True)}
+        return Inputs(features, t.graph[0], t.scalars, {}, False, on_edges, first)
+
+    def _all_there(self, t: Tensors, gradients: Sequence[Any]) -> list[Tensor]:
+        """Derivatives by messages, zero by those that are not used."""
+        return [
+            t.scalars.new_zeros(t.num_edges, c, 2 * l + 1) if d is None else d
+            for d, (l, c) in zip(gradients, self.convolution.messages, strict=True)
+        ]
+
+    @staticmethod
+    def _without_direction(t: Tensors, gradients: Sequence[Any]) -> list[Tensor | None]:
+        return [None if d is None else d.index_select(0, t.graph[3]) for d in gradients]
+
+    @staticmethod
+    def _add_without_direction(t: Tensors, output: Sequence[Tensor], parts: Sequence[Tensor | None]) -> None:
+        for value, part in zip(output, parts, strict=True):
+            if part is not None:
+                value.index_add_(0, t.graph[3], part)
 
 
-def _gradient(
-    problem: Problem, places: Tensors, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
-) -> list[Tensor | None]:
-    """First derivatives."""
-    t = places.like(tensors)
-    total = _room(t, places.like(needed))
-    _call("gradient", problem, t, total, arriving=_all_there(problem, t, gradients))
-    return [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
+def _add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> None:
+    for i, other in enumerate(others):
+        if other is not None:
+            values[i] = other if values[i] is None else values[i] + other
 
 
-def _second(
-    problem: Problem,
-    places: Tensors,
-    tensors: Sequence[Any],
-    gradients: Sequence[Any],
-    directions: Sequence[Any],
-    needed: Sequence[bool],
-) -> tuple[list[Tensor | None], list[Tensor]]:
-    """Tangents of first derivatives, and of messages."""
-    t = places.like(tensors)
-    total, output = _room(t, places.like(needed)), _room_for_messages(problem, places, tensors)
-    arriving = _all_there(problem, t, gradients)
-    _call("second", problem, t, total, made=output, arriving=arriving, tangents=places.like(directions))
-    return [d if n else None for d, n in zip(total.flat(), needed, strict=True)], output
+@lru_cache(maxsize=1024)
+def _registered(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
+    grouped = tuple(Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
+    return Problem(backend, Convolution.of(text), grouped, pairs_share).operation
 
 
-def _all_there(problem: Problem, t: Tensors, gradients: Sequence[Any]) -> list[Tensor]:
-    """Derivatives by messages, zero by those that are not used."""
-    edges = problem.plan.num_edges
-    return [
-        t.scalars.new_zeros(edges, c, 2 * l + 1) if d is None else d
-        for d, (l, c) in zip(gradients, problem.convolution.messages, strict=True)
-    ]
-
-
-def _room_for_messages(problem: Problem, places: Tensors, tensors: Sequence[Any]) -> list[Tensor]:
-    edges, t = problem.plan.num_edges, places.like(tensors)
-    return [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.convolution.messages]
+register(
+    "messages",
+    "str backend, str convolution, int[] sizes, bool pairs_share",
+    lambda backend, text, sizes, share: _registered(backend, text, tuple(sizes), share),
+)
 
 
 def _room(t: Tensors, needed: Tensors) -> Tensors:
@@ -146,27 +246,8 @@ def _room(t: Tensors, needed: Tensors) -> Tensors:
         scalars=torch.empty_like(t.scalars) if needed.scalars else None,
         frames=[torch.zeros_like(v) if any(needed.frames) else None for v in t.frames],
         parameters=[None if v is None or not by_parameters else torch.empty_like(v) for v in t.parameters],
+        graph=[None] * len(t.graph),
     )
-
-
-def _plain_gradient(
-    problem: Problem, places: Tensors, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
-) -> list[Tensor | None]:
-    """First derivatives by 'frame', through the tensors that it makes of these."""
-    leaves = places.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
-    layout = frame.layout_of(problem.convolution)
-    features = dict(zip((str(k) for k, _ in problem.convolution.features), leaves.features, strict=True))
-    inputs = replace(problem.inputs, features={k: v for k, v in features.items() if v is not None})
-    on_nodes = [inputs.on_nodes(k, c) for k, c in problem.convolution.features]
-    framed = blockwise.tensors(layout, on_nodes, *leaves[1:])
-    wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
-    arriving = _all_there(problem, leaves, gradients)
-    found = blockwise.differentiable_gradient_of(blockwise.Problem(layout, inputs), framed, wanted, arriving)
-    pairs = [(v, d) for v, d in zip(framed.flat(), found.flat(), strict=True) if d is not None]
-    wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
-    outputs, derivatives = zip(*pairs, strict=True)
-    by_inputs = iter(torch.autograd.grad(outputs, wanted_by, derivatives, create_graph=True, allow_unused=True))
-    return [next(by_inputs) if n else None for n in needed]
 
 
 class _Part(ctypes.Structure):
@@ -214,7 +295,7 @@ def _call(
     arriving: Sequence[Tensor] = (),
     tangents: Tensors | None = None,
 ) -> None:
-    """Run a function of ``edge_first.cpp``.
+    """Run a function of the C++ file of a problem.
 
     Args:
         function: 'forward', 'gradient' or 'second'.
@@ -227,19 +308,24 @@ def _call(
     t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
     for messages in filter(None, (made, arriving)):
         _check(problem, t, messages)
-    convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
+    convolution, dtype, (src, order, pairs, _) = problem.convolution, t.scalars.dtype, t.graph
     structure = _structure(convolution, dtype)
-    is_separate = tangents is not None and tangents.scalars is not None
+    num_pairs = len(pairs) if problem.pairs_share and (tangents is None or tangents.scalars is None) else 0
+    backend = "cpp" if function == "second" else problem.backend
+    saved = num_pairs if d.scalars is None else num_pairs // 2  # derivatives by scalars are not shared
+    backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, saved)
+    if calls.not_built(SOURCES[backend]):
+        backend = "cpp"
     call = _Problem(
-        num_nodes=plan.num_nodes,
-        num_edges=plan.num_edges,
-        num_shared=2 * len(plan.pairs) if problem.pairs_share and not is_separate else 0,
+        num_nodes=t.num_nodes,
+        num_edges=t.num_edges,
+        num_shared=2 * num_pairs,
         num_scalars=t.scalars.shape[1],
         num_features=len(convolution.features),
         num_messages=len(convolution.messages),
         num_networks=len(convolution.rows),
         max_degree=convolution.degrees[-1],
-        room=problem.room,
+        room=room_for("cache" if backend == "cpp" else "block", src.device),
         features=_features(problem, t, d),
         messages=_messages(convolution, made, arriving),
         networks=structure.networks,
@@ -248,15 +334,15 @@ def _call(
         gradients=_addresses(d.parameters),
         frames=_addresses(_by_degree(convolution, t.frames)),
         dframes=_addresses(_by_degree(convolution, d.frames)),
-        src=problem.src.data_ptr(),
-        order=plan.order.data_ptr(),
+        src=src.data_ptr(),
+        order=order.data_ptr(),
         scalars=t.scalars.data_ptr(),
         dscalars=address(d.scalars),
         threads=calls.Threads(),
     )
     if tangents is not None:
         _point_to_tangents(call, convolution, t, tangents)
-    calls.call(SOURCE, function, dtype, call)
+    calls.call(SOURCES[backend], function, dtype, call)
 
 
 def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tangents: Tensors) -> None:
@@ -272,9 +358,8 @@ def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tan
 
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
     """Refuse what C++ would misread."""
-    convolution, edges, dtype = problem.convolution, problem.plan.num_edges, t.scalars.dtype
+    convolution, nodes, edges, dtype = problem.convolution, t.num_nodes, t.num_edges, t.scalars.dtype
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
-    nodes = problem.plan.num_nodes
     for (k, _), sizes, feature, own in zip(convolution.features, problem.sizes, t.features, t.on_edges, strict=True):
         if sizes.of_node:
             check_read(feature, f"h['{k}']", dtype, (nodes, sizes.of_node, 2 * k + 1))
@@ -284,8 +369,8 @@ def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
         check_read(frame_of_degree, f"the frames of degree {l}", dtype, (edges, 2 * l + 1, 2 * l + 1))
     for (l, channels), message in zip(convolution.messages, messages, strict=True):
         check_read(message, f"the messages of degree {l}", dtype, (edges, channels, 2 * l + 1))
-    check_read(problem.src, "src", torch.int64, (edges,))
-    check_read(problem.plan.order, "the order of the plan", torch.int64, (edges,))
+    for name, ends in zip(("src", "the order of the plan"), t.graph, strict=False):
+        check_read(ends, name, torch.int64, (edges,))
 
 
 class Sizes(NamedTuple):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contraction.precision import full_precision
+from ..native.operation import derivatives_by
 from ..plan import Plan
 
 
@@ -108,18 +109,6 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
         d = [next(found) if n else None for n in needed.flat()]
         total = [_added(*values) for values in zip(total, d, part.rows.flat(), strict=True)]
     return t.like(total)
-
-
-def derivatives_by(
-    leaves: Sequence[Tensor], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None], create_graph: bool
-) -> Sequence[Tensor | None]:
-    """Derivatives by leaves, from those by values that depend on them; None where there are none."""
-    both = zip(values, gradients, strict=True)
-    pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
-    if not pairs:
-        return [None] * len(leaves)
-    values, gradients = zip(*pairs, strict=True)
-    return torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True)
 
 
 def zeros(t: T, needed: T) -> T:

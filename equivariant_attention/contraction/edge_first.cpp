@@ -15,27 +15,45 @@
 #include <vector>
 
 #include "frames.hpp"
+#include "mixing.hpp"
+#include "passes.hpp"
 #include "radial.hpp"
 
 namespace {
 
 template <class T>
-using Networks = std::vector<std::unique_ptr<Radial<T>>>;
+class PlannedBlocks {  // of rows in the order of the plan
+public:
+    explicit PlannedBlocks(const Problem& p) : p(p) {}
+
+    int64_t count() const { return blocks_of(p.num_shared / 2) + blocks_of(p.num_edges - p.num_shared); }
+
+    Block<T> operator[](int64_t number) const {
+        const int64_t shared = blocks_of(p.num_shared / 2);
+        Block<T> b;
+        b.D = number < shared ? 2 : 1;
+        const int64_t row = (number < shared ? number : number - shared) * B<T>;
+        const int64_t rows = number < shared ? p.num_shared / 2 : p.num_edges - p.num_shared;
+        b.first = (number < shared ? 0 : p.num_shared) + b.D * row;
+        for (int v = 0; v < 2; ++v) b.rows[v] = std::clamp(rows - row - v * LANES<T>, int64_t(0), LANES<T>);
+        return b;
+    }
+
+private:
+    const Problem& p;
+
+    static int64_t blocks_of(int64_t rows) { return (rows + B<T> - 1) / B<T>; }
+};
 
 template <class T, int W>
-class Worker {  // evaluates blocks, one thread's
+class EdgeFirst {  // evaluates blocks, one thread's
 public:
+    using Blocks = PlannedBlocks<T>;
     std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
     Edges<T, W> edges;
 
-    Worker(const Problem& p, const Networks<T>& networks) : edges(p), p(p), networks(networks) {
-        int64_t most = 0;
-        for (const auto& network : networks) {
-            for (const auto& w : network->weights) most = std::max(most, w.together() * w.channels_out);
-        }
-        R = Array<T>(most * C);
-        dR = Array<T>(most * C);
-    }
+    EdgeFirst(const Problem& p, const Networks<T>& networks, const Blocks& all)
+        : edges(p, p.features), p(p), networks(networks), all(all), mixing(edges, networks) {}
 
     void forward(int64_t begin, int64_t end) {
         for_blocks(begin, end, edges.sent.width + edges.made.width, [this](std::vector<Block<T>>& blocks) {
@@ -48,11 +66,7 @@ public:
             for (const auto& network : networks) {
                 for (auto& block : blocks) {
                     hidden.evaluate(*network, block.scalars);
-                    for (const auto& w : network->weights) {
-                        for_radial_weights(w, block, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
-                            mix_block(w, block, t, i, n);
-                        });
-                    }
+                    for (const auto& w : network->weights) mixing.forward(w, 0, hidden.second.output, block);
                 }
             }
             for (auto& block : blocks) edges.store_messages(block);
@@ -61,8 +75,9 @@ public:
 
     // With tangents, those of the messages too.
     void gradient(int64_t begin, int64_t end) {
+        const bool makes_messages = mixing.makes_messages();
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
-        edges.own_nodes(begin, end);
+        own_nodes(begin, end);
         const int64_t width = 2 * edges.sent.width + (1 + makes_messages) * edges.made.width;
         for_blocks(begin, end, width, [&](std::vector<Block<T>>& blocks) {
             for (auto& block : blocks) {
@@ -88,159 +103,59 @@ private:
     static constexpr int64_t C = COLUMN<W, T>;
     const Problem& p;
     const Networks<T>& networks;
-    const bool makes_messages = W == 2 || p.dframes;  // while it makes derivatives
-    Array<T> R, dR;                                   // radial weights and derivatives by them
+    const Blocks& all;
+    Mixing<T, W> mixing;
     Hidden<T, W> hidden;
 
     // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
     template <class Task>
     void for_blocks(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t size = sizeof(T) * C * (2 * (width + edges.frame_offset.back()) + p.num_scalars);
-        const int64_t most = std::max(int64_t(1), p.room / size);
-        for (int64_t count = (end - begin + most - 1) / most, i = 0; i < count; ++i) {
+        in_groups(begin, end, std::max(int64_t(1), p.room / size), [&](int64_t first, int64_t last) {
             std::vector<Block<T>> blocks;
-            for (int64_t b = begin + i * (end - begin) / count; b < begin + (i + 1) * (end - begin) / count; ++b) {
-                blocks.push_back(edges.block(b));
-            }
+            for (int64_t b = first; b < last; ++b) blocks.push_back(all[b]);
             task(blocks);
-        }
+        });
     }
 
-    // Make radial weights, and call task(terms, the first of their channels in, how many channels in, their A).
-    template <class Task>
-    void for_radial_weights(const Weights<T>& w, const Block<T>& b, Task task) {
-        for (int64_t f = 0; f < w.F; ++f) {
-            const Terms<T> terms(f, w.k, w.l, b.D);
-            for (int64_t i = 0; i < w.channels_in; i += w.together()) {
-                const int64_t n = std::min(w.together(), w.channels_in - i);
-                const T* A = w.last + (f * w.channels_in + i) * w.channels_out * VALUES;
-                const int64_t count = n * w.channels_out;
-                linear<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), hidden.second.output, R);
-                task(terms, i, n, A);
+    void own_nodes(int64_t begin, int64_t end) {
+        int64_t first = p.num_nodes, last = 0;
+        for (int64_t i = begin; i < end; ++i) {
+            const Block<T> b = all[i];
+            for (int64_t e = b.first; e < b.first + b.D * (b.rows[0] + b.rows[1]); ++e) {
+                first = std::min(first, p.src[p.order[e]]);
+                last = std::max(last, p.src[p.order[e]] + 1);
             }
         }
+        edges.nodes.own(first, last);
     }
 
-    void mix_block(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t i, int64_t n) {
-        const T* x[4];
-        T* y[4];
-        for (int j = 0; j < t.count; ++j) {
-            x[j] = edges.sent.template column<const T>(b.x, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            y[j] = edges.made.template column<T>(b.y, t.edge[j], w.pair.message, t.to[j]);
-        }
-        mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
-    }
-
-    // Of some of the terms: those of one edge of a row, or of all.
-    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int first, int count, int64_t i,
-                            int64_t n, T* into, T* dbias) {
-        const T *x[4], *dy[4];
-        T* dx[4];
-        for (int j = 0; j < count; ++j) {
-            const int64_t edge = t.edge[first + j], from = t.from[first + j], to = t.to[first + j];
-            x[j] = edges.sent.template column<const T>(b.x, edge, w.pair.feature, from) + i * C;
-            dx[j] = edges.sent.template column<T>(b.dx, edge, w.pair.feature, from) + i * C;
-            dy[j] = edges.made.template column<const T>(b.dy, edge, w.pair.message, to);
-        }
-        mix_gradient<W, T>(count, R, n, w.channels_out, x, dx, dy, t.sign + first, into, dbias);
-    }
-
-    // Edges that share radial weights have derivatives of their own by the scalars that these are made from.
     void gradient_of(const Radial<T>& network, Block<T>& b, RadialGradient<T>& sum) {
-        const int64_t separate = p.dscalars ? b.D : 1;
         hidden.evaluate(network, b.scalars);
-        alignas(64) T rows[C * HIDDEN], d[2][HIDDEN * C] = {};
+        alignas(64) T rows[C * HIDDEN], d[2 * HIDDEN * C] = {};
         opposite<W>(hidden.second.output, HIDDEN, rows);
         for (size_t i = 0; i < network.weights.size(); ++i) {
-            const Weights<T>& w = network.weights[i];
-            WeightsGradient<T>& dw = sum.weights[i];
-            for_radial_weights(w, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
-                const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out, terms = t.count / separate;
-                if (makes_messages) mix_block(w, b, t, i, n);
-                for (int64_t e = 0; e < separate; ++e) {
-                    T* const into = e + 1 < separate ? dR : R;  // the last in the place of what is not needed any longer
-                    mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
-                    linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, d[e]);
-                }
-                if (!p.gradients) return;
-                if (separate == 2) add_to<T>(R, dR, count * C);
-                add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
-            });
+            mixing.gradient(network.weights[i], 0, hidden.second.output, rows, b, d, sum.weights[i]);
         }
-        for (int64_t e = 0; e < separate; ++e) {
+        for (int64_t e = 0; e < mixing.separate(b); ++e) {
             T* const dscalars = p.dscalars ? b.dscalars + e * p.num_scalars * C : nullptr;
-            hidden.gradient(network, d[e], b.scalars, dscalars, sum);
+            hidden.gradient(network, d + e * HIDDEN * C, b.scalars, dscalars, sum);
         }
     }
 };
-
-// ---------------------------------------------------------------- all blocks
-
-template <class T, int W>
-struct Run {
-    const Problem& p;
-    Networks<T> networks;
-    std::vector<std::unique_ptr<Worker<T, W>>> workers;  // one per thread, and at least two blocks for each
-    int64_t num_blocks;
-
-    explicit Run(const Problem& p) : p(p), networks(p.num_networks), num_blocks(Edges<T>(p).num_blocks()) {
-        workers.resize(std::max(int64_t(1), std::min(p.threads.count, num_blocks / 2)));
-        in_parallel(p.threads, p.num_networks, [this](int64_t n) {
-            const Problem& q = this->p;
-            const int64_t first = n * PARAMETERS;
-            networks[n] = std::make_unique<Radial<T>>(q, q.networks[n], q.parameters + first,
-                                                      q.tangents ? q.tangents + first : nullptr);
-        });
-    }
-
-    // Call a member of every worker with its share of the blocks.
-    void work(void (Worker<T, W>::*member)(int64_t, int64_t)) {
-        const int64_t count = workers.size();
-        in_parallel(p.threads, count, [=](int64_t i) {
-            workers[i] = std::make_unique<Worker<T, W>>(p, networks);
-            ((*workers[i]).*member)(i * num_blocks / count, (i + 1) * num_blocks / count);
-        });
-    }
-
-    void gradient() {
-        work(&Worker<T, W>::gradient);
-        if (p.gradients) in_parallel(p.threads, p.num_networks, [this](int64_t n) { store(n); });
-        in_parallel(p.threads, p.threads.count, [this](int64_t i) {
-            for (int64_t node = i * p.num_nodes / p.threads.count; node < (i + 1) * p.num_nodes / p.threads.count; ++node) {
-                for (const auto& worker : workers) worker->edges.add_node(node);
-            }
-        });
-    }
-
-    void store(int64_t n) {
-        RadialGradient<T>& sum = *workers[0]->gradients[n];
-        for (size_t w = 1; w < workers.size(); ++w) sum.add(*workers[w]->gradients[n], *networks[n]);
-        sum.store(*networks[n], p.gradients + n * PARAMETERS);
-    }
-};
-
-template <class T>
-int forward(const Problem* p) {
-    return checked(*p, [=] { Run<T, 1>(*p).work(&Worker<T, 1>::forward); });
-}
-
-template <class T, int W>
-int gradient(const Problem* p) {
-    return checked(*p, [=] { Run<T, W>(*p).gradient(); });
-}
 
 }  // namespace
 
 // Write the messages.
-extern "C" int forward_float32(const Problem* p) { return forward<float>(p); }
-extern "C" int forward_float64(const Problem* p) { return forward<double>(p); }
+extern "C" int forward_float32(const Problem* p) { return forward<EdgeFirst<float, 1>, float>(p); }
+extern "C" int forward_float64(const Problem* p) { return forward<EdgeFirst<double, 1>, double>(p); }
 
 // From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
 // those by features of nodes.
-extern "C" int gradient_float32(const Problem* p) { return gradient<float, 1>(p); }
-extern "C" int gradient_float64(const Problem* p) { return gradient<double, 1>(p); }
+extern "C" int gradient_float32(const Problem* p) { return gradient<EdgeFirst<float, 1>, float>(p); }
+extern "C" int gradient_float64(const Problem* p) { return gradient<EdgeFirst<double, 1>, double>(p); }
 
 // From the same and tangents of all but these derivatives, write the tangents of the messages, and what gradient writes,
 // of its tangents.
-extern "C" int second_float32(const Problem* p) { return gradient<float, 2>(p); }
-extern "C" int second_float64(const Problem* p) { return gradient<double, 2>(p); }
+extern "C" int second_float32(const Problem* p) { return gradient<EdgeFirst<float, 2>, float>(p); }
+extern "C" int second_float64(const Problem* p) { return gradient<EdgeFirst<double, 2>, double>(p); }

@@ -134,11 +134,21 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 
 template <class T>
 struct Block {
-    int64_t first, count, D;  // where in the order of the plan it starts; rows; edges in each
+    int64_t first, D;                 // where in the order of the plan, or of places, it starts; edges in each row
+    int64_t rows[2];                  // in each register; the others fill it up, and nothing that they make is stored
+    const int64_t* places = nullptr;  // in the order of the plan, of every row; if null, they are one after the other
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
 
-    // The rows that fill the block up are its last one again, and nothing that they make is stored.
-    int64_t planned(int64_t row, int64_t edge) const { return first + D * std::min(row, count - 1) + edge; }
+    int64_t planned(int64_t row, int64_t edge) const {
+        return places ? places[first + row] : first + D * std::min(row, rows[0] + rows[1] - 1) + edge;
+    }
+
+    template <class Task>
+    void for_rows(Task task) const {
+        for (int v = 0; v < 2; ++v) {
+            for (int64_t r = 0; r < rows[v]; ++r) task(v * LANES<T> + r);
+        }
+    }
 };
 
 // out[a] = sum_b F[a, b] x[b], for matrices of n x n columns and each of the channels; or with F transposed.
@@ -207,13 +217,14 @@ ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders]; store(row, place, values, count) takes some of a row's.
+// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values, count)
+// takes some of a row's.
 template <int W, class T, class Store>
-ALWAYS_INLINE void scatter(const T* from, int64_t all, int64_t rows, int64_t channels, int64_t orders, Store store) {
+ALWAYS_INLINE void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
     const int64_t size = channels * orders;
-    for (int64_t half = 0; half < rows; half += N) {
-        for (int64_t first = 0; first < size; first += N) {
+    for (int64_t half = 0; half < B<T>; half += N) {
+        for (int64_t first = 0; first < size && rows[half / N]; first += N) {
             Vector<T> square[N] = {};
             int64_t c = first / orders, a = first % orders;
 #pragma GCC unroll 16
@@ -222,9 +233,7 @@ ALWAYS_INLINE void scatter(const T* from, int64_t all, int64_t rows, int64_t cha
                 if (++a == orders) a = 0, ++c;
             }
             transpose<T>(square);
-            for (int64_t r = half; r < std::min(rows, half + N); ++r) {
-                store(r, first, square[r - half], std::min(N, size - first));
-            }
+            for (int64_t r = 0; r < rows[half / N]; ++r) store(half + r, first, square[r], std::min(N, size - first));
         }
     }
 }
@@ -239,34 +248,55 @@ void put(const T* from, int64_t count, T* to) {
     if constexpr (SIZE > 1) put<T, SIZE / 2>(from, count, to);
 }
 
+template <class T>
+class NodeSums {  // derivatives by features of nodes, one thread's
+public:
+    explicit NodeSums(const Problem& p) : side(p.features, p.num_features) {}
+
+    // Room for those of some nodes: in a batch of graphs, the nodes of a few graphs.
+    void own(int64_t begin, int64_t end) {
+        first = begin, last = end;
+        values = Array<T>(std::max(int64_t(0), last - first) * side.of_nodes + LANES<T>, 0);
+    }
+
+    // Those by one part, [channels, 2l+1], with memory for a register after their end.
+    T* of(int64_t node, int64_t part) { return values + (node - first) * side.of_nodes + side.node_offset[part]; }
+
+    // Add what this thread found for a node to its derivatives.
+    void add(int64_t node) const {
+        if (node < first || node >= last) return;
+        const T* from = values + (node - first) * side.of_nodes;
+        for (int64_t part = 0; part < side.count; ++part) {
+            const int64_t size = (2 * side.parts[part].degree + 1) * side.parts[part].of_node;
+            T* to = static_cast<T*>(side.parts[part].dnode);
+            if (!to) continue;
+            for (int64_t i = 0; i < size; ++i) to[node * size + i] += from[side.node_offset[part] + i];
+        }
+    }
+
+private:
+    const Side<T> side;
+    int64_t first = 0, last = 0;
+    Array<T> values;
+};
+
 template <class T, int W = 1>
 class Edges {  // reads and writes what edges carry, one thread's
 public:
     const Problem& p;
     const Side<T, W> sent, made;
     std::vector<int64_t> frame_offset{0};
+    NodeSums<T> nodes;
 
-    explicit Edges(const Problem& p)
+    Edges(const Problem& p, const Part* sent_parts)
         : p(p),
-          sent(p.features, p.num_features),
+          sent(sent_parts, p.num_features),
           made(p.messages, p.num_messages),
+          nodes(p),
           apart(std::max(sent.largest(), made.largest()) * C) {
         for (int64_t l = 0; l <= p.max_degree; ++l) {
             frame_offset.push_back(frame_offset.back() + (p.frame(l) ? (2 * l + 1) * (2 * l + 1) : 0));
         }
-    }
-
-    int64_t num_blocks() const { return blocks_of(p.num_shared / 2) + blocks_of(p.num_edges - p.num_shared); }
-
-    Block<T> block(int64_t number) const {
-        const int64_t shared = blocks_of(p.num_shared / 2);
-        Block<T> b;
-        b.D = number < shared ? 2 : 1;
-        const int64_t row = (number < shared ? number : number - shared) * B<T>;
-        const int64_t rows = number < shared ? p.num_shared / 2 : p.num_edges - p.num_shared;
-        b.first = (number < shared ? 0 : p.num_shared) + b.D * row;
-        b.count = std::min(B<T>, rows - row);
-        return b;
     }
 
     void load_scalars(Block<T>& b) const {
@@ -309,21 +339,20 @@ public:
 
     void store_gradients(const Block<T>& b) {
         if (p.dframes) store_gradient_of_frames(b);
-        for (int64_t r = 0; p.dscalars && r < b.count; ++r) {
-            for (int64_t d = 0; d < b.D; ++d) {
+        b.for_rows([&](int64_t r) {
+            for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
                 T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
                 for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[(d * p.num_scalars + i) * C + r];
             }
-        }
+        });
         for (int64_t part = 0; part < sent.count; ++part) {
             const Part& f = sent.parts[part];
             for (int64_t d = 0; d < b.D; ++d) {
                 const T* from = turned_back(b, sent, b.dx, part, d);
                 if (f.dnode) {
-                    scatter<W>(from, f.channels, b.count, f.of_node, 2 * f.degree + 1,
+                    scatter<W>(from, f.channels, b.rows, f.of_node, 2 * f.degree + 1,
                             [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
-                        const int64_t node = p.src[edge(b, r, d)] - first_node;
-                        at(dnodes + node * sent.of_nodes + sent.node_offset[part] + place).v += v;  // zeros after its end
+                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
                     });
                 }
                 if (f.dedge) store_of_edges(b, d, f, from, f.first, static_cast<T*>(f.dedge));
@@ -331,46 +360,17 @@ public:
         }
     }
 
-    // Room for the derivatives of the nodes that send along some blocks: in a batch of graphs, those of a few graphs.
-    void own_nodes(int64_t begin, int64_t end) {
-        first_node = p.num_nodes;
-        for (int64_t i = begin; i < end; ++i) {
-            const Block<T> b = block(i);
-            for (int64_t e = b.first; e < b.first + b.D * b.count; ++e) {
-                first_node = std::min(first_node, p.src[p.order[e]]);
-                last_node = std::max(last_node, p.src[p.order[e]] + 1);
-            }
-        }
-        dnodes = Array<T>(std::max(int64_t(0), last_node - first_node) * sent.of_nodes + LANES<T>, 0);
+    T* frame(T* frames, int64_t l, int64_t d) const {
+        return frames + (d * frame_offset.back() + frame_offset[l]) * C;
     }
-
-    // Add what this thread found for a node to its derivatives.
-    void add_node(int64_t node) const {
-        if (node < first_node || node >= last_node) return;
-        const T* from = dnodes + (node - first_node) * sent.of_nodes;
-        for (int64_t part = 0; part < sent.count; ++part) {
-            const int64_t size = (2 * sent.parts[part].degree + 1) * sent.parts[part].of_node;
-            T* to = static_cast<T*>(sent.parts[part].dnode);
-            if (!to) continue;
-            for (int64_t i = 0; i < size; ++i) to[node * size + i] += from[sent.node_offset[part] + i];
-        }
+    T* dframe(const Block<T>& b, int64_t l, int64_t d) const {
+        return b.dframes + (d * frame_offset.back() + frame_offset[l]) * B<T>;
     }
+    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
 
 private:
     static constexpr int64_t C = COLUMN<W, T>;
     Array<T> apart;  // one part of one edge, before it is turned
-    int64_t first_node = 0, last_node = 0;
-    Array<T> dnodes;
-
-    static int64_t blocks_of(int64_t rows) { return (rows + B<T> - 1) / B<T>; }
-    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
-    T* frame(T* frames, int64_t l, int64_t d) const {
-        return frames + (d * frame_offset.back() + frame_offset[l]) * C;
-    }
-
-    T* dframe(const Block<T>& b, int64_t l, int64_t d) const {
-        return b.dframes + (d * frame_offset.back() + frame_offset[l]) * B<T>;
-    }
 
     // Some rows of so many numbers each, of all edges, and of their tangents, null where zero.
     void gather_numbers(const void* from, const void* tangents, const int64_t* rows, int64_t size, T* to) const {
@@ -409,7 +409,7 @@ private:
         const T* from = static_cast<const T*>(f.dedge);
         gather<false, W>(from, p.num_edges, rows, f.channels, 2 * f.degree + 1, to, f.channels);
         for (int64_t i = 0; i < size; ++i) {
-            for (int64_t r = b.count; r < B<T>; ++r) to[i * C + r] = 0;
+            for (int v = 0; v < 2; ++v) std::fill_n(to + i * C + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
         }
         if (W == 2) fill(to + B<T>, size);
     }
@@ -443,7 +443,7 @@ private:
     // Channels of columns, from the first on, to where edges have them.
     void store_of_edges(const Block<T>& b, int64_t d, const Part& f, const T* from, int64_t first, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
-        scatter<W>(from + first * C, f.channels, b.count, f.of_edge, orders,
+        scatter<W>(from + first * C, f.channels, b.rows, f.of_edge, orders,
                 [&](int64_t r, int64_t place, const Vector<T>& v, int64_t n) {
             put(reinterpret_cast<const T*>(&v), n, to + edge(b, r, d) * f.of_edge * orders + place);
         });
@@ -466,10 +466,10 @@ private:
             const int64_t size = (2 * l + 1) * (2 * l + 1);
             for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
                 const T* from = dframe(b, l, d);
-                for (int64_t r = 0; r < b.count; ++r) {
+                b.for_rows([&](int64_t r) {
                     T* to = static_cast<T*>(p.dframes[l]) + b.planned(r, d) * size;
                     for (int64_t i = 0; i < size; ++i) to[i] = from[i * B<T> + r];
-                }
+                });
             }
         }
     }

@@ -75,22 +75,27 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end.
+// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of as
+// many inputs as fill blocks of columns, where outer products sum over the rows.
 template <class T>
 struct LayerGradient {
-    int64_t inputs, lanes;  // lanes of a weight: 1 where an outer product sums over all rows
-    Array<T> weight, bias, scale, shift;
+    int64_t inputs, whole, rest;  // whole: how many inputs fill blocks
+    Array<T> weight, by_lane;     // [32, whole], and [32, rest] registers
+    Array<T> bias, scale, shift;
 
-    LayerGradient(int64_t inputs, int64_t lanes)
+    explicit LayerGradient(int64_t inputs)
         : inputs(inputs),
-          lanes(lanes),
-          weight(HIDDEN * inputs * lanes, 0),
+          whole(inputs / B<T> * B<T>),
+          rest(inputs - whole),
+          weight(HIDDEN * whole, 0),
+          by_lane(HIDDEN * rest * LANES<T>, 0),
           bias(HIDDEN * LANES<T>, 0),
           scale(HIDDEN * LANES<T>, 0),
           shift(HIDDEN * LANES<T>, 0) {}
 
     void add(const LayerGradient& other) {
-        add_to<T>(weight, other.weight, HIDDEN * inputs * lanes);
+        add_to<T>(weight, other.weight, HIDDEN * whole);
+        add_to<T>(by_lane, other.by_lane, HIDDEN * rest * LANES<T>);
         add_to<T>(bias, other.bias, HIDDEN * LANES<T>);
         add_to<T>(scale, other.scale, HIDDEN * LANES<T>);
         add_to<T>(shift, other.shift, HIDDEN * LANES<T>);
@@ -100,18 +105,21 @@ struct LayerGradient {
     void store(void* const* gradients) const {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
-        sum(weight, lanes, HIDDEN * inputs, g[0]);
-        sum(bias, LANES<T>, HIDDEN, g[1]);
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            std::copy_n(weight + h * whole, whole, g[0] + h * inputs);
+            sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
+        }
+        sum(bias, HIDDEN, g[1]);
         if (!g[2]) return;
-        sum(scale, LANES<T>, HIDDEN, g[2]);
-        sum(shift, LANES<T>, HIDDEN, g[3]);
+        sum(scale, HIDDEN, g[2]);
+        sum(shift, HIDDEN, g[3]);
         centre<T>(g[0], inputs);
         centre<T>(g[1], 1);
     }
 
 private:
-    static void sum(const T* from, int64_t lanes, int64_t count, T* to) {
-        for (int64_t i = 0; i < count; ++i, from += lanes) to[i] = std::accumulate(from, from + lanes, T(0));
+    static void sum(const T* from, int64_t count, T* to) {
+        for (int64_t i = 0; i < count; ++i, from += LANES<T>) to[i] = std::accumulate(from, from + LANES<T>, T(0));
     }
 };
 
@@ -134,8 +142,8 @@ struct Activation {  // of one layer on one block
         }
     }
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as opposite rows, or null where it is
-    // narrow; dx, by the input, added to, or null.
+    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, as much of it as fills blocks of columns, as
+    // opposite rows; dx, by the input, added to, or null.
     void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
         T* dbias = sum.bias;
         if (layer.scale) gradient_of_norm(layer, d, sum);
@@ -148,11 +156,12 @@ struct Activation {  // of one layer on one block
             }
             at(dbias + h * N).v += asked<T>(total);
         }
-        if (rows) {
+        if (sum.whole == HIDDEN) {
             add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
         } else {
-            add_outer_by_lane(d, x, layer.inputs, sum.weight);
+            add_outer<T, W>(HIDDEN, d, rows, sum.whole, sum.weight);
         }
+        add_outer_by_lane(d, x + sum.whole * C, sum.rest, sum.by_lane);
         if (dx) linear_gradient<W, T>(HIDDEN, layer.weight, layer.tangent, layer.inputs + 1, layer.inputs, d, dx);
     }
 
@@ -332,7 +341,7 @@ struct RadialGradient {
     LayerGradient<T> first, second;
     std::vector<WeightsGradient<T>> weights;
 
-    explicit RadialGradient(const Radial<T>& radial) : first(radial.first.inputs, LANES<T>), second(HIDDEN, 1) {
+    explicit RadialGradient(const Radial<T>& radial) : first(radial.first.inputs), second(HIDDEN) {
         weights.reserve(radial.weights.size());
         for (const auto& w : radial.weights) weights.emplace_back(w);
     }
@@ -363,10 +372,12 @@ struct Hidden {  // both hidden layers on one block
 
     // Derivatives, from those by the output of the second, d, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
-        alignas(64) T rows[COLUMN<W, T> * HIDDEN], dfirst[HIDDEN * COLUMN<W, T>] = {};
-        opposite<W>(first.output, HIDDEN, rows);
+        alignas(64) T dfirst[HIDDEN * COLUMN<W, T>] = {};
+        const Array<T> rows(COLUMN<W, T> * std::max(HIDDEN, sum.first.whole));
+        opposite<W, T>(first.output, HIDDEN, rows);
         second.gradient(radial.second, d, first.output, rows, dfirst, sum.second);
-        first.gradient(radial.first, dfirst, scalars, nullptr, dscalars, sum.first);
+        opposite<W, T>(scalars, sum.first.whole, rows);
+        first.gradient(radial.first, dfirst, scalars, rows, dscalars, sum.first);
     }
 };
 

@@ -22,7 +22,7 @@
 namespace {  // of its own in every file, so that the compiler may inline all of it
 
 #if defined(__AVX512F__)
-constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns that are summed up together, at most
+constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns of two that are summed up together
 #elif defined(__AVX__)
 constexpr int REGISTER = 32, TILE = 6;
 #elif defined(__aarch64__)
@@ -134,50 +134,48 @@ using Constant = std::integral_constant<int64_t, N>;  // a number that the compi
 using One = Constant<1>;
 
 // out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
-// there is none; dx and dout are the distances from one x and one out to the next.
-template <int M, bool BIAS, class T, class Row, class Column, class Inner, class FromX, class FromOut>
+// there is none; dx and dout are the distances from one x and one out to the next. V registers of each column are summed.
+template <int M, bool BIAS, class T, int V, class Row, class Column, class Inner, class FromX, class FromOut>
 ALWAYS_INLINE void tile(const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
                         const T* bias) {
-    Vector<T> sum[M][2];
+    Vector<T> sum[M][V], values[V];
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        sum[o][0] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout).v;
-        sum[o][1] = BIAS ? sum[o][0] : at(out + o * dout + LANES<T>).v;
+        for (int v = 0; v < V; ++v) sum[o][v] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>).v;
     }
     for (int64_t k = 0; k < inner; ++k) {
-        const Vector<T> x0 = at(x + k * dx).v, x1 = at(x + k * dx + LANES<T>).v;
+        for (int v = 0; v < V; ++v) values[v] = at(x + k * dx + v * LANES<T>).v;
 #pragma GCC unroll 16
         for (int o = 0; o < M; ++o) {
             const T factor = a[o * row + k * column];
-            sum[o][0] += factor * x0;
-            sum[o][1] += factor * x1;
+            for (int v = 0; v < V; ++v) sum[o][v] += factor * values[v];
         }
     }
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        at(out + o * dout).v = sum[o][0];
-        at(out + o * dout + LANES<T>).v = sum[o][1];
+        for (int v = 0; v < V; ++v) at(out + o * dout + v * LANES<T>).v = sum[o][v];
     }
 }
 
 // The same for count columns, M at most.
-template <bool BIAS, int M = TILE, class T, class... Others>
+template <bool BIAS, int M, class T, int V, class... Others>
 ALWAYS_INLINE void tile_of(int64_t count, Others... others) {
     if (count == M) {
-        tile<M, BIAS, T>(others...);
+        tile<M, BIAS, T, V>(others...);
     } else if constexpr (M > 1) {
-        tile_of<BIAS, M - 1, T>(count, others...);
+        tile_of<BIAS, M - 1, T, V>(count, others...);
     }
 }
 
 // The same for any number of columns, in tiles as equal as they can be: sums of few columns wait for each other.
-template <bool BIAS, class T, class Row, class Column, class Inner, class FromX, class FromOut>
+template <bool BIAS, class T, int V = 2, class Row, class Column, class Inner, class FromX, class FromOut>
 void product(int64_t count, const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
              const T* bias = nullptr) {
-    const int64_t tiles = (count + TILE - 1) / TILE;
+    constexpr int MOST = 2 * TILE / V;
+    const int64_t tiles = (count + MOST - 1) / MOST;
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t o = t * count / tiles, end = (t + 1) * count / tiles;
-        tile_of<BIAS, TILE, T>(end - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
+        tile_of<BIAS, MOST, T, V>(end - o, a + o * row, row, column, inner, x, dx, out + o * dout, dout,
                                BIAS ? bias + o * row : bias);
     }
 }

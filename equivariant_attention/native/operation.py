@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..native.calls import contiguous, holds_numbers, is_watched
 
 Tensors = Sequence[Any]  # some may be None
+Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
 NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")  # two copies of the package may be at work
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 OPERATORS = getattr(torch.ops, NAMESPACE)
@@ -45,10 +47,10 @@ class Operation:
     statics: tuple[Any, ...]
     room: Callable[[Tensors], list[Tensor]]
     forward: Callable[[Tensors, Sequence[Tensor]], None]
-    gradient: Callable[[Tensors, Sequence[bool], Tensors], Tensors]
+    gradient: Gradient
     plain: Callable[[Tensors], Sequence[Tensor]] | None = None
     second: Callable[[Tensors, Tensors, Tensors, Sequence[bool]], tuple[Tensors, Sequence[Tensor]]] | None = None
-    plain_gradient: Callable[[Tensors, Sequence[bool], Tensors], Tensors] | None = None
+    plain_gradient: Gradient | None = None
     check: Callable[[], None] | None = None
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
@@ -64,6 +66,14 @@ class Operation:
         self.forward(tensors, output)
         return output
 
+    @property
+    def in_pytorch(self) -> Gradient:
+        """What gradient is, in PyTorch."""
+        if self.plain_gradient is not None:
+            return self.plain_gradient
+        assert self.plain is not None
+        return partial(plain_gradient, self.plain)
+
     def watched_gradient(self, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
         """The derivatives where PyTorch watches, or asks for many at once (is_grads_batched)."""
         if self.plain is not None:
@@ -74,7 +84,10 @@ class Operation:
                 "use_backend('edge') has these"
             )
         given, present = _without_none(tensors)
-        operator, wanted = getattr(OPERATORS, f"{self.name}_gradient"), [n for n, p in zip(needed, present) if p]
+        operator, wanted = (
+            getattr(OPERATORS, f"{self.name}_gradient"),
+            [n for n, p in zip(needed, present, strict=True) if p],
+        )
         found = iter(operator(given, present, list(gradients), wanted, *self.statics))
         return [next(found) if n else None for n in needed]
 
@@ -249,7 +262,7 @@ class _Gradient(torch.autograd.Function):
         _check_kept(ctx.operation, ctx.kinds, tensors)
         every = [*tensors, *directions]
         if ctx.operation.second is None or _is_unusual(directions):
-            found = _differentiated(ctx.operation, len(ctx.needed), every, wanted)
+            found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
             found = _applied(_Second, ctx.operation, len(ctx.needed), wanted, *contiguous(every))
         return None, None, *found
@@ -279,34 +292,37 @@ class _Second(torch.autograd.Function):
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
         with torch.enable_grad():
             tensors = _views(ctx.saved_tensors, needed)
-            second = _plain_second(ctx.operation, ctx.n, tensors, [d is not None for d in gradients])
+            second = _plain_second(ctx.operation.in_pytorch, ctx.n, tensors, [d is not None for d in gradients])
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-        found = iter(_derivatives(second, leaves, gradients, create_graph))
+        found = iter(derivatives_by(leaves, second, gradients, create_graph))
         return None, None, None, *(next(found) if n else None for n in needed)
 
 
-def _differentiated(operation: Operation, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
-    """What :class:`_Second` gives, in PyTorch; differentiable where that is enabled."""
+def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
+    """The derivatives of a gradient along directions, in PyTorch; differentiable where that is enabled.
+
+    Args:
+        gradient: in PyTorch, as of an :class:`Operation`.
+        n: how many tensors its values are a function of.
+        tensors: these, derivatives by the values, and directions, one for each of the first.
+        wanted: whether the derivative is, by each of them but the directions.
+    """
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        found = _plain_second(operation, n, _views(tensors, [*wanted, *[False] * n]), wanted)
+        found = _plain_second(gradient, n, _views(tensors, [*wanted, *[False] * n]), wanted)
     return found if create_graph else [None if v is None else v.detach() for v in found]
 
 
-def _plain_second(operation: Operation, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
+def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
     """The same of tensors that have graphs; None where it is not wanted."""
-    directions, is_used = tensors[-n:], [d is not None for d in tensors[-n:]]
-    if operation.plain_gradient is not None:
-        first = operation.plain_gradient(tensors[:n], is_used, tensors[n:-n])
-    else:
-        assert operation.plain is not None
-        first = plain_gradient(operation.plain, tensors[:n], is_used, tensors[n:-n])
+    directions = tensors[-n:]
+    first = gradient(tensors[:n], [d is not None for d in directions], tensors[n:-n])
     leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
-    found = iter(_derivatives(first, leaves, directions, create_graph=True))
+    found = iter(derivatives_by(leaves, first, directions, create_graph=True))
     return [next(found) if w else None for w in wanted]
 
 
-def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
+def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Any]:
     """The tensors, so that derivatives by one are not those by another that it was made from."""
     views = []
     for v, n in zip(tensors, needed, strict=True):
@@ -355,10 +371,10 @@ def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) 
     return found
 
 
-def _derivatives(
-    values: Sequence[Tensor | None], leaves: Sequence[Tensor], gradients: Sequence[Tensor | None], create_graph: bool
+def derivatives_by(
+    leaves: Sequence[Any], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None], create_graph: bool
 ) -> Sequence[Tensor | None]:
-    """Derivatives by leaves, from those by values; None where there are none."""
+    """Derivatives by leaves, from those by values that depend on them; None where there are none."""
     both = zip(values, gradients, strict=True)
     pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
     if not pairs:
@@ -381,5 +397,5 @@ def plain_gradient(
         tensors = _views(tensors, needed)
         values = plain(tensors)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-    found = iter(_derivatives(values, leaves, gradients, create_graph))
+    found = iter(derivatives_by(leaves, values, gradients, create_graph))
     return [next(found) if n else None for n in needed]

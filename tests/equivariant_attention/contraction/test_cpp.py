@@ -11,7 +11,7 @@ from equivariant_attention.so3 import aligned_coupling
 from tests.cases import MIXED, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import check_against_oracle, undirected_graph
 
-runs = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
+runs = pytest.mark.skipif(bool(not_built(cpp.SOURCES["cpp"])), reason=not_built(cpp.SOURCES["cpp"]))
 
 
 def graph(num_nodes, num_edges, edge_dim=2, dtype=torch.float64):
@@ -61,13 +61,13 @@ def test_any_number_of_edges_and_threads(num_edges, threads, dtype):
         torch.set_num_threads(1)
 
 
-def check_layer(layer, fiber, G, dtype):
+def check_layer(layer, fiber, G, dtype, named="cpp"):
     """Values and derivatives are those of 'frame', of every subset of what can be asked for."""
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
     d, w = G.edata["d"].clone().requires_grad_(), G.edata["w"].requires_grad_()
     leaves = {"features": [*features.values()], "d": [d], "w": [w], "parameters": [*layer.parameters()]}
     found = []
-    for backend in ("frame", "cpp"):
+    for backend in ("frame", named):
         G.edata["d"] = d
         basis, r = get_basis_and_r(G, 5, compute_gradients=True)
         with use_backend(backend):
@@ -193,7 +193,7 @@ def test_a_layer_that_is_compiled_takes_another_order():
 
 def missing(dtype, device):
     features, src = {"0": torch.zeros(1, 1, 1, device=device)}, torch.zeros(1, dtype=torch.int64, device=device)
-    return cpp.missing(Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
+    return cpp.missing("cpp", Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
 
 
 def refusal(G, layer):

@@ -15,7 +15,7 @@ from equivariant_attention.native.calls import check_read, contiguous, not_built
 from equivariant_attention.neighbors import knn_graph
 from tests.cases import random_features, random_graph
 
-runs = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
+runs = pytest.mark.skipif(bool(not_built(cpp.SOURCES["cpp"])), reason=not_built(cpp.SOURCES["cpp"]))
 FIBER = Fiber(2, 2)
 
 
