@@ -17,7 +17,7 @@ from tests.cases import MIXED, awkward_graph, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import PAIRS, undirected_graph
 from tests.equivariant_attention.contraction.test_cpp import graph
 
-pytestmark = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
+pytestmark = pytest.mark.skipif(bool(not_built(cpp.SOURCES["cpp"])), reason=not_built(cpp.SOURCES["cpp"]))
 EDGE_DIM = 1
 
 
