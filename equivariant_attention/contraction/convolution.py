@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
 
@@ -108,7 +108,7 @@ class Convolution:
     def of(text: str) -> Convolution:
         """The convolution of a :attr:`text`."""
         features, messages, pairs, rows, *rest = json.loads(text)
-        each = tuple(Pair(*numbers, tuple(scales)) for *numbers, scales in pairs)
+        each = tuple(replace(Pair(*numbers), scales=tuple(numbers[-1])) for numbers in pairs)
         return Convolution(tuple(map(tuple, features)), tuple(map(tuple, messages)), each, tuple(rows), *rest)
 
     def _check(self, pair: Pair, ends: Ends) -> None:

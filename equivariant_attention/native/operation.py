@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..native.calls import contiguous, holds_numbers, is_watched
+from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
 
 Tensors = Sequence[Any]  # some may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
@@ -67,6 +67,13 @@ class Operation:
         return output
 
     @property
+    def unusual(self) -> Exception:
+        """What is raised where derivatives are batched, or those of forward derivatives."""
+        return NotImplementedError(
+            f"{self.name} in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
+        )
+
+    @property
     def in_pytorch(self) -> Gradient:
         """What gradient is, in PyTorch."""
         if self.plain_gradient is not None:
@@ -78,11 +85,8 @@ class Operation:
         """The derivatives where PyTorch watches, or asks for many at once (is_grads_batched)."""
         if self.plain is not None:
             return plain_gradient(self.plain, tensors, needed, gradients)
-        if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
-            raise NotImplementedError(
-                f"{self.name} in C++ have neither forward derivatives nor differentiable batched ones: "
-                "use_backend('edge') has these"
-            )
+        if torch.is_grad_enabled() or not is_recorded():
+            raise self.unusual
         given, present = _without_none(tensors)
         operator, wanted = (
             getattr(OPERATORS, f"{self.name}_gradient"),
@@ -260,8 +264,10 @@ class _Gradient(torch.autograd.Function):
         tensors = ctx.saved_tensors
         wanted = _asked_for(ctx.next_functions, tensors)
         _check_kept(ctx.operation, ctx.kinds, tensors)
-        every = [*tensors, *directions]
-        if ctx.operation.second is None or _is_unusual(directions):
+        every, unusual = [*tensors, *directions], _is_unusual(directions)
+        if unusual and ctx.operation.plain is None:
+            raise ctx.operation.unusual
+        if ctx.operation.second is None or unusual:
             found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
             found = _applied(_Second, ctx.operation, len(ctx.needed), wanted, *contiguous(every))
@@ -377,7 +383,7 @@ def derivatives_by(
     """Derivatives by leaves, from those by values that depend on them; None where there are none."""
     both = zip(values, gradients, strict=True)
     pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
-    if not pairs:
+    if not pairs or not leaves:
         return [None] * len(leaves)
     values, gradients = zip(*pairs, strict=True)
     return torch.autograd.grad(values, leaves, gradients, create_graph=create_graph, allow_unused=True)

@@ -19,10 +19,10 @@ def forgotten(monkeypatch):
     """As in a process that has built nothing and has warned of nothing."""
     monkeypatch.delenv(compiler.SWITCH, raising=False)
     monkeypatch.setattr(calls, "WARNED", [])
-    for function in (compiler.library, calls.not_built):
+    for function in (compiler.library, calls._not_built):
         function.cache_clear()
     yield
-    for function in (compiler.library, calls.not_built):
+    for function in (compiler.library, calls._not_built):
         function.cache_clear()
 
 

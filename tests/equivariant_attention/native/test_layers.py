@@ -1,6 +1,7 @@
 """The layers in C++ against the same in PyTorch."""
 
 import multiprocessing
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -282,21 +283,23 @@ def test_it_runs_by_default_and_where_it_can(name, expected, calls_of):
     for backend in ("frame", "oracle"):
         with use_backend(backend):
             run(function)
-    run(torch.compile(function, backend="eager"))
     function(*(v.bfloat16() for v in leaves))
     torch.func.vmap(lambda *v: function(*v)[0])(*(v[None] for v in leaves))
     torch.func.grad(lambda v: function(v, *leaves[1:])[0].sum())(leaves[0])
     torch.func.jvp(lambda v: function(v, *leaves[1:])[0], (leaves[0],), (leaves[0],))
     with torch.autograd.forward_ad.dual_level():
         function(torch.autograd.forward_ad.make_dual(leaves[0], leaves[0]), *leaves[1:])
-    recorded = make_fx(lambda *v: function(*v))(*leaves)
-    torch.testing.assert_close(recorded(*(v / 2 for v in leaves)), function(*(v / 2 for v in leaves)))
-    calls_of.clear()
     with FakeTensorMode(allow_non_fake_inputs=True):
         run(function)
-    with FlopCounterMode(display=False):
-        run(function)
     assert calls_of == []
+    torch._dynamo.reset()
+    for watched in (torch.compile(function, backend="eager", fullgraph=True), function):
+        with FlopCounterMode(display=False) if watched is function else nullcontext():
+            run(watched)
+        assert calls_of == expected
+        calls_of.clear()
+    recorded = make_fx(lambda *v: function(*v))(*leaves)
+    torch.testing.assert_close(recorded(*(v / 2 for v in leaves)), function(*(v / 2 for v in leaves)))
 
 
 def test_without_a_compiler(calls_of, monkeypatch):
