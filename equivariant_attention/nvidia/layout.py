@@ -1,0 +1,160 @@
+"""Which radial networks a convolution has: one for every pair of degrees, or one that serves several pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from ..nvidia._seam import Convolution, Pair
+from ..nvidia.fiber import Fiber
+from ..so3.couplings import published_sign
+
+
+class ConvSE3FuseLevel(Enum):
+    """How far radial networks are shared; where channels do not allow it, the next lower level is taken.
+
+    Attributes:
+        FULL: one network for all pairs of degrees.
+        PARTIAL: one network for each degree out, or else for each degree in.
+        NONE: one network for each pair.
+    """
+
+    FULL = 2
+    PARTIAL = 1
+    NONE = 0
+
+
+class Layout(Enum):
+    """What one network of a convolution serves; the value is where the package keeps them."""
+
+    ALL = "conv"
+    DEGREE_OUT = "conv_out.{l}"
+    DEGREE_IN = "conv_in.{k}"
+    PAIR = "conv.{k},{l}"
+
+    @property
+    def container(self) -> str:
+        """The name of the attribute with the network, or with a ModuleDict of them."""
+        return self.value.partition(".")[0]
+
+
+class Network(NamedTuple):
+    """One radial network.
+
+    Its rows are numbered (channel out, channel in, pair, J).
+
+    Attributes:
+        key: in the ModuleDict of its layout; empty, where it is alone.
+        pairs: the pairs (k, l) of degrees that it serves.
+        channels_in, channels_out: of every one of them.
+    """
+
+    key: str
+    pairs: tuple[tuple[int, int], ...]
+    channels_in: int
+    channels_out: int
+
+    @property
+    def freq_sum(self) -> int:
+        """Number of basis kernels of all pairs."""
+        return sum(_num_freq(*pair) for pair in self.pairs)
+
+    @property
+    def rows(self) -> int:
+        """Outputs of the network."""
+        return self.channels_out * self.channels_in * self.freq_sum
+
+
+def layouts(sent: Fiber, fiber_out: Fiber, max_degree: int) -> list[Layout]:
+    """The layouts that the channels allow, those that share most first.
+
+    Args:
+        sent: fiber of what is sent along an edge, channels of edges included.
+        fiber_out: fiber of the messages.
+        max_degree: up to which degrees must be there, all with equal channels, to be served together.
+    """
+    alike_in, alike_out = (
+        fiber.degrees == list(range(max_degree + 1)) and len(set(fiber.channels)) == 1 for fiber in (sent, fiber_out)
+    )
+    found = [Layout.ALL] * (alike_in and alike_out) + [Layout.DEGREE_OUT] * alike_in + [Layout.DEGREE_IN] * alike_out
+    return [*found, Layout.PAIR]
+
+
+def layout_of(level: ConvSE3FuseLevel, allowed: Sequence[Layout]) -> Layout:
+    """The layout of a fuse ``level``, of those that are ``allowed``."""
+    return next(layout for layout in allowed if layout in _LAYOUTS[level])
+
+
+_LAYOUTS = {
+    ConvSE3FuseLevel.FULL: (*Layout,),
+    ConvSE3FuseLevel.PARTIAL: (Layout.DEGREE_OUT, Layout.DEGREE_IN, Layout.PAIR),
+    ConvSE3FuseLevel.NONE: (Layout.PAIR,),
+}
+
+
+def networks_of(layout: Layout, sent: Fiber, fiber_out: Fiber) -> list[Network]:
+    """The networks of a ``layout``, from ``sent`` to ``fiber_out``, in the order of the package."""
+    degrees_in, degrees_out = sent.degrees, fiber_out.degrees
+    if layout is Layout.ALL:
+        pairs = tuple((k, l) for l in degrees_out for k in degrees_in)
+        return [Network("", pairs, sent.channels[0], fiber_out.channels[0])]
+    if layout is Layout.DEGREE_OUT:
+        return [Network(f"{l}", tuple((k, l) for k in degrees_in), sent.channels[0], m) for l, m in fiber_out]
+    if layout is Layout.DEGREE_IN:
+        return [Network(f"{k}", tuple((k, l) for l in degrees_out), m, fiber_out.channels[0]) for k, m in sent]
+    return [Network(f"{k},{l}", ((k, l),), m_in, m_out) for (k, m_in), (l, m_out) in sent * fiber_out]
+
+
+def convolution_of(
+    networks: Sequence[Network], sent: Fiber, parts: Sequence[Fiber], layout: Layout, use_layer_norm: bool
+) -> Convolution:
+    """What the engine is to know of a convolution.
+
+    Args:
+        networks: of the ``layout``.
+        sent: fiber of what is sent along an edge.
+        parts: fibers of the messages; the channels of a degree are those of the first, then those of the second.
+        layout: as said.
+        use_layer_norm: whether the networks have LayerNorms.
+    """
+    place = {pair: (number, network) for number, network in enumerate(networks) for pair in network.pairs}
+    messages: list[tuple[int, int]] = []
+    pairs: list[Pair] = []
+    done = Fiber({})
+    for part in parts:
+        for l in part.degrees:
+            for feature, k in enumerate(sent.degrees):
+                number, network = place[k, l]
+                before = network.pairs[: network.pairs.index((k, l))]
+                step_in = network.freq_sum
+                step_out = step_in * network.channels_in
+                first = done[l] * step_out + sum(_num_freq(*pair) for pair in before)
+                scales = _scales(k, l, layout is Layout.PAIR)
+                pairs.append(Pair(feature, len(messages), number, first, step_out, step_in, scales))
+            messages.append((l, part[l]))
+            done[l] += part[l]
+    features, rows = tuple((k, sent[k]) for k in sent.degrees), tuple(network.rows for network in networks)
+    return Convolution(features, tuple(messages), tuple(pairs), rows, has_norm=use_layer_norm, has_bias=False)
+
+
+def _num_freq(k: int, l: int) -> int:
+    return 2 * min(k, l) + 1
+
+
+def _scales(k: int, l: int, is_alone: bool) -> tuple[float, ...]:
+    """The package's basis kernels beside the published ones: its couplings are Wigner 3j symbols of (J, k, l).
+
+    Reversed, to (l, k, J), they change by the sign of an odd permutation. Between scalars the package multiplies by 1
+    in place of Y_0, where the network serves no other pair.
+    """
+    if k == l == 0:
+        return (math.sqrt(4 * math.pi),) if is_alone else ()
+    scales = tuple(float(coupling_sign(k, l, J)) for J in range(abs(k - l), k + l + 1))
+    return scales if min(scales) < 0 else ()
+
+
+def coupling_sign(k: int, l: int, J: int) -> int:
+    """Sign of the package's coupling from degree ``k`` and harmonic ``J`` to ``l``, beside the published one."""
+    return published_sign(k, l, J) * (-1) ** (J + k + l)
