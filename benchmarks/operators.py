@@ -16,7 +16,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # some builds of PyTorch announ
 ELEMENTWISE, REST = "elementwise, sums and others", "Python and rest"
 KINDS = {
     # Libraries in C++, which are no operators of PyTorch's.
-    "messages in C++": "compiled::forward compiled::gradient",
+    "messages in C++": "edge_first::forward edge_first::gradient",
     "other layers in C++": """
         attention::forward attention::gradient linear::forward linear::gradient
         norm::norms norm::norms_gradient norm::rescaled norm::rescaled_gradient

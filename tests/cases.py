@@ -2,14 +2,14 @@
 
 import torch
 
-from equivariant_attention.contraction import BACKENDS, compiled, triton_mix
+from equivariant_attention.contraction import BACKENDS, cpp, triton_mix
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph, as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.native.calls import not_built
 
-# 'triton' runs on CUDA, or on a CPU in its interpreter; 'compiled' where there is a C++ compiler.
-MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "compiled": not_built(compiled.SOURCE)}
+# 'triton' runs on CUDA, or on a CPU in its interpreter; 'cpp' where there is a C++ compiler.
+MISSING = {"triton": not triton_mix.available(torch.device("cpu")), "cpp": not_built(cpp.SOURCE)}
 BACKENDS_HERE = sorted(b for b in BACKENDS if not MISSING.get(b))
 SCALARS = Fiber(structure=[(6, 0)])
 VECTORS = Fiber(structure=[(2, 1)])

@@ -7,11 +7,13 @@ The sums over channels, orders and J may be done in any order. Each module here 
 function of the same parameters. ``oracle`` is the equation as it is written, and what the others are tested against.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,32 +21,31 @@ from torch import Tensor
 from ..basis import Basis
 from ..checks import check_whole_number, first_parameter
 from ..compiling import constant_when_compiled
-from ..contraction import blockwise, compiled, cost, edge, node, oracle, pair_by_pair, triton_mix
+from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair, triton_mix
+from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
-from ..contraction.kernels import KernelSet
 from ..contraction.memory import limited_memory
-from ..contraction.parameters import changed
+from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..fibers import Features, Fiber
 from ..native.calls import is_transformed, is_watched, missing
-from ..plain import check_never_called, has_hooks_of_all
+from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
-Order = Callable[[Sequence[KernelSet], Fiber, Inputs], list[Features]]
+Order = Callable[[Convolution, Sequence[Any], Inputs], list[Tensor]]
 
 
 BACKENDS: dict[str, Order] = {
     "oracle": partial(pair_by_pair.messages, oracle.message),
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
-    "compiled": compiled.messages,
+    "cpp": cpp.messages,
     "node": node.messages,
     "triton": partial(blockwise.messages, fused=True),
 }
 NEEDS = {
     "frame": "frames",
-    "compiled": "frames",
+    "cpp": "frames",
     "node": "plan",
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
@@ -56,17 +57,17 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     """Within this context every convolution runs in the order ``name``; None lets the library choose.
 
     Args:
-        name: 'oracle', 'edge', 'frame', 'compiled' ('frame' in C++, on a CPU; built when first used, see
+        name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
             :func:`~equivariant_attention.native.compiler.library`), 'node', 'triton' ('frame' with its products in
             a kernel of their own, on CUDA; never chosen by the library, as no GPU was at hand to measure it) or None.
-            With None and 'compiled', attention, norms and linear maps run in C++ as well, where they can.
+            With None and 'cpp', attention, norms and linear maps run in C++ as well, where they can.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
     Raises:
         ValueError: there is no such order, or ``memory`` is not a whole number of at least 1.
     """
-    _check_name(name)
+    name = _checked_name(name)
     if memory is not None:
         check_whole_number(memory, 1, "memory")
     token = _chosen.set(name)
@@ -77,9 +78,13 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
         _chosen.reset(token)
 
 
-def _check_name(name: str | None) -> None:
+def _checked_name(name: str | None) -> str | None:
+    if name == "compiled":
+        warnings.warn("backend 'compiled' is called 'cpp' now", DeprecationWarning, stacklevel=3)
+        return "cpp"
     if name is not None and name not in BACKENDS:
         raise ValueError(f"backend must be None or one of {sorted(BACKENDS)}, got {name!r}")
+    return name
 
 
 @constant_when_compiled
@@ -88,7 +93,7 @@ def _named() -> str | None:
 
 
 def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
-    """Whether layers are to compute in C++: where it can run, and no order but 'compiled' was chosen by name.
+    """Whether layers are to compute in C++: where it can run, and no order but 'cpp' was chosen by name.
 
     Args:
         source: the C++ file.
@@ -98,37 +103,37 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor
     Returns:
         whether it is to.
     """
-    if _named() not in (None, "compiled") or is_watched():
+    if _named() not in (None, "cpp") or is_watched():
         return False
     dtype = tensors[0].dtype
     return all(v.dtype == dtype for v in tensors) and not missing(source, [*tensors, *others], dtype)
 
 
-def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend: str | None = None) -> list[Features]:
-    """Messages along every edge, of several sets of kernels at once.
+def contract(
+    convolution: Convolution, networks: Sequence[Any], inputs: Inputs, backend: str | None = None
+) -> list[Tensor]:
+    """Messages along every edge.
 
     Args:
-        sets: the :class:`~equivariant_attention.modules.PairwiseConv` of every pair of degrees, keyed ``'(k,l)'``, with
-            the degrees l and channels of the messages that they make.
-        fiber_in: degrees k and channels of what the nodes send.
+        convolution: what is sent and made, and which radial weights lead from one to the other.
+        networks: its radial networks, modules such as :class:`~equivariant_attention.modules.PairwiseConv`.
         inputs: what the messages are made from.
         backend: name of the order to run in; None for that of :func:`use_backend`, or the library's choice.
 
     Returns:
-        ``{degree: [edges, channels, 2 degree + 1]}`` for each of the sets.
+        ``[edges, channels, 2 degree + 1]`` for each message of the convolution.
 
     Raises:
         ValueError: there is no such order; or the basis lacks a pair of degrees, is of another graph, or is a plain
             dict where the order chosen by name needs frames or a plan, or the order chosen by name cannot run here.
     """
-    _check_name(backend)
-    for _, fiber_out in sets:
-        inputs.check_basis(fiber_in, fiber_out)
+    backend = _checked_name(backend)
+    inputs.check_basis(convolution)
     is_dict = not isinstance(inputs.basis, Basis)
-    parameter = first_parameter(sets[0][0])
+    parameter = first_parameter(networks[0])
     dtype = inputs.scalars.dtype if parameter is None else parameter.dtype
-    called = _must_be_called(sets)
-    name = backend or _named() or (called[0] if called else _choice(sets, fiber_in, inputs, dtype))
+    called = _must_be_called(convolution, networks)
+    name = backend or _named() or (called[0] if called else _choice(convolution, inputs, dtype))
     if called and name not in ("oracle", called[0]):
         raise ValueError(
             f"backend {name!r} reads parameters and does not call the modules of kernels, but one was changed: "
@@ -144,33 +149,32 @@ def contract(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, backend
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if (name == "compiled" and is_watched()) or (name == "node" and is_transformed()):
+    if (name == "cpp" and is_watched()) or (name == "node" and is_transformed()):
         name = "frame"  # the same, in operations that PyTorch can look into
-    if name == "compiled" and (reason := compiled.missing(inputs, dtype)):
-        raise ValueError(f"backend 'compiled' cannot run here: {reason}")
+    if name == "cpp" and (reason := cpp.missing(inputs, dtype)):
+        raise ValueError(f"backend 'cpp' cannot run here: {reason}")
     with full_precision(inputs.src.device):
-        return BACKENDS[name](sets, fiber_in, inputs.to(dtype))
+        return BACKENDS[name](convolution, networks, inputs.to(dtype))
 
 
-def _must_be_called(sets: Sequence[KernelSet]) -> tuple[str, str] | None:
+def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[str, str] | None:
     """The order that calls the modules that are not as they were made, and which of them; None, if all are."""
     found = [("", "every module, by a hook of them all")] if has_hooks_of_all() else []
-    for kernels, _ in sets:
-        check_never_called(kernels, "kernel_unary")
-        for key, kernel in kernels.items():
-            name = changed(kernel)
-            if name is not None:
-                found.append((name, key + name))
+    for number, network in enumerate(networks):
+        name = changed(network)
+        if name is not None:
+            ends = convolution.ends[convolution.by_network[number][0]]
+            found.append((name, f"({ends.degree_in},{ends.degree_out}){name}"))
     if not found:
         return None
     name, which = min(found)
     return "edge" if name else "oracle", which
 
 
-def _choice(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, dtype: torch.dtype) -> str:
+def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
     if is_transformed():
         return "frame"  # which PyTorch can look into
-    has_compiled = not is_watched() and not compiled.missing(inputs, dtype)
-    return cost.fastest(sets, fiber_in, inputs.basis.plan, inputs.pairs_share, has_compiled)
+    has_cpp = not is_watched() and not cpp.missing(inputs, dtype)
+    return cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)

@@ -5,79 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..contraction import frame
+from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
-from ..contraction.kernels import Hidden, KernelSet, hidden, stacked
 from ..contraction.memory import room_for
-from ..contraction.parameters import PARAMETERS, Ends, check_parameters, parameters
-from ..fibers import Features, Fiber
+from ..contraction.networks import PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
 from ..native.calls import is_transformed
 from ..so3.couplings import published_sign
 
 
-def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs, fused: bool = False) -> list[Features]:
-    """Messages along every edge, for each of the sets of kernels; ``fused``, with products in Triton.
+def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs, fused: bool = False) -> list[Tensor]:
+    """All messages along every edge; ``fused``, with products in Triton.
 
     In code that PyTorch compiles, traces or transforms all edges are one block, whose memory grows with edges times
     channels squared: it can then look into it, and differentiate it itself.
     """
-    layout = frame.layout_of(sets, fiber_in, fused)
-    own = [p for kernel in layout.kernels(sets) for p in parameters(kernel)]
-    check_parameters(layout.ends, own, inputs.scalars)
+    layout = frame.layout_of(convolution, fused)
+    own = [p for network in networks for p in parameters(network)]
+    check_parameters(convolution, own, inputs.scalars, networks)
     t = tensors(
         layout,
-        features=[inputs.features[str(k)] for k in fiber_in.degrees],
-        vector=inputs.vector,
+        features=[inputs.on_nodes(k, c) for k, c in convolution.features],
+        on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
-        frames=[inputs.basis.frames[l] for l in layout.degrees],
+        frames=[inputs.basis.frames[l] for l in convolution.degrees],
         parameters=own,
     )
     problem = Problem(layout, inputs)
     output = _in_one_block(problem, t) if is_transformed() else evaluated(problem.passes, t)
-    return by_set(sets, inputs, layout, own, output)
+    return with_zero_length(convolution, inputs, own, output)
 
 
 def tensors(
     layout: frame.Layout,
     features: Sequence[Tensor],
-    vector: Tensor | None,
+    on_edges: Sequence[Tensor | None],
     scalars: Tensor,
     frames: Sequence[Tensor],
-    parameters: Sequence[Tensor],
+    parameters: Sequence[Any],
 ) -> Tensors:
     """What the messages of a layout are a function of, made from features and parameters as the model has them."""
     networks = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
     return Tensors(
         sent=torch.cat([feature.mT.flatten(1) for feature in features], dim=1),
-        vector=vector,
         scalars=scalars,
+        on_edges=list(on_edges),
         frames=list(frames),
         trunk=stacked(networks),
         weights=frame.aligned_weights(layout, [network[-2:] for network in networks]),
     )
-
-
-def by_set(
-    sets: Sequence[KernelSet],
-    inputs: Inputs,
-    layout: frame.Layout,
-    parameters: Sequence[Tensor],
-    messages: Sequence[Tensor],
-) -> list[Features]:
-    """The messages of a layout for each of the sets of kernels, with those of edges without direction."""
-    found: list[Features] = [{} for _ in sets]
-    for (l, s), value in zip(layout.messages, messages, strict=True):
-        found[s][str(l)] = value
-    if len(inputs.basis.without_direction):
-        _add_zero_length(inputs, layout, parameters, found)
-    return found
 
 
 def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
@@ -86,43 +68,53 @@ def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
     return [torch.empty_like(part).index_copy(0, order, part) for part in found]
 
 
-def _add_zero_length(
-    inputs: Inputs, layout: frame.Layout, parameters: Sequence[Tensor], messages: list[Features]
-) -> None:
-    """Add what edges of length zero carry: J = 0, which takes each degree to itself, whatever the direction."""
-    edges = inputs.basis.without_direction
+def with_zero_length(
+    convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], messages: Sequence[Tensor]
+) -> list[Tensor]:
+    """The messages, with what edges of length zero carry: J = 0 alone, which takes each degree to itself."""
+    edges, found = inputs.basis.without_direction, list(messages)
+    if not len(edges):
+        return found
     some = inputs.of(edges)
-    for i, ((k, _), (l, s)) in enumerate(product(layout.features, layout.messages)):
-        if k == l > 0:
-            R = _isotropic_weights(layout.ends[i], parameters[PARAMETERS * i : PARAMETERS * (i + 1)], some.scalars)
-            scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1))
-            messages[s][str(l)] = messages[s][str(l)].index_add(0, edges, scale * (R @ some.sent(l)))
+    for pair, ends in zip(convolution.pairs, convolution.ends, strict=True):
+        l = ends.degree_in
+        if l == ends.degree_out > 0:
+            network = parameters[PARAMETERS * pair.network : PARAMETERS * (pair.network + 1)]
+            R = _isotropic_weights(pair, ends, network, some.scalars)
+            scale = published_sign(l, l, 0) / math.sqrt(4 * math.pi * (2 * l + 1)) * (pair.scales or [1])[0]
+            found[pair.message] = found[pair.message].index_add(0, edges, scale * (R @ some.sent(l, ends.channels_in)))
+    return found
 
 
-def _isotropic_weights(kernel: Ends, network: Sequence[Tensor], scalars: Tensor) -> Tensor:
+def _isotropic_weights(pair: Pair, ends: Ends, network: Sequence[Any], scalars: Tensor) -> Tensor:
     """The radial weights of J = 0, ``[edges, channels out, channels in]``."""
     (g,), (weight, bias) = hidden(scalars, *stacked([network])), network[-2:]
-    last = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, kernel.num_freq))[:, 0]
-    return (g @ last.T).unflatten(1, (kernel.channels_out, kernel.channels_in))
+    last = pair.part(weight.T, ends)[..., 0].flatten(1)
+    R = g[:, :-1] @ last
+    if bias is not None:
+        R = R + pair.part(bias, ends)[..., 0].flatten()
+    return R.unflatten(1, (ends.channels_out, ends.channels_in))
 
 
 class Tensors(NamedTuple):
     """All that messages are a function of, on all edges or on a block of them."""
 
     sent: Any  # features, all degrees side by side: of the nodes, or of the source nodes of a block
-    vector: Any
     scalars: Any
+    on_edges: Sequence[Any]  # of each feature, what edges send of their own, or None
     frames: Sequence[Any]
     trunk: Sequence[Any]
     weights: Sequence[Any]
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self[:3], *self.frames, *self.trunk, *self.weights)
+        return (*self[:2], *self.on_edges, *self.frames, *self.trunk, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
-        f, t = 3 + len(self.frames), 3 + len(self.frames) + len(self.trunk)
-        return Tensors(*values[:3], values[3:f], values[f:t], values[t:])
+        e = 2 + len(self.on_edges)
+        f = e + len(self.frames)
+        t = f + len(self.trunk)
+        return Tensors(*values[:2], values[2:e], values[e:f], values[f:t], values[t:])
 
 
 class Block(NamedTuple):
@@ -137,7 +129,9 @@ class Problem:
     """What messages depend on apart from tensors that have derivatives."""
 
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
-        self.layout, self.src, self.channel = layout, inputs.src, inputs.channel
+        self.layout, self.src = layout, inputs.src
+        self.first = [inputs.first.get(str(k), 0) for k, _ in layout.features]
+        self.degrees = layout.convolution.degrees
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.room = {purpose: room_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
 
@@ -169,7 +163,7 @@ class Problem:
         """The part of all tensors that a block needs, with the scalars of every so many edges."""
         return t._replace(
             sent=t.sent[self.src[block.edges]],
-            vector=None if t.vector is None else t.vector[block.edges],
+            on_edges=[None if v is None else v[block.edges] for v in t.on_edges],
             scalars=t.scalars[block.edges[::every]],
             frames=[frame[block.planned] for frame in t.frames],
         )
@@ -178,19 +172,22 @@ class Problem:
         """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
         planned = torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)
         return t.like([None] * len(t.flat()))._replace(
-            sent=self.src[block.edges], vector=block.edges, scalars=block.edges, frames=[planned] * len(t.frames)
+            sent=self.src[block.edges],
+            on_edges=[block.edges] * len(t.on_edges),
+            scalars=block.edges,
+            frames=[planned] * len(t.frames),
         )
 
     def sent(self, t: Tensors) -> frame.Values:
-        return frame.sent_values(self.layout, t.sent, t.vector, self.channel)
+        return frame.sent_values(self.layout, t.sent, t.on_edges, self.first)
 
     def turned(self, t: Tensors, values: frame.Values) -> frame.Values:
         """Values in the frames of the edges."""
-        frames = dict(zip(self.layout.degrees, t.frames, strict=True))
+        frames = dict(zip(self.degrees, t.frames, strict=True))
         return {key: frames[key[0]] @ v if key[0] else v for key, v in values.items()}
 
     def turned_back(self, t: Tensors, values: frame.Values) -> frame.Values:
-        frames = dict(zip(self.layout.degrees, t.frames, strict=True))
+        frames = dict(zip(self.degrees, t.frames, strict=True))
         return {key: frames[key[0]].mT @ v if key[0] else v for key, v in values.items()}
 
     def mixed(self, t: Tensors, parts: frame.Parts, g: Tensor, room: Tensor | None) -> frame.Values:
@@ -238,14 +235,15 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         if needed.sent:
             flat = torch.cat([dsent[key].flatten(1) for key in layout.features], dim=1)
             total.sent.index_add_(0, problem.src[block.edges], flat)
-        if needed.vector:
-            total.vector.index_copy_(0, block.edges, dsent[1, 0][:, :, problem.channel])
+        for whole, first, key in zip(total.on_edges, problem.first, layout.features, strict=True):
+            if whole is not None:
+                whole.index_copy_(0, block.edges, dsent[key][:, :, first : first + whole.shape[1]].mT)
         dscalars = radial.gradient(dg, total.trunk, needed.scalars)
         if needed.scalars:
             total.scalars.index_copy_(0, block.edges, dscalars)
         if any(needed.frames):
             mixed = problem.mixed(b, parts, g, room)
-            frames = dict(zip(layout.degrees, total.frames, strict=True))
+            frames = dict(zip(problem.degrees, total.frames, strict=True))
             for before, after in ((sent, dturned), (arriving, mixed)):
                 for key, value in before.items():
                     if frames[key[0]] is not None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..contraction.convolution import Ends
 from ..contraction.inputs import Inputs
-
-if TYPE_CHECKING:
-    from ..modules.pairwise import PairwiseConv
+from ..contraction.pair_by_pair import Radial
 
 
-def message(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
+def message(network: Any, radial: Radial, inputs: Inputs, ends: Ends) -> Tensor:
     """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
-    W = inputs.basis[f"{k},{l}"][:, 0, :, 0]
-    steered = torch.einsum("epqf,eiq->eifp", W, inputs.sent(k))
-    R = kernel.rp(inputs.scalars).flatten(2)
-    return R @ steered.flatten(1, 2)
+    W = inputs.basis[f"{ends.degree_in},{ends.degree_out}"][:, 0, :, 0]
+    steered = torch.einsum("epqf,eiq->eifp", W, inputs.sent(ends.degree_in, ends.channels_in))
+    return radial(inputs.scalars).flatten(2) @ steered.flatten(1, 2)

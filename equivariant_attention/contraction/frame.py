@@ -18,18 +18,17 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from ..contraction import triton_mix
-from ..contraction.kernels import HIDDEN, KernelSet
-from ..contraction.parameters import Ends
-from ..fibers import Fiber
+from ..contraction.convolution import Convolution, Ends, Pair
+from ..contraction.networks import HIDDEN
 from ..so3 import aligned_coupling
 from ..so3.constants import constant
 
 SMALL = 512  # numbers of a matrix that is still better multiplied side by side with others
-Key = tuple[int, int]  # of a feature or message: its degree, and the number of its set
+Key = tuple[int, int]  # of a feature or message: its degree, and its number
 Values = dict[Key, Tensor]  # [edges, 2l+1, channels]
 Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels, [rows, keys, (-m, +m), D, channels]
 Places = dict[tuple[int, int], list[Key]]  # whose these are
@@ -38,7 +37,8 @@ Places = dict[tuple[int, int], list[Key]]  # whose these are
 class Product(NamedTuple):
     """What order m takes from degrees of ``channels_in`` to messages of ``channels_out``: one batched product.
 
-    Each of ``sources`` degrees acts on each of ``targets`` messages: ``kernels`` numbers this grid, row by row.
+    Each of ``sources`` degrees acts on each of ``targets`` messages: ``pairs`` numbers this grid, row by row, and
+    ``networks`` says whose radial weights each takes.
     """
 
     m: int
@@ -46,7 +46,8 @@ class Product(NamedTuple):
     channels_out: int
     sources: int
     targets: int
-    kernels: tuple[int, ...]
+    pairs: tuple[int, ...]
+    networks: tuple[int, ...]
 
     @property
     def orders(self) -> int:
@@ -73,37 +74,32 @@ class RowSizes(NamedTuple):
 
 
 class Layout:
-    """How the kernels of a convolution fall into batched products.
+    """How the pairs of a convolution fall into batched products.
 
     Args:
-        fibers_out: of the messages of every set of kernels.
-        fiber_in: of the features.
+        convolution: whose they are.
         fused: whether products run in Triton, where radial weights never reach memory.
 
     Attributes:
-        ends: what every kernel leads from and to.
         features, messages: how many channels each has.
-        degrees: all degrees, in or out.
         inputs, outputs: which features, and which messages, have order m and so many channels.
         products: the products.
     """
 
-    def __init__(self, fibers_out: Sequence[Fiber], fiber_in: Fiber, fused: bool = False) -> None:
-        self.fused = fused
-        self.features = {(k, 0): m for k, m in fiber_in.dict.items()}
-        self.messages = {(l, s): m for s, fiber_out in enumerate(fibers_out) for l, m in fiber_out.dict.items()}
-        self.degrees = sorted({degree for degree, _ in (*self.features, *self.messages)})
-        pairs = [(feature, message) for feature in self.features for message in self.messages]
-        self.ends = tuple(Ends(i[0], self.features[i], o[0], self.messages[o]) for i, o in pairs)
+    def __init__(self, convolution: Convolution, fused: bool = False) -> None:
+        self.convolution, self.fused = convolution, fused
+        self.features = {(k, i): c for i, (k, c) in enumerate(convolution.features)}
+        self.messages = {(l, o): c for o, (l, c) in enumerate(convolution.messages)}
         highest = min(max(k for k, _ in self.features), max(l for l, _ in self.messages))
         self.inputs, self.outputs = _places(self.features, highest), _places(self.messages, highest)
-        number = {pair: i for i, pair in enumerate(pairs)}
-        self.products = [
-            Product(m, c_in, c_out, len(sources), len(targets), tuple(number[k, t] for k in sources for t in targets))
-            for (m, c_in), sources in self.inputs.items()
-            for (n, c_out), targets in self.outputs.items()
-            if m == n
-        ]
+        number = {(pair.feature, pair.message): i for i, pair in enumerate(convolution.pairs)}
+        self.products = []
+        for (m, c_in), sources in self.inputs.items():
+            for (n, c_out), targets in self.outputs.items():
+                if m == n:
+                    pairs = tuple(number[i, o] for _, i in sources for _, o in targets)
+                    networks = tuple(convolution.pairs[p].network for p in pairs)
+                    self.products.append(Product(m, c_in, c_out, len(sources), len(targets), pairs, networks))
 
     @property
     def row_sizes(self) -> RowSizes:
@@ -111,22 +107,24 @@ class Layout:
         both = (*self.features.items(), *self.messages.items())
         return RowSizes(
             values=sum((2 * l + 1) * channels for (l, _), channels in both),
-            hidden=HIDDEN * len(self.ends),
-            radial_weights=sum(kernel.channels_out * kernel.channels_in * kernel.num_freq for kernel in self.ends),
+            hidden=HIDDEN * len(self.convolution.rows),
+            radial_weights=sum(e.channels_out * e.channels_in * e.num_freq for e in self.convolution.ends),
         )
-
-    def kernels(self, sets: Sequence[KernelSet]) -> list[nn.Module]:
-        """All kernels of the sets, in one list."""
-        return [sets[s][0][f"({k},{l})"] for k, _ in self.features for l, s in self.messages]
 
 
 _kept = lru_cache(maxsize=1024)(Layout)
 
 
-def layout_of(sets: Sequence[KernelSet], fiber_in: Fiber, fused: bool = False) -> Layout:
-    """The :class:`Layout` of the sets, made once for all layers of the same fibers."""
+def layout_of(convolution: Convolution, fused: bool = False) -> Layout:
+    """The :class:`Layout` of a convolution, made once."""
     make = Layout if torch.compiler.is_compiling() else _kept  # of a cache PyTorch's compiler warns
-    return make(tuple(fiber_out for _, fiber_out in sets), fiber_in, fused)
+    return make(convolution, fused)
+
+
+def coupling_of(pair: Pair, ends: Ends, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What takes the coefficients J of a pair to those of the orders, ``[F, F]``."""
+    T = aligned_coupling(ends.degree_out, ends.degree_in, dtype, device)
+    return T * T.new_tensor(pair.scales) if pair.scales else T
 
 
 def _places(channels: dict[Key, int], highest_order: int) -> Places:
@@ -143,39 +141,42 @@ def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(numbers, device=device)
 
 
-def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
     """The last layers of the radial networks in the basis of the orders, their biases last.
 
     Args:
-        layout: of the kernels.
-        last: weight and bias of the last layer of each.
+        layout: of the convolution.
+        last: weight and bias of the last layer of each network.
 
     Returns:
-        for each product ``[kernels, 33, (a, b) x channels out x channels in]``.
+        for each product ``[pairs, 33, (a, b) x channels out x channels in]``.
     """
-    aligned = []
-    for kernel, (weight, bias) in zip(layout.ends, last, strict=True):
-        T = aligned_coupling(kernel.degree_out, kernel.degree_in, weight.dtype, weight.device)
-        both = torch.cat([weight, bias[:, None]], dim=1).unflatten(0, (-1, len(T)))
-        rows = (T @ both.transpose(0, 1).flatten(1)).view(len(T), *both.shape[::2])
+    convolution, both, aligned = layout.convolution, [], []
+    for weight, bias in last:
+        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        both.append(torch.cat([weight, bias[:, None]], dim=1).T)
+    for pair, ends in zip(convolution.pairs, convolution.ends, strict=True):
+        T = coupling_of(pair, ends, both[0].dtype, both[0].device)
+        rows = (pair.part(both[pair.network], ends).flatten(1, 2) @ T.T).movedim(2, 0)  # [F, 33, out x in]
         aligned.append(rows.split([1] + [2] * (len(T) // 2)))
-    return [torch.stack([aligned[i][p.m].flatten(0, 1).T for i in p.kernels]) for p in layout.products]
+    return [torch.stack([aligned[i][p.m].transpose(0, 1).flatten(1) for i in p.pairs]) for p in layout.products]
 
 
-def sent_values(layout: Layout, sent: Tensor, vector: Tensor | None, channel: int) -> Values:
-    """What the source nodes send, taken apart.
+def sent_values(layout: Layout, sent: Tensor, on_edges: Sequence[Tensor | None], first: Sequence[int]) -> Values:
+    """What goes along each edge, taken apart.
 
     Args:
-        sent: all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
-        vector: if given, added to one channel of degree 1, ``[edges, 3]``.
-        channel: which.
+        sent: what source nodes send, all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
+        on_edges: of each feature, what is added to it, ``[edges, channels, 2k+1]``, if anything.
+        first: the channel that the first of these is added to.
     """
     sizes = [(2 * k + 1, channels) for (k, _), channels in layout.features.items()]
     parts = sent.split([rows * channels for rows, channels in sizes], dim=1)
-    values = {key: v.unflatten(1, size) for key, v, size in zip(layout.features, parts, sizes, strict=True)}
-    if vector is not None:
-        channels = layout.features[1, 0]
-        values[1, 0] = values[1, 0] + pad(vector[:, :, None], (channel, channels - 1 - channel))
+    values = {}
+    for (key, channels), v, size, own, c in zip(layout.features.items(), parts, sizes, on_edges, first, strict=True):
+        values[key] = v.unflatten(1, size)
+        if own is not None:
+            values[key] = values[key] + pad(own.mT, (c, channels - c - own.shape[1]))
     return values
 
 
@@ -238,11 +239,11 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
         if layout.fused:
             x = _repeated(x_all.transpose(0, 1), 1, p.targets).reshape(-1, p.orders * D, p.channels_in)
-            y = triton_mix.mix_product(_select(g, p.kernels), A, x)
+            y = triton_mix.mix_product(_select(g, p.networks), A, x)
             y_all += y.view(p.sources, p.targets, -1, *y_all.shape[2:]).sum(0).transpose(0, 1)
             continue
         for rows in _slices(g.shape[1], A, room):
-            R = _radial_weights(p, _select(g[:, rows], p.kernels), A, room)
+            R = _radial_weights(p, _select(g[:, rows], p.networks), A, room)
             y = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
             y = y.movedim(4, 2).flatten(1, 2)
@@ -268,7 +269,7 @@ def mix_gradient(
 
     Args:
         parts, g, weights, room: as there.
-        transposed: the weights without biases, ``[kernels, (a, b) x channels out x channels in, 32]`` as it lies in
+        transposed: the weights without biases, ``[pairs, (a, b) x channels out x channels in, 32]`` as it lies in
             memory: their product is made a third faster than in place.
         gradients: by what it returned.
         dweights: those by the weights are added to these, where they are wanted.
@@ -285,15 +286,15 @@ def mix_gradient(
         if layout.fused:
             x = _repeated(x_all.transpose(0, 1), 1, p.targets).reshape(-1, p.orders * x_all.shape[3], p.channels_in)
             dy = _repeated(dy_all.transpose(0, 1), 0, p.sources).reshape(*x.shape[:2], -1)
-            h = _select(g, p.kernels)
+            h = _select(g, p.networks)
             dh, new_dA, dx = triton_mix.mix_product_gradient(h, A, x, dy, separate, dA is not None)
             dx_all += dx.view(p.sources, p.targets, -1, *dx_all.shape[2:]).sum(1).transpose(0, 1)
-            _add(dg, p.kernels, dh)
+            _add(dg, p.networks, dh)
             if dA is not None:
                 dA += new_dA
             continue
         for rows in _slices(g.shape[1], A, room):
-            h = _select(g[:, rows], p.kernels)
+            h = _select(g[:, rows], p.networks)
             R = _radial_weights(p, h, A, room)
             x = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in)
             dy = dy_all[rows].unflatten(1, (p.groups, p.together)).movedim(2, 4)
@@ -302,7 +303,7 @@ def mix_gradient(
             for d in range(separate):
                 torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R)
                 dR = R.view(h.shape[1], len(A), -1).transpose(0, 1)
-                _add(dg[:, rows, d, :-1], p.kernels, dR @ AT)
+                _add(dg[:, rows, d, :-1], p.networks, dR @ AT)
                 if dA is not None:
                     dA.baddbmm_(h.mT, dR)
     return dparts, dg.flatten(1, 2)

@@ -3,80 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ..basis import Basis
 from ..checks import check_alike, check_of_graph
-from ..fibers import Features, Fiber
+from ..contraction.convolution import Convolution
+from ..fibers import Features
 
 
+@dataclass(frozen=True)
 class Inputs:
     """What the messages along the edges are made from; keys and values of one layer share it.
 
-    Args:
+    Attributes:
         features: of the nodes, ``{degree: [nodes, channels, 2 degree + 1]}``.
         src: the node that each edge comes from, int64 ``[edges]``.
         scalars: what the radial networks see, edge features and then the distance, ``[edges, edge_dim + 1]``.
         basis: the equivariant basis, ``{'k,l': [edges, 1, 2l+1, 1, 2k+1, F]}``.
         pairs_share: whether the pairs of edges of the plan have equal ``scalars``.
-        vector: if given, ``[edges, 3]``, added on every edge to one degree-1 channel of what the source node sends.
-        channel: which channel that is.
+        on_edges: what edges send of their own, ``{degree: [edges, channels, 2 degree + 1]}``, added to what their
+            source nodes send.
+        first: of each degree of ``on_edges``, the channel that its first one is added to: as many as nodes have, where
+            it is appended.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        src: Tensor,
-        scalars: Tensor,
-        basis: Mapping[str, Tensor],
-        pairs_share: bool = False,
-        vector: Tensor | None = None,
-        channel: int = 0,
-    ) -> None:
-        self.features, self.src, self.scalars, self.basis = features, src, scalars, basis
-        self.pairs_share = pairs_share
-        self.vector, self.channel = vector, channel
+    features: Features
+    src: Tensor
+    scalars: Tensor
+    basis: Mapping[str, Tensor]
+    pairs_share: bool = False
+    on_edges: Features = field(default_factory=dict)
+    first: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, edges: slice | Tensor) -> Inputs:
         """The same for some of the edges, with the basis of these as a plain dict that is formed when asked for."""
-        vector = None if self.vector is None else self.vector[edges]
+        on_edges = {degree: value[edges] for degree, value in self.on_edges.items()}
         basis = _Part(self.basis, edges)
-        return Inputs(self.features, self.src[edges], self.scalars[edges], basis, vector=vector, channel=self.channel)
+        return Inputs(self.features, self.src[edges], self.scalars[edges], basis, False, on_edges, self.first)
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """The same with features, scalars and vector in a dtype, such as that of the parameters under autocast."""
-        features = {degree: value.to(dtype) for degree, value in self.features.items()}
-        vector = None if self.vector is None else self.vector.to(dtype)
-        scalars = self.scalars.to(dtype)
-        return Inputs(features, self.src, scalars, self.basis, self.pairs_share, vector, self.channel)
+        """The same with all that is sent and the scalars in a dtype, such as that of the parameters under autocast."""
+        features, on_edges = ({d: v.to(dtype) for d, v in part.items()} for part in (self.features, self.on_edges))
+        return replace(self, features=features, on_edges=on_edges, scalars=self.scalars.to(dtype))
 
-    def sent(self, degree: int) -> Tensor:
-        """What the source node of each edge sends in one degree, ``[edges, channels, 2 degree + 1]``."""
-        sent = self.features[str(degree)].index_select(0, self.src)  # which refuses negative numbers
-        if degree == 1 and self.vector is not None:
-            before, one, after = sent.tensor_split((self.channel, self.channel + 1), dim=1)
-            sent = torch.cat([before, one + self.vector[:, None].to(sent.dtype), after], dim=1)
-        return sent
+    def on_nodes(self, degree: int, channels: int) -> Tensor:
+        """What nodes send in one degree, ``[nodes, channels, 2 degree + 1]``, zero in channels of the edges alone."""
+        own = self.features.get(str(degree))
+        if own is None:
+            nodes = len(next(iter(self.features.values())))
+            return self.scalars.new_zeros(nodes, channels, 2 * degree + 1)
+        return own if own.shape[1] == channels else pad(own, (0, 0, 0, channels - own.shape[1]))
 
-    def check_basis(self, fiber_in: Fiber, fiber_out: Fiber) -> None:
-        """Refuse a basis that lacks a pair of degrees of ``fiber_in`` and ``fiber_out``, or that is of other edges.
+    def sent(self, degree: int, channels: int) -> Tensor:
+        """What goes along each edge in one degree, ``[edges, channels, 2 degree + 1]``."""
+        sent = self.on_nodes(degree, channels).index_select(0, self.src)  # which refuses negative numbers
+        own = self.on_edges.get(str(degree))
+        if own is None:
+            return sent
+        first = self.first[str(degree)]
+        return sent + pad(own.to(sent.dtype), (0, 0, first, channels - first - own.shape[1]))
+
+    def check_basis(self, convolution: Convolution) -> None:
+        """Refuse a basis that lacks a pair of degrees of a convolution, or that is of other edges.
 
         Raises:
             TypeError: it has another dtype than the distances, except under autocast.
             ValueError: it is as said, or on another device.
         """
         edges = self.src.shape[0]
-        for k in fiber_in.degrees:
-            for l in fiber_out.degrees:
-                check_pair(self.basis, k, l)
-                if not isinstance(self.basis, Basis):
-                    W = checked_tensor(self.basis, k, l, edges)
-                    check_alike(W, f"basis['{k},{l}']", self.scalars, "r")
         if isinstance(self.basis, Basis):
+            highest = convolution.degrees[-1]
+            check_pair(self.basis, highest, highest)
             check_of_graph("basis", ("edges", edges, len(self.basis.direction)))
             check_alike(self.basis.direction, "basis", self.scalars, "r")
+            return
+        for k, l in {(ends.degree_in, ends.degree_out) for ends in convolution.ends}:
+            W = checked_tensor(self.basis, k, l, edges)
+            check_alike(W, f"basis['{k},{l}']", self.scalars, "r")
 
 
 def check_pair(basis: Mapping[str, Tensor], k: int, l: int) -> None:

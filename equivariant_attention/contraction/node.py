@@ -17,23 +17,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
-from ..contraction.kernels import HIDDEN, Hidden, KernelSet, hidden, stacked
 from ..contraction.memory import room_for
-from ..contraction.parameters import Ends, check_parameters, parameters
-from ..fibers import Features, Fiber
+from ..contraction.networks import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 
 
-def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> float:
+def work(convolution: Convolution, num_nodes: int, num_edges: int) -> float:
     """Multiply-adds of the messages, apart from the hidden layers of the radial networks, as every order has them.
 
     The backward pass makes P again, and two products of its size and two of the size of T (one more where derivatives
@@ -41,51 +40,54 @@ def work(fiber_in: Fiber, fiber_out: Fiber, num_nodes: int, num_edges: int) -> f
     forward. T is the sum over h, of every edge.
 
     Args:
-        fiber_in, fiber_out: channels and degrees of what is sent and of the messages.
+        convolution: channels and degrees of what is sent and of the messages.
         num_nodes: nodes that have outgoing edges, each counted once for every 64 of these or fewer.
         num_edges: of the graph.
     """
     by_node, by_edge = 0, 0
-    for k, c_in in fiber_in.dict.items():
-        for l, c_out in fiber_out.dict.items():
-            numbers = (2 * k + 1) * (2 * min(k, l) + 1) * c_out
-            by_node += VALUES * numbers * c_in
-            by_edge += (VALUES + 2 * l + 1) * numbers
+    for ends in convolution.ends:
+        numbers = (2 * ends.degree_in + 1) * ends.num_freq * ends.channels_out
+        by_node += VALUES * numbers * ends.channels_in
+        by_edge += (VALUES + 2 * ends.degree_out + 1) * numbers
     return float(num_nodes * by_node + num_edges * by_edge)
 
 
-def messages(sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
-    """Messages along every edge, for each of the sets of kernels."""
-    layout = Layout(sets, fiber_in)
-    networks = [parameters(kernel) for kernel in layout.kernels]
-    check_parameters(layout.ends, [p for network in networks for p in network], inputs.scalars)
+def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge."""
+    layout = layout_of(convolution)
+    own = [p for network in networks for p in parameters(network)]
+    check_parameters(convolution, own, inputs.scalars, networks)
+    by_network = [own[i : i + PARAMETERS] for i in range(0, len(own), PARAMETERS)]
     t = Tensors(
-        features=[inputs.features[str(k)].mT.contiguous() for k in fiber_in.degrees],
-        vector=inputs.vector,
+        features=[inputs.on_nodes(k, c).mT.contiguous() for k, c in convolution.features],
+        on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2) for k, l in layout.pairs],
-        trunk=stacked(networks),
-        weights=[node_weights(kernel, *n[-2:]) for kernel, n in zip(layout.kernels, networks, strict=True)],
+        trunk=stacked(by_network),
+        weights=[
+            node_weights(pair, ends, *by_network[pair.network][-2:])
+            for pair, ends in zip(convolution.pairs, convolution.ends, strict=True)
+        ],
     )
-    output = evaluated(Problem(layout, inputs).passes, t)
-    found: list[Features] = [{} for _ in sets]
-    for (l, s), value in zip(layout.messages, output, strict=True):
-        found[s][str(l)] = value
-    return found
+    return list(evaluated(Problem(layout, inputs).passes, t))
 
 
-def node_weights(kernel: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
+def node_weights(pair: Pair, ends: Ends, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Weight and bias of the last layer of a radial network, ``[33, channels in, F x channels out]``."""
-    both = torch.cat([weight, bias[:, None]], dim=1).view(kernel.nc_out, kernel.nc_in, kernel.num_freq, -1)
-    return both.permute(3, 1, 2, 0).flatten(2).contiguous()
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    both = pair.part(torch.cat([weight, bias[:, None]], dim=1).T, ends)  # [33, channels out, channels in, F]
+    if pair.scales:
+        both = both * both.new_tensor(pair.scales)
+    return both.permute(0, 2, 3, 1).flatten(2).contiguous()
 
 
 class Term(NamedTuple):
-    """What a message takes from one degree: k, its number, and those of the kernel and of the basis."""
+    """What a message takes from one degree: k, its number, and those of the network, the pair and the basis."""
 
     k: int
     feature: int
-    kernel: int
+    network: int
+    pair: int
     basis: int
 
 
@@ -99,51 +101,47 @@ class Sizes(NamedTuple):
 
 
 class Layout:
-    """The kernels of a convolution.
+    """How the pairs of a convolution are evaluated.
 
     Args:
-        sets: the kernels.
-        fiber_in: of the features.
+        convolution: whose they are.
 
     Attributes:
-        messages: channels of every message, by degree l and number of the set.
-        pairs: pairs of degrees (k, l).
-        kernels: all kernels.
-        ends: what each leads from and to.
+        features, messages: degree and channels of each.
+        pairs: pairs of degrees (k, l), each once.
         terms: of every message.
         sizes: of a block.
     """
 
-    def __init__(self, sets: Sequence[KernelSet], fiber_in: Fiber) -> None:
-        degrees = fiber_in.degrees
-        self.messages = {(l, s): m for s, (_, fiber_out) in enumerate(sets) for l, m in fiber_out.dict.items()}
-        self.pairs = [(k, l) for l in sorted({l for l, _ in self.messages}) for k in degrees]
-        self.kernels: list[nn.Module] = [sets[s][0][f"({k},{l})"] for l, s in self.messages for k in degrees]
-        self.ends = tuple(Ends(k, fiber_in.dict[k], l, m) for (l, _), m in self.messages.items() for k in degrees)
-        self.terms = [
-            [Term(k, j, i * len(degrees) + j, self.pairs.index((k, l))) for j, k in enumerate(degrees)]
-            for i, (l, _) in enumerate(self.messages)
-        ]
-        widths = [(2 * kernel.degree_in + 1) * kernel.num_freq * kernel.nc_out for kernel in self.kernels]
+    def __init__(self, convolution: Convolution) -> None:
+        self.features, self.messages, ends = convolution.features, convolution.messages, convolution.ends
+        self.pairs = sorted({(e.degree_in, e.degree_out) for e in ends}, key=lambda pair: pair[::-1])
+        self.terms: list[list[Term]] = [[] for _ in self.messages]
+        for i, (pair, e) in enumerate(zip(convolution.pairs, ends, strict=True)):
+            place = self.pairs.index((e.degree_in, e.degree_out))
+            self.terms[pair.message].append(Term(e.degree_in, pair.feature, pair.network, i, place))
+        widths = [(2 * e.degree_in + 1) * e.num_freq * e.channels_out for e in ends]
         basis = sum((2 * l + 1) * (2 * k + 1) * (2 * min(k, l) + 1) for k, l in self.pairs)
-        values = sum((2 * l + 1) * c for (l, _), c in self.messages.items())
-        self.sizes = Sizes(
-            VALUES * max(widths), VALUES * sum(widths), sum(widths), 6 * VALUES * len(widths) + 2 * basis + values
-        )
+        values = sum((2 * l + 1) * c for l, c in self.messages)
+        slot = 6 * VALUES * len(convolution.rows) + 2 * basis + values
+        self.sizes = Sizes(VALUES * max(widths), VALUES * sum(widths), sum(widths), slot)
+
+
+layout_of = lru_cache(maxsize=1024)(Layout)
 
 
 class Tensors(NamedTuple):
     """All that messages are a function of, on the whole graph or on a block of it."""
 
     features: Sequence[Any]  # [nodes or rows, 2k+1, channels in]
-    vector: Any
+    on_edges: Sequence[Any]  # of each, what edges send of their own, [edges or slots, channels, 2k+1], or None
     scalars: Any
     basis: Sequence[Any]  # [edges or slots, 2l+1, (2k+1) x F]
     trunk: Sequence[Any]
     weights: Sequence[Any]  # [33, channels in, F x channels out]
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self.features, self.vector, self.scalars, *self.basis, *self.trunk, *self.weights)
+        return (*self.features, *self.on_edges, self.scalars, *self.basis, *self.trunk, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
@@ -181,7 +179,7 @@ class Block(NamedTuple):
         """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
         return d.like([None] * len(d.flat()))._replace(
             features=[self.nodes] * len(d.features),
-            vector=self.slots,
+            on_edges=[self.slots] * len(d.on_edges),
             scalars=self.slots,
             basis=[self.slots] * len(d.basis),
         )
@@ -217,7 +215,7 @@ class Problem:
     """What messages depend on apart from tensors that have derivatives."""
 
     def __init__(self, layout: Layout, inputs: Inputs) -> None:
-        self.layout, self.channel = layout, inputs.channel
+        self.layout, self.first = layout, [inputs.first.get(str(k), 0) for k, _ in layout.features]
         self.plan = inputs.basis.plan
         self.room = {purpose: room_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
 
@@ -244,7 +242,7 @@ class Problem:
         """The part of all tensors that a block needs."""
         return t._replace(
             features=[f[block.nodes] for f in t.features],
-            vector=None if t.vector is None else t.vector[block.slots],
+            on_edges=[None if v is None else v[block.slots] for v in t.on_edges],
             scalars=t.scalars[block.slots],
             basis=[W[block.slots] for W in t.basis],
         )
@@ -259,14 +257,14 @@ class Problem:
         g = hidden(b.scalars, *b.trunk) if room is None else Hidden(b.scalars, b.trunk, keep=False).output
         output = []
         for terms in self.layout.terms:
-            T = [self.on_edges(b, term, g[term.kernel], self.on_nodes(b, term, room), room) for term in terms]
+            T = [self.on_edges(b, term, g[term.network], self.on_nodes(b, term, room), room) for term in terms]
             W = self.steering(b, terms, room)
             output.append(W @ _cat(T, 2, room, "T").view(*W.mT.shape[:2], -1))
         return output
 
     def on_nodes(self, b: Tensors, term: Term, room: Room | None) -> Tensor:
         """P, ``[rows, 33, (q, J, channel out)]``."""
-        f, A = b.features[term.feature], b.weights[term.kernel]
+        f, A = b.features[term.feature], b.weights[term.pair]
         P = _bmm(f.flatten(0, 1).expand(len(A), -1, -1), A, room, "P")
         return P.view(len(A), len(f), -1).transpose(0, 1)
 
@@ -274,11 +272,17 @@ class Problem:
         """T, what the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
         g = g.view(len(P), -1, VALUES)
         T = _bmm(g, P, room, f"T{term.k}")
-        if term.k == 1 and b.vector is not None:
-            # One channel is more than the node sends, by a vector of the edge: that has radial weights on the edge.
-            R = g @ b.weights[term.kernel][:, self.channel]
-            T = T + (b.vector.view(*R.shape[:2], 3, 1) * R[:, :, None]).flatten(2)
+        own = b.on_edges[term.feature]
+        if own is not None:
+            # Some channels are more than the node sends, by what the edge does: those have radial weights on the edge.
+            R = (g.flatten(0, 1) @ self.of_edges(b, term)).unflatten(1, (own.shape[1], -1))
+            T = T + (own.mT @ R).view_as(T)
         return T
+
+    def of_edges(self, b: Tensors, term: Term) -> Tensor:
+        """Of the channels that edges have something of their own in, the weights, ``[33, channels x F x c_out]``."""
+        first, channels = self.first[term.feature], b.on_edges[term.feature].shape[1]
+        return b.weights[term.pair][:, first : first + channels].flatten(1)
 
     def steering(self, b: Tensors, terms: Sequence[Term], room: Room | None) -> Tensor:
         """The basis of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
@@ -297,25 +301,25 @@ class Problem:
         Returns:
             the derivatives by g.
         """
-        dg = torch.empty_like(g)
+        dg = torch.zeros_like(g)
         for terms, dy in zip(self.layout.terms, arriving, strict=True):
-            widths = [(2 * term.k + 1) * b.weights[term.kernel].shape[2] for term in terms]
+            widths = [(2 * term.k + 1) * b.weights[term.pair].shape[2] for term in terms]
             dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(len(b.features[0]), -1, sum(widths))
             for term, dT_k in zip(terms, dT.split(widths, dim=2), strict=True):
                 P = self.on_nodes(b, term, room)
-                torch.bmm(dT_k, P.mT, out=dg[term.kernel].view(*dT_k.shape[:2], VALUES))
+                dg[term.network].view(*dT_k.shape[:2], VALUES).baddbmm_(dT_k, P.mT)
                 if d.basis[term.basis] is not None:
-                    T = self.on_edges(b, term, g[term.kernel], P, room)
+                    T = self.on_edges(b, term, g[term.network], P, room)
                     d.basis[term.basis] += dy @ T.view(len(dy), -1, dy.shape[2]).mT
-                self.gradient_on_nodes(b, term, g[term.kernel], dT_k, d, room)
-                if term.k == 1 and b.vector is not None:
-                    self.gradient_of_vector(b, term, g[term.kernel], dT_k.flatten(0, 1), d, dg[term.kernel])
+                self.gradient_on_nodes(b, term, g[term.network], dT_k, d, room)
+                if b.on_edges[term.feature] is not None:
+                    self.gradient_on_edges(b, term, g[term.network], dT_k.flatten(0, 1), d, dg[term.network])
         return dg
 
     def gradient_on_nodes(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, room: Room) -> None:
         """Add the derivatives by features and weights, through P."""
-        f, A = b.features[term.feature].flatten(0, 1), b.weights[term.kernel]
-        df, dA = d.features[term.feature], d.weights[term.kernel]
+        f, A = b.features[term.feature].flatten(0, 1), b.weights[term.pair]
+        df, dA = d.features[term.feature], d.weights[term.pair]
         if df is None and dA is None:
             return
         dP_by_row = _bmm(g.view(*dT.shape[:2], VALUES).mT, dT, room, "dP by row")
@@ -326,21 +330,23 @@ class Problem:
         if dA is not None:
             dA.baddbmm_(f.T.expand(VALUES, -1, -1), dP)
 
-    def gradient_of_vector(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, dg: Tensor) -> None:
-        """Add the derivatives through the vector and its radial weights."""
-        A, dT = b.weights[term.kernel][:, self.channel], dT.unflatten(1, (3, -1))
-        if d.vector is not None:
-            d.vector.add_((dT @ (g @ A)[:, :, None]).squeeze(2))
-        dR = (b.vector[:, None] @ dT).squeeze(1)
+    def gradient_on_edges(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, dg: Tensor) -> None:
+        """Add the derivatives through what edges send of their own, and its radial weights."""
+        own, A, dT = b.on_edges[term.feature], self.of_edges(b, term), dT.unflatten(1, (2 * term.k + 1, -1))
+        if d.on_edges[term.feature] is not None:
+            d.on_edges[term.feature].add_((g @ A).unflatten(1, (own.shape[1], -1)) @ dT.mT)
+        dR = (own @ dT).flatten(1)
         dg += dR @ A.T
-        if d.weights[term.kernel] is not None:
-            d.weights[term.kernel][:, self.channel] += g.T @ dR
+        dA = d.weights[term.pair]
+        if dA is not None:
+            first = self.first[term.feature]
+            dA[:, first : first + own.shape[1]] += (g.T @ dR).unflatten(1, (own.shape[1], -1))
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
     room = Room(t.scalars)
     edges = problem.plan.num_edges
-    output = [t.scalars.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
+    output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.layout.messages]
     for block in problem.blocks(t):
         found = problem.messages(problem.on_block(t, block), room)
         for whole, part in zip(output, found, strict=True):

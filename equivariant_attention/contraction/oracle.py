@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
+from ..contraction.convolution import Ends
 from ..contraction.inputs import Inputs
-
-if TYPE_CHECKING:
-    from ..modules.pairwise import PairwiseConv
+from ..contraction.pair_by_pair import Radial
 
 
-def message(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
+def message(network: Any, radial: Radial, inputs: Inputs, ends: Ends) -> Tensor:
     """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
-    W = kernel(inputs.scalars, inputs.basis)
-    return (W @ inputs.sent(k).flatten(1).unsqueeze(-1)).view(len(W), kernel.nc_out, 2 * l + 1)
+    k, c_in, l, c_out = ends.degree_in, ends.channels_in, ends.degree_out, ends.channels_out
+    if network.forms_kernels:
+        W = network(inputs.scalars, inputs.basis)
+    else:
+        R = radial(inputs.scalars)[:, :, None, :, None]
+        W = (R * inputs.basis[f"{k},{l}"]).sum(-1).flatten(3, 4).flatten(1, 2)
+    return (W @ inputs.sent(k, c_in).flatten(1).unsqueeze(-1)).view(len(W), c_out, 2 * l + 1)

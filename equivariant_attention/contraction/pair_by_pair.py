@@ -3,66 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import TYPE_CHECKING, cast
+from functools import partial, reduce
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.inputs import Inputs
-from ..contraction.kernels import KernelSet
 from ..contraction.memory import room_for
-from ..contraction.parameters import is_the_same_again
-from ..fibers import Features, Fiber
+from ..contraction.networks import is_the_same_again
 from ..native.calls import is_transformed
 from ..unchanged import version
 
-if TYPE_CHECKING:
-    from ..modules.pairwise import PairwiseConv
-
-Message = Callable[["PairwiseConv", Inputs, int, int], Tensor]
+Radial = Callable[[Tensor], Tensor]  # from scalars to R, [edges, channels out, channels in, F], of a pair
+Message = Callable[[Any, Radial, Inputs, Ends], Tensor]
 
 
-def messages(message: Message, sets: Sequence[KernelSet], fiber_in: Fiber, inputs: Inputs) -> list[Features]:
-    """Messages along every edge, for each of the sets of kernels.
+def messages(message: Message, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge.
 
     Args:
-        message: from degree k to degree l, ``[edges, channels, 2l+1]``: of a kernel, the inputs, k and l.
-        sets, fiber_in, inputs: as in :func:`equivariant_attention.contraction.contract`.
+        message: from degree k to degree l, ``[edges, channels, 2l+1]``: of a network, what gives the pair's radial
+            weights, the inputs, and what the pair leads from and to.
+        convolution, networks, inputs: as in :func:`equivariant_attention.contraction.contract`.
     """
-    return [
-        {
-            str(l): reduce(torch.add, (_by_block(message, kernels, inputs, k, l) for k in fiber_in.degrees))
-            for l in fiber_out.degrees
-        }
-        for kernels, fiber_out in sets
+    called = _called_once(networks) if len(networks) < len(convolution.pairs) else {}
+    found = [
+        _by_block(message, networks[pair.network], called.get(pair.network), inputs, pair, ends)
+        for pair, ends in zip(convolution.pairs, convolution.ends, strict=True)
     ]
+    step = len(convolution.features)
+    return [reduce(torch.add, found[i : i + step]) for i in range(0, len(found), step)]
 
 
-def _by_block(message: Message, kernels: nn.ModuleDict, inputs: Inputs, k: int, l: int) -> Tensor:
-    kernel = cast("PairwiseConv", kernels[f"({k},{l})"])
-    if is_transformed() or not is_the_same_again(kernel):
-        return message(kernel, inputs, k, l)  # once, on all edges, whatever memory it takes
+def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
+    """Of networks that serve several pairs and must not be called twice, what calls them once."""
+    found: dict[int, Radial] = {}
+    for i, network in enumerate(networks):
+        if is_transformed() or not is_the_same_again(network):
+            found[i] = _Once(network.radial_weights)
+    return found
+
+
+class _Once:
+    """A function of the scalars of all edges, evaluated when it is first called."""
+
+    def __init__(self, function: Radial) -> None:
+        self.function = function
+        self.values: list[Tensor] = []
+
+    def __call__(self, scalars: Tensor) -> Tensor:
+        if not self.values:
+            self.values.append(self.function(scalars))
+        return self.values[0]
+
+
+def _by_block(message: Message, network: Any, once: Radial | None, inputs: Inputs, pair: Pair, ends: Ends) -> Tensor:
+    radial = partial(radial_weights, once or network.radial_weights, pair, ends)
+
+    def call(some: Inputs) -> Tensor:
+        return message(network, radial, some, ends)
+
+    if once or is_transformed() or not is_the_same_again(network):
+        return call(inputs)  # once, on all edges, whatever memory it takes
     # The kernel of an edge, once for every frequency, and as much again for the derivatives.
-    numbers = 2 * kernel.nc_in * kernel.nc_out * (2 * k + 1) * (2 * l + 1) * (kernel.num_freq + 1)
+    k, l = ends.degree_in, ends.degree_out
+    numbers = 2 * ends.channels_in * ends.channels_out * (2 * k + 1) * (2 * l + 1) * (ends.num_freq + 1)
     size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))
     W = inputs.basis[f"{k},{l}"]  # formed here, once, and not in a block
     blocks = [inputs.of(slice(start, start + size)) for start in range(0, len(W), size)]
     if len(blocks) < 2:
-        return message(kernel, inputs, k, l)
-    read = [*inputs.features.values(), inputs.src, inputs.scalars, inputs.vector, W, *kernel.parameters()]
-    again = _if_unwritten(message, read)
-    return torch.cat([checkpoint(again, kernel, block, k, l, use_reentrant=False) for block in blocks])
+        return call(inputs)
+    read = [*inputs.features.values(), inputs.src, inputs.scalars, *inputs.on_edges.values(), W, *network.parameters()]
+    again = _if_unwritten(call, read)
+    return torch.cat([checkpoint(again, block, use_reentrant=False) for block in blocks])
 
 
-def _if_unwritten(message: Message, tensors: Sequence[Tensor | None]) -> Message:
+def radial_weights(network: Radial, pair: Pair, ends: Ends, scalars: Tensor) -> Tensor:
+    """The radial weights of a pair, ``[edges, channels out, channels in, F]``, by calling its network."""
+    R = pair.part(network(scalars), ends)
+    return R * R.new_tensor(pair.scales) if pair.scales else R
+
+
+def _if_unwritten(message: Callable[[Inputs], Tensor], tensors: Sequence[Tensor]) -> Callable[[Inputs], Tensor]:
     """The same message, which refuses to be made again once one of the tensors that it reads was written to."""
     before = [version(tensor) for tensor in tensors]
 
-    def checked(kernel: PairwiseConv, inputs: Inputs, k: int, l: int) -> Tensor:
+    def checked(inputs: Inputs) -> Tensor:
         if before != [version(tensor) for tensor in tensors]:
             raise RuntimeError("what messages are made from must not be written to before their backward pass")
-        return message(kernel, inputs, k, l)
+        return message(inputs)
 
     return checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from ..basis import Basis
 from ..checks import as_floating_point, check_features, check_floating_point, of_fiber, with_three_dimensions
 from ..contraction import Inputs, contract
-from ..contraction.kernels import HIDDEN
+from ..contraction.convolution import Convolution, by_set, pairwise
+from ..contraction.networks import HIDDEN
 from ..envelope import edge_envelope
 from ..fibers import Features, Fiber, check_fiber
 from ..graphs import GraphLike, as_graph, edges_on
 from ..modules.linear import mixed
 from ..modules.pairwise import PairwiseConv
-from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..plain import check_hooks, check_never_called, has_hooks_of_all, is_plain
 from ..plan import relative_positions
 from ..segments import segment_mean, segment_size, segment_softmax, segment_sum
 
@@ -64,6 +66,7 @@ class GConvSE3Partial(nn.Module):
         check_fiber(f_in, "f_in")
         self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
         self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim, mid_dim, act_fn)
+        self.convolution = pairwise(self.f_sent, (f_out,))
 
     @property
     def takes(self) -> tuple[Fiber, int, str | None]:
@@ -81,12 +84,10 @@ class GConvSE3Partial(nn.Module):
         """
         G, h = as_graph(G), with_three_dimensions(h)
         inputs = checked_inputs(self, h, G, r, basis)
-        if self.x_ij == "cat" or (self.x_ij == "add" and self.f_in.dict.get(1, 0) > 1):
-            vector = inputs.vector = _x_ij(G)
-        if self.x_ij == "cat":
-            room = vector.new_zeros(G.num_nodes(), 1, 3)
-            inputs.features = {**h, "1": torch.cat([h["1"], room.to(h["1"])], dim=1) if "1" in h else room}
-            inputs.channel = self.f_sent.dict[1] - 1
+        channels = self.f_in.dict.get(1, 0)
+        if self.x_ij == "cat" or (self.x_ij == "add" and channels > 1):
+            first = channels if self.x_ij == "cat" else 0
+            inputs = replace(inputs, on_edges={"1": _x_ij(G)[:, None]}, first={"1": first})
         return inputs
 
     def forward(
@@ -108,7 +109,7 @@ class GConvSE3Partial(nn.Module):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self)
-        return messages([self], self.inputs(h, G, r, basis))[0]
+        return messages(self.convolution, [self], self.inputs(h, G, r, basis))[0]
 
     def extra_repr(self) -> str:
         return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}"
@@ -153,6 +154,7 @@ class GConvSE3(nn.Module):
         self.f_in, self.f_out, self.edge_dim = f_in, f_out, edge_dim
         self.self_interaction, self.flavor = self_interaction, flavor
         self.kernel_unary = pairwise_kernels(f_in, f_out, edge_dim, mid_dim, act_fn)
+        self.convolution = pairwise(f_in, (f_out,))
         self.kernel_self = nn.ParameterDict()
         if self_interaction:
             columns = f_in.dict if flavor == "skip" else f_out.dict
@@ -183,8 +185,8 @@ class GConvSE3(nn.Module):
         G, h = as_graph(G), with_three_dimensions(of_fiber(h, self.f_in))
         inputs = checked_inputs(self, h, G, r, basis)
         _, dst = edges_on(G, inputs.src.device)
-        (messages,) = contract([(self.kernel_unary, self.f_out)], self.f_in, inputs)
-        output, presence = _mean(messages, dst, G.num_nodes(), edge_envelope(G))
+        (found,) = messages(self.convolution, [self], inputs)
+        output, presence = _mean(found, dst, G.num_nodes(), edge_envelope(G))
         return self._interact_with_self(output, h, presence)
 
     def _interact_with_self(self, output: Features, h: Features, presence: Tensor) -> Features:
@@ -202,25 +204,37 @@ class GConvSE3(nn.Module):
         )
 
 
-def messages(layers: Sequence[GConvSE3Partial], inputs: Inputs) -> list[Features]:
-    """The messages of several layers of equal ``f_in`` and options, from :meth:`GConvSE3Partial.inputs` of any of them.
+def messages(convolution: Convolution, layers: Sequence[GConvSE3 | GConvSE3Partial], inputs: Inputs) -> list[Features]:
+    """The messages of layers of equal ``f_in`` and options, which make up a pairwise convolution together.
 
-    They are made in one pass over the edges.
+    They are made in one pass over the edges, from :meth:`GConvSE3Partial.inputs` of any of them.
     """
-    return contract([(layer.kernel_unary, layer.f_out) for layer in layers], layers[0].f_sent, inputs)
+    sent = [degree for degree, _ in convolution.features]
+    for layer in layers:
+        check_never_called(layer.kernel_unary, "kernel_unary")
+    networks = [layer.kernel_unary[f"({k},{l})"] for layer in layers for l in layer.f_out.degrees for k in sent]
+    return by_set([layer.f_out for layer in layers], contract(convolution, networks, inputs))
 
 
 def called_together(
-    layers: Sequence[nn.Module], h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None
+    convolution: Convolution,
+    layers: Sequence[nn.Module],
+    h: Features,
+    G: Any,
+    r: Tensor | None,
+    basis: Mapping[str, Tensor] | None,
 ) -> list[Features]:
     """What layers return that are called as :class:`GConvSE3Partial` is, with these arguments.
 
-    Where they are such layers, just as they are made, and send the same, one pass over the edges serves all of them.
+    Where they are such layers, just as they are made, and make up ``convolution``, one pass over the edges serves all.
     """
     plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
-    if len(plain) < len(layers) or len({layer.takes for layer in plain}) > 1 or has_hooks_of_all():
-        return [layer(h, G=G, r=r, basis=basis) for layer in layers]
-    return messages(plain, plain[0].inputs(h, G, r, basis))
+    if len(plain) == len(layers) and not has_hooks_of_all() and len({layer.takes for layer in plain}) == 1:
+        own = [layer.convolution for layer in plain]
+        made = tuple(message for one in own for message in one.messages)
+        if convolution.messages == made and convolution.features == own[0].features:
+            return messages(convolution, plain, plain[0].inputs(h, G, r, basis))
+    return [layer(h, G=G, r=r, basis=basis) for layer in layers]
 
 
 def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:

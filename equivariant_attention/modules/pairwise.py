@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..contraction.inputs import checked_tensor
-from ..contraction.kernels import HIDDEN
-from ..contraction.parameters import KINDS
+from ..contraction.networks import HIDDEN, Anatomy
 from ..modules.layer_norm import LayerNorm
 from ..modules.radial import BN, RadialFunc
 from ..origin import OURS, warn_of_unknown_signs
+
+_HIDDEN_LAYER = (nn.Linear, BN, LayerNorm, nn.ReLU)
 
 
 class PairwiseConv(nn.Module):
@@ -60,6 +61,8 @@ class PairwiseConv(nn.Module):
         self.edge_dim = edge_dim
         self.rp = RadialFunc(self.num_freq, nc_in, nc_out, edge_dim, mid_dim, act_fn)
 
+    anatomy: Anatomy
+    forms_kernels = True
     _version = OURS  # which PyTorch writes into the metadata of state dicts
 
     def _load_from_state_dict(
@@ -88,6 +91,22 @@ class PairwiseConv(nn.Module):
         kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, len(R))).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)
 
+    def radial_weights(self, scalars: Tensor) -> Tensor:
+        """What the radial network gives, ``[edges, nc_out x nc_in x F]``, for ``scalars`` as :meth:`forward` takes."""
+        return self.rp(scalars).flatten(1)
 
-_HIDDEN_LAYER = (nn.Linear, BN, LayerNorm, nn.ReLU)
-KINDS[:] = (PairwiseConv, RadialFunc, nn.Sequential, *_HIDDEN_LAYER, *_HIDDEN_LAYER, nn.Linear)
+    def radial_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of the kernel, as :attr:`anatomy` names them; an error where it is made of others."""
+        rp: Any = self._modules["rp"]
+        net = rp._modules["net"]
+        a, b, c, d, e, f, g = net._modules.values()
+        return self, rp, net, a, b, b._modules["bn"], c, d, e, e._modules["bn"], f, g
+
+
+PairwiseConv.anatomy = Anatomy(
+    names=("", ".rp", ".rp.net", *(f".rp.net.{i}" for i in ("0", "1", "1.bn", "2", "3", "4", "4.bn", "5", "6"))),
+    classes=(PairwiseConv, RadialFunc, nn.Sequential, *_HIDDEN_LAYER, *_HIDDEN_LAYER, nn.Linear),
+    linears=(3, 7, 11),
+    norms=(5, 9),
+    has_bias=True,
+)

@@ -7,7 +7,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ..checks import check_positive, with_three_dimensions
-from ..contraction.kernels import HIDDEN
+from ..contraction.convolution import pairwise
+from ..contraction.networks import HIDDEN
 from ..fibers import Features, Fiber, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
@@ -80,6 +81,7 @@ class GSE3Res(nn.Module):
                 "attn": GMABSE3(f_value, f_key, n_heads=n_heads),
             }
         )
+        self.convolution = pairwise(self.GMAB["v"].f_sent, (f_value, f_key))  # of values and keys together
         self.project: nn.Module
         if skip == "cat":
             self.cat = GCat(f_value, f_in)
@@ -133,7 +135,7 @@ class GSE3Res(nn.Module):
         """
         check_hooks(self, "GMAB")
         features = with_three_dimensions(features)
-        v, k = called_together([self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
+        v, k = called_together(self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
         q = self.GMAB["q"](features)
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
         output, attention = attended if return_attention else (attended, cast(Tensor, None))

@@ -21,7 +21,7 @@ from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen, Subproc
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 FLAGS = ["-std=c++17", "-O3", "-march=native", *MATH, "-fPIC", "-shared", "-pthread"]
 SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
-HEADERS = sorted(Path(__file__).parent.glob("*.hpp"))
+OWN = Path(__file__).parent  # where headers are that every file may include
 SECONDS = 300  # that a compiler is given
 LARGEST_MESSAGE = 2**20  # bytes that a compiler may say
 SHOWN = 2**12  # of these, in an error
@@ -39,7 +39,7 @@ class BuildFailedError(BuildError):
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The library built from a C++ file, which includes the headers beside this module and no others.
+    """The library built from a C++ file, which includes headers beside it and beside this module, and no others.
 
     It is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for the processor of this
     machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name
@@ -115,9 +115,13 @@ def _key(compiler: list[str], source: Path) -> str:
     # What -march=native stands for is in the command that the compiler would run.
     command = [*compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
     told = [_run([*compiler, "--version"]), _run(command)]
-    texts = [path.read_bytes() for path in (source, *HEADERS)]
+    texts = [path.read_bytes() for path in (source, *_headers(source))]
     names = [os.fsencode(name) for name in (*compiler, *FLAGS, *platform.libc_ver())]
     return hashlib.sha256(b"\n".join([*texts, *names, *told])).hexdigest()[:16]
+
+
+def _headers(source: Path) -> list[Path]:
+    return sorted(path for folder in {OWN, source.parent} for path in folder.glob("*.hpp"))
 
 
 def _built(name: Path) -> Path | None:

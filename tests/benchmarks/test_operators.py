@@ -12,7 +12,7 @@ def test_kinds_of_a_step():
     def step():
         torch.cat([norm(a @ a)[index], a]).relu().sum().backward()
         b @ b
-        for library in ("compiled::forward", "norm::rescaled"):
+        for library in ("edge_first::forward", "norm::rescaled"):
             with torch.profiler.record_function(library):
                 a.tolist()
 

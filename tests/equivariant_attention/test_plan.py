@@ -168,14 +168,14 @@ def test_a_plan_that_was_written_to_before_the_backward_pass_is_refused(backend,
             torch.autograd.grad(output["2"].sum(), h["1"], retain_graph=True, create_graph=create_graph)
 
 
-@pytest.mark.skipif("compiled" not in BACKENDS_HERE, reason="there is no C++ compiler")
+@pytest.mark.skipif("cpp" not in BACKENDS_HERE, reason="there is no C++ compiler")
 @pytest.mark.parametrize(("name", "message"), [("src", "a node that the graph"), ("order", "an edge that the graph")])
 @pytest.mark.parametrize("number", [-1, 10**12])
 def test_numbers_that_nobody_saw_written_are_not_followed_in_cpp(name, message, number):
     """Where PyTorch counts no writes, and the graph's own edges were written to likewise."""
     G, (layer, h) = awkward_graph(), layer_and_features()
     basis, r = get_basis_and_r(G, 2)
-    with use_backend("compiled"):
+    with use_backend("cpp"):
         output = layer(h, G=G, r=r, basis=basis)
         getattr(basis.plan, name).numpy()[3] = number
         G.edges()[0].copy_(basis.plan.src)

@@ -233,11 +233,13 @@ def test_the_vector_is_added_on_the_way():
     src = torch.tensor([1, 0, 1])
     features = {"1": torch.randn(2, 3, 3)}
     vector = torch.randn(3, 3)
-    inputs = Inputs(features, src, torch.zeros(3, 1), {}, vector=vector, channel=2)
+    inputs = Inputs(features, src, torch.zeros(3, 1), {}, False, {"1": vector[:, None]}, {"1": 2})
     expected = features["1"][src]
     expected[:, 2] += vector
-    torch.testing.assert_close(inputs.sent(1), expected)
-    torch.testing.assert_close(Inputs(features, src, torch.zeros(3, 1), {}).sent(1), features["1"][src])
+    torch.testing.assert_close(inputs.sent(1, 3), expected)
+    torch.testing.assert_close(Inputs(features, src, torch.zeros(3, 1), {}).sent(1, 3), features["1"][src])
+    appended = Inputs(features, src, torch.zeros(3, 1), {}, False, {"1": vector[:, None]}, {"1": 3})
+    torch.testing.assert_close(appended.sent(1, 4), torch.cat([features["1"][src], vector[:, None]], dim=1))
 
 
 def test_contract_answers_with_the_degrees_out():
@@ -245,7 +247,8 @@ def test_contract_answers_with_the_degrees_out():
     layer = GConvSE3Partial(MIXED, FULL).double()
     basis, r = get_basis_and_r(G, 3)
     inputs = Inputs(random_features(MIXED, G.num_nodes(), torch.float64), G.edges()[0], r, basis)
-    (messages,) = contract([(layer.kernel_unary, FULL)], MIXED, inputs)
+    networks = [layer.kernel_unary[f"({k},{l})"] for l in FULL.degrees for k in MIXED.degrees]
+    messages = contract(layer.convolution, networks, inputs)
     with pytest.raises(ValueError, match="backend must be None or one of"):
-        contract([(layer.kernel_unary, FULL)], MIXED, inputs, backend="fastest")
-    assert {d: tuple(m.shape) for d, m in messages.items()} == {str(l): (G.num_edges(), 4, 2 * l + 1) for l in range(4)}
+        contract(layer.convolution, networks, inputs, backend="fastest")
+    assert [tuple(m.shape) for m in messages] == [(G.num_edges(), 4, 2 * l + 1) for l in range(4)]

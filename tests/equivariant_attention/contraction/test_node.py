@@ -3,6 +3,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from equivariant_attention.contraction import node, use_backend
+from equivariant_attention.contraction.convolution import pairwise
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3, GConvSE3Partial, get_basis_and_r
@@ -45,7 +46,7 @@ def test_work_counts_the_products_that_are_made(fiber_in):
     kernels = len(fiber_in.degrees) * len(FULL.degrees)
     hidden = 12 * kernels * (32 * 1 + 32 * 32)
     by_basis = counter.get_total_flops() / 2 - hidden
-    assert node.work(fiber_in, FULL, 4, 12) == pytest.approx(by_basis, rel=1e-3)
+    assert node.work(pairwise(fiber_in, (FULL,)), 4, 12) == pytest.approx(by_basis, rel=1e-3)
 
 
 def test_under_autocast_messages_are_made_in_full_precision():

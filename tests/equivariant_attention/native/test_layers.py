@@ -90,7 +90,7 @@ def case(name, dtype=torch.float64):
 def assert_same_in_both(compute, dtype=torch.float64):
     """In PyTorch and in C++."""
     found = []
-    for backend in ("frame", "compiled"):
+    for backend in ("frame", "cpp"):
         with use_backend(backend):
             found.append(compute())
     assert [v is None for v in found[0]] == [v is None for v in found[1]]

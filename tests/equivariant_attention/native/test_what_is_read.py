@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_map
 
-from equivariant_attention.contraction import compiled, use_backend
+from equivariant_attention.contraction import cpp, use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.models import SE3Transformer
@@ -15,7 +15,7 @@ from equivariant_attention.native.calls import check_read, contiguous, not_built
 from equivariant_attention.neighbors import knn_graph
 from tests.cases import random_features, random_graph
 
-runs = pytest.mark.skipif(bool(not_built(compiled.SOURCE)), reason=not_built(compiled.SOURCE))
+runs = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
 FIBER = Fiber(2, 2)
 
 
@@ -97,7 +97,7 @@ def test_negated_views(place):
         return torch._neg_view(-v)
 
     found = []
-    for backend in ("oracle", "compiled", "frame"):
+    for backend in ("oracle", "cpp", "frame"):
         for change in (lambda v: v, negated):
             given = {"features": features["0"], "d": G.edata["d"], "w": G.edata["w"]}
             given[place] = change(given[place])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from equivariant_attention.contraction import BACKENDS, Inputs, compiled, use_backend
+from equivariant_attention.contraction import BACKENDS, Inputs, cpp, use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
@@ -11,7 +11,7 @@ from equivariant_attention.so3 import aligned_coupling
 from tests.cases import MIXED, random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import check_against_oracle, undirected_graph
 
-runs = pytest.mark.skipif(bool(not_built(compiled.SOURCE)), reason=not_built(compiled.SOURCE))
+runs = pytest.mark.skipif(bool(not_built(cpp.SOURCE)), reason=not_built(cpp.SOURCE))
 
 
 def graph(num_nodes, num_edges, edge_dim=2, dtype=torch.float64):
@@ -28,7 +28,7 @@ def graph(num_nodes, num_edges, edge_dim=2, dtype=torch.float64):
 @runs
 @pytest.mark.parametrize("channels", [1, 3, 5, 16, 17, 32])
 def test_any_number_of_channels(channels, dtype):
-    check_against_oracle("compiled", undirected_graph(dtype, 2), None, dtype, fiber=Fiber(3, channels))
+    check_against_oracle("cpp", undirected_graph(dtype, 2), None, dtype, fiber=Fiber(3, channels))
 
 
 @runs
@@ -67,7 +67,7 @@ def check_layer(layer, fiber, G, dtype):
     d, w = G.edata["d"].clone().requires_grad_(), G.edata["w"].requires_grad_()
     leaves = {"features": [*features.values()], "d": [d], "w": [w], "parameters": [*layer.parameters()]}
     found = []
-    for backend in ("frame", "compiled"):
+    for backend in ("frame", "cpp"):
         G.edata["d"] = d
         basis, r = get_basis_and_r(G, 5, compute_gradients=True)
         with use_backend(backend):
@@ -97,7 +97,7 @@ def test_inputs_that_are_not_contiguous_are_read_and_not_changed():
     before = {d: v.clone() for d, v in features.items()}
     basis, r = get_basis_and_r(G, 3)
     found = []
-    for backend in ("oracle", "compiled"):
+    for backend in ("oracle", "cpp"):
         with use_backend(backend):
             output = layer(features, G=G, r=r, basis=basis)
         # The derivative of a sum is a tensor of one number, expanded.
@@ -120,7 +120,7 @@ def test_the_same_again(threads):
     torch.set_num_threads(threads)
     try:
         for _ in range(3):
-            with use_backend("compiled"):
+            with use_backend("cpp"):
                 output = layer(features, G=G, r=r, basis=basis)
             found.append(torch.autograd.grad(sum(v.square().sum() for v in output.values()), [*layer.parameters()]))
     finally:
@@ -136,7 +136,7 @@ def test_what_is_not_finite_stays_so():
     with torch.no_grad():
         layer.kernel_unary["(0,0)"].rp.net[1].bn.bias[0] = torch.nan
     basis, r = get_basis_and_r(G, 0)
-    with use_backend("compiled"):
+    with use_backend("cpp"):
         assert layer(features, G=G, r=r, basis=basis)["0"].isnan().all()
 
 
@@ -159,7 +159,7 @@ def test_derivatives_of_other_kinds_are_refused(kind):
             found = torch.autograd.grad(output, features["0"], by_output)[0]
             return torch.autograd.forward_ad.unpack_dual(found).tangent
 
-    with use_backend("compiled"), pytest.raises(NotImplementedError, match=r"use_backend\('edge'\)"):
+    with use_backend("cpp"), pytest.raises(NotImplementedError, match=r"use_backend\('edge'\)"):
         derivative()
     with use_backend("edge"):
         assert derivative().abs().max() > 0
@@ -176,7 +176,7 @@ def ran_by_default(G, layer, monkeypatch):
 
 @runs
 def test_it_is_chosen_on_a_cpu(monkeypatch):
-    assert ran_by_default(random_graph(torch.float32), GConvSE3Partial(MIXED, MIXED), monkeypatch) == ["compiled"]
+    assert ran_by_default(random_graph(torch.float32), GConvSE3Partial(MIXED, MIXED), monkeypatch) == ["cpp"]
 
 
 @runs
@@ -185,7 +185,7 @@ def test_a_layer_that_is_compiled_takes_another_order():
     G, layer = random_graph(torch.float32), GConvSE3Partial(Fiber(1, 2), Fiber(1, 2))
     features = random_features(Fiber(1, 2), G.num_nodes(), torch.float32)
     basis, r = get_basis_and_r(G, 0)
-    with use_backend("compiled"):
+    with use_backend("cpp"):
         expected = layer(features, G=G, r=r, basis=basis)["0"]
         found = torch.compile(layer, backend="eager", fullgraph=True)(features, G=G, r=r, basis=basis)["0"]
     torch.testing.assert_close(found, expected)
@@ -193,12 +193,12 @@ def test_a_layer_that_is_compiled_takes_another_order():
 
 def missing(dtype, device):
     features, src = {"0": torch.zeros(1, 1, 1, device=device)}, torch.zeros(1, dtype=torch.int64, device=device)
-    return compiled.missing(Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
+    return cpp.missing(Inputs(features, src, torch.zeros(1, 1, device=device), {}), dtype)
 
 
 def refusal(G, layer):
     basis, r = get_basis_and_r(G, 3)
-    with use_backend("compiled"), pytest.raises(ValueError) as caught:
+    with use_backend("cpp"), pytest.raises(ValueError) as caught:
         layer(random_features(MIXED, G.num_nodes(), next(layer.parameters()).dtype), G=G, r=r, basis=basis)
     return str(caught.value)
 
@@ -214,7 +214,7 @@ def test_it_runs_or_raises(monkeypatch):
     monkeypatch.setattr(compiler, "library", fails)
     not_built.cache_clear()
     try:
-        assert refusal(G, layer) == "backend 'compiled' cannot run here: there is no C++ compiler"
+        assert refusal(G, layer) == "backend 'cpp' cannot run here: there is no C++ compiler"
         assert ran_by_default(G, layer, monkeypatch) == ["frame"]
     finally:
         not_built.cache_clear()
@@ -225,7 +225,7 @@ def test_couplings_live_as_long_as_they_are_pointed_to():
     G, layer = random_graph(), GConvSE3Partial(MIXED, MIXED).double()
     features = random_features(MIXED, G.num_nodes(), torch.float64)
     basis, r = get_basis_and_r(G, 2)
-    with use_backend("compiled"):
+    with use_backend("cpp"):
         expected = layer(features, G=G, r=r, basis=basis)
         aligned_coupling.cache_clear()
         others = [torch.full((n, n), torch.nan, dtype=torch.float64) for n in range(1, 8) for _ in range(100)]

@@ -1,0 +1,137 @@
+"""What a convolution is beside its parameters: what is sent, what is made, and by which radial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+
+from torch import Tensor
+
+from ..fibers import Features, Fiber
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What a pair leads from and to."""
+
+    degree_in: int
+    channels_in: int
+    degree_out: int
+    channels_out: int
+
+    @property
+    def num_freq(self) -> int:
+        """F, the number of basis kernels."""
+        return 2 * min(self.degree_in, self.degree_out) + 1
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Which radial weights take a feature of degree k to a message of degree l.
+
+    .. math:: R_{oiJ} = g_{\\, first + o \\, step_{out} + i \\, step_{in} + J}
+
+    Attributes:
+        feature, message: their numbers in the convolution.
+        network: the number of the radial network whose output g is.
+        first, step_out, step_in: as above; J ascends.
+        scales: what each :math:`W_J` of the basis is multiplied by; none, if by nothing.
+    """
+
+    feature: int
+    message: int
+    network: int
+    first: int
+    step_out: int
+    step_in: int
+    scales: tuple[float, ...] = ()
+
+    def part(self, values: Tensor, ends: Ends) -> Tensor:
+        """Of outputs ``[..., rows]`` of the network, those of the pair, ``[..., channels out, channels in, F]``."""
+        o, rest = divmod(self.first, self.step_out)
+        i, J = divmod(rest, self.step_in)
+        of_pair = values.unflatten(-1, (-1, self.step_out // self.step_in, self.step_in))
+        return of_pair[..., o : o + ends.channels_out, i : i + ends.channels_in, J : J + ends.num_freq]
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """The structure of a convolution, made once for all layers that share it; it has no parameters.
+
+    Attributes:
+        features: degree and channels of what is sent along an edge, those of its source node and its own together.
+        messages: degree and channels of what is made; one degree may occur several times, as in keys and values.
+        pairs: one for every message and feature, message by message.
+        rows: how many outputs each radial network has.
+        has_norm: whether their hidden layers have a LayerNorm each.
+        has_bias: whether their last layers have a bias.
+        ends: of every pair.
+        degrees: all degrees, in or out, ascending.
+        by_network: the numbers of the pairs that each network serves.
+
+    Raises:
+        ValueError: pairs are not as said, or take outputs that their network does not have.
+    """
+
+    features: tuple[tuple[int, int], ...]
+    messages: tuple[tuple[int, int], ...]
+    pairs: tuple[Pair, ...]
+    rows: tuple[int, ...]
+    has_norm: bool = True
+    has_bias: bool = True
+    ends: tuple[Ends, ...] = field(init=False, repr=False)
+    degrees: tuple[int, ...] = field(init=False, repr=False)
+    by_network: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        expected = [(m, f) for m in range(len(self.messages)) for f in range(len(self.features))]
+        if [(pair.message, pair.feature) for pair in self.pairs] != expected:
+            raise ValueError(f"pairs must be one for every message and feature, in this order, got {self.pairs}")
+        ends = tuple(Ends(*self.features[p.feature], *self.messages[p.message]) for p in self.pairs)
+        degrees = tuple(sorted({degree for degree, _ in (*self.features, *self.messages)}))
+        served = ((i for i, pair in enumerate(self.pairs) if pair.network == n) for n in range(len(self.rows)))
+        made = {"ends": ends, "degrees": degrees, "by_network": tuple(map(tuple, served))}
+        for name, value in made.items():
+            object.__setattr__(self, name, value)
+        for pair, of_pair in zip(self.pairs, ends, strict=True):
+            self._check(pair, of_pair)
+
+    def _check(self, pair: Pair, ends: Ends) -> None:
+        rows, (o, rest) = self.rows[pair.network], divmod(pair.first, pair.step_out)
+        i, J = divmod(rest, pair.step_in)
+        nested = rows % pair.step_out == 0 and pair.step_out % pair.step_in == 0
+        inside = (o + ends.channels_out) * pair.step_out <= rows and J + ends.num_freq <= pair.step_in
+        if not (nested and inside and (i + ends.channels_in) * pair.step_in <= pair.step_out):
+            raise ValueError(f"{pair} must lie within the {rows} outputs of its network, [channels, channels, J]")
+        if len(pair.scales) not in (0, ends.num_freq):
+            raise ValueError(f"{pair} must have {ends.num_freq} scales or none")
+
+
+@lru_cache(maxsize=1024)
+def pairwise(fiber_in: Fiber, fibers_out: tuple[Fiber, ...]) -> Convolution:
+    """With a radial network for every pair of degrees, as published.
+
+    Args:
+        fiber_in: of what is sent.
+        fibers_out: of each set of messages.
+
+    Returns:
+        the convolution; messages are in the order of sets and degrees, networks in that of messages and features.
+    """
+    features = tuple((k, m) for m, k in fiber_in.structure)
+    messages = tuple((l, m) for fiber in fibers_out for m, l in fiber.structure)
+    pairs: list[Pair] = []
+    rows: list[int] = []
+    for (o, (l, c_out)), (i, (k, c_in)) in product(enumerate(messages), enumerate(features)):
+        F = 2 * min(k, l) + 1
+        pairs.append(Pair(i, o, len(rows), 0, c_in * F, F))
+        rows.append(c_out * c_in * F)
+    return Convolution(features, messages, tuple(pairs), tuple(rows))
+
+
+def by_set(fibers_out: Sequence[Fiber], messages: Sequence[Tensor]) -> list[Features]:
+    """The messages of a :func:`pairwise` convolution, keyed by degree, for each of the sets."""
+    rest = iter(messages)
+    return [{str(l): next(rest) for _, l in fiber.structure} for fiber in fibers_out]

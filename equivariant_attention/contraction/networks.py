@@ -1,0 +1,315 @@
+"""Radial networks: what the engine must know of them, whether their parameters may be read, and their hidden layers.
+
+A network is Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values, or the same without the
+LayerNorms. The engine reads its parameters where it is just so, and calls it where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.utils.parametrize import is_parametrized
+
+from ..contraction.convolution import Convolution
+from ..native.calls import is_watched
+from ..plain import has_hooks_of_all, is_plain
+
+HIDDEN = 32  # values of a radial network
+ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
+EPSILON = 1e-5  # of PyTorch's LayerNorm
+PARAMETERS = 10  # of a network: of both hidden layers weight, bias, scale, shift; of the last weight and bias
+OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; the second are those that functional_call puts in
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """What modules a network is made of.
+
+    Attributes:
+        names: of all its modules, from its own, '', on.
+        classes: what they are.
+        linears: the numbers of the three Linears.
+        norms: of the two LayerNorms, or none.
+        has_bias: whether the last Linear has a bias.
+        owners: which module each of the ten parameters belongs to, and its name there; None where there is none.
+    """
+
+    names: tuple[str, ...]
+    classes: tuple[type[nn.Module], ...]
+    linears: tuple[int, int, int]
+    norms: tuple[int, ...]
+    has_bias: bool
+
+    owners: tuple[tuple[int | None, str], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        first, second, last = self.linears
+        owners: list[tuple[int | None, str]] = []
+        for linear, norm in zip((first, second), self.norms or (None, None), strict=True):
+            owners += [(linear, "weight"), (linear, "bias"), (norm, "weight"), (norm, "bias")]
+        owners += [(last, "weight"), (last if self.has_bias else None, "bias")]
+        object.__setattr__(self, "owners", tuple(owners))
+
+
+class RadialNetwork(Protocol):
+    """A module that is or holds a radial network."""
+
+    anatomy: Anatomy
+    forms_kernels: bool  # whether to call it, as PairwiseConv is called, gives the kernel of a pair
+
+    def radial_weights(self, scalars: Tensor) -> Tensor:
+        """The output of the network, ``[edges, rows]``, by calling it."""
+
+    def radial_modules(self) -> Sequence[nn.Module]:
+        """Its modules, in the order of the anatomy's names; an error of any kind, where it is made of others."""
+
+
+def parameters(network: Any) -> list[Tensor | None]:
+    """Its ten parameters, None for those that it does not have."""
+    modules = network.radial_modules()
+    return [None if i is None else _own(modules[i], name) for i, name in network.anatomy.owners]
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    # getattr comes last to where a module keeps its own, and a model has thousands; it finds what is parametrised.
+    found = module._parameters.get(name)
+    return getattr(module, name) if found is None else found
+
+
+def changed(network: Any) -> str | None:
+    """Which module of a network is not as it was made, so that it must be called.
+
+    It is of another class; has hooks, or a forward of its own; is a Sequential of another length, or a LayerNorm of
+    another size or epsilon; lacks a parameter, or has one of another kind (quantised, say).
+
+    Returns:
+        its name, such as '.rp.net.2', or '' for the network's own; None, if there is none.
+    """
+    anatomy: Anatomy = network.anatomy
+    try:
+        modules = network.radial_modules()
+    except (AttributeError, KeyError, ValueError):
+        modules = ()
+    if len(modules) != len(anatomy.names) or not all(map(is_plain, modules, anatomy.classes)):
+        return _first_odd(network)
+    for i, name in anatomy.owners:
+        if i is not None:
+            # What is parametrised is found when it is read. Where PyTorch watches, it puts tensors of its own there.
+            own = modules[i]._parameters
+            if name in own and type(own[name]) not in OWN_TYPES and (own[name] is None or not is_watched()):
+                return anatomy.names[i]
+    if not anatomy.has_bias and modules[anatomy.linears[2]]._parameters.get("bias") is not None:
+        return anatomy.names[anatomy.linears[2]]
+    for i in anatomy.norms:
+        if modules[i].eps != EPSILON or modules[i].normalized_shape != (HIDDEN,):
+            return anatomy.names[i]
+    return None
+
+
+def _first_odd(network: Any) -> str:
+    for name, kind in zip(network.anatomy.names, network.anatomy.classes, strict=True):
+        module: nn.Module | None = network
+        for part in name.split(".")[1:]:
+            module = None if module is None else module._modules.get(part)
+        if module is None or not is_plain(module, kind):
+            return name
+    return network.anatomy.names[network.anatomy.classes.index(nn.Sequential)]  # which has more layers, or fewer
+
+
+def is_the_same_again(network: Any) -> bool:
+    """Whether calling a network twice is like calling it once: no module was changed, and none is parametrised."""
+    return not has_hooks_of_all() and changed(network) is None and not any(map(is_parametrized, network.modules()))
+
+
+def check_parameters(
+    convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
+) -> None:
+    """Refuse parameters that do not go together, as PyTorch does where their modules are called.
+
+    Args:
+        convolution: whose they are.
+        values: their :func:`parameters`, one network after the other.
+        scalars: what the networks see, ``[edges, edge_dim + 1]``, of the dtype and device of all parameters.
+        networks: that have them, where they are at hand: they know names.
+
+    Raises:
+        TypeError: one is of another dtype, or of a class of its own.
+        ValueError: one has another shape, or is on another device.
+    """
+    if torch.compiler.is_compiling():  # which checks them itself, and knows no cache
+        return
+    shapes = _shapes(convolution, scalars.shape[1])
+    some = cast(list[Tensor], [v for v in values if v is not None] if None in shapes else values)
+    alike = {v.dtype for v in some} == {scalars.dtype} and ({*map(type, some)} <= OWN_TYPES or is_watched())
+    on_device = all(v.is_cpu for v in some) if scalars.is_cpu else {v.device for v in some} == {scalars.device}
+    if alike and on_device and [None if v is None else v.shape for v in values] == shapes:
+        return
+    for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):
+        if value is not None or shape is not None:
+            _check_parameter(value, shape, scalars, _name(convolution, i, networks))
+
+
+def _check_parameter(value: Any, shape: tuple[int, ...] | None, scalars: Tensor, name: str) -> None:
+    dtype, kind = scalars.dtype, type(value).__name__
+    if type(value) not in OWN_TYPES or value.dtype != dtype:
+        got = getattr(value, "dtype", None)
+        raise TypeError(f"{name} must be a tensor of {dtype}, as the layer's first is, got {got}, {kind}")
+    if value.device != scalars.device:
+        raise ValueError(f"{name} must be on {scalars.device}, as the layer's first is, got one on {value.device}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} must have shape {list(shape or ())}, got {list(value.shape)}")
+
+
+def _name(convolution: Convolution, number: int, networks: Sequence[Any]) -> str:
+    """What a parameter is called: the pairs of degrees that its network serves, and its name there."""
+    network, place = divmod(number, PARAMETERS)
+    served = (convolution.ends[i] for i in convolution.by_network[network])
+    pairs = " ".join(f"({ends.degree_in},{ends.degree_out})" for ends in served)
+    if not networks:
+        what = ("weight", "bias", "scale", "shift")[place % 4]
+        return f"{pairs}: {what} of layer {place // 4} of the radial network"
+    anatomy = networks[network].anatomy
+    module, name = anatomy.owners[place]
+    return f"{pairs}{anatomy.names[module or 0]}.{name}"
+
+
+@lru_cache(maxsize=1024)
+def _shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] | None]:
+    """Those of the parameters of all networks; None for those that there are not."""
+    vector = (HIDDEN,)
+    norm = [vector, vector] if convolution.has_norm else [None, None]
+    hidden = [(HIDDEN, num_scalars), vector, *norm, (HIDDEN, HIDDEN), vector, *norm]
+    return [
+        shape
+        for rows in convolution.rows
+        for shape in (*hidden, (rows, HIDDEN), (rows,) if convolution.has_bias else None)
+    ]
+
+
+# ---------------------------------------------------------------- hidden layers of many networks, as one batch
+
+
+def stacked(networks: Sequence[Sequence[Any]]) -> list[Tensor]:
+    """What the two hidden layers are evaluated with, each ``[networks, ...]``: weight, bias, scale, shift; twice.
+
+    Before a LayerNorm weight and bias are centred, so that what they make has mean zero: it then need not subtract it.
+    Without one, scale and shift are empty.
+
+    Args:
+        networks: the :func:`parameters` of each.
+    """
+    layers = []
+    for first in (0, 4):
+        weights, biases, *norm = zip(*(network[first : first + 4] for network in networks), strict=True)
+        weight = torch.stack([_transposed(weight) for weight in weights])
+        bias = torch.stack(biases)[:, None]
+        if norm[0][0] is None:
+            layers += [weight, bias, weight[:, :0], weight[:, :0]]
+        else:
+            layers += [weight - weight.mean(-1, keepdim=True), bias - bias.mean(-1, keepdim=True)]
+            layers += [torch.stack(vector)[:, None] for vector in norm]
+    return layers
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    # A single column is viewed as a row, so that its gradient has its strides: DistributedDataParallel warns otherwise.
+    return weight.T if weight.shape[1] > 1 else weight.view(1, -1)
+
+
+def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:
+    """What the last layers see, and a one for their biases.
+
+    Args:
+        scalars: what the networks see, ``[rows, edge_dim + 1]``.
+        parameters: from :func:`stacked`.
+
+    Returns:
+        ``[networks, rows, 33]``.
+    """
+    x = scalars.expand(len(parameters[0]), -1, -1)
+    for weight, bias, scale, shift in (parameters[:4], parameters[4:]):
+        x = torch.baddbmm(bias, x, weight)
+        if scale.numel():
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)
+            x = torch.addcmul(shift, x, scale)
+        x = x.relu()
+    return pad(x, (0, 1), value=1.0)
+
+
+class Hidden:
+    """:func:`hidden` with first derivatives, by hand and in slices of rows that stay in cache.
+
+    Args:
+        scalars, parameters: as there; neither is differentiated.
+        keep: whether :meth:`gradient` is going to be asked for.
+
+    Attributes:
+        output: ``[networks, rows, 33]``.
+    """
+
+    def __init__(self, scalars: Tensor, parameters: Sequence[Tensor], keep: bool) -> None:
+        self.scalars, self.layers = scalars, (parameters[:4], parameters[4:])
+        self.output = scalars.new_empty(len(parameters[0]), len(scalars), parameters[-1].shape[-1] + 1)
+        self.output[..., -1] = 1
+        self.kept: list[list[tuple[Tensor, ...]]] = []
+        for rows in self._slices():
+            x = scalars[rows].expand(len(parameters[0]), -1, -1)
+            steps: list[tuple[Tensor, ...]] = []
+            for weight, bias, scale, shift in self.layers:
+                z = torch.baddbmm(bias, x, weight)
+                if not scale.numel():
+                    steps.append((x, z, z))
+                    x = z.relu()
+                    continue
+                norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+                inverse = norm.square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
+                steps.append((x, z.mul_(inverse), inverse))
+                x = torch.addcmul(shift, z, scale).relu_()
+            self.output[:, rows, :-1] = x
+            if keep:
+                self.kept.append(steps)
+
+    def _slices(self) -> Iterator[slice]:
+        step = max(1, ROWS * HIDDEN // self.output.shape[0]) if self.output.device.type == "cpu" else len(self.scalars)
+        return (slice(a, a + step) for a in range(0, len(self.scalars), max(1, step)))
+
+    def gradient(self, gradient: Tensor, totals: Sequence[Tensor | None], by_scalars: bool) -> Tensor | None:
+        """The derivatives.
+
+        Args:
+            gradient: by ``output``.
+            totals: those by the parameters are added to these, where they are wanted.
+            by_scalars: whether those by the scalars are wanted.
+
+        Returns:
+            those, ``[rows, edge_dim + 1]``.
+        """
+        found = []
+        for rows, steps in zip(self._slices(), self.kept, strict=True):
+            d, after = gradient[:, rows, :-1], self.output[:, rows, :-1]
+            for i in (1, 0):
+                (weight, _, scale, _), (x, z, inverse), total = self.layers[i], steps[i], totals[4 * i : 4 * i + 4]
+                d = torch.ops.aten.threshold_backward(d, after, 0)
+                if scale.numel():
+                    product = d * z
+                    if total[2] is not None:
+                        total[2] += product.sum(1, keepdim=True)
+                    if total[3] is not None:
+                        total[3] += d.sum(1, keepdim=True)
+                    along = (product @ scale.mT).div_(-z.shape[-1])
+                    d = d.mul_(scale).addcmul_(z, along).mul_(inverse)
+                if total[0] is not None:
+                    total[0].baddbmm_(x.mT, d)
+                if total[1] is not None:
+                    total[1] += d.sum(1, keepdim=True)
+                after = x
+                if i or by_scalars:
+                    d = d @ weight.mT
+            found.append(d.sum(0) if by_scalars else None)
+        return torch.cat(cast(list[Tensor], found)) if by_scalars else None
