@@ -22,7 +22,7 @@ from ..modules import (
 )
 from ..nvidia.fiber import plain_fiber
 from ..nvidia.layers import AttentionBlockSE3, ConvSE3, GPooling, LinearSE3, NormSE3
-from ..nvidia.layout import Layout, Network, networks_of
+from ..nvidia.layout import Layout, Network, networks_of, scales
 from ..nvidia.transformer import SE3Transformer
 from ..published.conversion import check_signs
 from ..published.tables import Triple, triples
@@ -67,7 +67,7 @@ def converted(
             if layout is None:
                 raise ValueError(f"state_dict must be of the model: it has no radial networks of {name or 'it'}")
             for network in networks_of(layout, layer.fiber_sent, layer.fiber_out):
-                key = f"{prefix}{network.place(layout)}.radial_func.net.{6 if layer.use_layer_norm else 4}.weight"
+                key = f"{prefix}{network.name}.radial_func.net.{6 if layer.use_layer_norm else 4}.weight"
                 found[key] = _with_signs(found[key], network, signs, key)
     return found
 
@@ -112,7 +112,9 @@ def to_published(model: nn.Module) -> nn.Module:
 
 def _transformer(model: SE3Transformer) -> nn.ModuleList:
     if model.populate_edge != "lin":
-        raise ValueError(f"published radial networks see the distance itself, not populate_edge={model.populate_edge!r}")
+        raise ValueError(
+            f"published radial networks see the distance itself, not populate_edge={model.populate_edge!r}"
+        )
     layers: list[nn.Module] = [*model.graph_modules]
     if model.pooling is not None:
         layers.append(model.pooling_module)
@@ -144,12 +146,16 @@ def _pooling(layer: GPooling) -> nn.Module:
 def _convolution(layer: ConvSE3) -> nn.Module:
     _check_kernels(layer)
     f_in, f_out = plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out")
-    options = {"edge_dim": layer.fiber_edge[0], "mid_dim": layer.mid_dim, "act_fn": layer.nonlinearity or nn.ReLU}
+    options: dict[str, Any] = {
+        "edge_dim": layer.fiber_edge[0],
+        "mid_dim": layer.mid_dim,
+        "act_fn": layer.nonlinearity or nn.ReLU,
+    }
     if not layer.pool:
         if layer.self_interaction:
             raise ValueError("published messages have no self-interaction: it needs pool=True")
         made = GConvSE3Partial(f_in, f_out, **options)
-        _fill_kernels(made.kernel_unary, layer, {l: 0 for l in f_out.degrees})
+        _fill_kernels(made.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
         return made
     if layer.sum_over_edge:
         raise ValueError(
@@ -157,7 +163,7 @@ def _convolution(layer: ConvSE3) -> nn.Module:
             "final_layer='lin' or 'att', there is one of the same function"
         )
     pooled = GConvSE3(f_in, f_out, self_interaction=layer.self_interaction, **options)
-    _fill_kernels(pooled.kernel_unary, layer, {l: 0 for l in f_out.degrees})
+    _fill_kernels(pooled.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
     for degree, S in layer.to_kernel_self.items():
         pooled.kernel_self[degree].copy_(S[None])
     return pooled
@@ -179,8 +185,9 @@ def _attention(block: AttentionBlockSE3) -> GSE3Res:
         mid_dim=layer.mid_dim,
         act_fn=layer.nonlinearity or nn.ReLU,
     )
-    _fill_kernels(made.GMAB["v"].kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
-    _fill_kernels(made.GMAB["k"].kernel_unary, layer, dict(block.value_fiber.items()))
+    for part, first in (("v", dict.fromkeys(f_out.degrees, 0)), ("k", dict(block.value_fiber.items()))):
+        partial: Any = made.GMAB[part]
+        _fill_kernels(partial.kernel_unary, layer, first)
     made.GMAB["q"], made.project = _linear(block.to_query), _linear(block.project)
     return made
 
@@ -199,21 +206,20 @@ def _check_kernels(layer: ConvSE3) -> None:
 
 def _fill_kernels(kernels: nn.ModuleDict, layer: ConvSE3, first: Mapping[int, int]) -> None:
     """Give published kernels the weights for some channels out of each degree, from the ``first`` on."""
-    scales = layer.scales
-    for key, kernel in kernels.items():
+    networks: Any = layer.conv
+    for kernel in kernels.values():
         assert isinstance(kernel, PairwiseConv)
         k, l = kernel.degree_in, kernel.degree_out
-        source = layer.conv[f"{k},{l}"].radial_func.net
-        for ours, theirs in zip([0, 1, 3, 4], [0, 1, 3, 4], strict=True):
-            target = kernel.rp.net[theirs]
+        source = networks[f"{k},{l}"].radial_func.net
+        for i in (0, 1, 3, 4):  # Linear, LayerNorm, twice
+            target: Any = kernel.rp.net[i]
             target = getattr(target, "bn", target)
-            target.weight.copy_(source[ours].weight)
-            target.bias.copy_(source[ours].bias)
+            target.weight.copy_(source[i].weight)
+            target.bias.copy_(source[i].bias)
         rows = source[6].weight.unflatten(0, (-1, kernel.nc_in, kernel.num_freq))
-        rows = rows[first[l] : first[l] + kernel.nc_out] * scales[k, l].to(rows)[:, None]
+        rows = rows[first[l] : first[l] + kernel.nc_out] * rows.new_tensor(scales(k, l, is_alone=True))[:, None]
         kernel.rp.last.weight.copy_(rows.flatten(0, 2))
         kernel.rp.last.bias.zero_()
-        assert key == f"({k},{l})"
 
 
 _CONVERTERS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

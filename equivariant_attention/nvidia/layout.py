@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
-from ..nvidia._seam import Convolution, Pair
+from ..contraction.convolution import Convolution, Pair
 from ..nvidia.fiber import Fiber
 from ..so3.couplings import published_sign
 
@@ -27,17 +28,20 @@ class ConvSE3FuseLevel(Enum):
 
 
 class Layout(Enum):
-    """What one network of a convolution serves; the value is where the package keeps them."""
+    """What one radial network of a convolution serves."""
 
-    ALL = "conv"
-    DEGREE_OUT = "conv_out.{l}"
-    DEGREE_IN = "conv_in.{k}"
-    PAIR = "conv.{k},{l}"
+    ALL = "all pairs of degrees"
+    DEGREE_OUT = "all pairs of a degree out"
+    DEGREE_IN = "all pairs of a degree in"
+    PAIR = "a pair of degrees"
 
     @property
     def container(self) -> str:
         """The name of the attribute with the network, or with a ModuleDict of them."""
-        return self.value.partition(".")[0]
+        return {Layout.DEGREE_OUT: "conv_out", Layout.DEGREE_IN: "conv_in"}.get(self, "conv")
+
+
+Elements = tuple[tuple[int, int], ...]  # of a Fiber
 
 
 class Network(NamedTuple):
@@ -46,12 +50,12 @@ class Network(NamedTuple):
     Its rows are numbered (channel out, channel in, pair, J).
 
     Attributes:
-        key: in the ModuleDict of its layout; empty, where it is alone.
+        name: of its module in the layer, such as 'conv_out.1'.
         pairs: the pairs (k, l) of degrees that it serves.
         channels_in, channels_out: of every one of them.
     """
 
-    key: str
+    name: str
     pairs: tuple[tuple[int, int], ...]
     channels_in: int
     channels_out: int
@@ -99,62 +103,70 @@ def networks_of(layout: Layout, sent: Fiber, fiber_out: Fiber) -> list[Network]:
     degrees_in, degrees_out = sent.degrees, fiber_out.degrees
     if layout is Layout.ALL:
         pairs = tuple((k, l) for l in degrees_out for k in degrees_in)
-        return [Network("", pairs, sent.channels[0], fiber_out.channels[0])]
+        return [Network("conv", pairs, sent.channels[0], fiber_out.channels[0])]
     if layout is Layout.DEGREE_OUT:
-        return [Network(f"{l}", tuple((k, l) for k in degrees_in), sent.channels[0], m) for l, m in fiber_out]
+        return [Network(f"conv_out.{l}", tuple((k, l) for k in degrees_in), sent.channels[0], m) for l, m in fiber_out]
     if layout is Layout.DEGREE_IN:
-        return [Network(f"{k}", tuple((k, l) for l in degrees_out), m, fiber_out.channels[0]) for k, m in sent]
-    return [Network(f"{k},{l}", ((k, l),), m_in, m_out) for (k, m_in), (l, m_out) in sent * fiber_out]
+        return [Network(f"conv_in.{k}", tuple((k, l) for l in degrees_out), m, fiber_out.channels[0]) for k, m in sent]
+    return [Network(f"conv.{k},{l}", ((k, l),), m_in, m_out) for (k, m_in), (l, m_out) in sent * fiber_out]
 
 
+@lru_cache(maxsize=1024)
 def convolution_of(
-    networks: Sequence[Network], sent: Fiber, parts: Sequence[Fiber], layout: Layout, use_layer_norm: bool
+    layout: Layout, sent: Elements, fiber_out: Elements, parts: tuple[Elements, ...], has_norm: bool, published: bool
 ) -> Convolution:
-    """What the engine is to know of a convolution.
+    """What the engine is to know of a convolution; the same object for all layers of one shape.
 
     Args:
-        networks: of the ``layout``.
-        sent: fiber of what is sent along an edge.
-        parts: fibers of the messages; the channels of a degree are those of the first, then those of the second.
-        layout: as said.
-        use_layer_norm: whether the networks have LayerNorms.
+        layout: of its networks.
+        sent: fiber of what is sent along an edge, as pairs.
+        fiber_out: fiber of the messages.
+        parts: what it divides into: the channels of a degree are those of the first part, then those of the second.
+        has_norm: whether the networks have LayerNorms.
+        published: whether the basis that it is computed with is the published one, and not the package's.
     """
+    features, networks = Fiber(sent), networks_of(layout, Fiber(sent), Fiber(fiber_out))
     place = {pair: (number, network) for number, network in enumerate(networks) for pair in network.pairs}
     messages: list[tuple[int, int]] = []
     pairs: list[Pair] = []
     done = Fiber({})
-    for part in parts:
+    for part in map(Fiber, parts):
         for l in part.degrees:
-            for feature, k in enumerate(sent.degrees):
+            for feature, k in enumerate(features.degrees):
                 number, network = place[k, l]
                 before = network.pairs[: network.pairs.index((k, l))]
-                step_in = network.freq_sum
-                step_out = step_in * network.channels_in
+                step_in, step_out = network.freq_sum, network.freq_sum * network.channels_in
                 first = done[l] * step_out + sum(_num_freq(*pair) for pair in before)
-                scales = _scales(k, l, layout is Layout.PAIR)
-                pairs.append(Pair(feature, len(messages), number, first, step_out, step_in, scales))
+                factors = scales(k, l, layout is Layout.PAIR) if published else ()
+                factors = () if set(factors) == {1.0} else factors
+                pairs.append(Pair(feature, len(messages), number, first, step_out, step_in, factors))
             messages.append((l, part[l]))
             done[l] += part[l]
-    features, rows = tuple((k, sent[k]) for k in sent.degrees), tuple(network.rows for network in networks)
-    return Convolution(features, tuple(messages), tuple(pairs), rows, has_norm=use_layer_norm, has_bias=False)
+    rows = tuple(network.rows for network in networks)
+    sizes = tuple((k, features[k]) for k in features.degrees)
+    return Convolution(sizes, tuple(messages), tuple(pairs), rows, has_norm, has_bias=False)
 
 
 def _num_freq(k: int, l: int) -> int:
     return 2 * min(k, l) + 1
 
 
-def _scales(k: int, l: int, is_alone: bool) -> tuple[float, ...]:
-    """The package's basis kernels beside the published ones: its couplings are Wigner 3j symbols of (J, k, l).
+def scales(k: int, l: int, is_alone: bool) -> tuple[float, ...]:
+    """What the published basis kernels are multiplied by to give the package's, J from |k - l| to k + l.
 
-    Reversed, to (l, k, J), they change by the sign of an odd permutation. Between scalars the package multiplies by 1
-    in place of Y_0, where the network serves no other pair.
+    Args:
+        k, l: degrees in and out.
+        is_alone: whether the pair has a radial network of its own. Then the package multiplies scalars that go to
+            scalars by 1 in place of Y_0.
     """
-    if k == l == 0:
-        return (math.sqrt(4 * math.pi),) if is_alone else ()
-    scales = tuple(float(coupling_sign(k, l, J)) for J in range(abs(k - l), k + l + 1))
-    return scales if min(scales) < 0 else ()
+    if k == l == 0 and is_alone:
+        return (math.sqrt(4 * math.pi),)
+    return tuple(float(coupling_sign(k, l, J)) for J in range(abs(k - l), k + l + 1))
 
 
 def coupling_sign(k: int, l: int, J: int) -> int:
-    """Sign of the package's coupling from degree ``k`` and harmonic ``J`` to ``l``, beside the published one."""
+    """Sign of the package's coupling of degree ``k`` and harmonic ``J`` to ``l``, beside the published one.
+
+    It is the Wigner 3j symbol of (J, k, l); that of (l, k, J) differs by the sign of an odd permutation.
+    """
     return published_sign(k, l, J) * (-1) ** (J + k + l)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checks import check_features, check_whole_number
-from ..contraction.kernels import HIDDEN
+from ..contraction.networks import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
 from ..nvidia.basis import framed, relative_positions, scalars_of

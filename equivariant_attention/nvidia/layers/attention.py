@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checks import check_positive
-from ...contraction.kernels import HIDDEN
+from ...contraction.networks import HIDDEN
 from ...fibers import Features
 from ...modules.attention import GMABSE3
 from ...nvidia.fiber import Fiber, plain_fiber
@@ -81,6 +81,7 @@ class AttentionBlockSE3(nn.Module):
 
     Attributes:
         key_fiber, value_fiber: of keys and queries, and of values.
+        divisors: ``{degree: divisor}``, of ``channels_div``.
         to_key_value, to_query, attention, project: the parts.
 
     Raises:
@@ -106,7 +107,8 @@ class AttentionBlockSE3(nn.Module):
         super().__init__()
         plain_fiber(fiber_in, "fiber_in"), plain_fiber(fiber_out, "fiber_out")
         self.fiber_in, self.fiber_out = fiber_in, fiber_out
-        self.value_fiber = _divided(fiber_out, channels_div)
+        self.divisors = _divisors(fiber_out, channels_div)
+        self.value_fiber = Fiber({degree: int(m // self.divisors[degree]) for degree, m in fiber_out})
         self.key_fiber = Fiber({degree: m for degree, m in self.value_fiber if degree in fiber_in})
         if not self.key_fiber:
             raise ValueError(f"fiber_in and fiber_out must share a degree for keys, got {fiber_in} and {fiber_out}")
@@ -160,19 +162,16 @@ class AttentionBlockSE3(nn.Module):
         return f"fiber_in={self.fiber_in}, fiber_out={self.fiber_out}"
 
 
-def _divided(fiber_out: Fiber, channels_div: int | Mapping[Any, int]) -> Fiber:
+def _divisors(fiber_out: Fiber, channels_div: int | Mapping[Any, int]) -> dict[int, int]:
+    """What the channels of each degree are divided by."""
     if not isinstance(channels_div, Mapping):
-        channels_div = {str(degree): channels_div for degree in fiber_out.degrees}
+        channels_div = dict.fromkeys(fiber_out.degrees, channels_div)
     divisors = {int(degree): divisor for degree, divisor in channels_div.items()}
-    channels = {}
     for degree, m in fiber_out:
         if degree not in divisors:
             raise ValueError(f"channels_div must have every degree of {fiber_out}, got {dict(channels_div)}")
         check_positive(divisors[degree], "channels_div")
-        channels[degree] = int(m // divisors[degree])
-        if channels[degree] < 1:
-            raise ValueError(
-                f"channels_div must leave every degree a channel: {divisors[degree]} leaves none of {m} of degree "
-                f"{degree}"
-            )
-    return Fiber(channels)
+        if m // divisors[degree] < 1:
+            left = f"{divisors[degree]} leaves none of {m} of degree {degree}"
+            raise ValueError(f"channels_div must leave every degree a channel: {left}")
+    return divisors

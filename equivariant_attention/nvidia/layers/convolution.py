@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 
 from ...basis import Basis, BasisAndR
 from ...checks import check_features, check_whole_number, first_parameter, of_fiber
-from ...contraction.kernels import HIDDEN
+from ...contraction import Inputs, contract
+from ...contraction.networks import HIDDEN
 from ...fibers import Features
 from ...graphs import GraphLike, as_graph, edges_on
 from ...modules.linear import mixed_by_degree
-from ...nvidia._seam import Inputs, contract
 from ...nvidia.basis import GivenBasis, framed, scalars_of
 from ...nvidia.fiber import Fiber, plain_fiber
 from ...nvidia.layers.radial import RadialProfile, VersatileConvSE3
@@ -108,7 +107,7 @@ class ConvSE3(nn.Module):
             self._modules.pop(name, None)
         networks = networks_of(self.layout, self.fiber_sent, self.fiber_out)
         made = {
-            network.key: VersatileConvSE3(
+            network.name.partition(".")[2]: VersatileConvSE3(
                 network.freq_sum,
                 network.channels_in,
                 network.channels_out,
@@ -124,11 +123,15 @@ class ConvSE3(nn.Module):
         self._describe()
 
     def _describe(self) -> None:
-        networks = networks_of(self.layout, self.fiber_sent, self.fiber_out)
-        found = convolution_of(networks, self.fiber_sent, self._parts, self.layout, self.use_layer_norm)
-        self._convolution = found
-        # What is given as a basis is the package's, sign for sign.
-        self._of_given_basis = replace(found, pairs=tuple(replace(pair, scales=()) for pair in found.pairs))
+        structures = (fiber.structure for fiber in (self.fiber_sent, self.fiber_out))
+        shape = (
+            self.layout,
+            *map(tuple, structures),
+            tuple(tuple(p.structure) for p in self._parts),
+            self.use_layer_norm,
+        )
+        self._convolution = convolution_of(*shape, published=True)
+        self._of_given_basis = convolution_of(*shape, published=False)
 
     def divide(self, first: Fiber, second: Fiber) -> None:
         """Have :meth:`messages` return the channels of ``first`` and of ``second``, which follow them, by themselves.
@@ -142,7 +145,7 @@ class ConvSE3(nn.Module):
         self._describe()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        found = self._layout_in(state_dict, prefix)
+        found = self.layout_in(state_dict, prefix)
         if found is not None and found is not self.layout:
             like = first_parameter(self)
             self.layout = found
@@ -152,12 +155,11 @@ class ConvSE3(nn.Module):
             self.requires_grad_(like is None or like.requires_grad)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def _layout_in(self, state_dict: Mapping[str, Any], prefix: str) -> Layout | None:
-        """The layout that a state dict has, of those that the fibers can have; None, if it has none of them."""
+    def layout_in(self, state_dict: Mapping[str, Any], prefix: str) -> Layout | None:
+        """The layout of the layer of a ``prefix`` in a ``state_dict``; None for none that the fibers can have."""
         for layout in layouts(self.fiber_sent, self.fiber_out, self.max_degree):
             networks = networks_of(layout, self.fiber_sent, self.fiber_out)
-            places = (".".join(filter(None, (layout.container, network.key))) for network in networks)
-            if all(f"{prefix}{place}.radial_func.net.0.weight" in state_dict for place in places):
+            if all(f"{prefix}{network.name}.radial_func.net.0.weight" in state_dict for network in networks):
                 return layout
         return None
 

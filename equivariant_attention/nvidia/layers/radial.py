@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import check_floating_point, check_whole_number
-from ...contraction.kernels import HIDDEN
+from ...contraction.networks import HIDDEN, Anatomy
 from ...modules.layer_norm import LayerNorm
 from ...nvidia.layout import ConvSE3FuseLevel
 
@@ -69,22 +69,43 @@ class RadialProfile(nn.Module):
             raise ValueError(f"features must have shape [edges, {self.edge_dim}], got {list(features.shape)}")
         return self.net(features)
 
+    forms_kernels = False  # to the engine: it is not called as a PairwiseConv is
+
     def radial_weights(self, scalars: Tensor) -> Tensor:
         """The same for ``scalars``: what the engine calls."""
         return self(scalars)
 
-    def radial_layers(self) -> tuple[nn.Module | None, ...]:
-        """Linear, LayerNorm or None, nonlinearity, twice, and the last Linear: what the engine reads."""
-        layers: list[nn.Module | None] = list(self.net)
-        if not self.use_layer_norm:
-            layers[1:1], layers[4:4] = [None], [None]
-        return tuple(layers)
+    def radial_modules(self) -> tuple[nn.Module, ...]:
+        """The modules of the network, as :attr:`anatomy` names them; an error where it is made of others."""
+        net = self._modules["net"]
+        return self, net, *net._modules.values()  # type: ignore
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the engine may read."""
+        return _WITH_NORMS if self.use_layer_norm else _WITHOUT_NORMS
 
     def extra_repr(self) -> str:
         return (
             f"num_freq={self.num_freq}, channels_in={self.channels_in}, channels_out={self.channels_out}, "
             f"edge_dim={self.edge_dim}"
         )
+
+
+def _anatomy(*hidden: type[nn.Module]) -> Anatomy:
+    """Of a network with twice these layers before the last."""
+    layers = (*hidden, *hidden, nn.Linear)
+    linears = (2, 2 + len(hidden), 2 + 2 * len(hidden))
+    return Anatomy(
+        names=("", ".net", *(f".net.{i}" for i in range(len(layers)))),
+        classes=(RadialProfile, nn.Sequential, *layers),
+        linears=linears,
+        norms=tuple(linear + 1 for linear in linears[:2]) if LayerNorm in hidden else (),
+        has_bias=False,
+    )
+
+
+_WITH_NORMS, _WITHOUT_NORMS = _anatomy(nn.Linear, LayerNorm, nn.ReLU), _anatomy(nn.Linear, nn.ReLU)
 
 
 class VersatileConvSE3(nn.Module):
