@@ -5,6 +5,8 @@ layers of this library; nothing needs DGL or CUDA.
 """
 
 from ..nvidia.basis import get_all_clebsch_gordon, get_basis, get_spherical_harmonics, update_basis_with_fused
+from ..nvidia.conversion import converted, to_published
+from ..nvidia.drop_in import install_as
 from ..nvidia.edge_features import get_populated_edge_features
 from ..nvidia.fiber import Fiber, FiberEl
 from ..nvidia.layers import (
@@ -46,15 +48,18 @@ __all__ = [
     "Sequential",
     "VersatileConvSE3",
     "aggregate_residual",
+    "converted",
     "degree_to_dim",
     "get_all_clebsch_gordon",
     "get_basis",
     "get_local_rank",
     "get_populated_edge_features",
     "get_spherical_harmonics",
+    "install_as",
     "seed_everything",
     "str2bool",
     "to_cuda",
+    "to_published",
     "unfuse_features",
     "update_basis_with_fused",
     "using_tensor_cores",

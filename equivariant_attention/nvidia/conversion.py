@@ -128,14 +128,16 @@ def _linear(layer: LinearSE3) -> G1x1SE3:
 
 
 def _norm(layer: NormSE3) -> GNormSE3:
-    made, first = GNormSE3(plain_fiber(layer.fiber, "fiber"), nonlin=layer.nonlinearity), 0
-    for degree, m in zip(layer.fiber.degrees, layer.fiber.channels, strict=True):
-        one = layer.group_norm if "group_norm" in layer._modules else layer.layer_norms[str(degree)]
-        part = slice(first, first + m) if one is layer._modules.get("group_norm") else slice(None)
-        bn = made.transform[str(degree)][0].bn
-        bn.weight.copy_(one.weight[part])
-        bn.bias.copy_(one.bias[part])
+    made = GNormSE3(plain_fiber(layer.fiber, "fiber"), nonlin=layer.nonlinearity)
+    degrees, first = [str(degree) for degree in layer.fiber.degrees], 0
+    weights: dict[str, Tensor] = {}
+    for degree, m in zip(degrees, layer.fiber.channels, strict=True):
+        together = "group_norm" in layer._modules
+        one: Any = layer.group_norm if together else layer.layer_norms[degree]
+        part = slice(first, first + m) if together else slice(None)
+        weights |= {f"transform.{degree}.0.bn.{name}": value[part] for name, value in one.named_parameters()}
         first += m
+    made.load_state_dict(weights)
     return made
 
 

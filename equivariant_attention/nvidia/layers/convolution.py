@@ -123,13 +123,8 @@ class ConvSE3(nn.Module):
         self._describe()
 
     def _describe(self) -> None:
-        structures = (fiber.structure for fiber in (self.fiber_sent, self.fiber_out))
-        shape = (
-            self.layout,
-            *map(tuple, structures),
-            tuple(tuple(p.structure) for p in self._parts),
-            self.use_layer_norm,
-        )
+        sent, made, *parts = (tuple(fiber.structure) for fiber in (self.fiber_sent, self.fiber_out, *self._parts))
+        shape = self.layout, sent, made, tuple(parts), self.use_layer_norm
         self._convolution = convolution_of(*shape, published=True)
         self._of_given_basis = convolution_of(*shape, published=False)
 
@@ -211,9 +206,8 @@ class ConvSE3(nn.Module):
                 f"got {scalars.shape[1]}"
             )
         if self._on_edges:
-            assert edge_feats is not None  # or it was refused
             fiber = plain_fiber(Fiber(self._on_edges), "fiber_edge")
-            check_features({k: v for k, v in edge_feats.items() if k != "0"}, fiber, edges, "edge_feats", self)
+            check_features(of_fiber(edge_feats, fiber), fiber, edges, "edge_feats", self)
         return scalars
 
     def forward(
@@ -224,7 +218,8 @@ class ConvSE3(nn.Module):
         Args:
             node_feats: ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``fiber_in``; other degrees are ignored.
             edge_feats: ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``fiber_edge``, with the distance as one
-                more channel of degree 0, the last (see :func:`get_populated_edge_features`).
+                more channel of degree 0, the last (see :func:`get_populated_edge_features`); degrees that neither
+                ``fiber_edge`` nor ``fiber_in`` has are ignored.
             graph: DGLGraph, Graph or PyTorch Geometric ``Data``; with ``edata['rel_pos']``, ``[edges, 3]``, where no
                 basis is given.
             basis: the package's, from :func:`~equivariant_attention.nvidia.get_basis`; or this library's, a pair from
