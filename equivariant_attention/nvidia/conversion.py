@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from ..nvidia.transformer import SE3Transformer
 from ..published.conversion import check_signs
 from ..published.tables import Triple, triples
 
+M = TypeVar("M", bound=nn.Module)
 # Of e3nn's Wigner 3j symbols in another version beside those since 0.5: (k, l, J) of which they are the opposite.
 _OPPOSITE = {"e3nn-0.3": ((1, 2, 2), (1, 3, 3), (2, 1, 2), (2, 2, 1), (3, 1, 3), (3, 3, 1))}
 
@@ -104,10 +105,14 @@ def to_published(model: nn.Module) -> nn.Module:
     for kind, convert in _CONVERTERS.items():
         if isinstance(model, kind):
             with torch.random.fork_rng(devices=[]), torch.no_grad():
-                made = convert(model)
-                like = first_parameter(model)
-                return made if like is None else made.to(like)
+                return convert(model)
     raise TypeError(f"model must be a layer or model of equivariant_attention.nvidia, got {type(model).__name__}")
+
+
+def _like(source: nn.Module, made: M) -> M:
+    """The module that was made, with parameters of the dtype and device of the source: before these are copied."""
+    parameter = first_parameter(source)
+    return made if parameter is None else made.to(parameter)
 
 
 def _transformer(model: SE3Transformer) -> nn.ModuleList:
@@ -122,13 +127,13 @@ def _transformer(model: SE3Transformer) -> nn.ModuleList:
 
 
 def _linear(layer: LinearSE3) -> G1x1SE3:
-    made = G1x1SE3(plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out"))
+    made = _like(layer, G1x1SE3(plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out")))
     made.load_state_dict({f"transform.{degree}": W for degree, W in layer.weights.items()})
     return made
 
 
 def _norm(layer: NormSE3) -> GNormSE3:
-    made = GNormSE3(plain_fiber(layer.fiber, "fiber"), nonlin=layer.nonlinearity)
+    made = _like(layer, GNormSE3(plain_fiber(layer.fiber, "fiber"), nonlin=layer.nonlinearity))
     degrees, first = [str(degree) for degree in layer.fiber.degrees], 0
     weights: dict[str, Tensor] = {}
     for degree, m in zip(degrees, layer.fiber.channels, strict=True):
@@ -156,7 +161,7 @@ def _convolution(layer: ConvSE3) -> nn.Module:
     if not layer.pool:
         if layer.self_interaction:
             raise ValueError("published messages have no self-interaction: it needs pool=True")
-        made = GConvSE3Partial(f_in, f_out, **options)
+        made = _like(layer, GConvSE3Partial(f_in, f_out, **options))
         _fill_kernels(made.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
         return made
     if layer.sum_over_edge:
@@ -164,7 +169,7 @@ def _convolution(layer: ConvSE3) -> nn.Module:
             "published convolutions take the mean over incoming edges, not the sum: with sum_over_edge=False, or "
             "final_layer='lin' or 'att', there is one of the same function"
         )
-    pooled = GConvSE3(f_in, f_out, self_interaction=layer.self_interaction, **options)
+    pooled = _like(layer, GConvSE3(f_in, f_out, self_interaction=layer.self_interaction, **options))
     _fill_kernels(pooled.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
     for degree, S in layer.to_kernel_self.items():
         pooled.kernel_self[degree].copy_(S[None])
@@ -187,6 +192,7 @@ def _attention(block: AttentionBlockSE3) -> GSE3Res:
         mid_dim=layer.mid_dim,
         act_fn=layer.nonlinearity or nn.ReLU,
     )
+    _like(layer, made)
     for part, first in (("v", dict.fromkeys(f_out.degrees, 0)), ("k", dict(block.value_fiber.items()))):
         partial: Any = made.GMAB[part]
         _fill_kernels(partial.kernel_unary, layer, first)

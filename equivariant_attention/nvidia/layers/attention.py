@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...checks import check_positive
+from ...checks import check_positive, check_whole_number
 from ...contraction.networks import HIDDEN
 from ...fibers import Features
 from ...modules.attention import GMABSE3
@@ -33,6 +33,12 @@ class AttentionSE3(nn.Module):
 
     def __init__(self, num_heads: int, key_fiber: Fiber, value_fiber: Fiber) -> None:
         super().__init__()
+        check_whole_number(num_heads, 1, "num_heads")
+        for name, fiber in (("value_fiber", value_fiber), ("key_fiber", key_fiber)):
+            if any(channels % num_heads for channels in fiber.channels):
+                raise ValueError(
+                    f"num_heads must divide the channels of every degree of {name}, got {num_heads} for {fiber}"
+                )
         self.num_heads, self.key_fiber, self.value_fiber = num_heads, key_fiber, value_fiber
         self.heads = GMABSE3(plain_fiber(value_fiber, "value_fiber"), plain_fiber(key_fiber, "key_fiber"), num_heads)
 

@@ -218,8 +218,8 @@ class ConvSE3(nn.Module):
         Args:
             node_feats: ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``fiber_in``; other degrees are ignored.
             edge_feats: ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``fiber_edge``, with the distance as one
-                more channel of degree 0, the last (see :func:`get_populated_edge_features`); degrees that neither
-                ``fiber_edge`` nor ``fiber_in`` has are ignored.
+                more channel of degree 0, the last (see :func:`get_populated_edge_features`); degrees that
+                ``fiber_edge`` or ``fiber_in`` lacks are ignored.
             graph: DGLGraph, Graph or PyTorch Geometric ``Data``; with ``edata['rel_pos']``, ``[edges, 3]``, where no
                 basis is given.
             basis: the package's, from :func:`~equivariant_attention.nvidia.get_basis`; or this library's, a pair from

@@ -3,16 +3,16 @@
 import torch
 
 from equivariant_attention.nvidia import Fiber, SE3Transformer
-from tests.cases import as_kind, random_graph
+from tests.cases import random_graph
 
 VECTORS = {"fiber_in": {0: 4, 1: 3}, "fiber_hidden": {0: 8, 1: 8}, "fiber_out": {0: 4, 1: 2}, "fiber_edge": {0: 3}}
 
 
-def graph(dtype=torch.float64, kind="own", sizes=(5, 4, 6)):
-    """As the package takes it: ``edata['rel_pos']``, and positions."""
+def graph(dtype=torch.float64, sizes=(5, 4, 6)):
+    """As the package takes it: with ``edata['rel_pos']``."""
     G = random_graph(dtype, sizes=sizes)
     G.edata["rel_pos"] = G.edata.pop("d")
-    return as_kind(G, kind)
+    return G
 
 
 def features(fiber, rows, dtype=torch.float64):

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.graphs import as_graph
 from equivariant_attention.nvidia import (
     ConvSE3,
     ConvSE3FuseLevel,
@@ -16,7 +15,7 @@ from equivariant_attention.nvidia import (
     update_basis_with_fused,
 )
 from equivariant_attention.nvidia.layout import Layout
-from tests.cases import BACKENDS_HERE
+from tests.cases import BACKENDS_HERE, as_kind
 from tests.equivariant_attention.nvidia import oracle
 from tests.equivariant_attention.nvidia.cases import features, graph, with_other_norms
 
@@ -211,10 +210,7 @@ def test_graphs_of_every_kind(kind):
     own = graph()
     layer = ConvSE3(Fiber(UNEQUAL), Fiber(EQUAL), max_degree=2, self_interaction=True).double()
     node, edge = inputs(UNEQUAL, {}, own)
-    torch.manual_seed(0)
-    G = graph(kind=kind)
-    as_graph(G).edata["rel_pos"] = own.edata["rel_pos"]
-    own._src, own._dst = as_graph(G).edges()
+    G = as_kind(own, kind)
     wanted = layer(node, edge, own)
     for degree, value in layer(node, edge, G).items():
         torch.testing.assert_close(value, wanted[degree])
