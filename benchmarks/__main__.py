@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from benchmarks.figures import derive
 from benchmarks.machine import describe_machine, versions
 from benchmarks.measure import matrix_product_rate
 from benchmarks.runner import run_workload
+from benchmarks.selection import by_workload, named_cases
 from benchmarks.steps import DEFAULT, LIMIT, Setup
 from benchmarks.tables import describe, render
 from benchmarks.workloads import WORKLOADS
@@ -59,10 +59,7 @@ def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> dict[str
     result = _heading(setup, backends, flags.repeats)
     path = _new_file(flags.output, result["date"])
     print(describe(result))
-    chosen: dict[str, list[str]] = {}
-    for name, case in dict.fromkeys(chain(*flags.workloads)):
-        chosen.setdefault(name, []).append(case)
-    for name, cases in chosen.items():
+    for name, cases in by_workload(flags.workloads).items():
         rows = run_workload(setup, name, cases, backends, flags.repeats, flags.profile)
         derive(rows, result["flops_per_second"], on_cpu=setup.device == "cpu")
         result["rows"] += rows
@@ -104,19 +101,6 @@ def _lines() -> Iterator[str]:
             yield " " * 14 + ", ".join(f'"{name}:{case}"' for case in workload.cases)
 
 
-def _cases(text: str) -> list[tuple[str, str]]:
-    """The workload and the name of every case that a word of the command line asks for."""
-    if text == "all":
-        return [(name, case) for name, workload in WORKLOADS.items() for case in workload.cases]
-    name, colon, case = text.partition(":")
-    if name not in WORKLOADS:
-        raise argparse.ArgumentTypeError(f"expected 'all' or some of {', '.join(WORKLOADS)}; got {text!r}")
-    cases = WORKLOADS[name].cases
-    if colon and case not in cases:
-        raise argparse.ArgumentTypeError(f"expected cases of {name}, {', '.join(map(repr, cases))}; got {case!r}")
-    return [(name, case)] if colon else [(name, case) for case in cases]
-
-
 def _device(text: str) -> str:
     kind, _, index = text.partition(":")
     if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
@@ -135,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
     what = "what to measure, NAME:CASE for one of its cases, or all; without it, the list"
-    add("workloads", nargs="*", type=_cases, metavar="NAME", help=what)
+    add("workloads", nargs="*", type=named_cases, metavar="NAME", help=what)
     add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
     add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
     add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")

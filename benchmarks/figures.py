@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.runner import Row
-from benchmarks.workloads import BASIS, FORWARD, TRAINING, WORKLOADS
+from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD, TRAINING, WORKLOADS
 
 GOAL_RATE = 150e9  # floating-point operations per second of the machine that the goals are set for
 # How often the radial weights, and the products with them, are computed at least: forward; forward, once more in the
@@ -55,7 +55,7 @@ def _ratios(row: Row, rows: Sequence[Row]) -> Row:
     first = _like(row, rows, backend=rows[0]["backend"])
     if first and first is not row:
         found["to_first"] = {"seconds": _seconds(row) / _seconds(first), "bytes": _bytes(row) / _bytes(first)}
-    if row["graphs"] > 1 and row["mode"] in PASSES:
+    if row["graphs"] > 1 and row["mode"] != BASIS:
         found["graphs_per_second"] = row["graphs"] / _seconds(row)
     if row["workload"] == "scale":
         found["per_edge"] = {"seconds": _seconds(row) / row["edges"], "bytes": _bytes(row) / row["edges"]}
@@ -71,6 +71,8 @@ def _ratios(row: Row, rows: Sequence[Row]) -> Row:
             "seconds": _seconds(row) / _seconds(least),
             "predicted": _predicted(row) / _predicted(least),
         }
+    if row["mode"] in (FORCES, FORCES_TRAINED) and (energy := _like(row, rows, mode=TRAINING)):
+        found["to_energy"] = {"seconds": _seconds(row) / _seconds(energy), "bytes": _bytes(row) / _bytes(energy)}
     if row["workload"] == "basis" and row["mode"] == TRAINING and (basis := _like(row, rows, mode=BASIS)):
         found["basis_share"] = _seconds(basis) / _seconds(row)
     return found

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.measure import SLOW, seconds_of
 from benchmarks.steps import Setup, Step, build, make_step, warm_up
-from benchmarks.workloads import TRAINING
+from benchmarks.workloads import FORCES_TRAINED, TRAINING
 
 ROOT = Path(__file__).parents[1]
 OUT_OF_MEMORY = "out of memory"
@@ -82,7 +82,7 @@ def _measure(setup: Setup, workload: str, case: str, backend: str, mode: str) ->
         warm_up(setup, workload, case, backend, mode)
         step = make_step(*build(setup, workload, case), backend, mode)
         # The second step of a training is the first whose predecessor leaves gradients behind.
-        return peak_memory(step, setup.device, calls=2 if mode == TRAINING else 1)
+        return peak_memory(step, setup.device, calls=2 if mode in (TRAINING, FORCES_TRAINED) else 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
             return {"failed": OUT_OF_MEMORY}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmarks.workloads import BASIS, FORWARD, WORKLOADS
+from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD, WORKLOADS
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import get_basis_and_r
@@ -60,7 +60,9 @@ def make_step(model: nn.Module, graph: Graph, backend: str, mode: str) -> Step:
         graph: of :func:`build`.
         backend: of ``equivariant_attention.contraction.BACKENDS``, or 'default'.
         mode: 'forward', without a gradient; 'forward+backward', with that of all parameters for the mean of the squares
-            of the output; or 'basis', the equivariant basis with what the library's default order of sums reads of it.
+            of the output; 'basis', the equivariant basis with what the library's default order of sums reads of it;
+            'forces evaluated', the output's gradient by the nodes' positions; or 'forces trained', with the gradient of
+            all parameters for the mean of the squares of the output and of these forces.
     """
     parameters = list(model.parameters())  # once, as an optimizer does: to walk all modules takes milliseconds
 
@@ -71,8 +73,13 @@ def make_step(model: nn.Module, graph: Graph, backend: str, mode: str) -> Step:
             elif mode == FORWARD:
                 with torch.no_grad():
                     model(graph)
+            elif mode == FORCES:
+                _energies_and_gradient(model, graph, create_graph=False)
+            elif mode == FORCES_TRAINED:
+                _train(parameters, _energies_and_gradient(model, graph, create_graph=True))
             else:
-                _train(model, graph, parameters)
+                output = model(graph)
+                _train(parameters, output.values() if isinstance(output, dict) else [output])
 
     return step
 
@@ -90,9 +97,17 @@ def warm_up(setup: Setup, workload: str, case: str, backend: str, mode: str) -> 
     make_step(*build(replace(setup, tiny=True), workload, case), backend, mode)()
 
 
-def _train(model: nn.Module, graph: Graph, parameters: Sequence[nn.Parameter]) -> None:
+def _energies_and_gradient(model: nn.Module, graph: Graph, create_graph: bool) -> tuple[Tensor, Tensor]:
+    """What a model makes of a graph, and the gradient of its sum by the positions."""
+    G, (src, dst) = graph.local_var(), graph.edges()
+    x = G.ndata["x"] = graph.ndata["x"].detach().requires_grad_()
+    G.edata["d"] = (x[dst] - x[src]).squeeze(1)
+    energies = model(G)
+    (gradient,) = torch.autograd.grad(energies.sum(), x, create_graph=create_graph)
+    return energies, gradient
+
+
+def _train(parameters: Sequence[nn.Parameter], outputs: Iterable[Tensor]) -> None:
     for parameter in parameters:
         parameter.grad = None
-    output = model(graph)
-    tensors = output.values() if isinstance(output, dict) else [output]
-    sum(tensor.square().mean() for tensor in tensors).backward()
+    sum(output.square().mean() for output in outputs).backward()

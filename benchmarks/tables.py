@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.runner import Row
-from benchmarks.workloads import WORKLOADS
+from benchmarks.steps import DEFAULT
+from benchmarks.workloads import TRAINING, WORKLOADS
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -15,11 +16,11 @@ def render(rows: Sequence[Row]) -> str:
     Args:
         rows: of one workload, with what :func:`benchmarks.figures.derive` adds.
     """
-    parts = [_table([{column: _cell(column, row) for column in COLUMNS} for row in rows])]
+    parts = [table([{column: _cell(column, row) for column in COLUMNS} for row in rows])]
     if target := WORKLOADS[rows[0]["workload"]].target:
         parts.append(f"Target: {target}.")
     if profiled := [row for row in rows if "profile" in row]:
-        parts.append(_table(_where_time_goes(profiled)))
+        parts.append(table(_where_time_goes(profiled)))
     return "\n\n".join(parts)
 
 
@@ -45,7 +46,49 @@ def render_ratios(rows: Sequence[Row], reference: str) -> str:
             ratio = "" if "failed" in {*row, *other} else _three_digits(figure(other) / max(figure(row), 1e-9))
             line |= {quantity: cells[0], f"{quantity} of {reference}": cells[1], f"× {quantity}": ratio}
         lines.append(line)
-    return _table(lines)
+    return table(lines)
+
+
+def render_backends(rows: Sequence[Row]) -> str:
+    """The table of the training steps, a line each, with time and memory in every backend.
+
+    Args:
+        rows: of any workloads, each with all backends. Where one could not run, the table says why.
+    """
+    by_step: dict[tuple[str, str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["mode"] == TRAINING:
+            by_step.setdefault(_step(row), {})[row["backend"]] = row
+    lines = []
+    for (workload, case, _), row_of in by_step.items():
+        times = {name: row["seconds"]["median"] for name, row in row_of.items() if "failed" not in row}
+        line = {"workload": workload, "case": case, **{name: _time_and_peak(row) for name, row in row_of.items()}}
+        choice = f"{times[DEFAULT] / min(times.values()):.2f}" if DEFAULT in times else ""
+        lines.append(line | {"choice / fastest": choice})
+    return table(lines)
+
+
+def render_goals(results: Sequence[dict[str, Any]]) -> str:
+    """The table of the training steps that have goals, and whether these are reached; empty, where there are none.
+
+    Args:
+        results: what ``python -m benchmarks`` writes, each a part of the table.
+    """
+    lines = []
+    for result in results:
+        machine = f"{result['machine']['name']}, {result['flops_per_second'] / 1e9:.0f} GFLOP/s, {result['date'][:10]}"
+        for row in result["rows"]:
+            if "goal" not in row:
+                continue
+            line = {"workload": row["workload"], "case": row["case"], "measured on": machine}
+            if "failed" in row:
+                line |= {"time": row["failed"]} | dict.fromkeys(("goal here", "memory", "its goal"), "")
+            else:
+                seconds, memory, goal = row["seconds"]["median"], row["memory"]["above"], row["goal"]
+                line |= {"time": duration(seconds), "goal here": _judged(seconds, goal["seconds_here"], duration)}
+                line |= {"memory": size(memory), "its goal": _judged(memory, goal["bytes"], size)}
+            lines.append(line)
+    return table(lines) if lines else ""
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -60,6 +103,22 @@ def describe(result: dict[str, Any]) -> str:
         f"{machine['name']}, {machine['threads']} threads on {machine['cores']} cores, "
         f"{result['flops_per_second'] / 1e9:.0f} GFLOP/s in float32 matrix products; Python {versions['python']}, "
         f"PyTorch {versions['torch']}, library {versions['equivariant_attention']} (commit {commit}); {result['date']}"
+    )
+
+
+def table(lines: Sequence[dict[str, str]]) -> str:
+    """Markdown, aligned; without the columns that are empty.
+
+    Args:
+        lines: at least one; the first has all columns.
+    """
+    columns = [column for column in lines[0] if any(line[column] for line in lines)]
+    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in columns}
+    header = {column: column for column in columns}
+    rule = {column: "-" * widths[column] for column in columns}
+    return "\n".join(
+        "| " + " | ".join(line[column].ljust(widths[column]) for column in columns) + " |"
+        for line in (header, rule, *lines)
     )
 
 
@@ -91,17 +150,28 @@ def _three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _judged(figure: float, goal: float | None, text: Callable[[float], str]) -> str:
+    if goal is None:
+        return ""
+    return f"{text(goal)}: {'reached' if figure <= goal else f'**missed by {figure / goal - 1:.1%}**'}"
+
+
+def _time_and_peak(row: Row) -> str:
+    return row["failed"] if "failed" in row else f"{duration(row['seconds']['median'])}, {size(row['memory']['above'])}"
+
+
 def _step(row: Row) -> tuple[str, str, str]:
     return row["workload"], row["case"], row["mode"]
 
 
 def _goal(row: Row) -> str:
     goal = row["goal"]
-    return f"{duration(goal['seconds'])}, here {duration(goal['seconds_here'])}; {size(goal['bytes'])}"
+    memory = "" if goal["bytes"] is None else f"; {size(goal['bytes'])}"
+    return f"{duration(goal['seconds'])}, here {duration(goal['seconds_here'])}{memory}"
 
 
-def _per_edge_to_10k(row: Row) -> str:
-    return f"time {row['per_edge_to_10k']['seconds']:.2f}, memory {row['per_edge_to_10k']['bytes']:.2f}"
+def _time_and_memory(ratios: dict[str, float]) -> str:
+    return f"time {ratios['seconds']:.2f}, memory {ratios['bytes']:.2f}"
 
 
 # A column is there where a row has the figure.
@@ -118,9 +188,10 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "peak in all": lambda row: size(row["memory"]["absolute"]),
     "time per edge": lambda row: duration(row["per_edge"]["seconds"]),
     "memory per edge": lambda row: size(row["per_edge"]["bytes"]),
-    "× per edge at 10k": _per_edge_to_10k,
+    "× per edge at 10k": lambda row: _time_and_memory(row["per_edge_to_10k"]),
     "× time of degree 1": lambda row: f"{row['growth']['seconds']:.1f}",
     "predicted": lambda row: f"{row['growth']['predicted']:.1f}",
+    "× a step on energies": lambda row: _time_and_memory(row["to_energy"]),
     "share of the basis": lambda row: f"{row['basis_share']:.1%}",
     "goal": _goal,
     "floor": lambda row: duration(row["floor"]),
@@ -154,15 +225,3 @@ def _where_time_goes(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 def _title(row: Row) -> str:
     return f"{row['case']}, {row['backend']}"
-
-
-def _table(lines: Sequence[dict[str, str]]) -> str:
-    """Markdown, aligned; without the columns that are empty."""
-    columns = [column for column in lines[0] if any(line[column] for line in lines)]
-    widths = {column: max(len(column), *(len(line[column]) for line in lines)) for column in columns}
-    header = {column: column for column in columns}
-    rule = {column: "-" * widths[column] for column in columns}
-    return "\n".join(
-        "| " + " | ".join(line[column].ljust(widths[column]) for column in columns) + " |"
-        for line in (header, rule, *lines)
-    )

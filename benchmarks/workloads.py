@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import Graph, batch
-from equivariant_attention.modules import GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.models import SE3Transformer
+from equivariant_attention.modules import GAvgPooling, GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
 from equivariant_attention.neighbors import fully_connected_graph, knn_graph
 from experiments.nbody import models as nbody_models
 from experiments.qm9 import models as qm9_models
 
 ATOMS, ATOM_FEATURES = 18, 6
 BODIES = 5
+RESIDUE_SCALARS = 32  # of an edge
 NEIGHBOURS = 16
 TINY_CLOUD = 8  # points
 FORWARD, TRAINING, BASIS = "forward", "forward+backward", "basis"
+FORCES, FORCES_TRAINED = "forces evaluated", "forces trained"
 
 # From whether to build it tiny (for tests, and to warm up) to a model, which has num_degrees, and the graph it reads.
 Build = Callable[[bool], tuple[nn.Module, Graph]]
@@ -32,11 +35,11 @@ class Goal:
 
     Attributes:
         seconds: at 150 GFLOP/s in matrix products.
-        bytes: of memory, above the model and the graph.
+        bytes: of memory, above the model and the graph; None where that has no goal.
     """
 
     seconds: float
-    bytes: float
+    bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,17 @@ class Layers(nn.Module):
         fiber: of these features.
         num_degrees: of all layers.
         layers: as many as there are.
+        compute_gradients: whether the basis is differentiated too, as forces need it.
     """
 
-    def __init__(self, fiber: Fiber, num_degrees: int, *layers: nn.Module) -> None:
+    def __init__(self, fiber: Fiber, num_degrees: int, *layers: nn.Module, compute_gradients: bool = False) -> None:
         super().__init__()
-        self.fiber, self.num_degrees = fiber, num_degrees
+        self.fiber, self.num_degrees, self.compute_gradients = fiber, num_degrees, compute_gradients
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, G: Graph) -> Features:
+    def forward(self, G: Graph) -> Features | Tensor:
         """What the last layer gives."""
-        basis, r = get_basis_and_r(G, self.num_degrees - 1)
+        basis, r = get_basis_and_r(G, self.num_degrees - 1, compute_gradients=self.compute_gradients)
         h = {str(degree): G.ndata[f"h{degree}"] for degree in self.fiber.degrees}
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
@@ -139,6 +143,36 @@ def degree(tiny: bool, max_degree: int) -> tuple[nn.Module, Graph]:
     """One convolution between all degrees up to the largest."""
     fiber = Fiber(max_degree + 1, 16)
     return Layers(fiber, max_degree + 1, GConvSE3(fiber, fiber)), _cloud(TINY_CLOUD if tiny else 1024, fiber)
+
+
+def forces(tiny: bool) -> tuple[nn.Module, Graph]:
+    """The energies of molecules, means over their atoms, with an edge each way between every two of these."""
+    fiber, hidden = Fiber(1, 16), Fiber(3, 16)
+    graph = _fully_connected(1 if tiny else 8, ATOMS)
+    _draw_features(graph, fiber)
+    transformer = SE3Transformer(fiber, hidden, Fiber(1, 1), 1 if tiny else 3, n_heads=4)
+    return Layers(fiber, 3, *transformer.layers, GAvgPooling("0"), compute_gradients=True), graph
+
+
+def protein(tiny: bool) -> tuple[nn.Module, Graph]:
+    """Residues with their nearest neighbours."""
+    graph = knn_graph(torch.randn(TINY_CLOUD if tiny else 256, 3), 64)
+    return _residues(graph, 32, 1 if tiny else 2)
+
+
+def protein_full(tiny: bool) -> tuple[nn.Module, Graph]:
+    """The main block of RFdiffusion: residues with an edge each way between every two."""
+    graph = _fully_connected(1, TINY_CLOUD if tiny else 200)
+    return _residues(graph, 8, 1)
+
+
+def _residues(graph: Graph, num_scalars: int, num_layers: int) -> tuple[nn.Module, Graph]:
+    """RFdiffusion's network, of so many scalars and three atoms, and the graph with features that differ both ways."""
+    fiber, hidden, output = Fiber({0: num_scalars, 1: 3}), Fiber(2, 32), Fiber({0: 8, 1: 2})
+    graph.edata["w"] = torch.randn(graph.num_edges(), RESIDUE_SCALARS)
+    _draw_features(graph, fiber)
+    transformer = SE3Transformer(fiber, hidden, output, num_layers, n_heads=4, div=4, edge_dim=RESIDUE_SCALARS)
+    return Layers(fiber, 2, *transformer.layers), graph
 
 
 def _qm9(graph: Graph, num_bonds: int, num_channels: int, num_layers: int, num_degrees: int) -> tuple[nn.Module, Graph]:
@@ -210,6 +244,26 @@ WORKLOADS: dict[str, Workload] = {
         "128 systems of 5 particles, fully connected; SE3Transformer of 4 layers, 8 channels, 4 degrees, 2 heads",
         {"128 systems": nbody},
         Goal(0.12, 0.1e9),
+        target="a fifth of what NVIDIA's package takes, 179 ms at 240 GFLOP/s",
+    ),
+    "forces": Workload(
+        "8 molecules of 18 atoms, fully connected; 3 layers, 16 channels, 3 degrees, 4 heads; energies and forces",
+        {"8 molecules": forces},
+        target="forces trained at most 4 times the time and 3 times the memory of a step on energies alone",
+        modes=(TRAINING, FORCES, FORCES_TRAINED),
+    ),
+    "protein": Workload(
+        "256 residues with 64 neighbours and 32 scalars an edge; 2 layers, 32 channels, 2 degrees, 4 heads, div=4",
+        {"256 residues": protein},
+        Goal(0.104),
+        target="a tenth of what NVIDIA's package takes, 652 ms at 240 GFLOP/s",
+        modes=(TRAINING,),
+    ),
+    "protein-full": Workload(
+        "RFdiffusion's main block: 200 residues, fully connected (39,800 edges); 1 layer, otherwise as protein",
+        {"200 residues": protein_full},
+        Goal(0.15),
+        target="an eighth of what NVIDIA's package takes, 748 ms at 240 GFLOP/s",
     ),
     "cloud": Workload(
         "1,024 points with 16 neighbours; 4 attention layers, 16 channels, 4 degrees, 4 heads",

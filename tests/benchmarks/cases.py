@@ -1,4 +1,6 @@
-"""Rows as if they had been measured."""
+"""Rows as if they had been measured, and what is read of the tables made of them."""
+
+import re
 
 from benchmarks.operators import KINDS
 from benchmarks.workloads import TRAINING
@@ -26,3 +28,10 @@ def failed(*arguments, **options):
     measured = row(*arguments, **options)
     known = {key: measured[key] for key in measured if key not in ("memory", "seconds", "profile")}
     return known | {"failed": "out of memory"}
+
+
+def tables(text):
+    """The tables of a page, each a list of lines, each the cells by the titles of their columns."""
+    for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        titles, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        yield [dict(zip(titles, line, strict=True)) for line in lines]

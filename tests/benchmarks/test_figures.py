@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.figures import derive
-from benchmarks.workloads import BASIS, FORWARD
+from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD
 from tests.benchmarks.cases import failed, row
 
 RATE = 100e9
@@ -62,6 +62,18 @@ def test_growth_with_degree():
     rows[1]["multiply_adds"] = {"radial": 9e9, "mixing": 3e9, "radial_shared": 6e9}
     derive(rows, RATE, on_cpu=True)
     assert rows[1]["growth"] == {"seconds": 4.0, "predicted": 3.0}
+
+
+def test_forces_to_energies():
+    rows = [
+        row("forces", "8 molecules", 2.0, above=500),
+        row("forces", "8 molecules", 3.0, mode=FORCES, above=600),
+        row("forces", "8 molecules", 8.0, mode=FORCES_TRAINED),
+        failed("forces", "8 molecules", mode=FORCES_TRAINED, backend="oracle"),
+    ]
+    derive(rows, RATE, on_cpu=True)
+    ratios = [row.get("to_energy") for row in rows]
+    assert ratios == [None, {"seconds": 1.5, "bytes": 1.2}, {"seconds": 4.0, "bytes": 2.0}, None]
 
 
 def test_share_of_the_basis():

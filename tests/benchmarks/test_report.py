@@ -4,118 +4,119 @@ from itertools import chain
 import pytest
 
 from benchmarks.figures import derive
-from benchmarks.report import fill, main
-from benchmarks.workloads import BASIS, TRAINING
-from tests.benchmarks.cases import failed, row
+from benchmarks.report import MARK, main
+from benchmarks.workloads import BASIS, WORKLOADS
+from tests.benchmarks.cases import failed, row, tables
 from utils.cli import UsageError
 
 ROWS = {
-    "nbody": [row("nbody", "128 systems"), row("nbody", "128 systems", 5.0, "frame")],
+    "nbody": [row("nbody", "128 systems")],
     "scale": [
         row("scale", "10k edges", edges=10_000),
-        row("scale", "10k edges", 9.0, "frame", edges=10_000),
         row("scale", "1M edges", 110.0, above=90_000, edges=1_000_000),
-        failed("scale", "1M edges", backend="frame", edges=1_000_000),
+        failed("scale", "100k edges", edges=100_000),
     ],
     "degree": [row("degree", f"degree {l}", l**2, max_degree=l) for l in range(1, 7)],
     "basis": [row("basis", "qm9-dense", 0.015, mode=BASIS), row("basis", "qm9-dense")],
 }
-BLOCKS = list(ROWS)
-
-
-def page_with(blocks):
-    return "# Speed\n" + "\n".join(f"before {b}\n<!-- {b} -->\nold\n<!-- end {b} -->\nafter {b}" for b in blocks)
 
 
 @pytest.fixture
-def result(session):
-    """The file of a session on nbody, with made-up rows instead of its own."""
-    content, path = session("nbody")
-    for rows in ROWS.values():
-        derive(rows, content["flops_per_second"], on_cpu=True)
-    path.write_text(json.dumps(content | {"rows": [*chain(*ROWS.values())]}))
-    return path
+def result_of(session, tmp_path):
+    """Makes the file of a session whose rows are made up."""
+    session_content, _ = session("nbody")
+
+    def make(name, rows):
+        derive(rows, session_content["flops_per_second"], on_cpu=True)
+        path = tmp_path / name
+        path.write_text(json.dumps(session_content | {"rows": rows}))
+        return path
+
+    return make
 
 
-def test_tables_and_plots(result, tmp_path):
-    page = tmp_path / "speed.md"
-    page.write_text(page_with(BLOCKS))
-    written = main([str(result), "--page", str(page)])
-    assert [path.name for path in written] == ["speed.md", "speed_scale.png", "speed_degree.png", "speed_goals.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
-    text = page.read_text()
-    assert "old" not in text
-    assert text.count("# Speed") == 1
-    assert all(text.count(f"{where} {block}\n") == 1 for block in BLOCKS[:-1] for where in ("before", "after"))
-    assert "| degree 6 | forward+backward | default |" in text
-    assert "| out of memory |" in text
-    assert "time 1.10, memory 0.90" in text
-    assert "1.5%" in text
-    assert text.count("Measured on ") == len(BLOCKS)
-    main([str(result), "--page", str(page)])
-    assert page.read_text() == text
+@pytest.fixture
+def write(tmp_path):
+    """Writes the page of some results; gives its path and its sections by their titles."""
+
+    def run(*paths):
+        page = tmp_path / "speed.md"
+        main([*map(str, paths), "--page", str(page)])
+        title, *sections = page.read_text().split("\n## ")
+        return page, {"": title} | {section.partition("\n")[0]: section for section in sections}
+
+    return run
 
 
-def test_a_result_with_the_oracle_gives_ratios_alone(result, tmp_path):
-    page, other = tmp_path / "speed.md", tmp_path / "oracle.json"
-    page.write_text(page_with([*BLOCKS, "oracle"]))
-    rows = [
-        row("nbody", "128 systems", 0.5),
-        row("nbody", "128 systems", 20.0, "oracle", above=70_000),
-        row("scale", "10k edges"),
-        failed("scale", "10k edges", backend="oracle"),
-    ]
-    other.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows}))
-    main([str(result), str(other), "--page", str(page)])
-    text = page.read_text()
-    expected = [
-        ["nbody", "128 systems", TRAINING, "default", "500 ms", "20 s", "40", "1 kB", "70 kB", "70"],
-        ["scale", "10k edges", TRAINING, "default", "1 s", "out of memory", "", "1 kB", "out of memory", ""],
-    ]
-    block = text.partition("<!-- oracle -->")[2].partition("Measured on")[0]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
-    assert lines[2:] == expected
-    assert "× time of the first" in text.partition("<!-- nbody -->")[2].partition("<!-- end nbody -->")[0]
-    main([str(other), str(result), "--page", str(page)])
-    assert page.read_text() == text
+def lines(section):
+    """Of its first table."""
+    return next(tables(section))
 
 
-def test_the_oracle_alone_is_a_result_as_any_other(session, tmp_path):
-    page = tmp_path / "speed.md"
-    page.write_text(page_with(["nbody"]))
-    _, path = session("nbody", "--backend", "oracle")
-    main([str(path), "--page", str(page)])
-    assert "| oracle " in page.read_text()
+def test_every_workload_has_a_section_with_its_picture(result_of, write):
+    path = result_of("result.json", [*chain(*ROWS.values())])
+    page, sections = write(path)
+    assert list(sections) == ["", "Goals", *(name for name in WORKLOADS if name in ROWS)]
+    assert f"\n    python -m benchmarks.report \\\n        {path}" in sections[""]
+    assert "| degree 6 | forward+backward | default | 36 s " in sections["degree"]
+    assert "| out of memory |" in sections["scale"]
+    assert "time 1.10, memory 0.90" in sections["scale"]
+    assert "1.5%" in sections["basis"]
+    assert all(section.count("Measured on ") == 1 for name, section in sections.items() if name in ROWS)
+    assert all(WORKLOADS[name].about in sections[name] for name in ROWS)
+    pictures = {"scale": "scale", "degree": "degree", "Goals": "goals"}
+    for title, section in sections.items():
+        expected = [f"(speed_{pictures[title]}.png)"] if title in pictures else []
+        assert [name for name in expected if name in section] == expected
+        assert section.count(".png") == len(expected)
+    assert all(page.with_name(f"speed_{name}.png").is_file() for name in pictures.values())
 
 
-def test_of_several_results_the_last_counts(result, tmp_path):
-    page, newer = tmp_path / "speed.md", tmp_path / "newer.json"
-    page.write_text(page_with(BLOCKS))
-    rows = [row("nbody", "128 systems", 7.0)]
-    derive(rows, 1e11, on_cpu=True)
-    newer.write_text(json.dumps(json.loads(result.read_text()) | {"rows": rows}))
-    main([str(result), str(newer), "--page", str(page)])
-    assert "| 7 s " in page.read_text()
-    assert "| degree 6 | forward+backward | default |" in page.read_text()
+def test_written_again_the_page_is_the_same(result_of, write):
+    path = result_of("result.json", ROWS["nbody"])
+    page, _ = write(path)
+    before = page.read_bytes()
+    write(path)
+    assert page.read_bytes() == before
 
 
-def test_missing_markers_are_named(result, tmp_path):
-    page = tmp_path / "speed.md"
-    page.write_text(page_with(BLOCKS[:1]))
-    with pytest.raises(UsageError) as caught:
-        main([str(result), "--page", str(page)])
-    for block in BLOCKS[1:]:
-        assert f"<!-- {block} --> and <!-- end {block} -->" in str(caught.value)
-    assert "nbody" not in str(caught.value)
-    assert page.read_text() == page_with(BLOCKS[:1])
+def test_goals_of_all_results_are_judged(result_of, write):
+    slow = result_of("slow.json", [row("nbody", "128 systems", 1e6), failed("qm9-dense", "32 molecules")])
+    quick = result_of("quick.json", [row("nbody", "128 systems", 1e-6, above=2e8), row("cloud", "1,024 points")])
+    _, sections = write(slow, quick)
+    late, lacking, soon = lines(sections["Goals"])
+    assert "missed by" in late["goal here"]
+    assert late["its goal"] == "100 MB: reached"
+    assert lacking["time"] == "out of memory"
+    assert soon["goal here"].endswith(": reached")
+    assert soon["its goal"] == "100 MB: **missed by 100.0%**"
 
 
-def test_a_block_is_there_once():
-    with pytest.raises(ValueError, match="<!-- nbody -->"):
-        fill(page_with(["nbody", "nbody"]), {"nbody": "new"})
+def test_results_of_several_backends_compare_these(result_of, write):
+    others = [row("nbody", "128 systems", s, b) for b, s in (("default", 3.0), ("edge", 2.0), ("node", 4.0))]
+    with_oracle = [row("nbody", "128 systems", 0.5), row("nbody", "128 systems", 20.0, "oracle", above=70_000)]
+    _, sections = write(result_of("others.json", others), result_of("oracle.json", with_oracle))
+    assert list(sections) == ["", "Backends", "Against the oracle"]
+    (line,) = lines(sections["Backends"])
+    assert list(line.values())[2:] == ["3 s, 1 kB", "2 s, 1 kB", "4 s, 1 kB", "1.50"]
+    (line,) = lines(sections["Against the oracle"])
+    assert list(line.values())[4:] == ["500 ms", "20 s", "40", "1 kB", "70 kB", "70"]
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", json.dumps({"rows": []}), "not JSON"])
+def test_the_oracle_alone_is_a_result_as_any_other(result_of, write):
+    _, sections = write(result_of("oracle.json", [row("nbody", "128 systems", backend="oracle")]))
+    assert [line["backend"] for line in lines(sections["nbody"])] == ["oracle"]
+
+
+def test_of_several_results_the_last_counts(result_of, write):
+    older = result_of("older.json", [*ROWS["nbody"], *ROWS["degree"]])
+    newer = result_of("newer.json", [row("nbody", "128 systems", 7.0)])
+    _, sections = write(older, newer)
+    assert [line["median"] for line in lines(sections["nbody"])] == ["7 s"]
+    assert len(lines(sections["degree"])) == 6
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", json.dumps({"rows": [row("nbody", "128 systems")]}), "not JSON"])
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "other.json"
     path.write_text(content)
@@ -123,6 +124,31 @@ def test_other_files_are_refused(tmp_path, content):
         main([str(path)])
 
 
-def test_a_missing_page_is_an_error(result, tmp_path):
-    with pytest.raises(UsageError, match=r"--page: .*missing.md: No such file"):
-        main([str(result), "--page", str(tmp_path / "missing.md")])
+def test_results_without_rows_are_refused(result_of):
+    with pytest.raises(UsageError, match=r"RESULT.json: expected what python -m benchmarks writes, got .*none.json"):
+        main([str(result_of("none.json", []))])
+
+
+def test_workloads_that_are_no_more_are_refused(result_of, tmp_path):
+    path = result_of("old.json", [row("nbody", "128 systems")])
+    path.write_text(path.read_text().replace('"nbody"', '"water"'))
+    with pytest.raises(UsageError, match=r"RESULT.json: expected workloads of qm9-bonded, .*; got water in .*old.json"):
+        main([str(path), "--page", str(tmp_path / "speed.md")])
+
+
+def test_another_page_is_not_overwritten(result_of, tmp_path):
+    page = tmp_path / "speed.md"
+    page.write_text("# Mine\n")
+    with pytest.raises(UsageError, match="--page: expected a page that this program has written, or none, got"):
+        main([str(result_of("result.json", ROWS["degree"])), "--page", str(page)])
+    assert page.read_text() == "# Mine\n"
+    assert not page.with_name("speed_degree.png").exists()
+    page.write_text(f"# Old\n{MARK}\n")
+    main([str(result_of("result.json", ROWS["degree"])), "--page", str(page)])
+    assert "# Old" not in page.read_text()
+
+
+def test_a_page_where_there_can_be_none_is_an_error(result_of):
+    path = result_of("result.json", ROWS["nbody"])
+    with pytest.raises(UsageError, match=r"--page: .*result.json"):
+        main([str(path), "--page", str(path / "speed.md")])

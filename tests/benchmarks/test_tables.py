@@ -1,6 +1,9 @@
 import pytest
 
-from benchmarks.tables import duration, size
+from benchmarks.figures import derive
+from benchmarks.tables import duration, render, size
+from benchmarks.workloads import FORCES_TRAINED
+from tests.benchmarks.cases import row
 
 
 @pytest.mark.parametrize(
@@ -13,3 +16,12 @@ def test_duration(seconds, text):
 @pytest.mark.parametrize(("number", "text"), [(0.4e9, "400 MB"), (1.5e9, "1.5 GB"), (0, "0 B"), (1234, "1.23 kB")])
 def test_size(number, text):
     assert size(number) == text
+
+
+def test_forces_and_goals_without_memory():
+    forces = [row("forces", "8 molecules"), row("forces", "8 molecules", 4.5, mode=FORCES_TRAINED, above=2500)]
+    protein = [row("protein", "256 residues")]
+    for rows in (forces, protein):
+        derive(rows, 75e9, on_cpu=True)
+    assert "| time 4.50, memory 2.50 " in render(forces)
+    assert "| 104 ms, here 208 ms " in render(protein)

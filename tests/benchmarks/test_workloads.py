@@ -2,10 +2,18 @@ import pytest
 import torch
 
 from benchmarks.steps import Setup, build, make_step
-from benchmarks.workloads import BASIS, FORWARD, TRAINING, WORKLOADS
+from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD, TRAINING, WORKLOADS
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import unbatch
-from equivariant_attention.modules import GConvSE3, GMaxPooling, GNormBias, GNormSE3, GSE3Res, PairwiseConv
+from equivariant_attention.modules import (
+    GAvgPooling,
+    GConvSE3,
+    GMaxPooling,
+    GNormBias,
+    GNormSE3,
+    GSE3Res,
+    PairwiseConv,
+)
 
 CASES = [(name, case) for name, workload in WORKLOADS.items() for case in workload.cases]
 
@@ -23,6 +31,8 @@ def layers(model, kind):
         ("qm9-homo", "bonded", 576, 1152, 32, 4, 16, {GSE3Res: 4, GMaxPooling: 1}),
         ("qm9-homo", "dense", 576, 9792, 32, 5, 16, {GSE3Res: 4, GMaxPooling: 1}),
         ("nbody", "128 systems", 640, 2560, 128, 1, 8, {GSE3Res: 5, GNormBias: 4}),
+        ("forces", "8 molecules", 144, 2448, 8, 0, 16, {GSE3Res: 3, GNormSE3: 3, GConvSE3: 1, GAvgPooling: 1}),
+        ("protein", "256 residues", 256, 16_384, 1, 32, 32, {GSE3Res: 2, GNormSE3: 2, GConvSE3: 1}),
         ("cloud", "1,024 points", 1024, 16384, 1, 0, 16, {GSE3Res: 4, GNormSE3: 3}),
         ("connected", "18 atoms, 32 channels", 594, 10_098, 33, 4, 32, {GSE3Res: 1}),
         ("connected", "40 atoms, 64 channels, w differs", 240, 9360, 6, 4, 64, {GSE3Res: 1}),
@@ -42,7 +52,17 @@ def test_sizes(workload, case, nodes, edges, graphs, edge_dim, channels, counts)
     assert {kind: len(layers(model, kind)) for kind in counts} == counts
     (last,) = layers(model, next(iter(counts)))[-1:]
     assert last.f_in == Fiber(model.num_degrees, channels)
-    assert model.num_degrees == {"degree": 7, "qm9-homo": 3}.get(workload, 4)
+    assert model.num_degrees == {"degree": 7, "qm9-homo": 3, "forces": 3, "protein": 2}.get(workload, 4)
+
+
+def test_the_main_block_of_rfdiffusion():
+    model, G = build(Setup(), "protein-full", "200 residues")
+    assert (G.num_nodes(), G.num_edges(), G.edata["w"].shape[1]) == (200, 39_800, 32)
+    (attention,), (norm,), (convolution,) = (layers(model, kind) for kind in (GSE3Res, GNormSE3, GConvSE3))
+    assert attention.f_in == model.fiber == Fiber({0: 8, 1: 3})
+    assert attention.f_out == norm.fiber == convolution.f_in == Fiber(2, 32)
+    assert convolution.f_out == Fiber({0: 8, 1: 2})
+    assert convolution.self_interaction
 
 
 def test_every_workload_has_its_cases():
@@ -61,8 +81,12 @@ def test_edges_lead_both_ways_with_the_same_features(workload):
 
 
 def test_edges_of_connected_graphs_have_the_same_features_both_ways_unless_said():
-    for name, expected in (("40 atoms, 8 channels", True), ("40 atoms, 8 channels, w differs", False)):
-        assert alike_both_ways(build(Setup(), "connected", name)[1]) == expected
+    for workload, case, expected in (
+        ("connected", "40 atoms, 8 channels", True),
+        ("connected", "40 atoms, 8 channels, w differs", False),
+        ("protein-full", "200 residues", False),
+    ):
+        assert alike_both_ways(build(Setup(), workload, case)[1]) == expected
 
 
 def alike_both_ways(G):
@@ -106,5 +130,17 @@ def test_a_tiny_training_step_gives_gradients(workload, case):
         make_step(model, G, "default", mode)()
         assert all(parameter.grad is None for parameter in model.parameters())
     make_step(model, G, "default", TRAINING)()
+    assert share_with_gradient(model) > 0.9
+
+
+def test_forces_are_evaluated_without_gradients_of_parameters_and_trained_with_them():
+    model, G = build(Setup(tiny=True), "forces", "8 molecules")
+    make_step(model, G, "default", FORCES)()
+    assert share_with_gradient(model) == 0
+    make_step(model, G, "default", FORCES_TRAINED)()
+    assert share_with_gradient(model) > 0.9
+
+
+def share_with_gradient(model):
     with_gradient = [parameter.grad is not None for parameter in model.parameters()]
-    assert sum(with_gradient) > 0.9 * len(with_gradient)
+    return sum(with_gradient) / len(with_gradient)

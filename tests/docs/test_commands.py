@@ -15,7 +15,8 @@ EXPERIMENT = re.compile(r"experiments/(\w+)/run\.py")
 
 def commands(page):
     """Program and arguments of every ``python ...``, ended by a comment, another command or the end of the line."""
-    return [match.groups() for match in COMMAND.finditer(page.read_text())]
+    lines = page.read_text().replace("\\\n", " ")  # those that go on in the next
+    return [match.groups() for match in COMMAND.finditer(lines)]
 
 
 def program_file(program):
