@@ -574,10 +574,9 @@ def test_names_of_dgl_that_programs_call(dgl):
     for name in ("nodes", "in_degrees", "out_degrees"):
         assert torch.equal(getattr(own, name)(), getattr(theirs, name)())
     for G in (own, theirs):
-        with pytest.raises(RuntimeError), G.local_scope():
+        with G.local_scope():
             G.ndata["y"] = G.ndata.pop("x")
             G.edata["w"] = torch.ones(4)
-            raise RuntimeError
         assert list(G.ndata) == ["x"]
         assert not G.edata
         with G.local_scope():
@@ -585,6 +584,17 @@ def test_names_of_dgl_that_programs_call(dgl):
         assert G.ndata["x"].tolist() == [0, 1, 2, 3, 4]
     again = pickle.loads(pickle.dumps(own))
     assert_same(again, own)
+
+
+def test_fields_come_back_after_an_error_too():
+    G = random_graph(0, 5, 8)
+    fields = G.ndata
+    context = G.local_scope()
+    context.__enter__()
+    G.ndata["y"] = torch.ones(5)
+    assert not context.__exit__(RuntimeError, RuntimeError(), None)
+    assert G.ndata is fields
+    assert "y" not in fields
 
 
 def test_a_graph_of_dgls_name_needs_a_pair():
