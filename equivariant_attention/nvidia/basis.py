@@ -26,7 +26,7 @@ def get_all_clebsch_gordon(max_degree: int, device: torch.device | str = "cpu") 
         device: of the tensors.
 
     Returns:
-        for each degree in k, and for each degree out l within it, those of J from |k - l| to k + l, each
+        for each degree in k, and for each degree out l within it, those of J from ``|k - l|`` to ``k + l``, each
         ``[2l+1, 2k+1, 2J+1]``.
     """
     check_whole_number(max_degree, 0, "max_degree")
@@ -39,12 +39,15 @@ def get_all_clebsch_gordon(max_degree: int, device: torch.device | str = "cpu") 
 
 
 def get_spherical_harmonics(relative_pos: Tensor, max_degree: int) -> list[Tensor]:
-    """Real spherical harmonics of the directions, degrees 0 to ``2 max_degree``, ``[edges, 2J+1]`` each.
+    """Real spherical harmonics of the directions.
 
     Args:
         relative_pos: relative positions of the edges, ``[edges, 3]``, of any length; where it is zero, all harmonics
             but that of degree 0 are zero.
         max_degree: largest degree in or out.
+
+    Returns:
+        those of degrees J from 0 to ``2 max_degree``, ``[edges, 2J+1]`` each.
     """
     check_trailing(relative_pos, (3,), "relative_pos")
     check_whole_number(max_degree, 0, "max_degree")
@@ -71,7 +74,7 @@ def get_basis(
         amp: in float16.
 
     Returns:
-        ``{'k,l': [edges, 2k+1, F, 2l+1]}``, F the number of J from |k - l| to k + l.
+        ``{'k,l': [edges, 2k+1, F, 2l+1]}``, F the number of J from ``|k - l|`` to ``k + l``.
     """
     with torch.set_grad_enabled(compute_gradients and torch.is_grad_enabled()):
         harmonics = get_spherical_harmonics(relative_pos, max_degree)

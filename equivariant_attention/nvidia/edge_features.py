@@ -27,8 +27,8 @@ def get_populated_edge_features(
     Args:
         relative_pos: relative positions of the edges, ``[edges, 3]``; gradients flow to them.
         edge_features: ``{degree: [edges, channels, 2 degree + 1]}``; it is not changed. None: there are none.
-        populate_edge: what is appended: 'lin', |r|; 'arcsin', asinh(max(\\|r\\|, 4) - 4) / 3; 'log', log(1 + |r|);
-            'zero', 0.
+        populate_edge: what is appended of the length r: 'lin', r itself; 'arcsin', asinh(max(r, 4) - 4) / 3; 'log',
+            log(1 + r); 'zero', 0.
 
     Returns:
         the same, with degree 0.

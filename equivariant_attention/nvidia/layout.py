@@ -152,7 +152,7 @@ def _num_freq(k: int, l: int) -> int:
 
 
 def scales(k: int, l: int, is_alone: bool) -> tuple[float, ...]:
-    """What the published basis kernels are multiplied by to give the package's, J from |k - l| to k + l.
+    """What the published basis kernels are multiplied by to give the package's, J from ``|k - l|`` to ``k + l``.
 
     Args:
         k, l: degrees in and out.

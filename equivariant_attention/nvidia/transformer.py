@@ -25,11 +25,14 @@ class Sequential(nn.Sequential):
     """Layers one after the other, all called with the same further arguments."""
 
     def forward(self, input: Any, *args: Any, **kwargs) -> Any:
-        """What the last layer gives.
+        """Call the layers.
 
         Args:
-            input: of the first.
-            args: of all.
+            input: what the first is called with; every other one is called with what the one before it returns.
+            args: further arguments of all.
+
+        Returns:
+            what the last one returns.
         """
         for module in self:
             input = module(input, *args, **kwargs)

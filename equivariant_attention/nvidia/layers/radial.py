@@ -76,7 +76,7 @@ class RadialProfile(nn.Module):
         return self(scalars)
 
     def radial_modules(self) -> tuple[nn.Module, ...]:
-        """The modules of the network, as :attr:`anatomy` names them; an error where it is made of others."""
+        """The modules of the network, as the anatomy names them; an error where it is made of others."""
         net = self._modules["net"]
         return self, net, *net._modules.values()  # type: ignore
 
