@@ -352,20 +352,23 @@ def as_graph(G: Any) -> GraphLike:
 
 
 def with_edge_fields(G: Any, edata: Mapping[str, Tensor]) -> Graph:
-    """Return a Graph on the nodes and edges of `G` with these edge fields alone; `G` is not touched.
+    """Return a Graph on the edges of `G`, with the same batch sizes and these fields alone; `G` is not touched.
 
     Args:
-        G: as `as_graph` takes it; of what is no Graph, batch sizes are not kept.
+        G: as `as_graph` takes it.
         edata: the fields of its edges; shared, not copied.
 
     Raises:
         TypeError, ValueError: as `as_graph` and `Graph` do.
     """
     like = as_graph(G)
-    new = copy.copy(like) if isinstance(like, Graph) else Graph(*like.edges(), like.num_nodes())
-    new._set_fields({}, {})
-    new.edata.update(edata)
-    return new
+    if isinstance(like, Graph):
+        new = copy.copy(like)
+        new._set_fields({}, {})
+        new.edata.update(edata)
+        return new
+    sizes = like.batch_num_nodes(), like.batch_num_edges()
+    return _filled(Graph(*like.edges(), like.num_nodes()), {}, edata, *sizes)
 
 
 def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:

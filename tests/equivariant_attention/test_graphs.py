@@ -605,14 +605,15 @@ def test_a_graph_of_dgls_name_needs_a_pair():
 
 @pytest.mark.parametrize("kind", ["own", "dgl"])
 def test_other_edge_fields_leave_the_graph_alone(kind, request):
-    own = random_graph(0, 5, 8)
+    own = batch([random_graph(0, 5, 8), random_graph(1, 3, 2)])
     fields = sorted(own.edata), sorted(own.ndata)
     G = own if kind == "own" else request.getfixturevalue("dgl") and own.to_dgl()
-    new = graphs.with_edge_fields(G, {"d": torch.zeros(8, 3)})
+    new = graphs.with_edge_fields(G, {"d": torch.zeros(10, 3)})
     assert isinstance(new, Graph)
     assert (list(new.edata), list(new.ndata)) == (["d"], [])
     assert (sorted(G.edata), sorted(G.ndata)) == fields
-    assert new.num_nodes() == 5
+    assert new.batch_num_nodes().tolist() == [5, 3]
+    assert new.batch_num_edges().tolist() == [8, 2]
     assert all(torch.equal(a, b) for a, b in zip(new.edges(), G.edges(), strict=True))
 
 
