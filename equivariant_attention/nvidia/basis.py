@@ -193,9 +193,16 @@ def framed(G: GraphLike, scalars: Tensor, max_degree: int, compute_gradients: bo
 
     Returns:
         the graph, and what :func:`~equivariant_attention.basis.get_basis_and_r` gives of it.
+
+    Raises:
+        KeyError, TypeError, ValueError: as that says, of ``edata['rel_pos']`` and ``scalars``.
     """
     own = with_edge_fields(G, {"d": relative_positions(G), "w": scalars})
-    return own, get_basis_and_r(own, max_degree, compute_gradients)
+    try:
+        return own, get_basis_and_r(own, max_degree, compute_gradients)
+    except ValueError as error:  # which calls them by their names in the other dialect
+        message = str(error).replace("edata['d']", "edata['rel_pos']").replace("edata['w']", "edge_feats['0']")
+        raise ValueError(message) from error
 
 
 def scalars_of(edge_feats: Any, edges: int) -> Tensor:

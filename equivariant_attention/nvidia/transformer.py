@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import check_features, check_whole_number
+from ..checks import check_features, check_floating_point, check_whole_number
 from ..contraction.networks import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
@@ -174,7 +174,7 @@ class SE3Transformer(nn.Module):
         check_features(node_feats, self._plain_in, G.num_nodes(), "node_feats", self)
         edges = self._populated(edge_feats, G)
         own: GraphLike = G
-        if basis is None:
+        if not basis:
             own, basis = framed(G, scalars_of(edges, G.num_edges()), self.max_degree, self.compute_gradients)
         elif isinstance(basis, Mapping):
             basis = {pair: value for pair, value in basis.items() if pair != "0,0"}
@@ -194,6 +194,7 @@ class SE3Transformer(nn.Module):
             check_features(edge_feats, plain_fiber(expected, "fiber_edge"), G.num_edges(), "edge_feats", self)
         if extra:
             return dict(edge_feats)
+        check_floating_point(relative_positions(G), "edata['rel_pos']", self)
         return get_populated_edge_features(relative_positions(G), edge_feats, str(self.populate_edge))
 
 

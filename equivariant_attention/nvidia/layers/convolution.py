@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...basis import Basis, BasisAndR
-from ...checks import check_features, check_whole_number, first_parameter, of_fiber
+from ...checks import check_features, check_floating_point, check_whole_number, first_parameter, of_fiber
 from ...contraction import Inputs, contract
 from ...contraction.networks import HIDDEN
 from ...fibers import Features
@@ -19,7 +19,7 @@ from ...nvidia.basis import GivenBasis, framed, scalars_of
 from ...nvidia.fiber import Fiber, plain_fiber
 from ...nvidia.layers.radial import RadialProfile, VersatileConvSE3
 from ...nvidia.layout import ConvSE3FuseLevel, Layout, convolution_of, layout_of, layouts, networks_of
-from ...plain import check_hooks
+from ...plain import check_hooks, check_never_called
 from ...segments import segment_mean, segment_size, segment_sum
 
 BasisLike = Mapping[str, Tensor] | BasisAndR | None
@@ -160,9 +160,18 @@ class ConvSE3(nn.Module):
 
     @property
     def networks(self) -> list[RadialProfile]:
-        """The radial networks."""
+        """The radial networks.
+
+        Raises:
+            ValueError: what holds them has hooks, which would not fire.
+        """
         container = getattr(self, self.layout.container)
-        return [m.radial_func for m in ([container] if self.layout is Layout.ALL else container.values())]
+        check_never_called(container, self.layout.container)
+        if self.layout is Layout.ALL:
+            return [container.radial_func]
+        for name, module in container.items():
+            check_never_called(module, f"{self.layout.container}.{name}")
+        return [module.radial_func for module in container.values()]
 
     def messages(
         self, node_feats: Features, edge_feats: Features | None, graph: Any, basis: BasisLike
@@ -200,6 +209,7 @@ class ConvSE3(nn.Module):
 
     def _checked_scalars(self, edge_feats: Features | None, edges: int) -> Tensor:
         scalars, channels = scalars_of(edge_feats, edges), self.fiber_edge[0] + 1
+        check_floating_point(scalars, "edge_feats['0']", self)
         if scalars.shape[1] != channels:
             raise ValueError(
                 f"edge_feats['0'] must have {channels} channels, those of fiber_edge and the distance, "

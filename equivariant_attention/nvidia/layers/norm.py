@@ -63,7 +63,7 @@ class NormSE3(nn.Module):
         Raises:
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
-        check_hooks(self)
+        check_hooks(self, *({"layer_norms"} & {*self._modules}))
         features = of_fiber(features, self._plain)
         check_features(features, self._plain, layer=self)
         return with_norms(features, self._degrees, self._changed, smallest=SMALLEST_NORM)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from equivariant_attention.basis import get_basis_and_r
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.graphs import as_graph, with_edge_fields
+from equivariant_attention.graphs import Graph, as_graph, with_edge_fields
 from equivariant_attention.nvidia import (
     AttentionBlockSE3,
     ConvSE3,
@@ -212,6 +212,25 @@ def test_a_basis_that_is_given_is_used_and_nothing_is_changed(fused):
     assert not torch.allclose(made(G, node, edge, basis=doubled)["1"], without["1"])
 
 
+def test_an_empty_basis_is_none():
+    G = graph()
+    made, (node, edge) = model(), inputs(G)
+    assert torch.equal(made(G, node, edge, basis={})["1"], made(G, node, edge)["1"])
+
+
+def test_graphs_without_edges_or_nodes():
+    made = model(return_type=0, pooling="max")
+    for nodes, sizes in ((3, [2, 0, 1]), (0, [0])):
+        G = Graph([], [], num_nodes=nodes)
+        G.set_batch_num_nodes(sizes)
+        G.set_batch_num_edges([0] * len(sizes))
+        G.edata["rel_pos"] = torch.zeros(0, 3, dtype=torch.float64)
+        found = made(G, *inputs(G))
+        assert found.shape == (len(sizes), 4)
+        assert not found.any()
+        found.sum().backward()
+
+
 def test_a_basis_of_the_library_may_be_given():
     G = graph()
     made = model()
@@ -351,7 +370,9 @@ def test_unknown_arguments_are_refused_by_name():
         (lambda G, node, edge: G.edata.pop("rel_pos"), KeyError, "the graph must have edata"),
         (lambda G, node, edge: G.edata.update(rel_pos=edge["0"]), ValueError, r"edata\['rel_pos'\] must have shape"),
         (lambda G, node, edge: G.edata.update(rel_pos=G.edata["rel_pos"].half()), TypeError, "must be float32 or"),
-        (lambda G, node, edge: G.edata["rel_pos"].fill_(torch.nan), ValueError, "must be finite"),
+        (lambda G, node, edge: G.edata["rel_pos"].fill_(torch.nan), ValueError, r"edata\['rel_pos'\] must be finite"),
+        (lambda G, node, edge: edge["0"].fill_(torch.inf), ValueError, r"edge_feats\['0'\] must be finite"),
+        (lambda G, node, edge: G.edata.update(rel_pos=G.edata["rel_pos"].float()), TypeError, "must be torch.float64"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(change, error, message):

@@ -226,6 +226,11 @@ def test_graphs_of_every_kind(kind):
             TypeError,
             r"node_feats\['0'\] must be torch.float64",
         ),
+        (
+            lambda node, edge: edge.update({"0": edge["0"].float()}),
+            TypeError,
+            r"edge_feats\['0'\] must be torch.float64",
+        ),
         (lambda node, edge: edge.pop("0"), ValueError, r"edge_feats\['0'\] must be a tensor \[\d+, channels, 1\]"),
         (
             lambda node, edge: edge.update({"0": edge["0"][:, :1]}),
@@ -269,6 +274,18 @@ def test_a_graph_without_relative_positions_and_a_basis_that_does_not_fit_are_re
 def test_arguments_that_make_no_layer_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvSE3(**{"fiber_in": Fiber(EQUAL), "fiber_out": Fiber(EQUAL), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(FULL, "conv"), (PARTIAL, "conv_out"), (PARTIAL, "conv_out.1"), (NONE, "conv.0,1")]
+)
+def test_hooks_that_would_not_fire_are_refused(level, name):
+    G = graph()
+    layer = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), max_degree=2, fuse_level=level).double()
+    node, edge = inputs(EQUAL, {}, G)
+    layer.get_submodule(name).register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=f"{name} must have no hooks"):
+        layer(node, edge, G)
 
 
 def test_hooks_of_a_radial_network_fire_once_on_the_way():
