@@ -1,5 +1,7 @@
 """Recorded figures of NVIDIA's package and of forks of it, on both kinds of graph, in every order of evaluation."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -26,3 +28,11 @@ def test_recorded_figures(check, path, graph, backend):
     with use_backend(backend):
         for name, error in check.run(np.load(path, allow_pickle=False), graph):
             assert error < check.TOLERANCE[name.split("/")[0]], name
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_parameters_have_the_recorded_names_order_and_shapes(check, path):
+    case = np.load(path, allow_pickle=False)
+    recorded = [(name[len("param/") :], case[name].shape) for name in case.files if name.startswith("param/")]
+    made = check.build(json.loads(str(case["meta"])))
+    assert [(name, tuple(value.shape)) for name, value in made.state_dict().items()] == recorded

@@ -67,7 +67,7 @@ def converted(
             layout = layer.layout_in(state_dict, prefix)
             if layout is None:
                 raise ValueError(f"state_dict must be of the model: it has no radial networks of {name or 'it'}")
-            for network in networks_of(layout, layer.fiber_sent, layer.fiber_out):
+            for network in networks_of(layout, layer.sent, layer.made):
                 key = f"{prefix}{network.name}.radial_func.net.{6 if layer.use_layer_norm else 4}.weight"
                 found[key] = _with_signs(found[key], network, signs, key)
     return found
@@ -208,7 +208,7 @@ def _check_kernels(layer: ConvSE3) -> None:
         )
     if not layer.use_layer_norm:
         raise ValueError("published radial networks have LayerNorms: this needs use_layer_norm=True")
-    if dict(layer.fiber_sent.items()) != dict(layer.fiber_in.items()):
+    if dict(layer.sent) != dict(layer.fiber_in.items()):
         raise ValueError(f"published layers have no edge features above degree 0, got {layer.fiber_edge}")
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
+from itertools import product
 from typing import NamedTuple
 
 from ..contraction.convolution import Convolution, Pair
@@ -41,7 +42,7 @@ class Layout(Enum):
         return {Layout.DEGREE_OUT: "conv_out", Layout.DEGREE_IN: "conv_in"}.get(self, "conv")
 
 
-Elements = tuple[tuple[int, int], ...]  # of a Fiber
+Elements = tuple[tuple[int, int], ...]  # degrees and channels, in the order of a Fiber
 
 
 class Network(NamedTuple):
@@ -98,41 +99,41 @@ _LAYOUTS = {
 }
 
 
-def networks_of(layout: Layout, sent: Fiber, fiber_out: Fiber) -> list[Network]:
-    """The networks of a ``layout``, from ``sent`` to ``fiber_out``, in the order of the package."""
-    degrees_in, degrees_out = sent.degrees, fiber_out.degrees
+def networks_of(layout: Layout, sent: Elements, made: Elements) -> list[Network]:
+    """The networks of a ``layout``, from degrees and channels ``sent`` to those ``made``, in the package's order."""
+    degrees_in, degrees_out = (sorted(degree for degree, _ in part) for part in (sent, made))
+    (_, c_in), (_, c_out) = sent[0], made[0]  # of all degrees, where one network serves them all
     if layout is Layout.ALL:
-        pairs = tuple((k, l) for l in degrees_out for k in degrees_in)
-        return [Network("conv", pairs, sent.channels[0], fiber_out.channels[0])]
+        return [Network("conv", tuple((k, l) for l in degrees_out for k in degrees_in), c_in, c_out)]
     if layout is Layout.DEGREE_OUT:
-        return [Network(f"conv_out.{l}", tuple((k, l) for k in degrees_in), sent.channels[0], m) for l, m in fiber_out]
+        return [Network(f"conv_out.{l}", tuple((k, l) for k in degrees_in), c_in, m) for l, m in made]
     if layout is Layout.DEGREE_IN:
-        return [Network(f"conv_in.{k}", tuple((k, l) for l in degrees_out), m, fiber_out.channels[0]) for k, m in sent]
-    return [Network(f"conv.{k},{l}", ((k, l),), m_in, m_out) for (k, m_in), (l, m_out) in sent * fiber_out]
+        return [Network(f"conv_in.{k}", tuple((k, l) for l in degrees_out), m, c_out) for k, m in sent]
+    return [Network(f"conv.{k},{l}", ((k, l),), m_in, m_out) for (k, m_in), (l, m_out) in product(sent, made)]
 
 
 @lru_cache(maxsize=1024)
 def convolution_of(
-    layout: Layout, sent: Elements, fiber_out: Elements, parts: tuple[Elements, ...], has_norm: bool, published: bool
+    layout: Layout, sent: Elements, made: Elements, parts: tuple[Elements, ...], has_norm: bool, published: bool
 ) -> Convolution:
     """What the engine is to know of a convolution; the same object for all layers of one shape.
 
     Args:
         layout: of its networks.
-        sent: fiber of what is sent along an edge, as pairs.
-        fiber_out: fiber of the messages.
+        sent: degrees and channels of what is sent along an edge.
+        made: of the messages.
         parts: what it divides into: the channels of a degree are those of the first part, then those of the second.
         has_norm: whether the networks have LayerNorms.
         published: whether the basis that it is computed with is the published one, and not the package's.
     """
-    features, networks = Fiber(sent), networks_of(layout, Fiber(sent), Fiber(fiber_out))
+    features, networks = sorted(sent), networks_of(layout, sent, made)
     place = {pair: (number, network) for number, network in enumerate(networks) for pair in network.pairs}
     messages: list[tuple[int, int]] = []
     pairs: list[Pair] = []
     done = Fiber({})
     for part in map(Fiber, parts):
         for l in part.degrees:
-            for feature, k in enumerate(features.degrees):
+            for feature, (k, _) in enumerate(features):
                 number, network = place[k, l]
                 before = network.pairs[: network.pairs.index((k, l))]
                 step_in, step_out = network.freq_sum, network.freq_sum * network.channels_in
@@ -143,8 +144,7 @@ def convolution_of(
             messages.append((l, part[l]))
             done[l] += part[l]
     rows = tuple(network.rows for network in networks)
-    sizes = tuple((k, features[k]) for k in features.degrees)
-    return Convolution(sizes, tuple(messages), tuple(pairs), rows, has_norm, has_bias=False)
+    return Convolution(tuple(features), tuple(messages), tuple(pairs), rows, has_norm, has_bias=False)
 
 
 def _num_freq(k: int, l: int) -> int:

@@ -51,6 +51,7 @@ class ConvSE3(nn.Module):
 
     Attributes:
         to_kernel_self: S of each degree, ``[m_out, m_in]``.
+        sent, made: degrees and channels of what is sent along an edge, and of the messages.
         layout: of the networks, which are in ``conv``, ``conv_out`` or ``conv_in``.
 
     Raises:
@@ -85,9 +86,10 @@ class ConvSE3(nn.Module):
         self.use_layer_norm, self.mid_dim, self.nonlinearity = use_layer_norm, mid_dim, nonlinearity
         self.max_degree, self.fuse_level, self.allow_fused_output = max_degree, fuse_level, allow_fused_output
         self._on_edges = {k: m for k, m in fiber_edge.items() if k and m and k in fiber_in}
-        self.fiber_sent = Fiber({k: m + self._on_edges.get(k, 0) for k, m in fiber_in.items()})
+        self.sent = tuple((k, m + self._on_edges.get(k, 0)) for k, m in fiber_in)
+        self.made = tuple(fiber_out.structure)
         self._parts: tuple[Fiber, ...] = (fiber_out,)
-        self.layout = layout_of(fuse_level, layouts(self.fiber_sent, fiber_out, max_degree))
+        self.layout = layout_of(fuse_level, layouts(Fiber(self.sent), fiber_out, max_degree))
         self._make_networks()
         self.to_kernel_self = nn.ParameterDict()
         if self_interaction:
@@ -105,7 +107,7 @@ class ConvSE3(nn.Module):
         """New networks in the layout."""
         for name in ("conv", "conv_out", "conv_in"):
             self._modules.pop(name, None)
-        networks = networks_of(self.layout, self.fiber_sent, self.fiber_out)
+        networks = networks_of(self.layout, self.sent, self.made)
         made = {
             network.name.partition(".")[2]: VersatileConvSE3(
                 network.freq_sum,
@@ -123,8 +125,8 @@ class ConvSE3(nn.Module):
         self._describe()
 
     def _describe(self) -> None:
-        sent, made, *parts = (tuple(fiber.structure) for fiber in (self.fiber_sent, self.fiber_out, *self._parts))
-        shape = self.layout, sent, made, tuple(parts), self.use_layer_norm
+        parts = tuple(tuple(part.structure) for part in self._parts)
+        shape = self.layout, self.sent, self.made, parts, self.use_layer_norm
         self._convolution = convolution_of(*shape, published=True)
         self._of_given_basis = convolution_of(*shape, published=False)
 
@@ -152,8 +154,8 @@ class ConvSE3(nn.Module):
 
     def layout_in(self, state_dict: Mapping[str, Any], prefix: str) -> Layout | None:
         """The layout of the layer of a ``prefix`` in a ``state_dict``; None for none that the fibers can have."""
-        for layout in layouts(self.fiber_sent, self.fiber_out, self.max_degree):
-            networks = networks_of(layout, self.fiber_sent, self.fiber_out)
+        for layout in layouts(Fiber(self.sent), self.fiber_out, self.max_degree):
+            networks = networks_of(layout, self.sent, self.made)
             if all(f"{prefix}{network.name}.radial_func.net.0.weight" in state_dict for network in networks):
                 return layout
         return None

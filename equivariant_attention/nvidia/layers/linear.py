@@ -32,7 +32,7 @@ class LinearSE3(nn.Module):
         check_degrees(self._plain_in, plain_fiber(fiber_out, "fiber_out"))
         self.fiber_in, self.fiber_out = fiber_in, fiber_out
         self.weights = nn.ParameterDict()
-        for degree, m_out in fiber_out:
+        for degree, m_out in zip(fiber_out.degrees, fiber_out.channels, strict=True):
             m_in = fiber_in[degree]
             self.weights[str(degree)] = nn.Parameter(torch.randn(m_out, m_in) / m_in**0.5)
 

@@ -29,8 +29,8 @@ def test_a_level_that_does_not_apply_falls_to_the_next():
 
 @pytest.mark.parametrize("layout", Layout)
 def test_every_row_of_every_network_belongs_to_one_pair(layout):
-    networks = networks_of(layout, EQUAL, EQUAL)
     elements = tuple(EQUAL.structure)
+    networks = networks_of(layout, elements, elements)
     half = ((0, 2), (1, 2))
     made = convolution_of(layout, elements, elements, (half, half), True, True)
     served = [set() for _ in networks]
@@ -44,6 +44,13 @@ def test_every_row_of_every_network_belongs_to_one_pair(layout):
         assert not rows & served[pair.network]
         served[pair.network] |= rows
     assert [len(rows) for rows in served] == [network.rows for network in networks] == list(made.rows)
+
+
+def test_networks_are_in_the_order_of_channels():
+    sent, made = ((1, 2), (0, 4)), ((2, 1), (0, 2))
+    assert [n.name for n in networks_of(Layout.PAIR, sent, made)] == ["conv.1,2", "conv.1,0", "conv.0,2", "conv.0,0"]
+    assert [n.name for n in networks_of(Layout.DEGREE_IN, sent, made)] == ["conv_in.1", "conv_in.0"]
+    assert networks_of(Layout.DEGREE_OUT, sent, made)[0].pairs == ((0, 2), (1, 2))
 
 
 def test_equal_shapes_have_one_structure():

@@ -19,6 +19,7 @@ def test_channels_are_mixed_degree_by_degree(dtype, backend):
 def test_names_and_initialisation():
     layer = LinearSE3(Fiber({0: 400}), Fiber({0: 300}))
     assert {name: tuple(p.shape) for name, p in layer.named_parameters()} == {"weights.0": (300, 400)}
+    assert list(LinearSE3(Fiber({0: 4, 1: 2}), Fiber({1: 2, 0: 4})).weights) == ["0", "1"]
     assert abs(float(layer.weights["0"].detach().std()) * 20 - 1) < 0.02
 
 
