@@ -19,7 +19,8 @@ KINDS = {
     "messages in C++": "edge_first::forward edge_first::gradient",
     "other layers in C++": """
         attention::forward attention::gradient linear::forward linear::gradient
-        norm::norms norm::norms_gradient norm::rescaled norm::rescaled_gradient
+        norm::norms norm::norms_gradient norm::rescaled norm::rescaled_gradient norm::biased norm::biased_gradient
+        norm::normalised norm::normalised_gradient
     """,
     "matrix products": "mm addmm mv addmv dot",
     "batched products": "bmm baddbmm",

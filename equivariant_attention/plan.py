@@ -37,8 +37,6 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
-        out_edges: the :class:`OutEdges` of the graph.
-
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has
@@ -70,12 +68,24 @@ class Plan:
         self.num_nodes, self.num_edges = num_nodes, len(src)
         self.src, self.dst, self.order, self.zero_edges = src, dst, order, zero_edges
         self.pairs = order[: 2 * num_pairs].view(-1, 2)
-        self.out_edges = OutEdges.of(src, num_nodes)
+        # Only some orders of evaluation need them; but where the host would wait for them, it is to wait here.
+        self._out_edges = None if src.device.type == "cpu" else OutEdges.of(src, num_nodes)
         self._versions = self._count()
+
+    @property
+    def out_edges(self) -> OutEdges:
+        """The :class:`OutEdges` of the graph; on a CPU, made when first asked for."""
+        if self._out_edges is None:
+            self.check_unwritten()
+            with torch.inference_mode(False):
+                self._out_edges = OutEdges.of(self.src, self.num_nodes)
+            self._versions = self._count()
+        return self._out_edges
 
     def _count(self) -> list[int]:
         """How often each tensor has been written to."""
-        return [v._version for v in (self.src, self.dst, self.order, self.zero_edges, *self.out_edges[:-1])]
+        own = (self.src, self.dst, self.order, self.zero_edges)
+        return [v._version for v in (*own, *(self._out_edges[:-1] if self._out_edges else ()))]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -96,6 +106,8 @@ class Plan:
 
     def to(self, device: torch.device | str) -> Plan:
         """The same plan on another device."""
+        if torch.device(device).type != "cpu":
+            _ = self.out_edges  # here, where the host has all values at hand
         moved = copy.copy(self)
         with torch.inference_mode(False):
             for name, value in vars(self).items():

@@ -12,6 +12,7 @@ from ..plan import Plan
 RADIAL, MIXING, HIDDEN_LAYERS = 0.055, 0.2, 1.15
 CPP_RADIAL, CPP_MIXING, CPP_HIDDEN_LAYERS = 0.03, 0.1, 0.2
 ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.95
+FEW = 6  # edges per node, below which nodes are never worth the work, nor is counting those that send
 CLEARLY_FASTER = 0.92  # the node order may hold 13 times the numbers of frames at degree 3, so it must be worth it
 
 
@@ -24,6 +25,8 @@ def fastest(convolution: Convolution, plan: Plan, pairs_share: bool, has_cpp: bo
         pairs_share: whether its pairs of edges share radial weights.
         has_cpp: whether 'cpp' can run.
     """
+    if plan.num_edges < FEW * plan.num_nodes:
+        return "cpp" if has_cpp else "frame"
     estimates = seconds(convolution, plan, pairs_share)
     edge_first = "cpp" if has_cpp else "frame"
     return "node" if estimates["node"] < CLEARLY_FASTER * estimates[edge_first] else edge_first

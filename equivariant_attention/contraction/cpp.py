@@ -21,7 +21,7 @@ from ..contraction.convolution import Convolution
 from ..contraction.derivatives import Passes, evaluated
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
-from ..contraction.networks import check_parameters, parameters
+from ..contraction.networks import as_cpp_reads, parameters
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
 
@@ -38,13 +38,12 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
     """All messages along every edge."""
     (scalars,) = contiguous((inputs.scalars,))
     own = [p for network in networks for p in parameters(network)]
-    check_parameters(convolution, own, scalars, networks)
     t = Tensors(
         features=contiguous(inputs.features.get(str(k)) for k, _ in convolution.features),
         on_edges=contiguous(inputs.on_edges.get(str(k)) for k, _ in convolution.features),
         scalars=scalars,
         frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
-        parameters=contiguous(own),
+        parameters=as_cpp_reads(convolution, own, scalars, networks),
     )
     output = evaluated(Problem(convolution, inputs).passes, t)
     return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
@@ -168,6 +167,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         d: where its derivatives are written; None where they are not wanted.
         messages: where they are written, or the derivatives by them.
     """
+    t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
     _check(problem, t, messages)
     convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
     structure = _structure(convolution, dtype)
@@ -202,7 +202,6 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
     """Refuse what C++ would misread."""
     convolution, edges, dtype = problem.convolution, problem.plan.num_edges, t.scalars.dtype
-    check_parameters(convolution, t.parameters, t.scalars)
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
     nodes = problem.plan.num_nodes
     for (k, _), sizes, feature, own in zip(convolution.features, problem.sizes, t.features, t.on_edges, strict=True):

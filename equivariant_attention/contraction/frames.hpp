@@ -172,7 +172,7 @@ void turn_gradient(const T* after, const T* before, int64_t n, int64_t channels,
 
 // Some rows of a tensor [rows, channels, orders] to columns [orders, of all channels], or added to these.
 template <bool ADD, class T>
-void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels, int64_t orders, T* to, int64_t all) {
+ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels, int64_t orders, T* to, int64_t all) {
     constexpr int64_t N = LANES<T>;
     const int64_t size = channels * orders;
     for (int64_t half = 0; half < B<T>; half += N) {
@@ -204,7 +204,7 @@ void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels,
 
 // Columns [orders, of all channels] to rows [channels, orders]; store(row, place, values, count) takes some of a row's.
 template <class T, class Store>
-void scatter(const T* from, int64_t all, int64_t rows, int64_t channels, int64_t orders, Store store) {
+ALWAYS_INLINE void scatter(const T* from, int64_t all, int64_t rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
     const int64_t size = channels * orders;
     for (int64_t half = 0; half < rows; half += N) {

@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..contraction.convolution import Convolution
-from ..native.calls import is_watched
+from ..native.calls import contiguous, is_watched
+from ..native.seen import Seen
 from ..plain import has_hooks_of_all, is_plain
 
 HIDDEN = 32  # values of a radial network
@@ -153,6 +154,29 @@ def check_parameters(
     for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):
         if value is not None or shape is not None:
             _check_parameter(value, shape, scalars, _name(convolution, i, networks))
+
+
+def as_cpp_reads(
+    convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
+) -> list[Tensor | None]:
+    """Parameters after :func:`check_parameters`, of the same arguments, each with its numbers one after the other."""
+    some = [v for v in values if v is not None]
+    key = convolution, scalars.shape[1], scalars.dtype
+    if _SEEN.has(key, some) and len(some) == _count(convolution):
+        return list(values)
+    check_parameters(convolution, values, scalars, networks)
+    found = contiguous(values)
+    if all(a is b for a, b in zip(found, values, strict=True)):
+        _SEEN.add(key, some)
+    return found
+
+
+_SEEN = Seen()
+
+
+def _count(convolution: Convolution) -> int:
+    """How many parameters there are."""
+    return len(convolution.rows) * (PARAMETERS - 4 * (not convolution.has_norm) - (not convolution.has_bias))
 
 
 def _check_parameter(value: Any, shape: tuple[int, ...] | None, scalars: Tensor, name: str) -> None:

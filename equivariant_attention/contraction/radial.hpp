@@ -152,10 +152,10 @@ struct Activation {  // of one layer on one block
         if (layer.scale) {
             gradient_of_norm(layer.scale, d, sum);
         } else {
-            for (int64_t i = 0; i < HIDDEN * B<T>; i += LANES<T>) at(d + i).v = by_output(d, i);
-        }
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            at(sum.bias + h * LANES<T>).v += at(d + h * B<T>).v + at(d + h * B<T> + LANES<T>).v;
+            for (int64_t h = 0; h < HIDDEN; ++h) {
+                for (int64_t i = h * B<T>; i < (h + 1) * B<T>; i += LANES<T>) at(d + i).v = by_output(d, i);
+                add_row(d + h * B<T>, sum.bias + h * LANES<T>);
+            }
         }
         if (rows) {
             add_outer<T>(HIDDEN, d, rows, HIDDEN, sum.weight);
@@ -171,9 +171,10 @@ private:
 
     void gradient_of_norm(const T* scale, T* d, LayerGradient<T>& sum) const {
         constexpr int64_t N = LANES<T>;
+        T *dscale = sum.scale, *dshift = sum.shift, *dbias = sum.bias;
         Vector<T> along[2] = {}, factor[2] = {at(inverse).v, at(inverse + N).v};
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            Vector<T> by_scale = at(sum.scale + h * N).v, by_shift = at(sum.shift + h * N).v;
+            Vector<T> by_scale = at(dscale + h * N).v, by_shift = at(dshift + h * N).v;
             for (int v = 0; v < 2; ++v) {
                 const int64_t i = h * B<T> + v * N;
                 const Vector<T> z = at(normal + i).v, dy = by_output(d, i);
@@ -182,8 +183,8 @@ private:
                 at(d + i).v = dy * scale[h];
                 along[v] += at(d + i).v * z;
             }
-            at(sum.scale + h * N).v = by_scale;
-            at(sum.shift + h * N).v = by_shift;
+            at(dscale + h * N).v = by_scale;
+            at(dshift + h * N).v = by_shift;
         }
         for (int v = 0; v < 2; ++v) along[v] /= T(HIDDEN);
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -191,8 +192,11 @@ private:
                 const int64_t i = h * B<T> + v * N;
                 at(d + i).v = (at(d + i).v - at(normal + i).v * along[v]) * factor[v];
             }
+            add_row(d + h * B<T>, dbias + h * N);
         }
     }
+
+    static void add_row(const T* d, T* sum) { at(sum).v += at(d).v + at(d + LANES<T>).v; }
 
     static void add_outer_by_lane(const T* d, const T* x, int64_t inputs, T* dA) {
         for (int64_t h = 0; h < HIDDEN; ++h) {

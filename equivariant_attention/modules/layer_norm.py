@@ -1,5 +1,6 @@
 """LayerNorm with exact derivatives of any order."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,16 +21,17 @@ class LayerNorm(nn.LayerNorm):
         if not torch.is_grad_enabled():
             return super().forward(x)
         if is_watched():
-            return self._plain(x)
+            return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         if x.device.type != "cpu" and is_autocast_on(x.device):
             x = x.float()  # as PyTorch does it there
         return _LayerNorm.apply(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
-    def _plain(self, x: Tensor) -> Tensor:
-        """In operations that PyTorch records, transforms and compiles."""
-        normal, _ = _normalised(x, self.normalized_shape, self.eps)
-        y = normal if self.weight is None else normal * self.weight
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """The same in operations that PyTorch records, transforms and compiles, arguments as of ``nn.functional``'s."""
+    normal, _ = _normalised(x, shape, eps)
+    y = normal if weight is None else normal * weight
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 class _LayerNorm(torch.autograd.Function):
@@ -59,7 +61,7 @@ class _LayerNorm(torch.autograd.Function):
         return next(found), None, *found, None
 
 
-def _normalised(x: Tensor, shape: tuple[int, ...], eps: float) -> tuple[Tensor, Tensor]:
+def _normalised(x: Tensor, shape: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
     """``x`` of mean 0 and variance 1 over its last dimensions, and what it was multiplied by."""
     dims = tuple(range(-len(shape), 0))
     x = x.to(torch.promote_types(x.dtype, torch.float32))

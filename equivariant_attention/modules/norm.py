@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 from ..checks import check_features, check_makes_module, check_whole_number
 from ..contraction import runs_in_cpp
 from ..fibers import Features, Fiber, check_fiber
+from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
-from ..plain import check_hooks
+from ..plain import check_hooks, has_hooks_of_all, is_plain
 
 SMALLEST_NORM = 1e-12
 # Of the largest norm of a node. Vectors that vanish by symmetry do so as far as positions are symmetric, in files often
@@ -69,7 +71,12 @@ class GNormSE3(nn.Module):
         """
         check_hooks(self, "transform")
         check_features(features, self.fiber, layer=self)
-        return with_norms(features, list(self.transform), _each(self.transform.values()))
+        degrees, norms = list(self.transform), [] if self.num_layers else _plain_norms(self.transform)
+        if norms:
+            weights, biases = [n.weight for n in norms], [n.bias for n in norms]
+            if (output := normalised(features, degrees, weights, biases, norms[0].eps)) is not None:
+                return output
+        return with_norms(features, degrees, _each(self.transform.values()))
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}, num_layers={self.num_layers}"
@@ -116,14 +123,46 @@ class GNormBias(nn.Module):
         """
         check_hooks(self, "bias")
         check_features(features, self.fiber, layer=self)
-        functions = [partial(self._biased, bias) for bias in self.bias.values()]
+        values, biases = [features[degree] for degree in self.bias], list(self.bias.values())
+        if is_plain(self.nonlin, nn.ReLU) and not has_hooks_of_all() and _fit(values, biases):
+            zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
+            output = norm.biased(zero, self._plain)([*values, *biases])
+            return dict(zip(self.bias, output, strict=True))
+        functions = [partial(self._biased, bias) for bias in biases]
         return with_norms(features, list(self.bias), _each(functions), keepdim=True)
+
+    def _plain(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        values, biases = halves(tensors)
+        found = _norms_and_phases(SMALLEST_NORM, values)
+        return _products([self._biased(b, n) for b, (n, _) in zip(biases, found, strict=True)], found)
 
     def _biased(self, bias: Tensor, norm: Tensor) -> Tensor:
         return self.nonlin(norm + bias.unsqueeze(-1))
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}"
+
+
+def _plain_norms(transform: nn.ModuleDict) -> list[nn.LayerNorm]:
+    """The LayerNorms of networks that are just as they are made without layers; none, if one is not so."""
+    norms = []
+    network: Any
+    for network in transform.values():
+        modules = list(network._modules.values())
+        if not is_plain(network, nn.Sequential) or list(map(type, modules)) != [BN, nn.ReLU]:
+            return []
+        layer = modules[0].bn
+        if not all(map(is_plain, (*modules, layer), (BN, nn.ReLU, LayerNorm))) or layer.weight is None:
+            return []
+        norms.append(layer)
+    same_eps = len({layer.eps for layer in norms}) == 1
+    return norms if same_eps and not has_hooks_of_all() else []
+
+
+def _fit(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
+    """Whether features and parameters of their channels, for each degree in turn, can be computed with in C++."""
+    channels = [v.shape[1] for v in values] * (len(parameters) // len(values))
+    return runs_in_cpp(norm.SOURCE, [*values, *parameters]) and [p.numel() for p in parameters] == channels
 
 
 def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
@@ -135,6 +174,36 @@ def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layer
         nn.init.kaiming_uniform_(linear.weight)
         layers += [BN(m), made(nonlin), linear]
     return nn.Sequential(*layers)
+
+
+def normalised(
+    features: Features,
+    degrees: Sequence[str],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: float,
+    smallest: float = SMALLEST_NORM,
+) -> Features | None:
+    """Features of other norms, what LayerNorm and ReLU make of theirs, in C++; None where that cannot run.
+
+    Args:
+        features, degrees, smallest: as of :func:`with_norms`.
+        weights, biases: of the LayerNorm of each degree, ``[channels]``.
+        eps: of all LayerNorms.
+    """
+    values, parameters = [features[degree] for degree in degrees], [*weights, *biases]
+    if not _fit(values, parameters):
+        return None
+    zero = norm.Zero(smallest, [_noise(v) for v in values])
+    output = norm.normalised(zero, eps, partial(_normalised, smallest, eps))([*values, *parameters])
+    return dict(zip(degrees, output, strict=True))
+
+
+def _normalised(smallest: float, eps: float, tensors: Sequence[Tensor]) -> list[Tensor]:
+    n = len(tensors) // 3
+    found = _norms_and_phases(smallest, tensors[:n])
+    parts = zip(_shaped(False, found), tensors[n : 2 * n], tensors[2 * n :], strict=True)
+    return _products([layer_norm(v, v.shape[1:], w, b, eps).relu() for v, w, b in parts], found)
 
 
 def with_norms(

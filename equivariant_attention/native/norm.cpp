@@ -1,11 +1,13 @@
-// Norms of features, and features of given norms in the directions of others, as modules/norm.py has them; and their
-// first derivatives.
+// Norms of features, features of given norms in the directions of others, and both at once, for norms that go through a
+// bias and a ReLU or a LayerNorm and a ReLU, as modules/norm.py has them; and their first derivatives.
 //
 // norm.py calls the functions at the end of this file.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
+#include <vector>
 
 #include "columns.hpp"
 #include "threads.hpp"
@@ -15,16 +17,23 @@ namespace {
 struct Part {  // one degree: [nodes, channels, orders]
     int64_t channels, orders;
     double noise;                // norms below this part of the largest of their node count as zero
-    const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]
-    void *dvalues, *dscale;      // null where not wanted
+    const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]; or biases, [channels]
+    const void* shift;           // or both are those of a LayerNorm, [channels]
+    void *dvalues, *dscale, *dshift;  // null where not wanted
     void* output;                // the norms, or the features; derivatives by them, or null, in the backward pass
 };
 
 struct Norm {
     int64_t num_nodes, num_parts;
-    double smallest;
+    double smallest, eps;  // eps: of a LayerNorm
     const Part* parts;
     Threads threads;
+
+    int64_t channels() const {
+        int64_t sum = 0;
+        for (int64_t n = 0; n < num_parts; ++n) sum += parts[n].channels;
+        return sum;
+    }
 };
 
 template <class T>
@@ -48,21 +57,21 @@ struct Row {  // one channel of a node
 };
 
 // The squares of the norms of a node's channels.
-template <int64_t ORDERS, class T>
-void squares_of(const T* v, int64_t channels, int64_t orders, T* squares) {
+template <int64_t ORDERS, class T, class S>
+void squares_of(const T* v, int64_t channels, int64_t orders, S* squares) {
     if (ORDERS) orders = ORDERS;  // which the compiler knows
     for (int64_t c = 0; c < channels; ++c) {
-        T square = 0;
-        for (int64_t a = 0; a < orders; ++a) square += v[c * orders + a] * v[c * orders + a];
+        S square = 0;
+        for (int64_t a = 0; a < orders; ++a) square += S(v[c * orders + a]) * v[c * orders + a];
         squares[c] = square;
     }
 }
 
-template <class T>
-void squares_of(const Part& part, int64_t node, T* squares) {
+template <class T, class S>
+void squares_of(const Part& part, int64_t node, S* squares) {
     const T* v = static_cast<const T*>(part.values) + node * part.channels * part.orders;
     switch (part.orders) {
-        case 1: return squares_of<1>(v, part.channels, 1, squares);
+        case 1: return squares_of<1, T>(v, part.channels, 1, squares);
         case 3: return squares_of<3>(v, part.channels, 3, squares);
         case 5: return squares_of<5>(v, part.channels, 5, squares);
         case 7: return squares_of<7>(v, part.channels, 7, squares);
@@ -70,42 +79,50 @@ void squares_of(const Part& part, int64_t node, T* squares) {
     }
 }
 
-// Call task(part, number of the row, row) for all rows.
-template <class T, class Task>
-int for_rows(const Norm& p, Task task) {
+// Call task(number of the thread's share, number of the part, node, squares of its norms, which of these are noise below) for
+// all nodes and parts. S: what squares are summed up in.
+template <class T, class S, class Task>
+int for_parts(const Norm& p, Task task) {
     return status_of([&] {
-        int64_t channels = 0;
-        for (int64_t n = 0; n < p.num_parts; ++n) channels += p.parts[n].channels;
-        const int64_t shares = p.threads.count;
+        const int64_t channels = p.channels(), shares = p.threads.count;
         in_parallel(p.threads, shares, [&](int64_t i) {
-            const Array<T> squares(channels);
+            const Array<S> squares(channels);
             for (int64_t node = i * p.num_nodes / shares; node < (i + 1) * p.num_nodes / shares; ++node) {
-                T* square = squares;
-                for (int64_t n = 0; n < p.num_parts; square += p.parts[n++].channels) squares_of(p.parts[n], node, square);
-                const T largest = *std::max_element<const T*>(squares, square);
+                S* square = squares;
+                for (int64_t n = 0; n < p.num_parts; square += p.parts[n++].channels) squares_of<T>(p.parts[n], node, square);
+                const S largest = *std::max_element<const S*>(squares, square);
                 square = squares;
-                for (int64_t n = 0; n < p.num_parts; ++n) {
-                    const Part& part = p.parts[n];
-                    const T noise = T(part.noise * part.noise) * largest;
-                    for (int64_t r = node * part.channels; r < (node + 1) * part.channels; ++r, ++square) {
-                        if (!part.output) continue;
-                        const T* v = static_cast<const T*>(part.values) + r * part.orders;
-                        task(part, r, Row<T>(v, part.orders, *square, *square < noise, T(p.smallest)));
-                    }
+                for (int64_t n = 0; n < p.num_parts; square += p.parts[n++].channels) {
+                    const double noise = p.parts[n].noise;
+                    if (p.parts[n].output) task(i, n, node, square, S(noise * noise) * largest);
                 }
             }
         });
     });
 }
 
+// Call task(number of the thread's share, number of the part, number of the row, row) for all rows.
+template <class T, class Task>
+int for_rows(const Norm& p, Task task) {
+    return for_parts<T, T>(p, [&](int64_t share, int64_t n, int64_t node, const T* squares, T noise) {
+        const Part& part = p.parts[n];
+        for (int64_t c = 0; c < part.channels; ++c) {
+            const int64_t r = node * part.channels + c;
+            const T* v = static_cast<const T*>(part.values) + r * part.orders;
+            task(share, n, r, Row<T>(v, part.orders, squares[c], squares[c] < noise, T(p.smallest)));
+        }
+    });
+}
+
 template <class T>
 int norms(const Norm* p) {
-    return for_rows<T>(*p, [](const Part& part, int64_t r, const Row<T>& row) { static_cast<T*>(part.output)[r] = row.norm; });
+    return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) { static_cast<T*>(p->parts[n].output)[r] = row.norm; });
 }
 
 template <class T>
 int norms_gradient(const Norm* p) {
-    return for_rows<T>(*p, [](const Part& part, int64_t r, const Row<T>& row) {
+    return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) {
+        const Part& part = p->parts[n];
         if (!part.dvalues) return;
         const T factor = row.constant ? 0 : static_cast<const T*>(part.output)[r] * row.inverse;
         T* dv = static_cast<T*>(part.dvalues) + r * row.orders;
@@ -115,7 +132,8 @@ int norms_gradient(const Norm* p) {
 
 template <class T>
 int rescaled(const Norm* p) {
-    return for_rows<T>(*p, [](const Part& part, int64_t r, const Row<T>& row) {
+    return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) {
+        const Part& part = p->parts[n];
         const T scale = static_cast<const T*>(part.scale)[r];
         T* out = static_cast<T*>(part.output) + r * row.orders;
         for (int64_t a = 0; a < row.orders; ++a) out[a] = scale * (row.v[a] * row.inverse);
@@ -124,7 +142,8 @@ int rescaled(const Norm* p) {
 
 template <class T>
 int rescaled_gradient(const Norm* p) {
-    return for_rows<T>(*p, [](const Part& part, int64_t r, const Row<T>& row) {
+    return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) {
+        const Part& part = p->parts[n];
         const T* d = static_cast<const T*>(part.output) + r * row.orders;
         const T along = row.dot(d) * row.inverse;
         if (part.dscale) static_cast<T*>(part.dscale)[r] = along;
@@ -133,6 +152,163 @@ int rescaled_gradient(const Norm* p) {
         T* dv = static_cast<T*>(part.dvalues) + r * row.orders;
         for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.constant ? 0 : factor * (d[a] - row.v[a] * row.inverse * along);
     });
+}
+
+// The norms raised by biases, or 0 where that makes them negative.
+template <class T>
+int biased(const Norm* p) {
+    return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) {
+        const Part& part = p->parts[n];
+        const T sum = row.norm + static_cast<const T*>(part.scale)[r % part.channels], scale = sum < 0 ? 0 : sum;
+        T* out = static_cast<T*>(part.output) + r * row.orders;
+        for (int64_t a = 0; a < row.orders; ++a) out[a] = scale * (row.v[a] * row.inverse);
+    });
+}
+
+// Sums over nodes of numbers of every channel: each thread adds to its own.
+template <class T>
+class Sums {
+public:
+    explicit Sums(const Norm& p) : p(p), channels(p.channels()), sums(p.threads.count * channels) {
+        for (int64_t n = 0, c = 0; n < p.num_parts; c += p.parts[n++].channels) first.push_back(c);
+    }
+    T* of(int64_t share, int64_t n) { return sums.data() + share * channels + first[n]; }
+
+    void store(int64_t n, void* to) {
+        for (int64_t c = 0; to && c < p.parts[n].channels; ++c) {
+            T sum = 0;
+            for (int64_t i = 0; i < p.threads.count; ++i) sum += of(i, n)[c];
+            static_cast<T*>(to)[c] = sum;
+        }
+    }
+
+private:
+    const Norm& p;
+    int64_t channels;
+    std::vector<T> sums;
+    std::vector<int64_t> first;
+};
+
+// The derivative of scale v / |v|, from d, that by the output, along v: <d, v> / |v|, and by_norm, that through the scale.
+template <class T>
+void store_gradient(const Row<T>& row, const T* d, T scale, T along, T by_norm, T* dv) {
+    const T across = scale * row.inverse, inward = (by_norm - across * along) * row.inverse;
+    for (int64_t a = 0; a < row.orders; ++a) dv[a] = row.constant ? 0 : across * d[a] + inward * row.v[a];
+}
+
+template <class T>
+int biased_gradient(const Norm* p) {
+    Sums<T> dbias(*p);
+    const int status = for_rows<T>(*p, [&](int64_t share, int64_t n, int64_t r, const Row<T>& row) {
+        const Part& part = p->parts[n];
+        const int64_t c = r % part.channels;
+        const T* d = static_cast<const T*>(part.output) + r * row.orders;
+        const T sum = row.norm + static_cast<const T*>(part.scale)[c], scale = sum < 0 ? 0 : sum;
+        const T along = row.dot(d) * row.inverse, by_norm = sum > 0 ? along : 0;
+        dbias.of(share, n)[c] += by_norm;
+        if (part.dvalues) store_gradient(row, d, scale, along, by_norm, static_cast<T*>(part.dvalues) + r * row.orders);
+    });
+    for (int64_t n = 0; n < p->num_parts; ++n) dbias.store(n, p->parts[n].dscale);
+    return status;
+}
+
+// The norms of one part of a node after LayerNorm and ReLU. Of few channels the derivatives are small differences of large
+// numbers, hence the doubles.
+template <class T>
+struct Normalised {
+    std::vector<Row<T>> rows;
+    std::vector<double> normal, output;
+    std::vector<double> along, by_norm;  // derivatives by the output, and by the norms
+    double inverse = 0;
+
+    void evaluate(const Norm& p, const Part& part, int64_t node, const double* squares, double noise) {
+        const int64_t channels = part.channels;
+        const T *w = static_cast<const T*>(part.scale), *b = static_cast<const T*>(part.shift);
+        rows.clear();
+        normal.resize(channels);
+        output.resize(channels);
+        along.resize(channels);
+        by_norm.resize(channels);
+        double mean = 0, variance = 0;
+        for (int64_t c = 0; c < channels; ++c) {
+            const T* v = static_cast<const T*>(part.values) + (node * channels + c) * part.orders;
+            rows.emplace_back(v, part.orders, T(squares[c]), squares[c] < noise, T(p.smallest));
+            const bool is_exact = !rows[c].constant && rows[c].norm <= std::numeric_limits<T>::max();
+            normal[c] = is_exact ? std::sqrt(squares[c]) : rows[c].norm;
+            mean += normal[c];
+        }
+        mean /= channels;
+        for (int64_t c = 0; c < channels; ++c) {
+            normal[c] -= mean;
+            variance += normal[c] * normal[c];
+        }
+        inverse = 1 / std::sqrt(variance / channels + p.eps);
+        for (int64_t c = 0; c < channels; ++c) {
+            normal[c] *= inverse;
+            const double y = normal[c] * w[c] + b[c];
+            output[c] = y < 0 ? 0 : y;
+        }
+    }
+
+    // The derivatives by the norms; those by scale and shift are added up.
+    void gradient(const Part& part, T* dscale, T* dshift) {
+        const T* w = static_cast<const T*>(part.scale);
+        double mean = 0, product = 0;
+        for (int64_t c = 0; c < part.channels; ++c) {
+            const double d = output[c] > 0 ? along[c] : 0;
+            dscale[c] += d * normal[c];
+            dshift[c] += d;
+            by_norm[c] = d * w[c];
+            mean += by_norm[c];
+            product += by_norm[c] * normal[c];
+        }
+        mean /= part.channels;
+        product /= part.channels;
+        for (int64_t c = 0; c < part.channels; ++c) by_norm[c] = inverse * (by_norm[c] - mean - normal[c] * product);
+    }
+};
+
+template <class T>
+int normalised(const Norm* p) {
+    std::vector<Normalised<T>> of_share(p->threads.count);
+    return for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
+        const Part& part = p->parts[n];
+        Normalised<T>& norms = of_share[share];
+        norms.evaluate(*p, part, node, squares, noise);
+        T* out = static_cast<T*>(part.output) + node * part.channels * part.orders;
+        for (int64_t c = 0; c < part.channels; ++c, out += part.orders) {
+            const Row<T>& row = norms.rows[c];
+            const T scale = T(norms.output[c]);
+            for (int64_t a = 0; a < part.orders; ++a) out[a] = scale * (row.v[a] * row.inverse);
+        }
+    });
+}
+
+template <class T>
+int normalised_gradient(const Norm* p) {
+    std::vector<Normalised<T>> of_share(p->threads.count);
+    Sums<T> dscale(*p), dshift(*p);
+    const int status = for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
+        const Part& part = p->parts[n];
+        Normalised<T>& norms = of_share[share];
+        norms.evaluate(*p, part, node, squares, noise);
+        const int64_t first = node * part.channels * part.orders;
+        const T* d = static_cast<const T*>(part.output) + first;
+        for (int64_t c = 0; c < part.channels; ++c) {
+            norms.along[c] = norms.rows[c].dot(d + c * part.orders) * norms.rows[c].inverse;
+        }
+        norms.gradient(part, dscale.of(share, n), dshift.of(share, n));
+        for (int64_t c = 0; part.dvalues && c < part.channels; ++c) {
+            T* dv = static_cast<T*>(part.dvalues) + first + c * part.orders;
+            const T scale = T(norms.output[c]), along = T(norms.along[c]), by_norm = T(norms.by_norm[c]);
+            store_gradient(norms.rows[c], d + c * part.orders, scale, along, by_norm, dv);
+        }
+    });
+    for (int64_t n = 0; n < p->num_parts; ++n) {
+        dscale.store(n, p->parts[n].dscale);
+        dshift.store(n, p->parts[n].dshift);
+    }
+    return status;
 }
 
 }  // namespace
@@ -145,3 +321,11 @@ extern "C" int rescaled_float32(const Norm* p) { return rescaled<float>(p); }
 extern "C" int rescaled_float64(const Norm* p) { return rescaled<double>(p); }
 extern "C" int rescaled_gradient_float32(const Norm* p) { return rescaled_gradient<float>(p); }
 extern "C" int rescaled_gradient_float64(const Norm* p) { return rescaled_gradient<double>(p); }
+extern "C" int biased_float32(const Norm* p) { return biased<float>(p); }
+extern "C" int biased_float64(const Norm* p) { return biased<double>(p); }
+extern "C" int biased_gradient_float32(const Norm* p) { return biased_gradient<float>(p); }
+extern "C" int biased_gradient_float64(const Norm* p) { return biased_gradient<double>(p); }
+extern "C" int normalised_float32(const Norm* p) { return normalised<float>(p); }
+extern "C" int normalised_float64(const Norm* p) { return normalised<double>(p); }
+extern "C" int normalised_gradient_float32(const Norm* p) { return normalised_gradient<float>(p); }
+extern "C" int normalised_gradient_float64(const Norm* p) { return normalised_gradient<double>(p); }

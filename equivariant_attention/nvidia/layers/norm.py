@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ...checks import check_features, of_fiber
 from ...fibers import Features
 from ...modules.layer_norm import LayerNorm
-from ...modules.norm import with_norms
+from ...modules.norm import normalised, with_norms
 from ...nvidia.fiber import Fiber, plain_fiber
-from ...plain import check_hooks
+from ...plain import check_hooks, has_hooks_of_all, is_plain
 
 SMALLEST_NORM = 2**-24
 
@@ -66,7 +66,23 @@ class NormSE3(nn.Module):
         check_hooks(self, *({"layer_norms"} & {*self._modules}))
         features = of_fiber(features, self._plain)
         check_features(features, self._plain, layer=self)
+        if (parameters := self._plain_parameters()) is not None:
+            output = normalised(features, self._degrees, *parameters, SMALLEST_NORM)
+            if output is not None:
+                return output
         return with_norms(features, self._degrees, self._changed, smallest=SMALLEST_NORM)
+
+    def _plain_parameters(self) -> tuple[Sequence[Tensor], Sequence[Tensor], float] | None:
+        """Weights and biases by degree, and epsilon, of norms that are just as they are made, before a ReLU."""
+        if not is_plain(self.nonlinearity, nn.ReLU) or has_hooks_of_all():
+            return None
+        if "group_norm" in self._modules:
+            norm, m = self.group_norm, self.fiber.channels[0]
+            return (norm.weight.split(m), norm.bias.split(m), norm.eps) if is_plain(norm, nn.GroupNorm) else None
+        norms: list[Any] = [self.layer_norms[degree] for degree in self._degrees]
+        if not all(is_plain(norm, LayerNorm) for norm in norms) or len({norm.eps for norm in norms}) > 1:
+            return None
+        return [norm.weight for norm in norms], [norm.bias for norm in norms], norms[0].eps
 
     def _changed(self, norms: Sequence[Tensor]) -> list[Tensor]:
         if "group_norm" in self._modules:

@@ -67,6 +67,7 @@ CASES = {
     "linear-no-nodes": lambda: on_nodes(G1x1SE3(MIXED, MIXED), MIXED, nodes=0),
     "norm": lambda: on_nodes(GNormSE3(MIXED), MIXED),
     "norm-network": lambda: on_nodes(GNormSE3(WIDE, nonlin=nn.SiLU, num_layers=2), WIDE),
+    "norm-tanh": lambda: on_nodes(GNormSE3(HEADS, nonlin=nn.Tanh), HEADS),
     "norm-high": lambda: on_nodes(GNormSE3(HIGH), HIGH),
     "norm-bias": lambda: on_nodes(GNormBias(MIXED), MIXED),
     "norm-no-nodes": lambda: on_nodes(GNormBias(MIXED), MIXED, nodes=0),
@@ -79,7 +80,7 @@ CASES = {
     "attention-no-nodes": lambda: on_edges(HEADS, HEADS, 3, nodes=0, edges=0),
     "attention-one-node": lambda: on_edges(HEADS, HEADS, 3, nodes=1, edges=200),
 }
-SMALL = ["linear", "norm", "norm-bias", "attention", "attention-envelope"]
+SMALL = ["linear", "norm", "norm-bias", "norm-tanh", "attention", "attention-envelope"]
 
 
 def case(name, dtype=torch.float64):
@@ -89,12 +90,17 @@ def case(name, dtype=torch.float64):
 
 def assert_same_in_both(compute, dtype=torch.float64):
     """In PyTorch and in C++."""
+    assert_cpp_gives(compute, compute, dtype)
+
+
+def assert_cpp_gives(in_pytorch, in_cpp, dtype):
+    """What one function gives in PyTorch, another gives in C++."""
     found = []
-    for backend in ("frame", "cpp"):
+    for backend, compute in (("frame", in_pytorch), ("cpp", in_cpp)):
         with use_backend(backend):
             found.append(compute())
     assert [v is None for v in found[0]] == [v is None for v in found[1]]
-    expected, values = ([v.detach() for v in side if v is not None] for side in found)
+    expected, values = ([v.detach().to(dtype) for v in side if v is not None] for side in found)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-13
     largest = max((float(v.abs().max()) for v in expected if v.numel()), default=0.0)
     for a, b in zip(expected, values, strict=True):
@@ -114,16 +120,19 @@ def derivatives(function, leaves, by, weights, **options):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_values_and_derivatives(name, threads, dtype):
-    """By every tensor alone, and by all."""
+    """By every tensor alone, and by all; in float32 they are held against those of float64."""
     function, leaves = case(name, dtype)
-    before = [v.clone() for v in leaves]
+    before, exact = [v.clone() for v in leaves], [v.double() for v in leaves]
     torch.set_num_threads(threads)
     try:
-        assert_same_in_both(lambda: function(*leaves), dtype)
+        assert_cpp_gives(lambda: function(*exact), lambda: function(*leaves), dtype)
         weights = [torch.randn_like(v) for v in function(*leaves)]
         for by in [*([i] for i in range(len(leaves))), range(len(leaves))]:
-            given = [v.clone() for v in leaves]
-            assert_same_in_both(lambda g=given, by=by: derivatives(function, g, by, weights), dtype)
+            assert_cpp_gives(
+                lambda by=by: derivatives(function, [v.clone() for v in exact], by, [w.double() for w in weights]),
+                lambda by=by: derivatives(function, [v.clone() for v in leaves], by, weights),
+                dtype,
+            )
     finally:
         torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(before, leaves, strict=True))
@@ -255,7 +264,9 @@ def calls_of(monkeypatch):
     ("name", "expected"),
     [
         ("linear", ["linear.forward", "linear.gradient"]),
-        ("norm", ["norm.norms", "norm.rescaled", "norm.rescaled_gradient", "norm.norms_gradient"]),
+        ("norm", ["norm.normalised", "norm.normalised_gradient"]),
+        ("norm-bias", ["norm.biased", "norm.biased_gradient"]),
+        ("norm-network", ["norm.norms", "norm.rescaled", "norm.rescaled_gradient", "norm.norms_gradient"]),
         ("attention", ["attention.forward", "attention.gradient"]),
     ],
 )
