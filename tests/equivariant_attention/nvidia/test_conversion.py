@@ -181,20 +181,20 @@ def layer(**options):
 
 
 @pytest.mark.parametrize(
-    ("source", "error", "message"),
+    ("make", "error", "message"),
     [
-        (layer(fuse_level=ConvSE3FuseLevel.PARTIAL), ValueError, "a radial network for every pair"),
-        (layer(sum_over_edge=True), ValueError, "the mean over incoming edges, not the sum"),
-        (layer(use_layer_norm=False), ValueError, "have LayerNorms"),
-        (layer(fiber_edge=Fiber({1: 2})), ValueError, "no edge features above degree 0"),
-        (layer(pool=False, self_interaction=True), ValueError, "needs pool=True"),
-        (model(low_memory=True), ValueError, "the mean over incoming edges, not the sum"),
-        (model(final_layer="lin"), ValueError, "a radial network for every pair"),
-        (model(final_layer="att", low_memory=True), ValueError, "one divisor for all degrees"),
-        (model(final_layer="lin", low_memory=True, populate_edge="log"), ValueError, "not populate_edge='log'"),
-        (torch.nn.Linear(2, 2), TypeError, "model must be a layer or model"),
+        (lambda: layer(fuse_level=ConvSE3FuseLevel.PARTIAL), ValueError, "a radial network for every pair"),
+        (lambda: layer(sum_over_edge=True), ValueError, "the mean over incoming edges, not the sum"),
+        (lambda: layer(use_layer_norm=False), ValueError, "have LayerNorms"),
+        (lambda: layer(fiber_edge=Fiber({1: 2})), ValueError, "no edge features above degree 0"),
+        (lambda: layer(pool=False, self_interaction=True), ValueError, "needs pool=True"),
+        (lambda: model(low_memory=True), ValueError, "the mean over incoming edges, not the sum"),
+        (lambda: model(final_layer="lin"), ValueError, "a radial network for every pair"),
+        (lambda: model(final_layer="att", low_memory=True), ValueError, "one divisor for all degrees"),
+        (lambda: model(final_layer="lin", low_memory=True, populate_edge="log"), ValueError, "not populate_edge='log'"),
+        (lambda: torch.nn.Linear(2, 2), TypeError, "model must be a layer or model"),
     ],
 )
-def test_what_has_no_published_layer_is_refused_with_a_reason(source, error, message):
+def test_what_has_no_published_layer_is_refused_with_a_reason(make, error, message):
     with pytest.raises(error, match=message):
-        to_published(source)
+        to_published(make())
