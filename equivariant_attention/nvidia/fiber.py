@@ -138,6 +138,13 @@ def plain_fiber(fiber: Any, name: str) -> PlainFiber:
     return PlainFiber(dictionary=dict(fiber.items()))
 
 
+def edge_fiber(fiber: Any) -> Fiber:
+    """A fiber of edge features, empty for None; a TypeError for what is none."""
+    if fiber is not None and not isinstance(fiber, Fiber):
+        raise TypeError(f"fiber_edge must be an equivariant_attention.nvidia.Fiber or None, got {type(fiber).__name__}")
+    return Fiber({}) if fiber is None else fiber
+
+
 def _whole(number: Any) -> int:
     """Also from text: the package takes the keys of features."""
     return int(number) if isinstance(number, str) else index(number)

@@ -13,7 +13,7 @@ from ..fibers import Features
 from ..graphs import GraphLike, as_graph
 from ..nvidia.basis import framed, relative_positions, scalars_of
 from ..nvidia.edge_features import check_populate, get_populated_edge_features
-from ..nvidia.fiber import Fiber, plain_fiber
+from ..nvidia.fiber import Fiber, edge_fiber, plain_fiber
 from ..nvidia.layers import AttentionBlockSE3, ConvSE3, GPooling, LinearSE3, NormSE3
 from ..nvidia.layers.convolution import BasisLike
 from ..nvidia.layout import ConvSE3FuseLevel
@@ -112,7 +112,7 @@ class SE3Transformer(nn.Module):
         _check_returned(return_type, pooling, plain_fiber(fiber_out, "fiber_out").degrees)
         self.num_layers, self.num_heads, self.channels_div = num_layers, num_heads, channels_div
         self.fiber_in, self.fiber_hidden, self.fiber_out = fiber_in, fiber_hidden, fiber_out
-        self.fiber_edge = Fiber({}) if fiber_edge is None else fiber_edge
+        self.fiber_edge = edge_fiber(fiber_edge)
         self.return_type, self.pooling = return_type, pooling
         self.tensor_cores, self.low_memory, self.compute_gradients = tensor_cores, low_memory, compute_gradients
         self.populate_edge = "lin" if populate_edge is True else populate_edge

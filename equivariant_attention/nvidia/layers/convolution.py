@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ...basis import Basis, BasisAndR
-from ...checks import check_features, check_floating_point, check_whole_number, first_parameter, of_fiber
+from ...checks import check_features, check_floating_point, check_whole_number, of_fiber
 from ...contraction import Inputs, contract
 from ...contraction.networks import HIDDEN
 from ...fibers import Features
 from ...graphs import GraphLike, as_graph, edges_on
 from ...modules.linear import mixed_by_degree
 from ...nvidia.basis import GivenBasis, framed, scalars_of
-from ...nvidia.fiber import Fiber, plain_fiber
+from ...nvidia.fiber import Fiber, edge_fiber, plain_fiber
 from ...nvidia.layers.radial import RadialProfile, VersatileConvSE3
 from ...nvidia.layout import ConvSE3FuseLevel, Layout, convolution_of, layout_of, layouts, networks_of
 from ...plain import check_hooks, check_never_called
@@ -76,8 +76,8 @@ class ConvSE3(nn.Module):
         nonlinearity: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self._plain_in, self._plain_out = plain_fiber(fiber_in, "fiber_in"), plain_fiber(fiber_out, "fiber_out")
-        fiber_edge = Fiber({}) if fiber_edge is None else fiber_edge
+        self._plain_in, _ = plain_fiber(fiber_in, "fiber_in"), plain_fiber(fiber_out, "fiber_out")
+        fiber_edge = edge_fiber(fiber_edge)
         check_whole_number(max_degree, 0, "max_degree")
         if (largest := max(*fiber_in.degrees, *fiber_out.degrees)) > max_degree:
             raise ValueError(f"max_degree must be at least {largest}, a degree of the fibers, got {max_degree}")
@@ -89,8 +89,7 @@ class ConvSE3(nn.Module):
         self.sent = tuple((k, m + self._on_edges.get(k, 0)) for k, m in fiber_in)
         self.made = tuple(fiber_out.structure)
         self._parts: tuple[Fiber, ...] = (fiber_out,)
-        self.layout = layout_of(fuse_level, layouts(Fiber(self.sent), fiber_out, max_degree))
-        self._make_networks()
+        self._make_networks(layout_of(fuse_level, layouts(Fiber(self.sent), fiber_out, max_degree)))
         self.to_kernel_self = nn.ParameterDict()
         if self_interaction:
             for degree, m_out in fiber_out:
@@ -103,11 +102,10 @@ class ConvSE3(nn.Module):
         levels = {Layout.ALL: ConvSE3FuseLevel.FULL, Layout.PAIR: ConvSE3FuseLevel.NONE}
         return levels.get(self.layout, ConvSE3FuseLevel.PARTIAL)
 
-    def _make_networks(self) -> None:
-        """New networks in the layout."""
-        for name in ("conv", "conv_out", "conv_in"):
-            self._modules.pop(name, None)
-        networks = networks_of(self.layout, self.sent, self.made)
+    def _make_networks(self, layout: Layout) -> nn.Module:
+        """New networks in a layout, and what holds them."""
+        self.layout = layout
+        networks = networks_of(layout, self.sent, self.made)
         made = {
             network.name.partition(".")[2]: VersatileConvSE3(
                 network.freq_sum,
@@ -121,8 +119,10 @@ class ConvSE3(nn.Module):
             )
             for network in networks
         }
-        setattr(self, self.layout.container, made[""] if self.layout is Layout.ALL else nn.ModuleDict(made))
+        container = made[""] if layout is Layout.ALL else nn.ModuleDict(made)
+        setattr(self, layout.container, container)
         self._describe()
+        return container
 
     def _describe(self) -> None:
         parts = tuple(tuple(part.structure) for part in self._parts)
@@ -144,13 +144,17 @@ class ConvSE3(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         found = self.layout_in(state_dict, prefix)
         if found is not None and found is not self.layout:
-            like = first_parameter(self)
-            self.layout = found
-            with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
-                self._make_networks()
-            self.to(like)
-            self.requires_grad_(like is None or like.requires_grad)
+            self._change_layout(found)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _change_layout(self, layout: Layout) -> None:
+        before, own = self._modules.pop(self.layout.container), self._modules.pop("to_kernel_self")
+        assert before is not None
+        like = next(before.parameters())
+        with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
+            made = self._make_networks(layout)
+        made.to(like).requires_grad_(like.requires_grad).train(self.training)
+        self._modules["to_kernel_self"] = own  # last, as in a new layer
 
     def layout_in(self, state_dict: Mapping[str, Any], prefix: str) -> Layout | None:
         """The layout of the layer of a ``prefix`` in a ``state_dict``; None for none that the fibers can have."""
@@ -201,10 +205,10 @@ class ConvSE3(nn.Module):
         src, _ = edges_on(G, scalars.device)
         if basis is None:
             G, basis = framed(G, scalars, self.max_degree, compute_gradients=False)
-        if not isinstance(basis, tuple):
+        if isinstance(basis, Mapping):
             scalar = 1.0 if self.layout is Layout.PAIR else Y_0
             return Inputs(node_feats, src, scalars, GivenBasis(basis, scalar, scalars), False, on_edges, first)
-        frames, r = basis
+        frames, r = _basis_and_r(basis)
         frames.check(G)
         # The plan's own copy: the graph's edges may be written to before the backward pass reads them.
         return Inputs(node_feats, frames.plan.src, scalars, frames, frames.is_of(scalars, r), on_edges, first)
@@ -265,6 +269,13 @@ class ConvSE3(nn.Module):
             f"fiber_in={self.fiber_in}, fiber_out={self.fiber_out}, fiber_edge={self.fiber_edge}, pool={self.pool}, "
             f"self_interaction={self.self_interaction}, layout={self.layout.name}"
         )
+
+
+def _basis_and_r(basis: Any) -> BasisAndR:
+    if not (isinstance(basis, tuple) and len(basis) == 2 and isinstance(basis[0], Basis)):
+        expected = "a dict from get_basis, or basis and r from get_basis_and_r, or None"
+        raise TypeError(f"basis must be {expected}, got {type(basis).__name__}")
+    return basis
 
 
 def joined(first: Features, second: Features) -> Features:

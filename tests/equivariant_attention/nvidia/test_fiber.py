@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from equivariant_attention.nvidia import Fiber, FiberEl
-from equivariant_attention.nvidia.fiber import plain_fiber
+from equivariant_attention.nvidia.fiber import edge_fiber, plain_fiber
 
 
 def test_structure_and_iteration_are_in_order_of_channels_and_degrees_ascend():
@@ -72,6 +72,12 @@ def test_what_describes_no_fiber_is_refused(wrong):
 def test_values_that_make_no_fiber_are_refused(wrong):
     with pytest.raises(ValueError, match="structure must name"):
         Fiber(wrong)
+
+
+def test_edges_need_no_fiber():
+    assert edge_fiber(None) == {}
+    with pytest.raises(TypeError, match=r"fiber_edge must be an .*Fiber or None, got dict"):
+        edge_fiber({0: 1})
 
 
 def test_layers_need_channels():

@@ -157,6 +157,18 @@ def test_a_state_dict_of_another_layout_is_loaded_into_that_layout():
                 assert torch.equal(layer(node, edge, G)[degree], value)
 
 
+def test_a_changed_layout_is_as_if_it_was_made_so():
+    options = {"max_degree": 2, "self_interaction": True, "use_layer_norm": True}
+    trained = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), fuse_level=FULL, **options)
+    layer = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), fuse_level=NONE, **options).eval()
+    layer.conv.requires_grad_(False)
+    layer.load_state_dict(trained.state_dict())
+    assert list(layer.state_dict()) == list(trained.state_dict())
+    assert not any(p.requires_grad for p in layer.conv.parameters())
+    assert all(p.requires_grad for p in layer.to_kernel_self.parameters())
+    assert not any(module.training for module in layer.modules())
+
+
 def test_a_state_dict_that_fits_no_layout_is_refused_as_ever():
     layer = ConvSE3(Fiber(EQUAL), Fiber(UNEQUAL), max_degree=2)
     other = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), max_degree=2)
@@ -254,6 +266,8 @@ def test_a_graph_without_relative_positions_and_a_basis_that_does_not_fit_are_re
     layer = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), max_degree=2).double()
     node, edge = inputs(EQUAL, {}, G)
     basis = get_basis(G.edata["rel_pos"], 2)
+    with pytest.raises(TypeError, match="basis must be a dict from get_basis"):
+        layer(node, edge, G, G.edata["rel_pos"])
     with pytest.raises(ValueError, match="basis must hold '1,2'"):
         layer(node, edge, G, {k: v for k, v in basis.items() if k != "1,2"})
     with pytest.raises(ValueError, match=r"basis\['1,2'\] must have shape"):
