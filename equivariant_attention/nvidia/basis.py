@@ -182,24 +182,32 @@ def relative_positions(G: GraphLike) -> Tensor:
     return value.reshape(-1, 3)
 
 
-def framed(G: GraphLike, scalars: Tensor, max_degree: int, compute_gradients: bool) -> tuple[Graph, BasisAndR]:
-    """The graph as the library's own layers take it, and frames of its edges in place of a basis.
+def as_here(G: GraphLike, scalars: Tensor) -> Graph:
+    """The graph as the library's own layers take it.
 
     Args:
         G: with ``edata['rel_pos']``; it is not changed.
         scalars: what the radial networks see of every edge, ``[edges, edge_dim]``.
+    """
+    return with_edge_fields(G, {"d": relative_positions(G), "w": scalars})
+
+
+def frames_of(G: Graph, max_degree: int, compute_gradients: bool) -> BasisAndR:
+    """Frames of the edges, in place of a basis.
+
+    Args:
+        G: from :func:`as_here`.
         max_degree: largest degree of any feature.
-        compute_gradients: let gradients flow from the frames to ``edata['rel_pos']``.
+        compute_gradients: let gradients flow from the frames to the relative positions.
 
     Returns:
-        the graph, and what :func:`~equivariant_attention.basis.get_basis_and_r` gives of it.
+        what :func:`~equivariant_attention.basis.get_basis_and_r` gives.
 
     Raises:
-        KeyError, TypeError, ValueError: as that says, of ``edata['rel_pos']`` and ``scalars``.
+        TypeError, ValueError: as that says.
     """
-    own = with_edge_fields(G, {"d": relative_positions(G), "w": scalars})
     try:
-        return own, get_basis_and_r(own, max_degree, compute_gradients)
+        return get_basis_and_r(G, max_degree, compute_gradients)
     except ValueError as error:  # which calls them by their names in the other dialect
         message = str(error).replace("edata['d']", "edata['rel_pos']").replace("edata['w']", "edge_feats['0']")
         raise ValueError(message) from error

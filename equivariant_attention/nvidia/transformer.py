@@ -11,7 +11,7 @@ from ..checks import check_features, check_floating_point, check_whole_number
 from ..contraction.networks import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
-from ..nvidia.basis import framed, relative_positions, scalars_of
+from ..nvidia.basis import as_here, frames_of, relative_positions, scalars_of
 from ..nvidia.edge_features import check_populate, get_populated_edge_features
 from ..nvidia.fiber import Fiber, edge_fiber, plain_fiber
 from ..nvidia.layers import AttentionBlockSE3, ConvSE3, GPooling, LinearSE3, NormSE3
@@ -173,9 +173,9 @@ class SE3Transformer(nn.Module):
         G = as_graph(graph)
         check_features(node_feats, self._plain_in, G.num_nodes(), "node_feats", self)
         edges = self._populated(edge_feats, G)
-        own: GraphLike = G
+        own = as_here(G, scalars_of(edges, G.num_edges()))
         if not basis:
-            own, basis = framed(G, scalars_of(edges, G.num_edges()), self.max_degree, self.compute_gradients)
+            basis = frames_of(own, self.max_degree, self.compute_gradients)
         elif isinstance(basis, Mapping):
             basis = {pair: value for pair, value in basis.items() if pair != "0,0"}
         features = self.graph_modules(node_feats, edges, graph=own, basis=basis)

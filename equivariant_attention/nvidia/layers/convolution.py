@@ -15,7 +15,7 @@ from ...contraction.networks import HIDDEN
 from ...fibers import Features
 from ...graphs import GraphLike, as_graph, edges_on
 from ...modules.linear import mixed_by_degree
-from ...nvidia.basis import GivenBasis, framed, scalars_of
+from ...nvidia.basis import GivenBasis, as_here, frames_of, scalars_of
 from ...nvidia.fiber import Fiber, edge_fiber, plain_fiber
 from ...nvidia.layers.radial import RadialProfile, VersatileConvSE3
 from ...nvidia.layout import ConvSE3FuseLevel, Layout, convolution_of, layout_of, layouts, networks_of
@@ -204,7 +204,8 @@ class ConvSE3(nn.Module):
         first = {str(k): self.fiber_in[k] for k in self._on_edges}
         src, _ = edges_on(G, scalars.device)
         if basis is None:
-            G, basis = framed(G, scalars, self.max_degree, compute_gradients=False)
+            G = as_here(G, scalars)
+            basis = frames_of(G, self.max_degree, compute_gradients=False)
         if isinstance(basis, Mapping):
             scalar = 1.0 if self.layout is Layout.PAIR else Y_0
             return Inputs(node_feats, src, scalars, GivenBasis(basis, scalar, scalars), False, on_edges, first)

@@ -87,10 +87,11 @@ model = SE3Transformer(
     use_layer_norm=True, sum_over_edge=False)
 assert isinstance(model.graph_modules[0], AttentionBlockSE3)
 torch.nn.init.zeros_(model.graph_modules[-1].weights["0"])
+torch.manual_seed(0)
 near = torch.rand(2, 9, 9) < .5
 b, i, j = torch.where(near)
 G = dgl.graph((b * 9 + i, b * 9 + j), num_nodes=18).to("cpu")
-xyz = torch.randn(18, 3, requires_grad=True)
+xyz = (5 * torch.randn(18, 3)).requires_grad_()
 src, dst = G.edges()
 G.edata["rel_pos"] = xyz[dst] - xyz[src]
 output = model(G, node_feats={"0": torch.randn(18, 8, 1), "1": torch.randn(18, 3, 3)},
