@@ -84,21 +84,41 @@ def install_as(prefix: str) -> ModuleType:
     root = ModuleType(prefix, __doc__)
     root.__path__ = []
     root.__file__ = f"<equivariant_attention.nvidia>/{prefix.replace('.', '/')}/__init__.py"
+    _make_parents(prefix)
+    _register(root)
     fill(root)
-    sys.modules[prefix] = root
-    parents = prefix.split(".")[:-1]
-    if parents and parents[0] not in sys.modules and find_spec(parents[0]) is None:
-        for i in range(len(parents)):
-            sys.modules[".".join(parents[: i + 1])] = parent = ModuleType(".".join(parents[: i + 1]))
-            parent.__path__ = []
-    for i in range(len(parents), 0, -1):
-        if (found := sys.modules.get(".".join(parents[:i]))) is not None:
-            setattr(found, prefix.split(".")[i], sys.modules[".".join(prefix.split(".")[: i + 1])])
     return root
 
 
+class _Empty(ModuleType):
+    """A package around a drop-in, where the program has none."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__: list[str] = []
+
+
+def _make_parents(name: str) -> None:
+    """Make the packages around a module ``name``, as far as there are none that can be imported."""
+    parent, _, _ = name.rpartition(".")
+    if not parent or parent in sys.modules:
+        return
+    _make_parents(parent)
+    above, _, _ = parent.rpartition(".")
+    if isinstance(sys.modules.get(above), _Empty) if above else find_spec(parent) is None:
+        _register(_Empty(parent))
+
+
+def _register(module: ModuleType) -> None:
+    """Have a module be imported already, as a part of the package around it, where that is imported too."""
+    parent, _, name = module.__name__.rpartition(".")
+    sys.modules[module.__name__] = module
+    if parent in sys.modules:
+        setattr(sys.modules[parent], name, module)
+
+
 def fill(root: ModuleType) -> None:
-    """Make an empty package ``root`` NVIDIA's package: everything below it is registered as imported."""
+    """Make an imported, empty package ``root`` NVIDIA's package: all below it is imported from then on, too."""
     root.__class__ = DropIn
     prefix, folder = root.__name__, str(root.__file__).removesuffix("/__init__.py")
     of_models = f"{prefix}.model.transformer"
@@ -112,9 +132,7 @@ def fill(root: ModuleType) -> None:
         for name in names:
             setattr(module, name, models.get(name) or getattr(nvidia, name))
         module.__all__ = names  # type: ignore[attr-defined]
-        sys.modules[module.__name__] = module
-        parent, _, name = module.__name__.rpartition(".")
-        setattr(root if parent == prefix else sys.modules[parent], name, module)
+        _register(module)
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 

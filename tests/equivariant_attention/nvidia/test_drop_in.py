@@ -155,6 +155,25 @@ def test_names_that_are_not_here_say_what_to_use(line, message):
     assert message.format(prefix) in str(raised.value)
 
 
+def test_the_packages_around_it_may_be_those_of_the_program(tmp_path):
+    (tmp_path / "program" / "inner").mkdir(parents=True)
+    for folder in ("program", "program/inner"):
+        (tmp_path / folder / "__init__.py").write_text("own = True")
+    lines = [
+        "import program",
+        "from equivariant_attention.nvidia import Fiber, install_as",
+        "install_as('program.inner.se3_transformer')",
+        "from program.inner.se3_transformer.model.fiber import Fiber as found",
+        "from program.inner import se3_transformer, own",
+        "assert found is Fiber and program.own and se3_transformer.model.fiber.Fiber is Fiber",
+        "install_as('nowhere.one.se3'); install_as('nowhere.two.se3')",
+        "import nowhere.two.se3.model.fiber, nowhere.one.se3",
+        "assert nowhere.two.se3.model.fiber.Fiber is Fiber and nowhere.one.se3 is not nowhere.two.se3",
+        "print('done')",
+    ]
+    assert run("\n".join(lines), PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}") == "done\n"
+
+
 @pytest.mark.parametrize("prefix", ["torch", "torch.nn", "equivariant_attention"])
 def test_what_is_imported_already_is_not_shadowed(prefix):
     with pytest.raises(ImportError, match="is: install first"):
