@@ -27,7 +27,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..native.calls import is_transformed, is_watched, missing
+from ..native.calls import is_looked_into, is_transformed, is_watched, missing
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -103,7 +103,7 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor
     Returns:
         whether it is to.
     """
-    if _named() not in (None, "cpp") or is_watched():
+    if _named() not in (None, "cpp") or is_transformed():
         return False
     dtype = tensors[0].dtype
     return all(v.dtype == dtype for v in tensors) and not missing(source, [*tensors, *others], dtype)
@@ -149,7 +149,7 @@ def contract(
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if (name == "cpp" and is_watched()) or (name == "node" and is_transformed()):
+    if (name == "cpp" and is_watched()) or (name == "node" and is_looked_into()):
         name = "frame"  # the same, in operations that PyTorch can look into
     if name == "cpp" and (reason := cpp.missing(inputs, dtype)):
         raise ValueError(f"backend 'cpp' cannot run here: {reason}")
@@ -174,7 +174,7 @@ def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[
 def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
-    if is_transformed():
+    if is_looked_into():
         return "frame"  # which PyTorch can look into
     has_cpp = not is_watched() and not cpp.missing(inputs, dtype)
     return cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)

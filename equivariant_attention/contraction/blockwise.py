@@ -16,7 +16,7 @@ from ..contraction.derivatives import Part, Passes, differentiable_gradient, eva
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
-from ..native.calls import is_transformed
+from ..native.calls import is_looked_into
 from ..so3.couplings import published_sign
 
 
@@ -38,7 +38,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs, 
         parameters=own,
     )
     problem = Problem(layout, inputs)
-    output = _in_one_block(problem, t) if is_transformed() else evaluated(problem.passes, t)
+    output = _in_one_block(problem, t) if is_looked_into() else evaluated(problem.passes, t)
     return with_zero_length(convolution, inputs, own, output)
 
 

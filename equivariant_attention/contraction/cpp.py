@@ -1,6 +1,6 @@
 """The order of ``frame`` on a CPU, in C++: radial weights and hidden values are made and used in the innermost cache.
 
-Second derivatives are those of ``blockwise``.
+So are its second derivatives; third ones are those of ``blockwise``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from ..contraction import blockwise, frame
 from ..contraction.convolution import Convolution
-from ..contraction.derivatives import Passes, evaluated
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import as_cpp_reads, parameters
+from ..contraction.operators import Operator
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
 
@@ -45,7 +46,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
         frames=contiguous(inputs.basis.frames[l].to(scalars.dtype) for l in convolution.degrees),
         parameters=as_cpp_reads(convolution, own, scalars, networks),
     )
-    output = evaluated(Problem(convolution, inputs).passes, t)
+    output = Problem(convolution, inputs).operator(t)
     return blockwise.with_zero_length(convolution, inputs, t.parameters, output)
 
 
@@ -78,37 +79,60 @@ class Problem:
         self.inputs = inputs
 
     @property
-    def passes(self) -> Passes:
-        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+    def operator(self) -> Operator:
+        return Operator(*(partial(f, self) for f in (_check_pass, _forward, _gradient, _second, _plain_gradient)))
+
+
+def _check_pass(problem: Problem, tensors: Sequence[Tensor | None]) -> None:
+    problem.plan.check_unwritten()
+    if calls.is_watched() or not all(calls.holds_numbers(v) for v in tensors if v is not None):
+        raise NotImplementedError(
+            "messages in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
+        )
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    edges = problem.plan.num_edges
-    output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.convolution.messages]
-    _call("forward", problem, t, t.like([None] * len(t.flat())), output)
+    output = _room_for_messages(problem, t)
+    _call("forward", problem, t, t.like([None] * len(t.flat())), made=output)
     return output
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
-    if calls.is_watched() or not all(map(calls.holds_numbers, gradients)):
-        raise NotImplementedError(
-            "messages in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
-        )
+    total = _room(t, needed)
+    _call("gradient", problem, t, total, arriving=contiguous(gradients))
+    return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
+
+
+def _second(
+    problem: Problem, t: Tensors, gradients: Sequence[Tensor], directions: Tensors, needed: Tensors
+) -> tuple[Tensors, list[Tensor]]:
+    """Tangents of first derivatives, and of messages."""
+    total, output = _room(t, needed), _room_for_messages(problem, t)
+    tangents = t.like(contiguous(directions.flat()))
+    _call("second", problem, t, total, made=output, arriving=contiguous(gradients), tangents=tangents)
+    return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)]), output
+
+
+def _room_for_messages(problem: Problem, t: Tensors) -> list[Tensor]:
+    edges = problem.plan.num_edges
+    return [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.convolution.messages]
+
+
+def _room(t: Tensors, needed: Tensors) -> Tensors:
+    """Where C++ writes derivatives: those that are needed, and others where it makes all or none."""
     by_parameters = any(needed.parameters)
-    total = t._replace(
+    return t._replace(
         features=[torch.zeros_like(v) if n else None for v, n in zip(t.features, needed.features, strict=True)],
         on_edges=[torch.empty_like(v) if n else None for v, n in zip(t.on_edges, needed.on_edges, strict=True)],
         scalars=torch.empty_like(t.scalars) if needed.scalars else None,
         frames=[torch.zeros_like(v) if any(needed.frames) else None for v in t.frames],
         parameters=[None if v is None or not by_parameters else torch.empty_like(v) for v in t.parameters],
     )
-    _call("gradient", problem, t, total, contiguous(gradients))
-    return t.like([d if n else None for d, n in zip(total.flat(), needed.flat(), strict=True)])
 
 
-def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """Those of 'frame', through the tensors that it makes of these."""
+def _plain_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives by 'frame', through the tensors that it makes of these."""
     leaves = t.like([v.view_as(v) if n else v for v, n in zip(t.flat(), needed.flat(), strict=True)])
     layout = frame.layout_of(problem.convolution)
     features = dict(zip((str(k) for k, _ in problem.convolution.features), leaves.features, strict=True))
@@ -129,7 +153,7 @@ class _Part(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("degree", "channels", "of_node", "of_edge", "first")),
-        *((name, ctypes.c_void_p) for name in ("node", "edge", "dnode", "dedge")),
+        *((name, ctypes.c_void_p) for name in ("node", "edge", "dnode", "dedge", "tnode", "tedge")),
     )
 
 
@@ -154,28 +178,41 @@ class _Problem(ctypes.Structure):
         ("pairs", ctypes.POINTER(_Pair)),
         *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("parameters", "gradients", "frames", "dframes")),
         *((name, ctypes.c_void_p) for name in ("src", "order", "scalars", "dscalars")),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("tangents", "tframes")),
+        ("tscalars", ctypes.c_void_p),
         ("threads", calls.Threads),
     )
 
 
-def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Sequence[Tensor]) -> None:
+def _call(
+    function: str,
+    problem: Problem,
+    t: Tensors,
+    d: Tensors,
+    made: Sequence[Tensor] = (),
+    arriving: Sequence[Tensor] = (),
+    tangents: Tensors | None = None,
+) -> None:
     """Run a function of ``edge_first.cpp``.
 
     Args:
-        function: 'forward' or 'gradient'.
+        function: 'forward', 'gradient' or 'second'.
         problem, t: what there is.
         d: where its derivatives are written; None where they are not wanted.
-        messages: where they are written, or the derivatives by them.
+        made: where messages are written, or their tangents.
+        arriving: derivatives by messages.
+        tangents: of ``t``; None where they are zero.
     """
     t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
-    _check(problem, t, messages)
+    for messages in filter(None, (made, arriving)):
+        _check(problem, t, messages)
     convolution, plan, dtype = problem.convolution, problem.plan, t.scalars.dtype
     structure = _structure(convolution, dtype)
-    is_forward = function == "forward"
+    is_separate = d.scalars is not None or (tangents is not None and tangents.scalars is not None)
     call = _Problem(
         num_nodes=plan.num_nodes,
         num_edges=plan.num_edges,
-        num_shared=2 * len(plan.pairs) if problem.pairs_share and d.scalars is None else 0,
+        num_shared=2 * len(plan.pairs) if problem.pairs_share and not is_separate else 0,
         num_scalars=t.scalars.shape[1],
         num_features=len(convolution.features),
         num_messages=len(convolution.messages),
@@ -183,7 +220,7 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         max_degree=convolution.degrees[-1],
         room=problem.room,
         features=_features(problem, t, d),
-        messages=_messages(convolution, messages, is_forward),
+        messages=_messages(convolution, made, arriving),
         networks=structure.networks,
         pairs=structure.pairs,
         parameters=_addresses(t.parameters),
@@ -196,7 +233,20 @@ def _call(function: str, problem: Problem, t: Tensors, d: Tensors, messages: Seq
         dscalars=address(d.scalars),
         threads=calls.Threads(),
     )
+    if tangents is not None:
+        _point_to_tangents(call, convolution, t, tangents)
     calls.call(SOURCE, function, dtype, call)
+
+
+def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tangents: Tensors) -> None:
+    for value, tangent in zip(t.flat(), tangents.flat(), strict=True):
+        if tangent is not None:
+            check_read(tangent, "the direction of a derivative", value.dtype, value.shape)
+    for i, both in enumerate(zip(tangents.features, tangents.on_edges, strict=True)):
+        call.features[i].tnode, call.features[i].tedge = map(address, both)
+    call.tangents = _addresses(tangents.parameters)
+    call.tframes = _addresses(_by_degree(convolution, tangents.frames))
+    call.tscalars = address(tangents.scalars)
 
 
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
@@ -266,12 +316,11 @@ def _features(problem: Problem, t: Tensors, d: Tensors) -> ctypes.Array[_Part]:
     return (_Part * len(features))(*((*part, *sizes, *map(address, tensors)) for part, sizes, *tensors in each))
 
 
-def _messages(convolution: Convolution, values: Sequence[Tensor], are_written: bool) -> ctypes.Array[_Part]:
-    """The messages, or the derivatives by them."""
-    rows = (_Part * len(values))()
-    for part, (l, channels), value in zip(rows, convolution.messages, values, strict=True):
+def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequence[Tensor]) -> ctypes.Array[_Part]:
+    rows = (_Part * len(convolution.messages))()
+    for part, (l, channels), *values in zip_longest(rows, convolution.messages, made, arriving):
         part.degree, part.channels, part.of_edge = l, channels, channels
-        part.edge, part.dedge = (value.data_ptr(), None) if are_written else (None, value.data_ptr())
+        part.edge, part.dedge = map(address, values)
     return rows
 
 

@@ -14,7 +14,7 @@ from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import is_the_same_again
-from ..native.calls import is_transformed
+from ..native.calls import is_looked_into
 from ..unchanged import version
 
 Radial = Callable[[Tensor], Tensor]  # from scalars to R, [edges, channels out, channels in, F], of a pair
@@ -42,7 +42,7 @@ def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
     """Of networks that serve several pairs and must not be called twice, what calls them once."""
     found: dict[int, Radial] = {}
     for i, network in enumerate(networks):
-        if is_transformed() or not is_the_same_again(network):
+        if is_looked_into() or not is_the_same_again(network):
             found[i] = _Once(network.radial_weights)
     return found
 
@@ -66,7 +66,7 @@ def _by_block(message: Message, network: Any, once: Radial | None, inputs: Input
     def call(some: Inputs) -> Tensor:
         return message(network, radial, some, ends)
 
-    if once or is_transformed() or not is_the_same_again(network):
+    if once or is_looked_into() or not is_the_same_again(network):
         return call(inputs)  # once, on all edges, whatever memory it takes
     # The kernel of an edge, once for every frequency, and as much again for the derivatives.
     k, l = ends.degree_in, ends.degree_out

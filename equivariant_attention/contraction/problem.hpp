@@ -17,6 +17,7 @@ struct Part {
     int64_t degree, channels, of_node, of_edge, first;
     const void* node;
     void *edge, *dnode, *dedge;  // derivatives are null where not wanted, as are all others; those by messages are given
+    const void *tnode, *tedge;   // tangents of what is sent, null where zero
 };
 
 struct Network {  // parameters: of both hidden layers weight, bias, scale, shift; of the last weight and bias; some may be null
@@ -43,9 +44,11 @@ struct Problem {
     const int64_t *src, *order;       // source node of every edge; the edges in the order of the plan, those that share first
     const void* scalars;
     void* dscalars;
+    const void *const *tangents, *const *tframes, *tscalars;  // of parameters, frames and scalars, null where zero
     Threads threads;
 
     const void* frame(int64_t degree) const { return frames ? frames[degree] : nullptr; }
+    const void* tframe(int64_t degree) const { return tframes ? tframes[degree] : nullptr; }
 };
 
 inline bool all_below(int64_t end, const int64_t* numbers, int64_t count) {

@@ -8,7 +8,7 @@
 #include <numeric>
 #include <vector>
 
-#include "../native/columns.hpp"
+#include "duals.hpp"
 #include "problem.hpp"
 
 namespace {
@@ -18,7 +18,8 @@ constexpr int64_t PARAMETERS = 10;                   // tensors of a radial netw
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
 constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
 
-using Values = std::integral_constant<int64_t, VALUES>;
+using Hiddens = Constant<HIDDEN>;
+using Values = Constant<VALUES>;
 
 // ---------------------------------------------------------------- hidden layers
 
@@ -35,24 +36,37 @@ void centre(T* values, int64_t columns) {
     }
 }
 
+// Weight and bias side by side, [32, inputs + 1]; nothing, where there is neither.
+template <class T>
+Array<T> side_by_side(int64_t inputs, const void* weight, const void* bias) {
+    const auto *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
+    if (!w && !b) return Array<T>();
+    Array<T> both(HIDDEN * (inputs + 1), 0);
+    for (int64_t h = 0; h < HIDDEN; ++h) {
+        if (w) std::copy_n(w + h * inputs, inputs, both + h * (inputs + 1));
+        if (b) both[h * (inputs + 1) + inputs] = b[h];
+    }
+    return both;
+}
+
 // Linear, LayerNorm if there is one, and ReLU. Before a LayerNorm weight and bias are centred: what they make has mean zero.
 template <class T>
 struct Layer {
     int64_t inputs;
-    Array<T> weight;         // [32, inputs + 1], the bias last
-    const T *scale, *shift;  // of the LayerNorm, or null
+    Array<T> weight, tangent;  // [32, inputs + 1], the bias last; the second is null where it is zero
+    const T *scale, *shift;    // of the LayerNorm, or null
+    const T *tscale, *tshift;  // their tangents, or null
 
-    Layer(int64_t inputs, const void* const* parameters)
+    Layer(int64_t inputs, const void* const* parameters, const void* const* tangents)
         : inputs(inputs),
-          weight(HIDDEN * (inputs + 1)),
+          weight(side_by_side<T>(inputs, parameters[0], parameters[1])),
           scale(static_cast<const T*>(parameters[2])),
-          shift(static_cast<const T*>(parameters[3])) {
-        const auto *w = static_cast<const T*>(parameters[0]), *b = static_cast<const T*>(parameters[1]);
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            std::copy_n(w + h * inputs, inputs, weight + h * (inputs + 1));
-            weight[h * (inputs + 1) + inputs] = b[h];
-        }
+          shift(static_cast<const T*>(parameters[3])),
+          tscale(tangents ? static_cast<const T*>(tangents[2]) : nullptr),
+          tshift(tangents ? static_cast<const T*>(tangents[3]) : nullptr) {
+        if (tangents) tangent = side_by_side<T>(inputs, tangents[0], tangents[1]);
         if (scale) centre<T>(weight, inputs + 1);
+        if (scale && tangent) centre<T>(tangent, inputs + 1);
     }
 };
 
@@ -101,109 +115,111 @@ private:
     }
 };
 
-template <class T>
+template <class T, int W = 1>
 struct Activation {  // of one layer on one block
-    alignas(64) T normal[HIDDEN * B<T>], output[HIDDEN * B<T>], inverse[B<T>];
+    static constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
+    alignas(64) T normal[HIDDEN * C], output[HIDDEN * C], inverse[C];
 
     void evaluate(const Layer<T>& layer, const T* x) {
         const int64_t n = layer.inputs;
-        const T *w = layer.weight, *scale = layer.scale, *shift = layer.shift;
         if (n == HIDDEN) {
-            product<true>(HIDDEN, w, Values(), One(), HIDDEN, x, B<T>, normal, B<T>, w + HIDDEN);
+            linear<W, T>(HIDDEN, layer.weight, layer.tangent, Values(), Hiddens(), x, normal);
         } else {
-            product<true>(HIDDEN, w, n + 1, One(), n, x, B<T>, normal, B<T>, w + n);
+            linear<W, T>(HIDDEN, layer.weight, layer.tangent, n + 1, n, x, normal);
         }
-        if (scale) {
-            normalise(scale, shift);
-        } else {
-            for (int64_t i = 0; i < HIDDEN * B<T>; i += LANES<T>) rectify(at(normal + i).v, i);
-        }
-    }
-
-    void normalise(const T* scale, const T* shift) {
-        constexpr int64_t N = LANES<T>;
-        Vector<T> squares[2][2] = {}, factor[2];
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int v = 0; v < 2; ++v) {
-                const Vector<T> z = at(normal + h * B<T> + v * N).v;
-                squares[h % 2][v] += z * z;
-            }
-        }
-        for (int v = 0; v < 2; ++v) {
-            factor[v] = (squares[0][v] + squares[1][v]) / T(HIDDEN) + T(EPSILON);
-            for (int64_t r = 0; r < N; ++r) factor[v][r] = 1 / std::sqrt(factor[v][r]);
-            at(inverse + v * N).v = factor[v];
-        }
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int v = 0; v < 2; ++v) {
-                const int64_t i = h * B<T> + v * N;
-                const Vector<T> z = at(normal + i).v * factor[v], y = z * scale[h] + shift[h];
-                at(normal + i).v = z;
-                rectify(y, i);
-            }
-        }
-    }
-
-    void rectify(const Vector<T>& y, int64_t i) { at(output + i).v = y < 0 ? Vector<T>{} : y; }  // NaN stays NaN
-
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as rows, [B, 32], or null where it
-    // is narrow; dx, by the input, added to, or null.
-    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
         if (layer.scale) {
-            gradient_of_norm(layer.scale, d, sum);
+            normalise(layer);
         } else {
-            for (int64_t h = 0; h < HIDDEN; ++h) {
-                for (int64_t i = h * B<T>; i < (h + 1) * B<T>; i += LANES<T>) at(d + i).v = by_output(d, i);
-                add_row(d + h * B<T>, sum.bias + h * LANES<T>);
+            for_registers([&](int64_t i, int64_t, int) { store<W>(output + i, rectified<T>(load<W>(normal + i))); });
+        }
+    }
+
+    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, the same as opposite rows, or null where it is
+    // narrow; dx, by the input, added to, or null.
+    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
+        T* dbias = sum.bias;
+        if (layer.scale) gradient_of_norm(layer, d, sum);
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            Number<W, T> total = {};
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * C + v * N;
+                if (!layer.scale) store<W>(d + i, by_output(d, i));
+                total += load<W>(d + i);
             }
+            at(dbias + h * N).v += asked<T>(total);
         }
         if (rows) {
-            add_outer<T>(HIDDEN, d, rows, HIDDEN, sum.weight);
+            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
         } else {
             add_outer_by_lane(d, x, layer.inputs, sum.weight);
         }
-        const T* w = layer.weight;
-        if (dx) product<false>(layer.inputs, w, One(), layer.inputs + 1, HIDDEN, d, B<T>, dx, B<T>);
+        if (dx) linear_gradient<W, T>(HIDDEN, layer.weight, layer.tangent, layer.inputs + 1, layer.inputs, d, dx);
     }
 
 private:
-    Vector<T> by_output(const T* d, int64_t i) const { return at(output + i).v == 0 ? Vector<T>{} : at(d + i).v; }
-
-    void gradient_of_norm(const T* scale, T* d, LayerGradient<T>& sum) const {
-        constexpr int64_t N = LANES<T>;
-        T *dscale = sum.scale, *dshift = sum.shift, *dbias = sum.bias;
-        Vector<T> along[2] = {}, factor[2] = {at(inverse).v, at(inverse + N).v};
+    // Call task(where it begins, whose it is, which half) for every register of values.
+    template <class Task>
+    static ALWAYS_INLINE void for_registers(Task task) {
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            Vector<T> by_scale = at(dscale + h * N).v, by_shift = at(dshift + h * N).v;
-            for (int v = 0; v < 2; ++v) {
-                const int64_t i = h * B<T> + v * N;
-                const Vector<T> z = at(normal + i).v, dy = by_output(d, i);
-                by_scale += dy * z;
-                by_shift += dy;
-                at(d + i).v = dy * scale[h];
-                along[v] += at(d + i).v * z;
-            }
-            at(dscale + h * N).v = by_scale;
-            at(dshift + h * N).v = by_shift;
-        }
-        for (int v = 0; v < 2; ++v) along[v] /= T(HIDDEN);
-        for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int v = 0; v < 2; ++v) {
-                const int64_t i = h * B<T> + v * N;
-                at(d + i).v = (at(d + i).v - at(normal + i).v * along[v]) * factor[v];
-            }
-            add_row(d + h * B<T>, dbias + h * N);
+            for (int v = 0; v < 2; ++v) task(h * C + v * N, h, v);
         }
     }
 
-    static void add_row(const T* d, T* sum) { at(sum).v += at(d).v + at(d + LANES<T>).v; }
+    void normalise(const Layer<T>& layer) {
+        Number<W, T> squares[2][2] = {}, factor[2];
+        for_registers([&](int64_t i, int64_t h, int v) {
+            const auto z = load<W>(normal + i);
+            squares[h % 2][v] += z * z;
+        });
+        for (int v = 0; v < 2; ++v) {
+            const T epsilon = T(EPSILON);
+            factor[v] = inverse_root<T>(T(1) / HIDDEN * (squares[0][v] + squares[1][v]) + everywhere<W>(epsilon, NONE));
+            store<W>(inverse + v * N, factor[v]);
+        }
+        for_registers([&](int64_t i, int64_t h, int v) {
+            const auto z = load<W>(normal + i) * factor[v];
+            store<W>(normal + i, z);
+            store<W>(output + i, rectified<T>(z * scale_of(layer, h) + everywhere<W>(layer.shift[h], of(layer.tshift, h))));
+        });
+    }
+
+    static constexpr const T* NONE = nullptr;
+    static const T* of(const T* tangent, int64_t h) { return tangent ? tangent + h : nullptr; }
+    static ALWAYS_INLINE Number<W, T> scale_of(const Layer<T>& layer, int64_t h) {
+        return everywhere<W>(layer.scale[h], of(layer.tscale, h));
+    }
+    Number<W, T> by_output(const T* d, int64_t i) const {
+        return where_not_zero<T>(load<W>(output + i), load<W>(d + i));
+    }
+
+    void gradient_of_norm(const Layer<T>& layer, T* d, LayerGradient<T>& sum) const {
+        T *dscale = sum.scale, *dshift = sum.shift;  // which the compiler would read again after all that is written
+        Number<W, T> along[2] = {}, factor[2] = {load<W>(inverse), load<W>(inverse + N)};
+        for (int64_t h = 0; h < HIDDEN; ++h) {
+            Number<W, T> by_scale = {}, by_shift = {};
+            for (int v = 0; v < 2; ++v) {
+                const int64_t i = h * C + v * N;
+                const auto z = load<W>(normal + i), dy = by_output(d, i), dz = dy * scale_of(layer, h);
+                by_scale += dy * z;
+                by_shift += dy;
+                store<W>(d + i, dz);
+                along[v] += dz * z;
+            }
+            at(dscale + h * N).v += asked<T>(by_scale);
+            at(dshift + h * N).v += asked<T>(by_shift);
+        }
+        for (int v = 0; v < 2; ++v) along[v] = T(1) / HIDDEN * along[v];
+        for_registers([&](int64_t i, int64_t, int v) {
+            store<W>(d + i, (load<W>(d + i) - load<W>(normal + i) * along[v]) * factor[v]);
+        });
+    }
 
     static void add_outer_by_lane(const T* d, const T* x, int64_t inputs, T* dA) {
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            const Vector<T> d0 = at(d + h * B<T>).v, d1 = at(d + h * B<T> + LANES<T>).v;
+            const auto d0 = load<W>(d + h * C), d1 = load<W>(d + h * C + N);
             for (int64_t i = 0; i < inputs; ++i) {
-                at(dA).v += d0 * at(x + i * B<T>).v + d1 * at(x + i * B<T> + LANES<T>).v;
-                dA += LANES<T>;
+                at(dA).v += asked<T>(d0 * load<W>(x + i * C) + d1 * load<W>(x + i * C + N));
+                dA += N;
             }
         }
     }
@@ -215,35 +231,43 @@ template <class T>
 struct Weights {  // of a pair of degrees: its rows of the last layer
     const Pair& pair;
     int64_t k, l, channels_in, channels_out, F;
-    Array<T> last;  // A, [F, channels in, channels out, 33], in the basis of the orders
+    Array<T> last, tangent;  // A, [F, channels in, channels out, 33], in the basis of the orders; null where zero
 
-    Weights(const Problem& p, const Pair& pair, const void* const* parameters)
+    Weights(const Problem& p, const Pair& pair, const void* const* parameters, const void* const* tangents)
         : pair(pair),
           k(p.features[pair.feature].degree),
           l(p.messages[pair.message].degree),
           channels_in(p.features[pair.feature].channels),
           channels_out(p.messages[pair.message].channels),
           F(2 * std::min(k, l) + 1),
-          last(numbers() * VALUES, 0) {
+          last(aligned(parameters)) {
+        if (tangents && (tangents[8] || tangents[9])) tangent = aligned(tangents);
+    }
+
+    const T* tangent_of(const T* A) const { return tangent ? tangent + (A - last) : nullptr; }
+    int64_t row(int64_t o, int64_t i, int64_t J) const { return pair.first + o * pair.step_out + i * pair.step_in + J; }
+    int64_t numbers() const { return F * channels_in * channels_out; }
+    int64_t together() const { return std::min(channels_in, std::max(int64_t(1), RADIAL_WEIGHTS / channels_out)); }
+
+private:
+    Array<T> aligned(const void* const* parameters) const {
         const auto *w = static_cast<const T*>(parameters[8]), *b = static_cast<const T*>(parameters[9]);
         const auto* coupling = static_cast<const T*>(pair.coupling);
+        Array<T> A(numbers() * VALUES, 0);
         for (int64_t o = 0; o < channels_out; ++o) {
             for (int64_t i = 0; i < channels_in; ++i) {
                 for (int64_t f = 0; f < F; ++f) {
-                    T* a = last + ((f * channels_in + i) * channels_out + o) * VALUES;
+                    T* a = A + ((f * channels_in + i) * channels_out + o) * VALUES;
                     for (int64_t J = 0; J < F; ++J) {
                         const T factor = coupling[f * F + J];
-                        for (int64_t h = 0; h < HIDDEN; ++h) a[h] += factor * w[row(o, i, J) * HIDDEN + h];
+                        for (int64_t h = 0; w && h < HIDDEN; ++h) a[h] += factor * w[row(o, i, J) * HIDDEN + h];
                         if (b) a[HIDDEN] += factor * b[row(o, i, J)];
                     }
                 }
             }
         }
+        return A;
     }
-
-    int64_t row(int64_t o, int64_t i, int64_t J) const { return pair.first + o * pair.step_out + i * pair.step_in + J; }
-    int64_t numbers() const { return F * channels_in * channels_out; }
-    int64_t together() const { return std::min(channels_in, std::max(int64_t(1), RADIAL_WEIGHTS / channels_out)); }
 };
 
 template <class T>
@@ -293,10 +317,10 @@ struct Radial {  // a radial network, made ready
     Layer<T> first, second;
     std::vector<Weights<T>> weights;  // of every pair that it serves
 
-    Radial(const Problem& p, const Network& n, const void* const* parameters)
-        : first(p.num_scalars, parameters), second(HIDDEN, parameters + 4) {
+    Radial(const Problem& p, const Network& n, const void* const* parameters, const void* const* tangents)
+        : first(p.num_scalars, parameters, tangents), second(HIDDEN, parameters + 4, tangents ? tangents + 4 : nullptr) {
         weights.reserve(n.num_pairs);
-        for (int64_t i = 0; i < n.num_pairs; ++i) weights.emplace_back(p, p.pairs[n.first_pair + i], parameters);
+        for (int64_t i = 0; i < n.num_pairs; ++i) weights.emplace_back(p, p.pairs[n.first_pair + i], parameters, tangents);
     }
 };
 
@@ -323,9 +347,9 @@ struct RadialGradient {
     }
 };
 
-template <class T>
+template <class T, int W = 1>
 struct Hidden {  // both hidden layers on one block
-    Activation<T> first, second;
+    Activation<T, W> first, second;
 
     void evaluate(const Radial<T>& radial, const T* scalars) {
         first.evaluate(radial.first, scalars);
@@ -334,8 +358,8 @@ struct Hidden {  // both hidden layers on one block
 
     // Derivatives, from those by the output of the second, d, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
-        alignas(64) T rows[B<T> * HIDDEN], dfirst[HIDDEN * B<T>] = {};
-        transpose(first.output, HIDDEN, rows, HIDDEN);
+        alignas(64) T rows[COLUMN<W, T> * HIDDEN], dfirst[HIDDEN * COLUMN<W, T>] = {};
+        opposite<W>(first.output, HIDDEN, rows);
         second.gradient(radial.second, d, first.output, rows, dfirst, sum.second);
         first.gradient(radial.first, dfirst, scalars, nullptr, dscalars, sum.first);
     }

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, if_used
+from ..native.operation import Operation, Tensors, empty_like, if_used, register
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -38,12 +38,13 @@ class Shape(NamedTuple):
         return tensors[:v], tensors[v : v + k], tensors[v + k : v + 2 * k], envelope, dst
 
 
-def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
     """From values, keys, queries, the envelope (or None) and the nodes to the output, as ``plain`` has it.
 
     The nodes are those that the edges lead to, int64 ``[edges]``.
     """
-    return Operation(partial(_forward, shape), partial(_gradient, shape), plain)
+    room, forward, gradient = partial(_room, shape), partial(_forward, shape), partial(_gradient, shape)
+    return Operation("attention", tuple(shape), room, forward, gradient, plain)
 
 
 class _Part(ctypes.Structure):
@@ -64,10 +65,12 @@ class _Attention(ctypes.Structure):
     )
 
 
-def _forward(shape: Shape, tensors: Tensors) -> Sequence[Tensor]:
-    output = [v.new_empty(shape.num_nodes, *v.shape[1:]) for v in shape.split(tensors)[0]]
+def _room(shape: Shape, tensors: Tensors) -> list[Tensor]:
+    return [v.new_empty(shape.num_nodes, *v.shape[1:]) for v in shape.split(tensors)[0]]
+
+
+def _forward(shape: Shape, tensors: Tensors, output: Sequence[Tensor]) -> None:
     _call("forward", shape, tensors, [None] * len(tensors), output)
-    return output
 
 
 def _gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
@@ -107,3 +110,10 @@ def _parts(shape: Shape, values: Tensors, gradients: Tensors) -> ctypes.Array[_P
     sizes = [v.shape[1] * v.shape[2] // shape.n_heads for v in values]
     rows = [*zip(sizes, map(address, values), map(address, gradients), strict=True)]
     return (_Part * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
+
+
+register(
+    "attention",
+    "SymInt num_nodes, int n_heads, float scale, int num_values, int num_keys",
+    lambda *shape: attention(Shape(*shape)),
+)

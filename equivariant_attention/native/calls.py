@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from ..compiling import constant_when_compiled
 from ..native import compiler
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
@@ -42,18 +43,28 @@ class Threads(ctypes.Structure):
 
 
 def is_transformed() -> bool:
-    """Whether PyTorch compiles, traces or transforms what runs: it cannot look into a function of our own."""
+    """Whether PyTorch takes forward derivatives, derivatives by functions, or a trace: of its own operations alone."""
     return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )
 
 
+def is_recorded() -> bool:
+    """Whether PyTorch compiles, exports, records or counts what runs: all of it must be operators that it knows."""
+    # make_fx, FakeTensorMode, FlopCounterMode
+    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
+
+
 def is_watched() -> bool:
-    """Whether PyTorch transforms, records or counts what runs: all of it must be operations of its own."""
-    return is_transformed() or _get_current_dispatch_mode() is not None  # make_fx, FakeTensorMode, FlopCounterMode
+    """Whether either is so."""
+    return is_transformed() or is_recorded()
+
+
+def is_looked_into() -> bool:
+    """Whether what runs must be operations of PyTorch's own that it can differentiate, were they not in C++."""
+    return is_transformed() or torch.compiler.is_compiling()
 
 
 def holds_numbers(tensor: Tensor) -> bool:
@@ -87,7 +98,7 @@ def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it needs tensors on a CPU, got tensors on {tensor.device}"
-        if not holds_numbers(tensor):
+        if not is_recorded() and not holds_numbers(tensor):
             return f"it needs tensors that hold numbers, got {type(tensor).__name__}"
     if dtype not in DTYPES:
         return f"it needs parameters in float32 or float64, got {dtype}"
@@ -116,13 +127,18 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-@cache
+@constant_when_compiled
 def not_built(source: Path) -> str:
     """Why a library could not be built; empty, if it could.
 
     Where that is a surprise, it is told by a warning, once per process: not where there is no compiler, or where
     ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it.
     """
+    return _not_built(source)
+
+
+@cache
+def _not_built(source: Path) -> str:
     try:
         compiler.library(source)
     except compiler.BuildFailedError as error:

@@ -129,12 +129,14 @@ private:
     std::unique_ptr<T, Free> data_{nullptr, Free{0}};
 };
 
-using One = std::integral_constant<int64_t, 1>;
+template <int64_t N>
+using Constant = std::integral_constant<int64_t, N>;  // a number that the compiler knows, whoever calls whom
+using One = Constant<1>;
 
 // out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
 // there is none; dx and dout are the distances from one x and one out to the next.
-template <int M, bool BIAS, class T, class Row, class Column>
-ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
+template <int M, bool BIAS, class T, class Row, class Column, class Inner, class FromX, class FromOut>
+ALWAYS_INLINE void tile(const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
                         const T* bias) {
     Vector<T> sum[M][2];
 #pragma GCC unroll 16
@@ -169,9 +171,9 @@ ALWAYS_INLINE void tile_of(int64_t count, Others... others) {
 }
 
 // The same for any number of columns, in tiles as equal as they can be: sums of few columns wait for each other.
-template <bool BIAS, class T, class Row, class Column>
-void product(int64_t count, const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out,
-             int64_t dout, const T* bias = nullptr) {
+template <bool BIAS, class T, class Row, class Column, class Inner, class FromX, class FromOut>
+void product(int64_t count, const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
+             const T* bias = nullptr) {
     const int64_t tiles = (count + TILE - 1) / TILE;
     for (int64_t t = 0; t < tiles; ++t) {
         const int64_t o = t * count / tiles, end = (t + 1) * count / tiles;
@@ -180,11 +182,12 @@ void product(int64_t count, const T* a, Row row, Column column, int64_t inner, c
     }
 }
 
-// dA[o] += sum over rows of d[o] x, where d[o] are columns of a block and x its rows, [B, width].
-template <class T>
-void add_outer(int64_t count, const T* d, const T* x, int64_t width, T* dA) {
+// dA[o] += sum over rows of d[o] x, where d[o] are columns of W blocks and x their rows, [W B, width].
+template <class T, int W = 1, class Width>
+void add_outer(int64_t count, const T* d, const T* x, Width width, T* dA) {
+    constexpr Constant<W * B<T>> rows;
     for (int64_t c = 0; c < width; c += B<T>) {
-        product<false>(count, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, x + c, width, dA + c, width);
+        product<false>(count, d, rows, One(), rows, x + c, width, dA + c, width);
     }
 }
 
@@ -213,23 +216,23 @@ ALWAYS_INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
     if constexpr (STEP > 1) transpose<T, STEP / 2>(square);
 }
 
-// Columns of a block as rows, [B, width].
+// Columns of a block, which lie so far apart, as rows, [B, width].
 template <class T>
-void transpose(const T* columns, int64_t count, T* rows, int64_t width) {
+void transpose(const T* columns, int64_t count, T* rows, int64_t width, int64_t step = B<T>) {
     constexpr int64_t N = LANES<T>;
     const int64_t whole = count / N * N;
     for (int64_t r = 0; r < B<T>; r += N) {
         for (int64_t c = 0; c < whole; c += N) {
             Vector<T> square[N];
 #pragma GCC unroll 16
-            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * B<T> + r).v;
+            for (int i = 0; i < N; ++i) square[i] = at(columns + (c + i) * step + r).v;
             transpose<T>(square);
 #pragma GCC unroll 16
             for (int i = 0; i < N; ++i) at(rows + (r + i) * width + c).v = square[i];
         }
     }
     for (int64_t r = 0; r < B<T>; ++r) {
-        for (int64_t c = whole; c < count; ++c) rows[r * width + c] = columns[c * B<T> + r];
+        for (int64_t c = whole; c < count; ++c) rows[r * width + c] = columns[c * step + r];
     }
 }
 

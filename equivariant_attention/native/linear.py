@@ -9,17 +9,17 @@ from pathlib import Path
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, halves, if_used
+from ..native.operation import Operation, Tensors, empty_like, halves, if_used, register
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
-def linear(plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+def linear(plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
     """From matrices and features to their products, as ``plain`` has them.
 
     First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
     """
-    return Operation(_forward, _gradient, plain)
+    return Operation("linear", (), _room, _forward, _gradient, plain)
 
 
 class _Degree(ctypes.Structure):
@@ -39,11 +39,12 @@ class _Linear(ctypes.Structure):
     )
 
 
-def _forward(tensors: Tensors) -> Sequence[Tensor]:
-    weights, values = halves(tensors)
-    output = [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(weights, values, strict=True)]
+def _room(tensors: Tensors) -> list[Tensor]:
+    return [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(*halves(tensors), strict=True)]
+
+
+def _forward(tensors: Tensors, output: Sequence[Tensor]) -> None:
     _call("forward", tensors, [None] * len(tensors), output)
-    return output
 
 
 def _gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
@@ -61,3 +62,6 @@ def _call(function: str, tensors: Tensors, derivatives: Tensors, output: Tensors
     ]
     degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
     call(SOURCE, function, values[0].dtype, _Linear(len(values[0]), len(degrees), degrees, Threads()))
+
+
+register("linear", "", linear)

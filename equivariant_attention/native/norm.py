@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, if_used
+from ..native.operation import Operation, Tensors, empty_like, if_used, register
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -28,54 +28,53 @@ class Zero(NamedTuple):
     noise: Sequence[float]
 
 
-def norms(zero: Zero, keepdim: bool, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+Plain = Callable[[Tensors], Sequence[Tensor]] | None
+
+
+def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:
     """From features, degree by degree, to their norms, as ``plain`` has them.
 
     These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
     """
 
-    def forward(values: Tensors) -> Sequence[Tensor]:
-        output = [v.new_empty(*v.shape[:2], *[1] * keepdim) for v in values]
+    def room(values: Tensors) -> list[Tensor]:
+        return [v.new_empty(*v.shape[:2], *[1] * keepdim) for v in values]
+
+    def forward(values: Tensors, output: Sequence[Tensor]) -> None:
         _call("norms", zero, values, output)
-        return output
 
     def gradient(values: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
         derivatives = empty_like(values, if_used(needed, by_output))
         _call("norms_gradient", zero, values, by_output, dvalues=derivatives)
         return derivatives
 
-    return Operation(forward, gradient, plain)
+    return Operation("norms", (zero.smallest, zero.noise, keepdim), room, forward, gradient, plain)
 
 
-def rescaled(zero: Zero, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+def rescaled(zero: Zero, plain: Plain = None) -> Operation:
     """From features and the norms that they are to have, of either shape, to these features, as ``plain`` has them."""
     return _with_parameters("rescaled", zero, plain, ("scale",))
 
 
-def biased(zero: Zero, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+def biased(zero: Zero, plain: Plain = None) -> Operation:
     """From features and biases, ``[1, channels]``, to features of norms ReLU(norm + bias), as ``plain`` has them."""
     return _with_parameters("biased", zero, plain, ("scale",))
 
 
-def normalised(zero: Zero, eps: float, plain: Callable[[Tensors], Sequence[Tensor]]) -> Operation:
+def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
     """From features, scales and shifts, ``[channels]``, to features of norms after LayerNorm and ReLU, as ``plain``."""
     return _with_parameters("normalised", zero, plain, ("scale", "shift"), eps)
 
 
-def _with_parameters(
-    name: str,
-    zero: Zero,
-    plain: Callable[[Tensors], Sequence[Tensor]],
-    parameters: Sequence[str],
-    eps: float = 0,
-) -> Operation:
+def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[str], *eps: float) -> Operation:
     """From features, then one parameter of all degrees, then the next, to features of other norms."""
 
-    def forward(tensors: Tensors) -> Sequence[Tensor]:
+    def room(tensors: Tensors) -> list[Tensor]:
+        return [torch.empty_like(v) for v in _split(tensors, 1 + len(parameters))[0]]
+
+    def forward(tensors: Tensors, output: Sequence[Tensor]) -> None:
         values, *others = _split(tensors, 1 + len(parameters))
-        output = [torch.empty_like(v) for v in values]
         _call(name, zero, values, output, eps, **dict(zip(parameters, others, strict=True)))
-        return output
 
     def gradient(tensors: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
         values, *others = _split(tensors, 1 + len(parameters))
@@ -85,7 +84,13 @@ def _with_parameters(
         _call(f"{name}_gradient", zero, values, by_output, eps, dvalues=dvalues, **dict(places))
         return derivatives
 
-    return Operation(forward, gradient, plain)
+    return Operation(name, (zero.smallest, zero.noise, *eps), room, forward, gradient, plain)
+
+
+register("norms", "float smallest, float[] noise, bool keepdim", lambda s, n, keepdim: norms(Zero(s, n), keepdim))
+for _name, _make in (("rescaled", rescaled), ("biased", biased)):
+    register(_name, "float smallest, float[] noise", lambda *zero, make=_make: make(Zero(*zero)))
+register("normalised", "float smallest, float[] noise, float eps", lambda s, n, eps: normalised(Zero(s, n), eps))
 
 
 def _split(tensors: Tensors, parts: int) -> list[Tensors]:
@@ -113,11 +118,18 @@ class _Norm(ctypes.Structure):
     )
 
 
-def _call(function: str, zero: Zero, values: Tensors, output: Tensors, eps: float = 0, **others: Tensors) -> None:
+def _call(
+    function: str, zero: Zero, values: Tensors, output: Tensors, eps: Sequence[float] = (), **others: Tensors
+) -> None:
     parts = (_Part * len(values))()
     for i, (part, v, noise, out) in enumerate(zip(parts, values, zero.noise, output, strict=True)):
         part.channels, part.orders, part.noise = v.shape[1], v.shape[2], noise
         part.values, part.output = address(v), address(out)
         for name, tensors in others.items():
             setattr(part, name, address(tensors[i]))
-    call(SOURCE, function, values[0].dtype, _Norm(len(values[0]), len(values), zero.smallest, eps, parts, Threads()))
+    call(
+        SOURCE,
+        function,
+        values[0].dtype,
+        _Norm(len(values[0]), len(values), zero.smallest, *(eps or (0,)), parts, Threads()),
+    )

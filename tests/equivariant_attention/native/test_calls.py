@@ -32,7 +32,7 @@ def test_without_a_home_layers_run_and_a_warning_tells_once(forgotten, monkeypat
 
     layer, features = GNormSE3(FIBER), random_features(FIBER, 5, torch.float32)
     expected = layer(features)
-    calls.not_built.cache_clear()
+    calls._not_built.cache_clear()
     compiler.library.cache_clear()
     monkeypatch.setattr(Path, "home", home)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

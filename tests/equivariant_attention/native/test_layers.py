@@ -304,13 +304,13 @@ def test_without_a_compiler(calls_of, monkeypatch):
         raise compiler.BuildError("there is no C++ compiler")
 
     monkeypatch.setattr(compiler, "library", fails)
-    calls.not_built.cache_clear()
+    calls._not_built.cache_clear()
     try:
         function, leaves = case("attention")
         assert function(*leaves)[0].isfinite().all()
         assert calls_of == []
     finally:
-        calls.not_built.cache_clear()
+        calls._not_built.cache_clear()
 
 
 @runs
