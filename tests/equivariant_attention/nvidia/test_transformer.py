@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+import torch._dynamo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,6 +241,18 @@ def test_a_basis_of_the_library_may_be_given():
         torch.testing.assert_close(value, made(G, node, edge)[degree])
 
 
+# PyTorch says this of every input that is not a leaf; only where warnings are errors is it heard.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_it_compiles_as_one_graph_where_the_basis_is_given():
+    torch._dynamo.reset()
+    G = graph()
+    made, (node, edge) = model(num_layers=1), inputs(G)
+    basis_and_r = get_basis_and_r(with_edge_fields(G, {"d": G.edata["rel_pos"]}), 1)
+    compiled = torch.compile(made, backend="eager", fullgraph=True)
+    for degree, value in compiled(G, node, edge, basis=basis_and_r).items():
+        torch.testing.assert_close(value, made(G, node, edge)[degree])
+
+
 @pytest.mark.parametrize("compute_gradients", [True, False])
 def test_gradients_to_positions(compute_gradients):
     G = graph(sizes=(4, 3))
@@ -256,9 +269,10 @@ def test_gradients_to_positions(compute_gradients):
         assert found.any()
 
 
-def test_second_derivatives():
+@pytest.mark.parametrize("level", [{}, {"tensor_cores": True}, {"low_memory": True}])
+def test_second_derivatives(level):
     G = graph(sizes=(4, 3))
-    made = model(num_layers=1, compute_gradients=True)
+    made = model(fibers={"fiber_out": {0: 4, 1: 4}}, num_layers=1, compute_gradients=True, **level)
     node, edge = inputs(G)
     rel_pos, found = G.edata["rel_pos"].requires_grad_(), []
     for of in (made(G, node, edge)["0"], expected(made, node, edge, G)[0]):
