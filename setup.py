@@ -42,6 +42,7 @@ setup(
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
         "pyg": ["torch_geometric>=2.5"],
+        "drop_in": ["se3-transformer==0.1.0+equivariant.attention"],  # that of drop_in/, which is on no index
         "docs": ["sphinx>=8.1", "myst-parser>=4", "furo>=2024.8"],
         "tests": [
             "pytest>=8",

@@ -11,6 +11,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Protocol
 
@@ -190,6 +191,26 @@ class Graph:
         """Number of edges, over the whole batch."""
         return len(self._src)
 
+    def number_of_nodes(self) -> int:
+        """The same as `num_nodes`, under DGL's other name."""
+        return self.num_nodes()
+
+    def number_of_edges(self) -> int:
+        """The same as `num_edges`, under DGL's other name."""
+        return self.num_edges()
+
+    def nodes(self) -> Tensor:
+        """The numbers of all nodes, in the dtype of the edges, `[nodes]`."""
+        return torch.arange(self.num_nodes(), dtype=self._src.dtype, device=self.device)
+
+    def in_degrees(self) -> Tensor:
+        """How many edges lead to each node, int64 `[nodes]`."""
+        return segment_size(self._dst.long(), self.num_nodes())
+
+    def out_degrees(self) -> Tensor:
+        """How many edges lead from each node, int64 `[nodes]`."""
+        return segment_size(self._src.long(), self.num_nodes())
+
     def batch_num_nodes(self) -> Tensor:
         """Nodes of each graph, int64 `[batch_size]`."""
         return self._batch_num_nodes
@@ -226,6 +247,16 @@ class Graph:
         """Return a new Graph that shares every tensor, and whose fields can be set without setting those of this."""
         return self._mapped(lambda tensor: tensor)
 
+    @contextmanager
+    def local_scope(self) -> Iterator[None]:
+        """A context at whose end the fields are again those that there were before; what is in them is not copied."""
+        before = self.ndata, self.edata
+        self._set_fields(*(dict(fields) for fields in before))
+        try:
+            yield
+        finally:
+            self.ndata, self.edata = before
+
     @classmethod
     def from_dgl(cls, G: Any) -> Graph:
         """Return the Graph with the edges, batch sizes and fields (shared, not copied) of a homogeneous DGLGraph.
@@ -257,6 +288,25 @@ class Graph:
             f"Graph(num_nodes={self.num_nodes()}, num_edges={self.num_edges()}, batch_size={self.batch_size}, "
             f"device={str(self.device)!r},\n      ndata={self.ndata!r},\n      edata={self.edata!r})"
         )
+
+
+DGLGraph = Graph  # so that type hints of programs that `import graphs as dgl` hold
+
+
+def graph(data: tuple[Tensor | Sequence[int], Tensor | Sequence[int]], num_nodes: int | None = None) -> Graph:
+    """Return the Graph with the edges `data`, as `dgl.graph` does.
+
+    Args:
+        data: `(src, dst)`, as `Graph` takes them.
+        num_nodes: number of nodes; by default the largest node of any edge plus one.
+
+    Raises:
+        TypeError: `data` is no pair.
+        ValueError: as `Graph` says.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"data must be (src, dst), got {_type_name(data)}")
+    return Graph(*data, num_nodes)
 
 
 def as_graph(G: Any) -> GraphLike:
@@ -299,6 +349,26 @@ def as_graph(G: Any) -> GraphLike:
         "G must be a homogeneous dgl.DGLGraph, an equivariant_attention.graphs.Graph or a torch_geometric.data.Data, "
         f"got {_type_name(G)}{remedy}"
     )
+
+
+def with_edge_fields(G: Any, edata: Mapping[str, Tensor]) -> Graph:
+    """Return a Graph on the edges of `G`, with the same batch sizes and these fields alone; `G` is not touched.
+
+    Args:
+        G: as `as_graph` takes it.
+        edata: the fields of its edges; shared, not copied.
+
+    Raises:
+        TypeError, ValueError: as `as_graph` and `Graph` do.
+    """
+    like = as_graph(G)
+    if isinstance(like, Graph):
+        new = copy.copy(like)
+        new._set_fields({}, {})
+        new.edata.update(edata)
+        return new
+    sizes = like.batch_num_nodes(), like.batch_num_edges()
+    return _filled(Graph(*like.edges(), like.num_nodes()), {}, edata, *sizes)
 
 
 def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
 # Distributions that are imported under another name, or are not imported: tools, and what others need.
 NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
-TOOLS = {"pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser"}
+TOOLS = {"pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser", "se3-transformer"}
 
 
 def imported(*folders):
@@ -65,7 +65,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_needed(monkeypatch
     assert imported("tests", "docs") <= everything
     assert everything - TOOLS <= imported(*PACKAGES)
     # requirements.txt is what all but these is run with
-    asked = always.union(*(lines for name, lines in extras.items() if name not in ("trackers", "xtb")))
+    asked = always.union(*(lines for name, lines in extras.items() if name not in ("trackers", "xtb", "drop_in")))
     assert asked == {name.lower().replace("_", "-") for name in requirements()} | extras["pyg"]
 
 

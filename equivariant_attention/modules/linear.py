@@ -51,17 +51,30 @@ class G1x1SE3(nn.Module):
         check_hooks(self, "transform")
         features = with_three_dimensions(of_fiber(features, self.f_in))
         check_features(features, self.f_in, layer=self)
-        weights, values = [], []
-        for degree, W in self.transform.items():
-            weights.append(W)
-            values.append(features[degree].to(W.dtype))
-        tensors = [*weights, *values]
-        fits = all(W.dim() == 2 and W.shape[1] == v.shape[1] for W, v in zip(weights, values, strict=True))
-        evaluate = linear.linear(_mixed) if fits and runs_in_cpp(linear.SOURCE, tensors) else _mixed
-        return dict(zip(self.transform, evaluate(tensors), strict=True))
+        return mixed_by_degree(self.transform, features)
 
     def extra_repr(self) -> str:
         return f"f_in={self.f_in}, f_out={self.f_out}"
+
+
+def mixed_by_degree(matrices: nn.ParameterDict, features: Features) -> Features:
+    """Channels of each degree mixed by its own matrix, in C++ where that can run.
+
+    Args:
+        matrices: ``{degree: [m_out, m_in]}``.
+        features: ``{degree: [nodes, m_in, 2 degree + 1]}``; other degrees than those of the matrices are ignored.
+
+    Returns:
+        ``{degree: [nodes, m_out, 2 degree + 1]}``.
+    """
+    weights, values = [], []
+    for degree, W in matrices.items():
+        weights.append(W)
+        values.append(features[degree].to(W.dtype))
+    tensors = [*weights, *values]
+    fits = all(W.dim() == 2 and W.shape[1] == v.shape[1] for W, v in zip(weights, values, strict=True))
+    evaluate = linear.linear(_mixed) if fits and runs_in_cpp(linear.SOURCE, tensors) else _mixed
+    return dict(zip(matrices, evaluate(tensors), strict=True))
 
 
 def mixed(W: Tensor, value: Tensor) -> Tensor:

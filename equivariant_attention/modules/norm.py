@@ -1,6 +1,6 @@
 """Nonlinearities that act on the norms of features and keep their directions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -71,21 +71,12 @@ class GNormSE3(nn.Module):
         """
         check_hooks(self, "transform")
         check_features(features, self.fiber, layer=self)
-        values = [features[degree] for degree in self.transform]
-        norms = [] if self.num_layers else _plain_norms(self.transform)
-        parameters = [*(n.weight for n in norms), *(n.bias for n in norms)]
-        if norms and _fit(values, parameters):
-            zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
-            output = norm.normalised(zero, norms[0].eps, self._plain)([*values, *parameters])
-            return dict(zip(self.transform, output, strict=True))
-        return _with_norms(features, dict(self.transform.items()))
-
-    def _plain(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        n = len(tensors) // 3
-        found = _norms_and_phases(tensors[:n])
-        eps, parameters = _plain_norms(self.transform)[0].eps, zip(tensors[n : 2 * n], tensors[2 * n :], strict=True)
-        pairs = zip(_shaped(False, found), parameters, strict=True)
-        return _products([layer_norm(v, v.shape[1:], w, b, eps).relu() for v, (w, b) in pairs], found)
+        degrees, norms = list(self.transform), [] if self.num_layers else _plain_norms(self.transform)
+        if norms:
+            weights, biases = [n.weight for n in norms], [n.bias for n in norms]
+            if (output := normalised(features, degrees, weights, biases, norms[0].eps)) is not None:
+                return output
+        return with_norms(features, degrees, _each(self.transform.values()))
 
     def extra_repr(self) -> str:
         return f"fiber={self.fiber}, num_layers={self.num_layers}"
@@ -137,13 +128,12 @@ class GNormBias(nn.Module):
             zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
             output = norm.biased(zero, self._plain)([*values, *biases])
             return dict(zip(self.bias, output, strict=True))
-        return _with_norms(
-            features, {degree: partial(self._biased, bias) for degree, bias in self.bias.items()}, keepdim=True
-        )
+        functions = [partial(self._biased, bias) for bias in biases]
+        return with_norms(features, list(self.bias), _each(functions), keepdim=True)
 
     def _plain(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         values, biases = halves(tensors)
-        found = _norms_and_phases(values)
+        found = _norms_and_phases(SMALLEST_NORM, values)
         return _products([self._biased(b, n) for b, (n, _) in zip(biases, found, strict=True)], found)
 
     def _biased(self, bias: Tensor, norm: Tensor) -> Tensor:
@@ -186,52 +176,101 @@ def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layer
     return nn.Sequential(*layers)
 
 
-def _with_norms(
-    features: Features, functions: Mapping[str, Callable[[Tensor], Tensor]], keepdim: bool = False
-) -> Features:
-    """The features with other norms, which are functions of all norms of a degree.
+def normalised(
+    features: Features,
+    degrees: Sequence[str],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    eps: float,
+    smallest: float = SMALLEST_NORM,
+) -> Features | None:
+    """Features of other norms, what LayerNorm and ReLU make of theirs, in C++; None where that cannot run.
 
-    These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
+    Args:
+        features, degrees, smallest: as of :func:`with_norms`.
+        weights, biases: of the LayerNorm of each degree, ``[channels]``.
+        eps: of all LayerNorms.
     """
-    values = [features[degree] for degree in functions]
+    values, parameters = [features[degree] for degree in degrees], [*weights, *biases]
+    if not _fit(values, parameters):
+        return None
+    zero = norm.Zero(smallest, [_noise(v) for v in values])
+    output = norm.normalised(zero, eps, partial(_normalised, smallest, eps))([*values, *parameters])
+    return dict(zip(degrees, output, strict=True))
+
+
+def _normalised(smallest: float, eps: float, tensors: Sequence[Tensor]) -> list[Tensor]:
+    n = len(tensors) // 3
+    found = _norms_and_phases(smallest, tensors[:n])
+    parts = zip(_shaped(False, found), tensors[n : 2 * n], tensors[2 * n :], strict=True)
+    return _products([layer_norm(v, v.shape[1:], w, b, eps).relu() for v, w, b in parts], found)
+
+
+def with_norms(
+    features: Features,
+    degrees: Sequence[str],
+    change: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    keepdim: bool = False,
+    smallest: float = SMALLEST_NORM,
+) -> Features:
+    """Features with other norms, and their directions kept.
+
+    Args:
+        features: ``{degree: [nodes, channels, 2 degree + 1]}``.
+        degrees: of what is returned.
+        change: from the norms of these degrees, in this order, to those that they are to have instead: each
+            ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
+        keepdim: as said.
+        smallest: norms that are smaller are raised to it, and there the derivative is 0. Those that are rounding noise
+            count as zero, as :class:`GNormSE3` says.
+
+    Returns:
+        ``{degree: [nodes, channels, 2 degree + 1]}`` of ``degrees``.
+    """
+    values = [features[degree] for degree in degrees]
     if runs_in_cpp(norm.SOURCE, values):
-        zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
-        changed = _changed(functions, norm.norms(zero, keepdim, partial(_norms, keepdim))(values))
-        tensors = [*values, *changed]
-        output = (norm.rescaled(zero, _rescaled) if runs_in_cpp(norm.SOURCE, tensors) else _rescaled)(tensors)
+        zero = norm.Zero(smallest, [_noise(v) for v in values])
+        changed = _changed(change, norm.norms(zero, keepdim, partial(_norms, smallest, keepdim))(values))
+        tensors, rescaled = [*values, *changed], partial(_rescaled, smallest)
+        output = (norm.rescaled(zero, rescaled) if runs_in_cpp(norm.SOURCE, tensors) else rescaled)(tensors)
     else:
-        found = _norms_and_phases(values)
-        output = _products(_changed(functions, _shaped(keepdim, found)), found)
-    return dict(zip(functions, output, strict=True))
+        found = _norms_and_phases(smallest, values)
+        output = _products(_changed(change, _shaped(keepdim, found)), found)
+    return dict(zip(degrees, output, strict=True))
 
 
-def _changed(functions: Mapping[str, Callable[[Tensor], Tensor]], norms: Sequence[Tensor]) -> list[Tensor]:
-    """What the functions make of the norms, of their dtype and as many, where one may stand for many."""
-    changed = [function(n).to(n.dtype) for function, n in zip(functions.values(), norms, strict=True)]
+def _each(functions: Iterable[Callable[[Tensor], Tensor]]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+    """A function of all norms, of one function for each degree."""
+    return lambda norms: [function(n) for function, n in zip(functions, norms, strict=True)]
+
+
+def _changed(change: Callable[[Sequence[Tensor]], Sequence[Tensor]], norms: Sequence[Tensor]) -> list[Tensor]:
+    """What norms are changed to, of their dtype and as many, where one may stand for many."""
+    changed = [c.to(n.dtype) for c, n in zip(change(norms), norms, strict=True)]
     return [c if c.shape == n.shape else c.expand_as(n) for c, n in zip(changed, norms, strict=True)]
 
 
 NormsAndPhases = Sequence[tuple[Tensor, Tensor]]  # of each degree, [nodes, channels, 1] and [nodes, channels, 2l+1]
 
 
-def _norms(keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
-    return _shaped(keepdim, _norms_and_phases(values))
+def _norms(smallest: float, keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
+    return _shaped(keepdim, _norms_and_phases(smallest, values))
 
 
 def _shaped(keepdim: bool, found: NormsAndPhases) -> list[Tensor]:
     return [n if keepdim else n.squeeze(-1) for n, _ in found]
 
 
-def _rescaled(tensors: Sequence[Tensor]) -> list[Tensor]:
+def _rescaled(smallest: float, tensors: Sequence[Tensor]) -> list[Tensor]:
     values, norms = halves(tensors)
-    return _products(norms, _norms_and_phases(values))
+    return _products(norms, _norms_and_phases(smallest, values))
 
 
 def _products(norms: Sequence[Tensor], found: NormsAndPhases) -> list[Tensor]:
     return [n.reshape(*p.shape[:2], 1) * p for n, (_, p) in zip(norms, found, strict=True)]
 
 
-def _norms_and_phases(values: Sequence[Tensor]) -> NormsAndPhases:
+def _norms_and_phases(smallest: float, values: Sequence[Tensor]) -> NormsAndPhases:
     """The norms, and the features divided by them."""
     # float16 would round the smallest norm to 0.
     wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
@@ -240,10 +279,10 @@ def _norms_and_phases(values: Sequence[Tensor]) -> NormsAndPhases:
     found = []
     for value, v, square in zip(values, wide, squares, strict=True):
         is_noise = square < _noise(value) ** 2 * largest
-        constant = is_noise | (square < SMALLEST_NORM**2)
+        constant = is_noise | (square < smallest**2)
         # Masked before the root and the quotient: all derivatives are finite at zero. That of the phase there, 1 /
-        # SMALLEST_NORM, would grow by this factor from layer to layer until it overflows.
-        norm = square.masked_fill(constant, SMALLEST_NORM**2).sqrt()
+        # smallest, would grow by this factor from layer to layer until it overflows.
+        norm = square.masked_fill(constant, smallest**2).sqrt()
         phase = torch.where(constant, v.detach(), v).masked_fill(is_noise, 0) / norm
         found.append((norm.to(value.dtype), phase.to(value.dtype)))
     return found

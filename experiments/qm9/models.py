@@ -1,4 +1,4 @@
-"""The published models for QM9, one number per molecule; a model of a vector per molecule; units."""
+"""The published models for QM9 and NVIDIA's, one number per molecule; a model of a vector per molecule; units."""
 
 from argparse import Namespace
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from equivariant_attention import nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import as_graph
+from equivariant_attention.graphs import as_graph, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
@@ -191,6 +192,57 @@ class SE3TransformerVector(nn.Module):
         return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
 
 
+class SE3TransformerPooled(nn.Module):
+    """NVIDIA's model for QM9, with norm nonlinearities and radial networks that are shared as far as they go.
+
+    Args:
+        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, pooling, n_heads: as of
+            :class:`SE3Transformer`.
+        nonlinearity: 'norm', as in NVIDIA's package.
+
+    Raises:
+        ValueError: ``nonlinearity`` is another, or the layers refuse the channels.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        atom_feature_size: int,
+        num_channels: int,
+        num_degrees: int = 4,
+        edge_dim: int = 4,
+        div: float = 2,
+        pooling: str = "max",
+        n_heads: int = 8,
+        nonlinearity: str = "norm",
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        if nonlinearity != "norm":
+            raise ValueError(f"nonlinearity must be 'norm' in NVIDIA's model, got {nonlinearity!r}")
+        self.num_degrees = num_degrees
+        self.model = nvidia.SE3TransformerPooled(
+            fiber_in=nvidia.Fiber({0: atom_feature_size}),
+            fiber_out=nvidia.Fiber({0: num_degrees * num_channels}),
+            fiber_edge=nvidia.Fiber({0: edge_dim}),
+            num_degrees=num_degrees,
+            num_channels=num_channels,
+            output_dim=1,
+            num_layers=num_layers,
+            num_heads=n_heads,
+            channels_div=div,
+            pooling=pooling,
+            tensor_cores=True,  # as its recipe runs on a GPU
+        )
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
+        G = as_graph(G)
+        molecules = with_edge_fields(G, {"rel_pos": G.edata["d"]})
+        edges = {"0": G.edata["w"].unsqueeze(-1)}
+        return self.model(molecules, {"0": G.ndata["f"]}, edges, basis_and_r).unsqueeze(-1)
+
+
 class Scaled(nn.Module):
     r"""A network whose outputs come in the unit of the target.
 
@@ -259,6 +311,9 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
         state_dict[prefix + name] = getattr(module, name)
 
 
+MODELS = {"SE3Transformer": SE3Transformer, "TFN": TFN, "SE3TransformerPooled": SE3TransformerPooled}
+
+
 def neighbours_of(flags: Namespace) -> Neighbours:
     """Which atoms the model of these flags has edges between.
 
@@ -283,7 +338,7 @@ def make_model(flags: Namespace) -> Scaled:
     target = TARGETS[flags.task]
     if target.vector and flags.model != "SE3Transformer":
         raise ValueError(f"--task {flags.task}: expected --model SE3Transformer, vectors have no other")
-    made = SE3TransformerVector if target.vector else {"SE3Transformer": SE3Transformer, "TFN": TFN}[flags.model]
+    made = SE3TransformerVector if target.vector else MODELS[flags.model]
     net = made(
         num_layers=flags.num_layers,
         atom_feature_size=ATOM_FEATURES,

@@ -3,6 +3,7 @@
 python experiments/qm9/run.py                                     atomisation energies of the embedded molecules
 python experiments/qm9/run.py --task homo                         another property of theirs
 python experiments/qm9/run.py --preset paper --source download    the SE(3)-Transformer paper's model and recipe on QM9
+python experiments/qm9/run.py --preset nvidia --source download   NVIDIA's model and recipe
 python experiments/qm9/run.py --resume FOLDER                     goes on with an interrupted run
 """
 
@@ -20,7 +21,7 @@ from equivariant_attention.models import NONLINEARITIES
 from experiments.qm9 import sources
 from experiments.qm9.data import MoleculeDataset, collate, with_target
 from experiments.qm9.evaluation import batch_loss, predict, relative_equivariance_error, write
-from experiments.qm9.models import Scaled, make_model, neighbours_of
+from experiments.qm9.models import MODELS, Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from experiments.qm9.targets import TARGETS
 from utils.cli import UsageError, blame, count, positive, run
@@ -58,6 +59,10 @@ PRESETS = {
         "num_epochs": 20, "lr": 2e-3, "epoch_size": 10_000, "num_valid": 2_000,
     },
     "paper": PAPER,
+    "nvidia": {
+        **PAPER, "model": "SE3TransformerPooled",
+        "batch_size": 240, "lr": 2e-3, "precision": "bf16-mixed",
+    },
 }  # fmt: skip
 RECIPES = {"paper": {name: PAPER[name] for name in MODERN}, "modern": MODERN}
 
@@ -68,7 +73,7 @@ NOTES = {"embedded": "; labels by GFN2-xTB, real physics but not QM9's"}
 def add_flags(parser: ArgumentParser) -> None:
     """Add the flags that are QM9's own."""
     add = parser.add_argument_group("model").add_argument
-    add("--model", choices=("SE3Transformer", "TFN"))
+    add("--model", choices=tuple(MODELS))
     add("--num_layers", type=count(1), help="layers in the middle")
     add("--num_degrees", type=count(1), help="degrees 0 to NUM_DEGREES - 1 in the middle")
     add("--num_channels", type=count(1), help="channels per degree")
@@ -118,7 +123,7 @@ def idle_flags(flags: Namespace) -> dict[str, str]:
     if flags.model == "TFN":
         idle |= dict.fromkeys(("div", "head", "pooling"), "with --model TFN")
     else:
-        idle["num_nlayers"] = "with --model SE3Transformer"
+        idle["num_nlayers"] = f"with --model {flags.model}"
     if flags.nonlinearity == "gate":
         idle["num_nlayers"] = "with --nonlinearity gate"
     if TARGETS[flags.task].vector:

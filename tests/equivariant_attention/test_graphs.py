@@ -563,6 +563,60 @@ def test_rebuilt_is_of_the_same_kind_and_touches_nothing(kind, request):
     assert_same(G, original)
 
 
+def test_names_of_dgl_that_programs_call(dgl):
+    src, dst = torch.tensor([0, 3, 3, 1]), torch.tensor([1, 1, 0, 1])
+    own, theirs = (made.graph((src, dst), num_nodes=5) for made in (graphs, dgl))
+    for G in (own, theirs):
+        G.ndata["x"] = torch.arange(5.0)
+    assert isinstance(own, graphs.DGLGraph)
+    for name in ("num_nodes", "number_of_nodes", "num_edges", "number_of_edges"):
+        assert getattr(own, name)() == getattr(theirs, name)()
+    for name in ("nodes", "in_degrees", "out_degrees"):
+        assert torch.equal(getattr(own, name)(), getattr(theirs, name)())
+    for G in (own, theirs):
+        with G.local_scope():
+            G.ndata["y"] = G.ndata.pop("x")
+            G.edata["w"] = torch.ones(4)
+        assert list(G.ndata) == ["x"]
+        assert not G.edata
+        with G.local_scope():
+            G.ndata["x"] = torch.zeros(5)
+        assert G.ndata["x"].tolist() == [0, 1, 2, 3, 4]
+    again = pickle.loads(pickle.dumps(own))
+    assert_same(again, own)
+
+
+def test_fields_come_back_after_an_error_too():
+    G = random_graph(0, 5, 8)
+    fields = G.ndata
+    context = G.local_scope()
+    context.__enter__()
+    G.ndata["y"] = torch.ones(5)
+    assert not context.__exit__(RuntimeError, RuntimeError(), None)
+    assert G.ndata is fields
+    assert "y" not in fields
+
+
+def test_a_graph_of_dgls_name_needs_a_pair():
+    assert graphs.graph(([0, 1], [1, 2])).num_nodes() == 3
+    with pytest.raises(TypeError, match=r"data must be \(src, dst\), got int"):
+        graphs.graph(3)
+
+
+@pytest.mark.parametrize("kind", ["own", "dgl"])
+def test_other_edge_fields_leave_the_graph_alone(kind, request):
+    own = batch([random_graph(0, 5, 8), random_graph(1, 3, 2)])
+    fields = sorted(own.edata), sorted(own.ndata)
+    G = own if kind == "own" else request.getfixturevalue("dgl") and own.to_dgl()
+    new = graphs.with_edge_fields(G, {"d": torch.zeros(10, 3)})
+    assert isinstance(new, Graph)
+    assert (list(new.edata), list(new.ndata)) == (["d"], [])
+    assert (sorted(G.edata), sorted(G.ndata)) == fields
+    assert new.batch_num_nodes().tolist() == [5, 3]
+    assert new.batch_num_edges().tolist() == [8, 2]
+    assert all(torch.equal(a, b) for a, b in zip(new.edges(), G.edges(), strict=True))
+
+
 def test_importing_graphs_imports_neither_dgl_nor_pyg():
     program = (
         "import sys, equivariant_attention.graphs as g; g.as_graph(g.Graph([0], [1]));"

@@ -5,13 +5,14 @@ from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
-from experiments.qm9.models import TFN, Scaled, SE3Transformer, SE3TransformerVector
+from experiments.qm9.models import TFN, Scaled, SE3Transformer, SE3TransformerPooled, SE3TransformerVector
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
 
 MODELS = {
     "SE3Transformer-avg": lambda: SE3Transformer(2, 6, 4, num_degrees=4, edge_dim=5, div=2, pooling="avg"),
     "SE3Transformer-max": lambda: SE3Transformer(2, 6, 4, num_degrees=3, edge_dim=5, div=2, pooling="max", n_heads=2),
+    "SE3TransformerPooled": lambda: SE3TransformerPooled(2, 6, 4, num_degrees=3, edge_dim=5, n_heads=2),
     "TFN": lambda: TFN(3, 6, 4, num_nlayers=1, num_degrees=3, edge_dim=5),
 }
 
@@ -52,6 +53,15 @@ def test_a_basis_at_hand_is_used(name):
 def test_another_pooling_is_refused():
     with pytest.raises(ValueError, match="pooling must be 'avg' or 'max', got 'sum'"):
         SE3Transformer(1, 6, 4, pooling="sum")
+
+
+def test_nvidias_model_has_norms_alone_and_changes_no_graph():
+    with pytest.raises(ValueError, match="nonlinearity must be 'norm'"):
+        SE3TransformerPooled(1, 6, 4, nonlinearity="gate")
+    G = molecules()
+    fields = sorted(G.edata), sorted(G.ndata)
+    MODELS["SE3TransformerPooled"]().double()(G)
+    assert (sorted(G.edata), sorted(G.ndata)) == fields
 
 
 # ---------------------------------------------------------------------------------------------------------- vectors

@@ -57,6 +57,15 @@ def test_paper_preset_is_the_published_recipe():
     assert all(run.PRESETS["paper"][name] in (None, 0) for name in run.MODERN)
 
 
+def test_nvidia_preset_is_nvidias_recipe(train):
+    recipe = "--num_degrees 4 --num_channels 32 --num_layers 7 --div 2 --head 8 --pooling max --batch_size 240"
+    recipe += " --lr 0.002 --num_epochs 100 --nonlinearity norm --precision bf16-mixed --model SE3TransformerPooled"
+    given = vars(run.EXPERIMENT.build_parser().parse_args(recipe.split()))
+    assert given == {name: run.PRESETS["nvidia"][name] for name in given}
+    small = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--head", "2"]
+    assert train("--preset", "nvidia", *small, "--source", "embedded")["molecules_seen"] == 6
+
+
 def test_recipes_change_how_any_preset_trains_and_flags_win():
     assert flags_of("--preset", "paper", "--recipe", "modern").ema == run.MODERN["ema"]
     assert flags_of("--recipe", "paper").clip_norm is None
@@ -80,6 +89,7 @@ def test_sources_are_known_by_their_address(address, source):
         (["--task", "cv"], "--task: expected one of"),
         ([*HOMO, "--model", "TFN", "--div", "2"], "--div has no effect with --model TFN"),
         ([*HOMO, "--per_atom"], "--per_atom has no effect with --task homo"),
+        ([*HOMO, "--model", "SE3TransformerPooled"], "--model: nonlinearity must be 'norm'"),
         (["--task", "dipole", "--model", "TFN"], "--task dipole: expected --model SE3Transformer"),
         (["--task", "dipole", "--pooling", "max"], "--pooling has no effect with --task dipole"),
         (["--task", "dipole", "--num_degrees", "1"], "--model: .*num_degrees must be at least 2"),
@@ -108,8 +118,9 @@ def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, ar
         [*HOMO, "--model", "TFN", "--fully_connected", "--graph", "dgl"],
         [*HOMO, "--cutoff", "2", "--envelope", "6", "--num_workers", "1", "--pooling", "max"],
         ["--task", "dipole"],
+        [*HOMO, "--model", "SE3TransformerPooled", "--nonlinearity", "norm"],
     ],
-    ids=["bonded", "TFN fully connected", "smooth cutoff", "vectors"],
+    ids=["bonded", "TFN fully connected", "smooth cutoff", "vectors", "NVIDIA's model"],
 )
 def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, options):
     if "dgl" in options:
@@ -118,7 +129,9 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, options):
     folder = tmp_path / "run"
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == FILES
     assert json.loads((folder / "metrics.json").read_text()) == metrics
-    assert 0 < max(metrics["equivariance_error"].values()) < 1e-4  # float32
+    assert max(metrics["equivariance_error"].values()) < 1e-4  # float32
+    predicted = [line.split(",")[-1] for line in (folder / "predictions.csv").read_text().splitlines()[1:]]
+    assert len(set(predicted)) > 1  # as of a model that gives the same for all it would be 0
     assert metrics["test"]["molecules"] == len(rows(folder / "predictions.csv")) == 6
     assert ("mae_norm" in metrics["test"]) == ("mae_of_linear" not in metrics["test"]) == ("dipole" in options)
     printed = capsys.readouterr().out
