@@ -385,8 +385,10 @@ private:
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, d);
         const T* from = static_cast<const T*>(f.dedge);
         gather<false, T>(from, p.num_edges, rows, f.channels, 2 * f.degree + 1, to, f.channels);
-        for (int64_t i = 0; i < size; ++i) {
-            for (int v = 0; v < 2; ++v) std::fill_n(to + i * B<T> + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+        for (int v = 0; v < 2; ++v) {
+            for (int64_t i = 0; i < size && b.rows[v] < LANES<T>; ++i) {
+                std::fill_n(to + i * B<T> + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+            }
         }
     }
 

@@ -154,9 +154,8 @@ struct Activation {  // of one layer on one block
 
     void rectify(const Vector<T>& y, int64_t i) { at(output + i).v = y < 0 ? Vector<T>{} : y; }  // NaN stays NaN
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, as much of it as fills blocks of columns, as
-    // rows; dx, by the input, added to, or null.
-    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
+    // Derivatives. Args: d, by the output, overwritten; x, the input; dx, by the input, added to, or null.
+    void gradient(const Layer<T>& layer, T* d, const T* x, T* dx, LayerGradient<T>& sum) const {
         if (layer.scale) {
             gradient_of_norm(layer.scale, d, sum);
         } else {
@@ -165,7 +164,11 @@ struct Activation {  // of one layer on one block
         for (int64_t h = 0; h < HIDDEN; ++h) {
             at(sum.bias + h * LANES<T>).v += at(d + h * B<T>).v + at(d + h * B<T> + LANES<T>).v;
         }
-        add_outer<T>(HIDDEN, d, rows, sum.whole, sum.weight);
+        for (int64_t c = 0; c < sum.whole; c += B<T>) {
+            alignas(64) T rows[B<T> * B<T>];
+            transpose(x + c * B<T>, B<T>, rows, B<T>);
+            product<false, T>(HIDDEN, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, rows, B<T>, sum.weight + c, sum.whole);
+        }
         add_outer_by_lane(d, x + sum.whole * B<T>, sum.rest, sum.by_lane);
         const T* w = layer.weight;
         if (dx) product<false>(layer.inputs, w, One(), layer.inputs + 1, HIDDEN, d, B<T>, dx, B<T>);
@@ -336,11 +339,8 @@ struct Hidden {  // both hidden layers on one block
     // Derivatives, from those by the output of the second, d, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
         alignas(64) T dfirst[HIDDEN * B<T>] = {};
-        const Array<T> rows(B<T> * std::max(HIDDEN, sum.first.whole));
-        transpose<T>(first.output, HIDDEN, rows, HIDDEN);
-        second.gradient(radial.second, d, first.output, rows, dfirst, sum.second);
-        transpose<T>(scalars, sum.first.whole, rows, sum.first.whole);
-        first.gradient(radial.first, dfirst, scalars, rows, dscalars, sum.first);
+        second.gradient(radial.second, d, first.output, dfirst, sum.second);
+        first.gradient(radial.first, dfirst, scalars, dscalars, sum.first);
     }
 };
 
