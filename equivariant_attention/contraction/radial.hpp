@@ -61,17 +61,17 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of as
-// many inputs as fill blocks of columns, where outer products sum over the rows.
+// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of the
+// inputs that make up whole groups of 32, where outer products sum over the rows.
 template <class T>
 struct LayerGradient {
-    int64_t inputs, whole, rest;  // whole: how many inputs fill blocks
-    Array<T> weight, by_lane;     // [32, whole], and [32, rest] registers
+    int64_t inputs, whole, rest;  // whole: how many inputs are in groups
+    Array<T> weight, by_lane;     // [groups, 32, 32], and [32, rest] registers
     Array<T> bias, scale, shift;
 
     explicit LayerGradient(int64_t inputs)
         : inputs(inputs),
-          whole(inputs / B<T> * B<T>),
+          whole(inputs / HIDDEN * HIDDEN),
           rest(inputs - whole),
           weight(HIDDEN * whole, 0),
           by_lane(HIDDEN * rest * LANES<T>, 0),
@@ -92,7 +92,7 @@ struct LayerGradient {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            std::copy_n(weight + h * whole, whole, g[0] + h * inputs);
+            for (int64_t c = 0; c < whole; c += HIDDEN) std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
             sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
         }
         sum(bias, HIDDEN, g[1]);
@@ -164,10 +164,10 @@ struct Activation {  // of one layer on one block
         for (int64_t h = 0; h < HIDDEN; ++h) {
             at(sum.bias + h * LANES<T>).v += at(d + h * B<T>).v + at(d + h * B<T> + LANES<T>).v;
         }
-        for (int64_t c = 0; c < sum.whole; c += B<T>) {
-            alignas(64) T rows[B<T> * B<T>];
-            transpose(x + c * B<T>, B<T>, rows, B<T>);
-            product<false, T>(HIDDEN, d, std::integral_constant<int64_t, B<T>>(), One(), B<T>, rows, B<T>, sum.weight + c, sum.whole);
+        for (int64_t c = 0; c < sum.whole; c += HIDDEN) {
+            alignas(64) T rows[B<T> * HIDDEN];
+            transpose(x + c * B<T>, HIDDEN, rows, HIDDEN);
+            add_outer<T>(HIDDEN, d, rows, HIDDEN, sum.weight + c * HIDDEN);
         }
         add_outer_by_lane(d, x + sum.whole * B<T>, sum.rest, sum.by_lane);
         const T* w = layer.weight;
