@@ -55,12 +55,7 @@ public:
 
     void forward(int64_t begin, int64_t end) {
         for_blocks(begin, end, edges.sent.width + edges.made.width, [this](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                block.y = Array<T>(block.D * edges.made.width * B<T>, 0);
-            }
+            for (auto& block : blocks) edges.load_for_messages(block);
             for (const auto& network : networks) {
                 for (auto& block : blocks) {
                     hidden.evaluate(*network, block.scalars);
@@ -72,20 +67,11 @@ public:
     }
 
     void gradient(int64_t begin, int64_t end) {
-        const bool frames = p.dframes;
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
         own_nodes(begin, end);
-        const int64_t width = 2 * edges.sent.width + (1 + frames) * edges.made.width;
+        const int64_t width = 2 * edges.sent.width + (p.dframes ? 2 : 1) * edges.made.width;
         for_blocks(begin, end, width, [&](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                edges.load_arriving(block);
-                block.dx = Array<T>(block.D * edges.sent.width * B<T>, 0);
-                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * B<T>, 0);
-                if (frames) block.y = Array<T>(block.D * edges.made.width * B<T>, 0);
-            }
+            for (auto& block : blocks) edges.load_for_gradient(block);
             for (size_t n = 0; n < networks.size(); ++n) {
                 for (auto& block : blocks) gradient_of(*networks[n], block, *gradients[n]);
             }

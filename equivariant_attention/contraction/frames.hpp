@@ -212,8 +212,8 @@ void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels,
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values, count)
-// takes some of a row's.
+// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values,
+// count) takes some of a row's.
 template <class T, class Store>
 void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
@@ -294,36 +294,22 @@ public:
         }
     }
 
-    void load_scalars(Block<T>& b) const {
-        b.scalars = Array<T>(p.num_scalars * B<T>);
-        int64_t rows[B<T>];
-        for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, 0);
-        const T* from = static_cast<const T*>(p.scalars);
-        gather<false, T>(from, p.num_edges, rows, p.num_scalars, 1, b.scalars, p.num_scalars);
+    // All that a block needs for its messages, or for their derivatives.
+    void load_for_messages(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        b.y = Array<T>(b.D * made.width * B<T>, 0);
     }
 
-    void load_frames(Block<T>& b) const {
-        b.frames = Array<T>(b.D * frame_offset.back() * B<T>);
-        if (p.dframes) b.dframes = Array<T>(b.D * frame_offset.back() * B<T>, 0);
-        for (int64_t l = 1; l <= p.max_degree; ++l) {
-            const int64_t size = (2 * l + 1) * (2 * l + 1);
-            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
-                int64_t rows[B<T>];
-                for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
-                const T* from = static_cast<const T*>(p.frame(l));
-                gather<false, T>(from, p.num_edges, rows, size, 1, frame(b.frames, l, d), size);
-            }
-        }
-    }
-
-    void load_sent(Block<T>& b) {
-        b.x = Array<T>(b.D * sent.width * B<T>);
-        load(b, sent, b.x, [&](int64_t part, int64_t d, T* to) { gather_sent(b, part, d, to); });
-    }
-
-    void load_arriving(Block<T>& b) {
-        b.dy = Array<T>(b.D * made.width * B<T>);
-        load(b, made, b.dy, [&](int64_t part, int64_t d, T* to) { gather_arriving(b, part, d, to); });
+    void load_for_gradient(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        load_arriving(b);
+        b.dx = Array<T>(b.D * sent.width * B<T>, 0);
+        if (p.dscalars) b.dscalars = Array<T>(p.num_scalars * B<T>, 0);
+        if (p.dframes) b.y = Array<T>(b.D * made.width * B<T>, 0);
     }
 
     void store_messages(const Block<T>& b) {
@@ -365,6 +351,38 @@ public:
 
 private:
     Array<T> apart;  // one part of one edge, before it is turned
+
+    void load_scalars(Block<T>& b) const {
+        b.scalars = Array<T>(p.num_scalars * B<T>);
+        int64_t rows[B<T>];
+        for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, 0);
+        const T* from = static_cast<const T*>(p.scalars);
+        gather<false, T>(from, p.num_edges, rows, p.num_scalars, 1, b.scalars, p.num_scalars);
+    }
+
+    void load_frames(Block<T>& b) const {
+        b.frames = Array<T>(b.D * frame_offset.back() * B<T>);
+        if (p.dframes) b.dframes = Array<T>(b.D * frame_offset.back() * B<T>, 0);
+        for (int64_t l = 1; l <= p.max_degree; ++l) {
+            const int64_t size = (2 * l + 1) * (2 * l + 1);
+            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
+                int64_t rows[B<T>];
+                for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
+                const T* from = static_cast<const T*>(p.frame(l));
+                gather<false, T>(from, p.num_edges, rows, size, 1, frame(b.frames, l, d), size);
+            }
+        }
+    }
+
+    void load_sent(Block<T>& b) {
+        b.x = Array<T>(b.D * sent.width * B<T>);
+        load(b, sent, b.x, [&](int64_t part, int64_t d, T* to) { gather_sent(b, part, d, to); });
+    }
+
+    void load_arriving(Block<T>& b) {
+        b.dy = Array<T>(b.D * made.width * B<T>);
+        load(b, made, b.dy, [&](int64_t part, int64_t d, T* to) { gather_arriving(b, part, d, to); });
+    }
 
     void gather_sent(const Block<T>& b, int64_t part, int64_t d, T* to) const {
         const Part& f = sent.parts[part];

@@ -25,7 +25,9 @@ public:
     // Add the messages of one pair to y. Args: first, the channel of the weights that the first channel of x is; g, the
     // hidden values.
     void forward(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b) {
-        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) { mix_block(w, b, t, i, n); });
+        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
+            mix_block(w, b, t, i, n);
+        });
     }
 
     // Derivatives. Args: rows, the hidden values, [B, 32]; dg, by g, added to.

@@ -61,8 +61,8 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of the
-// inputs that make up whole groups of 32, where outer products sum over the rows.
+// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of
+// the inputs that make up whole groups of 32, where outer products sum over the rows.
 template <class T>
 struct LayerGradient {
     int64_t inputs, whole, rest;  // whole: how many inputs are in groups
@@ -92,7 +92,9 @@ struct LayerGradient {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            for (int64_t c = 0; c < whole; c += HIDDEN) std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
+            for (int64_t c = 0; c < whole; c += HIDDEN) {
+                std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
+            }
             sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
         }
         sum(bias, HIDDEN, g[1]);

@@ -132,14 +132,16 @@ private:
 using One = std::integral_constant<int64_t, 1>;
 
 // out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
-// there is none; dx and dout are the distances from one x and one out to the next. V registers of each column are summed.
+// there is none; dx and dout are the distances from one x and one out to the next. Of each column, V registers.
 template <int M, bool BIAS, class T, int V, class Row, class Column>
 ALWAYS_INLINE void tile(const T* a, Row row, Column column, int64_t inner, const T* x, int64_t dx, T* out, int64_t dout,
                         const T* bias) {
     Vector<T> sum[M][V], values[V];
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        for (int v = 0; v < V; ++v) sum[o][v] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>).v;
+        for (int v = 0; v < V; ++v) {
+            sum[o][v] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>).v;
+        }
     }
     for (int64_t k = 0; k < inner; ++k) {
         for (int v = 0; v < V; ++v) values[v] = at(x + k * dx + v * LANES<T>).v;
