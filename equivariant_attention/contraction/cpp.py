@@ -25,7 +25,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import PARAMETERS, as_cpp_reads, parameters
 from ..native import calls
-from ..native.calls import address, check_read
+from ..native.calls import address, check_read, contiguous
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
 
 SOURCES = {
@@ -42,20 +42,17 @@ def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge, by 'cpp' or 'cpp-node'; or by the faster of these, '', when they are made."""
-    own, basis = [p for network in networks for p in parameters(network)], inputs.basis
-    if not calls.is_recorded():
-        own = as_cpp_reads(convolution, own, inputs.scalars, networks)
-    plan = basis.plan
+    basis, plan = inputs.basis, inputs.basis.plan
     t = Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         frames=[basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees],
-        parameters=own,
+        parameters=[p for network in networks for p in parameters(network)],
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
     sizes = tuple(_sizes(convolution, inputs))
-    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
+    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
 
 
 class Tensors(NamedTuple):
@@ -91,7 +88,8 @@ class Problem:
         convolution: what is sent and made.
         sizes: of every feature.
         pairs_share: whether the pairs of the plan have equal scalars.
-        inputs: what the tensors are taken from, where that is known: third derivatives ask for it.
+        inputs, networks: what the tensors are taken from, where that is known: third derivatives ask for the first, and
+            errors for the second.
     """
 
     backend: str
@@ -99,6 +97,7 @@ class Problem:
     sizes: tuple[Sizes, ...]
     pairs_share: bool
     inputs: Inputs | None = None
+    networks: Sequence[Any] = ()
 
     @property
     def operation(self) -> Operation:
@@ -113,7 +112,15 @@ class Problem:
             second=self.second,
             plain_gradient=self.plain_gradient,
             check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
+            readable=self.readable,
         )
+
+    def readable(self, tensors: Sequence[Any]) -> list[Any]:
+        """The tensors as C++ reads them, their parameters checked."""
+        t = self.like(tensors)
+        own = as_cpp_reads(self.convolution, t.parameters, t.scalars, self.networks)
+        before, after = 2 * len(self.sizes) + 1 + len(t.frames), len(t.graph)
+        return [*contiguous(tensors[:before]), *own, *contiguous(tensors[-after:])]
 
     def like(self, tensors: Sequence[Any]) -> Tensors:
         """A list of tensors, or of what there is for each, taken apart."""
@@ -305,7 +312,6 @@ def _call(
         arriving: derivatives by messages.
         tangents: of ``t``; None where they are zero.
     """
-    t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
     for messages in filter(None, (made, arriving)):
         _check(problem, t, messages)
     convolution, dtype, (src, order, pairs, _) = problem.convolution, t.scalars.dtype, t.graph

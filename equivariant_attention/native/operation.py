@@ -41,6 +41,7 @@ class Operation:
             where PyTorch does it.
         plain_gradient: what gradient is, in PyTorch.
         check: refuses a pass that reads other tensors than it was made for; None compares their kinds.
+        readable: from tensors to the same as C++ can read them.
     """
 
     name: str
@@ -52,13 +53,14 @@ class Operation:
     second: Callable[[Tensors, Tensors, Tensors, Sequence[bool]], tuple[Tensors, Sequence[Tensor]]] | None = None
     plain_gradient: Gradient | None = None
     check: Callable[[], None] | None = None
+    readable: Callable[[Tensors], Tensors] = contiguous
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++."""
         if is_watched():
             given, present = _without_none(tensors)
             return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
-        return list(_applied(_Values, self, *contiguous(tensors)))
+        return list(_applied(_Values, self, *self.readable(tensors)))
 
     def values(self, tensors: Tensors) -> list[Tensor]:
         """The same without derivatives."""
@@ -112,7 +114,8 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
     )
 
     def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        return make(*rest).values(contiguous(_with_none(tensors, present)))
+        operation = make(*rest)
+        return operation.values(operation.readable(_with_none(tensors, present)))
 
     def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
         return make(*rest).room(_with_none(tensors, present))
@@ -124,8 +127,9 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
         needed: Sequence[bool],
         *rest: Any,
     ) -> list[Tensor]:
-        given, wanted = contiguous(_with_none(tensors, present)), _spread(needed, present)
-        found = make(*rest).gradient(given, wanted, contiguous(gradients))
+        operation, wanted = make(*rest), _spread(needed, present)
+        given = operation.readable(_with_none(tensors, present))
+        found = operation.gradient(given, wanted, contiguous(gradients))
         return [d for d in found if d is not None]
 
     def shapes_of_gradient(
@@ -238,7 +242,8 @@ class _Values(torch.autograd.Function):
         if _is_unusual(gradients):
             return None, *ctx.operation.watched_gradient(tensors, needed, gradients)
         _check_kept(ctx.operation, ctx.kinds, tensors)
-        return None, *_applied(_Gradient, ctx.operation, needed, *contiguous(tensors), *contiguous(gradients))
+        kept = ctx.operation.readable(tensors)
+        return None, *_applied(_Gradient, ctx.operation, needed, *kept, *contiguous(gradients))
 
 
 class _Gradient(torch.autograd.Function):
@@ -270,7 +275,9 @@ class _Gradient(torch.autograd.Function):
         if ctx.operation.second is None or unusual:
             found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
-            found = _applied(_Second, ctx.operation, len(ctx.needed), wanted, *contiguous(every))
+            n = len(ctx.needed)
+            kept = ctx.operation.readable(tensors[:n])
+            found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
         return None, None, *found
 
 
