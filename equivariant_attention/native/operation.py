@@ -278,7 +278,8 @@ class _Gradient(torch.autograd.Function):
             n = len(ctx.needed)
             kept = ctx.operation.readable(tensors[:n])
             found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
-        return None, None, *found
+        # There is no derivative by derivatives that did not come, of values that are not used.
+        return None, None, *(d if v is not None else None for v, d in zip(tensors, found, strict=True))
 
 
 class _Second(torch.autograd.Function):
