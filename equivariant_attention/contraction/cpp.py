@@ -310,10 +310,10 @@ def _call(
         _check(problem, t, messages)
     convolution, dtype, (src, order, pairs, _) = problem.convolution, t.scalars.dtype, t.graph
     structure = _structure(convolution, dtype)
-    is_separate = d.scalars is not None or (tangents is not None and tangents.scalars is not None)
-    num_pairs = len(pairs) if problem.pairs_share and not is_separate else 0
+    num_pairs = len(pairs) if problem.pairs_share and (tangents is None or tangents.scalars is None) else 0
     backend = "cpp" if function == "second" else problem.backend
-    backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, num_pairs)
+    saved = num_pairs if d.scalars is None else num_pairs // 2  # derivatives by scalars are not shared
+    backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, saved)
     if calls.not_built(SOURCES[backend]):
         backend = "cpp"
     call = _Problem(

@@ -86,7 +86,7 @@ public:
                 edges.load_sent(block);
                 edges.load_arriving(block);
                 block.dx = Array<T>(block.D * edges.sent.width * C, 0);
-                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * C, 0);
+                if (p.dscalars) block.dscalars = Array<T>(block.D * p.num_scalars * C, 0);
                 if (makes_messages) block.y = Array<T>(block.D * edges.made.width * C, 0);
             }
             for (size_t n = 0; n < networks.size(); ++n) {
@@ -132,12 +132,15 @@ private:
 
     void gradient_of(const Radial<T>& network, Block<T>& b, RadialGradient<T>& sum) {
         hidden.evaluate(network, b.scalars);
-        alignas(64) T rows[C * HIDDEN], d[HIDDEN * C] = {};
+        alignas(64) T rows[C * HIDDEN], d[2 * HIDDEN * C] = {};
         opposite<W>(hidden.second.output, HIDDEN, rows);
         for (size_t i = 0; i < network.weights.size(); ++i) {
             mixing.gradient(network.weights[i], 0, hidden.second.output, rows, b, d, sum.weights[i]);
         }
-        hidden.gradient(network, d, b.scalars, b.dscalars, sum);
+        for (int64_t e = 0; e < mixing.separate(b); ++e) {
+            T* const dscalars = p.dscalars ? b.dscalars + e * p.num_scalars * C : nullptr;
+            hidden.gradient(network, d + e * HIDDEN * C, b.scalars, dscalars, sum);
+        }
     }
 };
 

@@ -56,10 +56,10 @@ void mix(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* cons
     }
 }
 
-// The derivatives of mix by x, added to dx, and by R, in the place of R and summed over rows in dbias.
+// The derivatives of mix by x, added to dx, and by R, in dR, which may be R itself, and summed over rows in dbias.
 template <int J, int W, class T>
-void mix_gradient(T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx, const T* const* dy,
-                  const T* sign, T* dbias) {
+void mix_gradient(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx, const T* const* dy,
+                  const T* sign, T* dR, T* dbias) {
     constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
     for (int64_t i = 0; i < inputs; ++i) {
         Number<W, T> from[J][2], sum[J][2] = {};
@@ -68,18 +68,18 @@ void mix_gradient(T* R, int64_t inputs, int64_t outputs, const T* const* x, T* c
         }
         for (int64_t o = 0; o < outputs; ++o) {
             const int64_t number = i * outputs + o;
-            Number<W, T> dR[2] = {};
+            Number<W, T> by_r[2] = {};
             for (int v = 0; v < 2; ++v) {
-                T* const place = R + number * C + v * N;
-                const auto r = load<W>(place);
+                const int64_t place = number * C + v * N;
+                const auto r = load<W>(R + place);
                 for (int j = 0; j < J; ++j) {
                     const auto d = load<W>(dy[j] + o * C + v * N);
                     sum[j][v] += r * d;
-                    dR[v] += from[j][v] * d;
+                    by_r[v] += from[j][v] * d;
                 }
-                store<W>(place, dR[v]);
+                store<W>(dR + place, by_r[v]);
             }
-            at(dbias + number * N).v += asked<T>(dR[0]) + asked<T>(dR[1]);
+            at(dbias + number * N).v += asked<T>(by_r[0]) + asked<T>(by_r[1]);
         }
         for (int j = 0; j < J; ++j) {
             for (int v = 0; v < 2; ++v) add<W>(dx[j] + i * C + v * N, sign[j] * sum[j][v]);
@@ -93,11 +93,11 @@ void mix(int count, const T* R, int64_t inputs, int64_t outputs, const T* const*
 }
 
 template <int W, class T>
-void mix_gradient(int count, T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx,
-                  const T* const* dy, const T* sign, T* dbias) {
+void mix_gradient(int count, const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx,
+                  const T* const* dy, const T* sign, T* dR, T* dbias) {
     (count == 4   ? mix_gradient<4, W, T>
      : count == 2 ? mix_gradient<2, W, T>
-                  : mix_gradient<1, W, T>)(R, inputs, outputs, x, dx, dy, sign, dbias);
+                  : mix_gradient<1, W, T>)(R, inputs, outputs, x, dx, dy, sign, dR, dbias);
 }
 
 // ---------------------------------------------------------------- values on a block of rows
@@ -342,7 +342,7 @@ public:
         b.for_rows([&](int64_t r) {
             for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
                 T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
-                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[i * C + r];
+                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[(d * p.num_scalars + i) * C + r];
             }
         });
         for (int64_t part = 0; part < sent.count; ++part) {

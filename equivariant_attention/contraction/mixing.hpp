@@ -20,6 +20,7 @@ public:
             for (const auto& w : network->weights) most = std::max(most, w.together() * w.channels_out);
         }
         R = Array<T>(most * C);
+        dR = Array<T>(most * C);
     }
 
     // Add the messages of one pair to y. Args: first, the channel of the weights that the first channel of x is; g, the
@@ -31,22 +32,32 @@ public:
     // Whether messages are made, of themselves or their tangents, beside derivatives.
     bool makes_messages() const { return W == 2 || edges.p.dframes; }
 
-    // Derivatives. Args: rows, the hidden values as opposite rows; dg, by g, added to.
+    // How many derivatives of its own a row has by the scalars that its radial weights are made from.
+    int64_t separate(const Block<T>& b) const { return edges.p.dscalars ? b.D : 1; }
+
+    // Derivatives. Args: rows, the hidden values as opposite rows; dg, by g, one after the other where they are separate,
+    // added to.
     void gradient(const Weights<T>& w, int64_t first, const T* g, const T* rows, const Block<T>& b, T* dg,
                   WeightsGradient<T>& dw) {
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
             const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
+            const int64_t parts = separate(b), terms = t.count / parts;
             if (makes_messages()) mix_block(w, b, t, i, n);
-            mix_block_gradient(w, b, t, i, n, dw.bias + number * LANES<T>);
-            linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), R, dg);
-            if (edges.p.gradients) add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
+            for (int64_t e = 0; e < parts; ++e) {
+                T* const into = e + 1 < parts ? dR : R;  // the last of them in the place of what is needed no longer
+                mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
+                linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, dg + e * HIDDEN * C);
+            }
+            if (!edges.p.gradients) return;
+            if (parts == 2) add_to<T>(R, dR, count * C);
+            add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
         });
     }
 
 private:
     static constexpr int64_t C = COLUMN<W, T>;
     const Edges<T, W>& edges;
-    Array<T> R;  // radial weights
+    Array<T> R, dR;  // radial weights, and derivatives by them
 
     // Make radial weights, and call task(terms, the first of their channels in, how many channels in, their A).
     template <class Task>
@@ -73,15 +84,18 @@ private:
         mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
     }
 
-    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t i, int64_t n, T* dbias) {
+    // Of count terms, from the begin-th on.
+    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t begin, int64_t count,
+                            int64_t i, int64_t n, T* into, T* dbias) {
         const T *x[4], *dy[4];
         T* dx[4];
-        for (int j = 0; j < t.count; ++j) {
-            x[j] = edges.sent.template column<const T>(b.x, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dx[j] = edges.sent.template column<T>(b.dx, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dy[j] = edges.made.template column<const T>(b.dy, t.edge[j], w.pair.message, t.to[j]);
+        for (int64_t j = 0; j < count; ++j) {
+            const int64_t edge = t.edge[begin + j], from = t.from[begin + j], to = t.to[begin + j];
+            x[j] = edges.sent.template column<const T>(b.x, edge, w.pair.feature, from) + i * C;
+            dx[j] = edges.sent.template column<T>(b.dx, edge, w.pair.feature, from) + i * C;
+            dy[j] = edges.made.template column<const T>(b.dy, edge, w.pair.message, to);
         }
-        mix_gradient<W, T>(t.count, R, n, w.channels_out, x, dx, dy, t.sign, dbias);
+        mix_gradient<W, T>(count, R, n, w.channels_out, x, dx, dy, t.sign + begin, into, dbias);
     }
 };
 
