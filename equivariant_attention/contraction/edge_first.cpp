@@ -57,12 +57,7 @@ public:
 
     void forward(int64_t begin, int64_t end) {
         for_blocks(begin, end, edges.sent.width + edges.made.width, [this](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                block.y = Array<T>(block.D * edges.made.width * C, 0);
-            }
+            for (auto& block : blocks) edges.load_for_messages(block);
             for (const auto& network : networks) {
                 for (auto& block : blocks) {
                     hidden.evaluate(*network, block.scalars);
@@ -75,20 +70,11 @@ public:
 
     // With tangents, those of the messages too.
     void gradient(int64_t begin, int64_t end) {
-        const bool makes_messages = mixing.makes_messages();
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
         own_nodes(begin, end);
-        const int64_t width = 2 * edges.sent.width + (1 + makes_messages) * edges.made.width;
+        const int64_t width = 2 * edges.sent.width + (1 + edges.makes_messages()) * edges.made.width;
         for_blocks(begin, end, width, [&](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                edges.load_arriving(block);
-                block.dx = Array<T>(block.D * edges.sent.width * C, 0);
-                if (p.dscalars) block.dscalars = Array<T>(block.D * p.num_scalars * C, 0);
-                if (makes_messages) block.y = Array<T>(block.D * edges.made.width * C, 0);
-            }
+            for (auto& block : blocks) edges.load_for_gradient(block);
             for (size_t n = 0; n < networks.size(); ++n) {
                 for (auto& block : blocks) gradient_of(*networks[n], block, *gradients[n]);
             }

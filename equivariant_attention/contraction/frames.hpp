@@ -217,8 +217,8 @@ ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values, count)
-// takes some of a row's.
+// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values,
+// count) takes some of a row's.
 template <int W, class T, class Store>
 ALWAYS_INLINE void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
@@ -299,33 +299,25 @@ public:
         }
     }
 
-    void load_scalars(Block<T>& b) const {
-        b.scalars = Array<T>(p.num_scalars * C);
-        int64_t rows[B<T>];
-        for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, 0);
-        gather_numbers(p.scalars, p.tscalars, rows, p.num_scalars, b.scalars);
+    // Whether messages are made, of themselves or their tangents, beside derivatives.
+    bool makes_messages() const { return W == 2 || p.dframes; }
+
+    // All that a block needs for its messages, or for their derivatives.
+    void load_for_messages(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        b.y = Array<T>(b.D * made.width * C, 0);
     }
 
-    void load_frames(Block<T>& b) const {
-        b.frames = Array<T>(b.D * frame_offset.back() * C);
-        if (p.dframes) b.dframes = Array<T>(b.D * frame_offset.back() * B<T>, 0);
-        for (int64_t l = 1; l <= p.max_degree; ++l) {
-            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
-                int64_t rows[B<T>];
-                for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
-                gather_numbers(p.frame(l), p.tframe(l), rows, (2 * l + 1) * (2 * l + 1), frame(b.frames, l, d));
-            }
-        }
-    }
-
-    void load_sent(Block<T>& b) {
-        b.x = Array<T>(b.D * sent.width * C);
-        load(b, sent, b.x, [&](int64_t part, int64_t d, T* to) { gather_sent(b, part, d, to); });
-    }
-
-    void load_arriving(Block<T>& b) {
-        b.dy = Array<T>(b.D * made.width * C);
-        load(b, made, b.dy, [&](int64_t part, int64_t d, T* to) { gather_arriving(b, part, d, to); });
+    void load_for_gradient(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        load_arriving(b);
+        b.dx = Array<T>(b.D * sent.width * C, 0);
+        if (p.dscalars) b.dscalars = Array<T>(b.D * p.num_scalars * C, 0);
+        if (makes_messages()) b.y = Array<T>(b.D * made.width * C, 0);
     }
 
     void store_messages(const Block<T>& b) {
@@ -383,6 +375,35 @@ private:
         }
     }
 
+    void load_scalars(Block<T>& b) const {
+        b.scalars = Array<T>(p.num_scalars * C);
+        int64_t rows[B<T>];
+        for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, 0);
+        gather_numbers(p.scalars, p.tscalars, rows, p.num_scalars, b.scalars);
+    }
+
+    void load_frames(Block<T>& b) const {
+        b.frames = Array<T>(b.D * frame_offset.back() * C);
+        if (p.dframes) b.dframes = Array<T>(b.D * frame_offset.back() * B<T>, 0);
+        for (int64_t l = 1; l <= p.max_degree; ++l) {
+            for (int64_t d = 0; p.frame(l) && d < b.D; ++d) {
+                int64_t rows[B<T>];
+                for (int64_t r = 0; r < B<T>; ++r) rows[r] = b.planned(r, d);
+                gather_numbers(p.frame(l), p.tframe(l), rows, (2 * l + 1) * (2 * l + 1), frame(b.frames, l, d));
+            }
+        }
+    }
+
+    void load_sent(Block<T>& b) {
+        b.x = Array<T>(b.D * sent.width * C);
+        load(b, sent, b.x, [&](int64_t part, int64_t d, T* to) { gather_sent(b, part, d, to); });
+    }
+
+    void load_arriving(Block<T>& b) {
+        b.dy = Array<T>(b.D * made.width * C);
+        load(b, made, b.dy, [&](int64_t part, int64_t d, T* to) { gather_arriving(b, part, d, to); });
+    }
+
     void gather_sent(const Block<T>& b, int64_t part, int64_t d, T* to) const {
         const Part& f = sent.parts[part];
         gather_sent(b, f, d, f.node, f.edge, to);
@@ -408,8 +429,10 @@ private:
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, d);
         const T* from = static_cast<const T*>(f.dedge);
         gather<false, W>(from, p.num_edges, rows, f.channels, 2 * f.degree + 1, to, f.channels);
-        for (int64_t i = 0; i < size; ++i) {
-            for (int v = 0; v < 2; ++v) std::fill_n(to + i * C + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+        for (int v = 0; v < 2; ++v) {
+            for (int64_t i = 0; i < size && b.rows[v] < LANES<T>; ++i) {
+                std::fill_n(to + i * C + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+            }
         }
         if (W == 2) fill(to + B<T>, size);
     }

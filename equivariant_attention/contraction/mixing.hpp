@@ -26,11 +26,10 @@ public:
     // Add the messages of one pair to y. Args: first, the channel of the weights that the first channel of x is; g, the
     // hidden values.
     void forward(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b) {
-        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) { mix_block(w, b, t, i, n); });
+        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
+            mix_block(w, b, t, i, n);
+        });
     }
-
-    // Whether messages are made, of themselves or their tangents, beside derivatives.
-    bool makes_messages() const { return W == 2 || edges.p.dframes; }
 
     // How many derivatives of its own a row has by the scalars that its radial weights are made from.
     int64_t separate(const Block<T>& b) const { return edges.p.dscalars ? b.D : 1; }
@@ -42,7 +41,7 @@ public:
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
             const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
             const int64_t parts = separate(b), terms = t.count / parts;
-            if (makes_messages()) mix_block(w, b, t, i, n);
+            if (edges.makes_messages()) mix_block(w, b, t, i, n);
             for (int64_t e = 0; e < parts; ++e) {
                 T* const into = e + 1 < parts ? dR : R;  // the last of them in the place of what is needed no longer
                 mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);

@@ -75,17 +75,17 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of as
-// many inputs as fill blocks of columns, where outer products sum over the rows.
+// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of
+// the inputs that make up whole groups of 32, where outer products sum over the rows.
 template <class T>
 struct LayerGradient {
-    int64_t inputs, whole, rest;  // whole: how many inputs fill blocks
-    Array<T> weight, by_lane;     // [32, whole], and [32, rest] registers
+    int64_t inputs, whole, rest;  // whole: how many inputs are in groups
+    Array<T> weight, by_lane;     // [groups, 32, 32], and [32, rest] registers
     Array<T> bias, scale, shift;
 
     explicit LayerGradient(int64_t inputs)
         : inputs(inputs),
-          whole(inputs / B<T> * B<T>),
+          whole(inputs / HIDDEN * HIDDEN),
           rest(inputs - whole),
           weight(HIDDEN * whole, 0),
           by_lane(HIDDEN * rest * LANES<T>, 0),
@@ -106,7 +106,9 @@ struct LayerGradient {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            std::copy_n(weight + h * whole, whole, g[0] + h * inputs);
+            for (int64_t c = 0; c < whole; c += HIDDEN) {
+                std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
+            }
             sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
         }
         sum(bias, HIDDEN, g[1]);
@@ -142,9 +144,8 @@ struct Activation {  // of one layer on one block
         }
     }
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, as much of it as fills blocks of columns, as
-    // opposite rows; dx, by the input, added to, or null.
-    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
+    // Derivatives. Args: d, by the output, overwritten; x, the input; dx, by the input, added to, or null.
+    void gradient(const Layer<T>& layer, T* d, const T* x, T* dx, LayerGradient<T>& sum) const {
         T* dbias = sum.bias;
         if (layer.scale) gradient_of_norm(layer, d, sum);
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -156,10 +157,10 @@ struct Activation {  // of one layer on one block
             }
             at(dbias + h * N).v += asked<T>(total);
         }
-        if (sum.whole == HIDDEN) {
-            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
-        } else {
-            add_outer<T, W>(HIDDEN, d, rows, sum.whole, sum.weight);
+        for (int64_t c = 0; c < sum.whole; c += HIDDEN) {
+            alignas(64) T rows[C * HIDDEN];
+            opposite<W>(x + c * C, HIDDEN, rows);
+            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight + c * HIDDEN);
         }
         add_outer_by_lane(d, x + sum.whole * C, sum.rest, sum.by_lane);
         if (dx) linear_gradient<W, T>(HIDDEN, layer.weight, layer.tangent, layer.inputs + 1, layer.inputs, d, dx);
@@ -373,11 +374,8 @@ struct Hidden {  // both hidden layers on one block
     // Derivatives, from those by the output of the second, d, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
         alignas(64) T dfirst[HIDDEN * COLUMN<W, T>] = {};
-        const Array<T> rows(COLUMN<W, T> * std::max(HIDDEN, sum.first.whole));
-        opposite<W, T>(first.output, HIDDEN, rows);
-        second.gradient(radial.second, d, first.output, rows, dfirst, sum.second);
-        opposite<W, T>(scalars, sum.first.whole, rows);
-        first.gradient(radial.first, dfirst, scalars, rows, dscalars, sum.first);
+        second.gradient(radial.second, d, first.output, dfirst, sum.second);
+        first.gradient(radial.first, dfirst, scalars, dscalars, sum.first);
     }
 };
 
