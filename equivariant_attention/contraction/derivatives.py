@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     Attributes:
         tensors: what its messages are a function of.
-        rows: which rows of the graph's tensors these are; None for tensors that are not divided into blocks.
+        rows: which rows of the graph's tensors these are; None for tensors that blocks have in common.
         gradients: derivatives with respect to its messages.
     """
 
