@@ -37,6 +37,7 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
+
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has

@@ -1,8 +1,8 @@
 """Differentiable functions of tensors that run in C++.
 
 An :class:`Operation` has a function for each derivative: ``forward`` for the values, ``gradient`` for the first
-derivatives, ``second`` for the second ones along a direction. Autograd sees :class:`_Values`, whose backward pass is
-:class:`_Gradient`, whose backward pass is :class:`_Second`; so nothing needs to know who will differentiate again.
+derivatives, ``second`` for the second ones along a direction. Autograd sees ``_Values``, whose backward pass is
+``_Gradient``, whose backward pass is ``_Second``; so nothing needs to know who will differentiate again.
 
 Each operation is also registered with PyTorch as two operators, ``torch.ops.equivariant_attention.<name>`` and
 ``<name>_gradient``, with the shapes of their results, their derivatives and how they act on batches. Where PyTorch
