@@ -37,6 +37,7 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
+
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has
@@ -68,7 +69,7 @@ class Plan:
         self.num_nodes, self.num_edges = num_nodes, len(src)
         self.src, self.dst, self.order, self.zero_edges = src, dst, order, zero_edges
         self.pairs = order[: 2 * num_pairs].view(-1, 2)
-        # Only some orders of evaluation need them; but where the host would wait for them, it is to wait here.
+        # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
         self._out_edges = None if src.device.type == "cpu" else OutEdges.of(src, num_nodes)
         self._versions = self._count()
 

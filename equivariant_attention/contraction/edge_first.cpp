@@ -1,4 +1,7 @@
-// Messages, edge first, in the frames of the edges, as frame.py has them, and their derivatives, on a CPU.
+// Backend 'cpp': messages, edge first, in the frames of the edges, as frame.py has them, and their derivatives, on a CPU.
+//
+// In its frame every edge is the polar axis, and a kernel mixes orders +m and -m alone: the SO(2) convolutions of eSCN
+// (arXiv 2302.03655), whose coefficients are made from the radial weights of the equation (mixing.hpp).
 //
 // Rows are taken in blocks of B: every number of a block is a column of B values, one per row, two vector registers wide.
 // So whatever the channels and degrees, sums over channels, orders and hidden values add registers up, and no sum runs
@@ -68,7 +71,7 @@ public:
         });
     }
 
-    // With tangents, those of the messages too.
+    // First derivatives. With tangents (W = 2), the tangents of these, and of the messages.
     void gradient(int64_t begin, int64_t end) {
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
         own_nodes(begin, end);
@@ -136,12 +139,12 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<EdgeFirst<float, 1>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<EdgeFirst<double, 1>, double>(p); }
 
-// From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
-// those by features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
+// send of their own, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<EdgeFirst<float, 1>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<EdgeFirst<double, 1>, double>(p); }
 
-// From the same and tangents of all but these derivatives, write the tangents of the messages, and what gradient writes,
-// of its tangents.
+// Second derivatives along a direction. From the same, and a tangent of every tensor that messages are made from, write the
+// tangents of the messages, and of all that gradient writes.
 extern "C" int second_float32(const Problem* p) { return gradient<EdgeFirst<float, 2>, float>(p); }
 extern "C" int second_float64(const Problem* p) { return gradient<EdgeFirst<double, 2>, double>(p); }

@@ -1,6 +1,7 @@
-// What edges carry, on a block of rows in the edges' frames: in and out of columns, turned, and mixed along the axis.
+// What a block of rows sends and makes: gathered into columns, turned into the frames of the edges, mixed, and back.
 //
-// A row is an edge, or two edges that share radial weights; D is the number of edges in a row.
+// A row is an edge, or two edges that share radial weights; D is the number of edges in a row. A frame turns its edge to
+// the polar axis, where kernels mix orders +m and -m alone: SO(2) convolutions, as in eSCN (arXiv 2302.03655).
 
 #pragma once
 
@@ -16,7 +17,7 @@ namespace {
 
 // ---------------------------------------------------------------- mixing along the axis
 
-// What one coefficient f takes to what: from order to order, of each of the D edges in a row. w_0 takes order 0 to order
+// Which orders one coefficient f connects: from order to order, of each of the D edges in a row. w_0 takes order 0 to order
 // 0, a_m takes -m to -m and +m to +m, b_m takes -m to +m and +m, with its sign changed, to -m.
 template <class T>
 struct Terms {
@@ -134,7 +135,7 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 
 template <class T>
 struct Block {
-    int64_t first, D;                 // where in the order of the plan, or of places, it starts; edges in each row
+    int64_t first, D;                 // where it starts in the order of the plan, or in places; edges in each row
     int64_t rows[2];                  // in each register; the others fill it up, and nothing that they make is stored
     const int64_t* places = nullptr;  // in the order of the plan, of every row; if null, they are one after the other
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
@@ -249,7 +250,7 @@ void put(const T* from, int64_t count, T* to) {
 }
 
 template <class T>
-class NodeSums {  // derivatives by features of nodes, one thread's
+class NodeSums {  // derivatives with respect to features of nodes, one thread's
 public:
     explicit NodeSums(const Problem& p) : side(p.features, p.num_features) {}
 
@@ -259,7 +260,7 @@ public:
         values = Array<T>(std::max(int64_t(0), last - first) * side.of_nodes + LANES<T>, 0);
     }
 
-    // Those by one part, [channels, 2l+1], with memory for a register after their end.
+    // Those with respect to one part, [channels, 2l+1], with memory for a register after their end.
     T* of(int64_t node, int64_t part) { return values + (node - first) * side.of_nodes + side.node_offset[part]; }
 
     // Add what this thread found for a node to its derivatives.
@@ -299,7 +300,7 @@ public:
         }
     }
 
-    // Whether messages are made, of themselves or their tangents, beside derivatives.
+    // Whether a pass of derivatives makes messages as well: for their tangents, or for derivatives of the frames.
     bool makes_messages() const { return W == 2 || p.dframes; }
 
     // All that a block needs for its messages, or for their derivatives.
@@ -362,9 +363,9 @@ public:
 
 private:
     static constexpr int64_t C = COLUMN<W, T>;
-    Array<T> apart;  // one part of one edge, before it is turned
+    Array<T> apart;  // workspace: one part of one edge of each row, before or after it is turned
 
-    // Some rows of so many numbers each, of all edges, and of their tangents, null where zero.
+    // Gather rows of [edges, size], and of the tangents, which are null where zero.
     void gather_numbers(const void* from, const void* tangents, const int64_t* rows, int64_t size, T* to) const {
         gather<false, W>(static_cast<const T*>(from), p.num_edges, rows, size, 1, to, size);
         if (W == 1) return;
@@ -454,7 +455,7 @@ private:
         }
     }
 
-    // What is asked for, turned back out of the frames.
+    // The part's values, or their tangents if the pass is for these, turned back out of the frames.
     const T* turned_back(const Block<T>& b, const Side<T, W>& side, T* values, int64_t part, int64_t d) {
         const Part& f = side.parts[part];
         T* const from = side.column(values, d, part, 0);
@@ -463,7 +464,7 @@ private:
         return asked_of<W, T>(apart);
     }
 
-    // Channels of columns, from the first on, to where edges have them.
+    // Write channels of columns, from the first on, to the rows of the edges.
     void store_of_edges(const Block<T>& b, int64_t d, const Part& f, const T* from, int64_t first, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
         scatter<W>(from + first * C, f.channels, b.rows, f.of_edge, orders,

@@ -1,4 +1,8 @@
-// Messages of what edges send, by radial weights of their own, a few of which are made at a time.
+// Edge first, along the axis: radial weights of each edge are made, a few at a time, used at once and overwritten.
+//
+// What is sent and made is in the frames of the edges, so each pair of degrees is an SO(2) convolution, as in eSCN (arXiv
+// 2302.03655): order 0 is multiplied by w_0, orders (+m, -m) by (a_m, b_m; -b_m, a_m). These F coefficients take the
+// places of the F radial weights R_J, and the change from one to the other is part of A (radial.hpp).
 
 #pragma once
 
@@ -23,7 +27,7 @@ public:
         dR = Array<T>(most * C);
     }
 
-    // Add the messages of one pair to y. Args: first, the channel of the weights that the first channel of x is; g, the
+    // Add the messages of one pair to y. Args: first, which channel of the weights goes with the first channel of x; g, the
     // hidden values.
     void forward(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b) {
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
@@ -31,11 +35,11 @@ public:
         });
     }
 
-    // How many derivatives of its own a row has by the scalars that its radial weights are made from.
+    // How many derivatives with respect to g a row keeps apart: one for each of its edges, if scalars have derivatives.
     int64_t separate(const Block<T>& b) const { return edges.p.dscalars ? b.D : 1; }
 
-    // Derivatives. Args: rows, the hidden values as opposite rows; dg, by g, one after the other where they are separate,
-    // added to.
+    // Derivatives. Args: rows, the hidden values as opposite() has them; dg, those with respect to g, to which is added, one
+    // edge of a row after the other where they are separate.
     void gradient(const Weights<T>& w, int64_t first, const T* g, const T* rows, const Block<T>& b, T* dg,
                   WeightsGradient<T>& dw) {
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
@@ -43,7 +47,7 @@ public:
             const int64_t parts = separate(b), terms = t.count / parts;
             if (edges.makes_messages()) mix_block(w, b, t, i, n);
             for (int64_t e = 0; e < parts; ++e) {
-                T* const into = e + 1 < parts ? dR : R;  // the last of them in the place of what is needed no longer
+                T* const into = e + 1 < parts ? dR : R;  // the last in the place of R, which is needed no longer
                 mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
                 linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, dg + e * HIDDEN * C);
             }
@@ -56,9 +60,9 @@ public:
 private:
     static constexpr int64_t C = COLUMN<W, T>;
     const Edges<T, W>& edges;
-    Array<T> R, dR;  // radial weights, and derivatives by them
+    Array<T> R, dR;  // radial weights, and derivatives with respect to them
 
-    // Make radial weights, and call task(terms, the first of their channels in, how many channels in, their A).
+    // Make some radial weights at a time, and call task(terms, their first channel in, how many of these, their A).
     template <class Task>
     void for_radial_weights(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b, Task task) {
         const int64_t channels = edges.sent.parts[w.pair.feature].channels;
@@ -83,7 +87,7 @@ private:
         mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
     }
 
-    // Of count terms, from the begin-th on.
+    // The same for the derivatives, of count terms from the begin-th on.
     void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t begin, int64_t count,
                             int64_t i, int64_t n, T* into, T* dbias) {
         const T *x[4], *dy[4];

@@ -1,4 +1,4 @@
-// Messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
+// Backend 'cpp-node': messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
 //
 // What a node sends, under every hidden value of a radial network, is made once for all of its out-edges. For a
 // coefficient f of a pair of degrees, which takes orders k of a feature to orders l of a message as Terms says,
@@ -7,7 +7,7 @@
 //     T[q, o]    = sum_h P[q, o, h] g[h]                  along an edge
 //     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        in its frame
 //
-// so no edge has radial weights, but for those of features of its own. Edges are taken in blocks of B, as in
+// so no edge has radial weights, except for features that it sends itself (x_ij). Edges are taken in blocks of B, as in
 // edge_first.cpp, and all edges in a register of a block have one source node. Several nodes are evaluated together: A
 // is read once for all of them, and their P stays in cache until it was used. The backward pass makes it again.
 //
@@ -31,9 +31,9 @@ constexpr int64_t TOGETHER = 32;  // blocks, at most, evaluated at a time: their
 // ---------------------------------------------------------------- blocks of edges
 
 template <class T>
-class OutEdges {  // of all nodes, a register of rows has those of one node; and what edges send of their own
+class OutEdges {  // blocks of edges by source node: all edges in a register have the same one
 public:
-    std::vector<Part> own;
+    std::vector<Part> own;  // what edges send of their own
 
     explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features) {
         for (Part& part : own) part.channels = part.of_edge, part.of_node = part.first = 0, part.node = part.dnode = nullptr;
@@ -91,7 +91,7 @@ void steer(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, cons
     }
 }
 
-// Its derivatives by the values.
+// Its derivatives with respect to the values.
 template <class T>
 void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, const T* dy, T* dvalues) {
     for (int64_t q = 0; q < orders; ++q) {
@@ -108,7 +108,7 @@ void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t chann
     }
 }
 
-// And by the frame.
+// And with respect to the frame.
 template <class T>
 void steer_gradient_of_frame(const Terms<T>& t, int64_t orders, int64_t channels, const T* values, const T* dy, T* dD) {
     for (int j = 0; j < t.count; ++j) {
@@ -185,7 +185,7 @@ struct Coefficient {  // of one pair: what P is made from
         }
     }
 
-    // Add its derivatives to those by features. Args: transposed, A as [width, padded channels in].
+    // Add its derivatives to those with respect to features. Args: transposed, A as [width, padded channels in].
     void add_gradient_by_features(const T* dP, const T* transposed) const {
         const int64_t row = padded<T>(sent.channels);
         for (int64_t c = 0; c < row; c += B<T>) {
@@ -254,7 +254,7 @@ struct Group {  // blocks that are evaluated together, and the nodes that send a
 template <class T>
 struct OnBlock {  // a radial network, on one block
     Hidden<T> hidden;
-    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; the derivatives by them
+    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; derivatives with respect to them
 
     const T* values() const { return hidden.second.output; }
 };
@@ -447,7 +447,7 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<NodeFirst<float>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<NodeFirst<double>, double>(p); }
 
-// From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
-// those by features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
+// send of their own, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<NodeFirst<float>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<NodeFirst<double>, double>(p); }

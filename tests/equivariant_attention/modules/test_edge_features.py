@@ -1,4 +1,4 @@
-"""Features of the edges themselves, of any degree: they are as features of source nodes that differ from edge to edge."""
+"""Features of the edges themselves, of any degree: as features of source nodes that differ from edge to edge."""
 
 import pytest
 import torch
