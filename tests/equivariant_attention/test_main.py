@@ -34,6 +34,12 @@ def test_a_command_must_be_named():
 
 
 def test_help_does_not_import_pytorch():
-    script = "import sys, runpy; sys.argv[1:] = ['--help']\ntry: runpy.run_module('equivariant_attention', run_name='__main__')"
-    script += "\nexcept SystemExit: assert 'torch' not in sys.modules"
+    script = """
+import runpy, sys
+sys.argv[1:] = ["--help"]
+try:
+    runpy.run_module("equivariant_attention", run_name="__main__")
+except SystemExit:
+    assert "torch" not in sys.modules
+"""
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
