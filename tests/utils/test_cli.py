@@ -166,3 +166,21 @@ def test_fractions(text):
 def test_none_unsets():
     assert cli.none_or_text("none") is None
     assert cli.none_or_text("file") == "file"
+
+
+def test_a_program_may_say_its_exit_code():
+    for returned, code in ((None, 0), ({"loss": 1.0}, 0), (3, 3), (0, 0)):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda returned=returned: returned)
+        assert ended.value.code == code
+
+
+def test_help_is_answered_by_the_parser_alone(monkeypatch, capsys):
+    parser = cli.make_parser("Trains.", {"small": PRESET})
+    monkeypatch.setattr("sys.argv", ["run.py", "--preset", "small"])
+    cli.answer_help(lambda: parser)
+    monkeypatch.setattr("sys.argv", ["run.py", "--preset", "small", "-h"])
+    with pytest.raises(SystemExit) as ended:
+        cli.answer_help(lambda: parser)
+    assert ended.value.code == 0
+    assert "Trains." in capsys.readouterr().out
