@@ -21,7 +21,7 @@ def forces_reach_every_weight(names):
     assert names["atoms"].get_momenta().any()
 
 
-AFTERWARDS = {"README.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
+AFTERWARDS = {"docs/usage.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)
