@@ -1,4 +1,4 @@
-"""The first screen of the README is short, and what it says is so. Links are tested with those of all pages, in docs."""
+"""The first screen of the README is short, and what it says is so. Links are tested with those of all pages."""
 
 import re
 from pathlib import Path
