@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import re
 import sys
@@ -232,6 +233,8 @@ def run(main: Callable[[], object]) -> NoReturn:
             2, after a FloatingPointError (a simulation or a training went out of bounds), an OSError (no space left,
             say) or a MemoryError 1, after Ctrl-C 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a file or a pipe has every line at once
     try:
         returned = main()
     except (UsageError, FloatingPointError, MemoryError, OSError) as error:

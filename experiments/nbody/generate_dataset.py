@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
             raise UsageError(f"expected places for files, got the folders {taken}")
 
     sets = {
-        split: simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True) for split in SPLITS
+        split: simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=sys.stderr.isatty())
+        for split in SPLITS
     }
     with blame("--output"):  # together, so that an interruption leaves no mixture of new and old sets
         for split, trajectories in sets.items():

@@ -7,6 +7,7 @@ python experiments/nbody/run.py --resume FOLDER     goes on with an interrupted 
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def _simulate_splits(flags: Namespace) -> dict[str, Trajectories]:
     settings = Settings(flags.ri_data_type, flags.n_balls, sample_freq=flags.sample_freq or 100)
     sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
     return {
-        split: load_or_simulate(flags.data, settings, size, flags.seed, split, progress=True)
+        split: load_or_simulate(flags.data, settings, size, flags.seed, split, progress=sys.stderr.isatty())
         for split, size in sizes.items()
     }
 

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for study in studies:
         check(study)
     todo = [study for study in studies if not (study.folder / "metrics.json").exists()]
-    for _ in tqdm(train_all(todo, flags.jobs), total=len(todo), unit=" runs", disable=not todo):
+    for _ in tqdm(train_all(todo, flags.jobs), total=len(todo), unit=" runs", disable=None if todo else True):
         pass
     rows = [row_of(study) for study in studies]
     write_csv(folder / "curves.csv", rows)

@@ -148,7 +148,7 @@ def make(name: str) -> Molecules:
 def main() -> None:
     """Make all molecules of the list."""
     out = _parser().parse_args().out or EMBEDDED
-    table = join([make(name) for name in tqdm(SMILES.read_text().split(), unit="molecules")])
+    table = join([make(name) for name in tqdm(SMILES.read_text().split(), unit="molecules", disable=None)])
     table = replace(table, split=draw_split(len(table), round(0.8 * len(table)), round(0.1 * len(table)), SEED))
     table.save(out)
     print(f"{out}: {table.summary}")
