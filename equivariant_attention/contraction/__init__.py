@@ -28,7 +28,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..native.calls import is_looked_into, is_transformed, missing
+from ..native.calls import is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -52,6 +52,8 @@ NEEDS = {
     "node": "plan",
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
+LATER = ""  # the faster one in C++ for the graph that there is when what is recorded runs
+_ORDERS: dict[str, Order] = {**BACKENDS, LATER: partial(cpp.messages, LATER)}
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -158,7 +160,7 @@ def contract(
     if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
     with full_precision(inputs.src.device):
-        return BACKENDS[name](convolution, networks, inputs.to(dtype))
+        return _ORDERS[name](convolution, networks, inputs.to(dtype))
 
 
 def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[str, str] | None:
@@ -179,7 +181,9 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
     if not isinstance(inputs.basis, Basis):
         return "edge"
     has_cpp = not is_transformed() and not cpp.missing("cpp", inputs, dtype)
-    if is_looked_into():
-        return "cpp" if has_cpp else "frame"  # which PyTorch can look into
+    if has_cpp and is_recorded():
+        return LATER
+    if is_watched():
+        return "frame"  # which PyTorch can look into
     name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

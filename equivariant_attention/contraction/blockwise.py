@@ -72,8 +72,6 @@ def _with_zero_length(
     convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], messages: Sequence[Tensor]
 ) -> list[Tensor]:
     edges = inputs.basis.without_direction
-    if not len(edges):
-        return list(messages)
     parts = isotropic(convolution, inputs, parameters, edges)
     return [m if part is None else m.index_add(0, edges, part) for m, part in zip(messages, parts, strict=True)]
 
@@ -86,7 +84,7 @@ def isotropic(
     Degree 0 is left out: it needs no direction, and the frames make it.
     """
     found: list[Tensor | None] = [None] * len(convolution.messages)
-    if not len(edges):
+    if not is_looked_into() and not len(edges):
         return found
     some = inputs.of(edges)
     for pair, ends in zip(convolution.pairs, convolution.ends, strict=True):

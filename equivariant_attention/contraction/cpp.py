@@ -72,12 +72,12 @@ class Tensors(NamedTuple):
     @property
     def num_nodes(self) -> int:
         """How many there are."""
-        return len(next(v for v in self.features if v is not None))
+        return next(v for v in self.features if v is not None).shape[0]
 
     @property
     def num_edges(self) -> int:
         """How many there are."""
-        return len(self.scalars)
+        return self.scalars.shape[0]
 
 
 @dataclass(frozen=True)

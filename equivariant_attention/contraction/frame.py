@@ -246,7 +246,7 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
             continue
         for rows in _slices(g.shape[1], A, room):
             R = _radial_weights(p, _select(g[:, rows], p.networks), A, room)
-            y = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
+            y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
             y = y.movedim(4, 2).flatten(1, 2)
             if room is None:  # and all rows at once; vmap cannot write to what it has not made
@@ -327,7 +327,9 @@ def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
 
 
 def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:
-    step = max(1, rows if room is None else len(room) // (A.shape[0] * A.shape[2]))
+    if room is None:
+        return iter([slice(None)] if rows else [])
+    step = max(1, len(room) // (A.shape[0] * A.shape[2]))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -54,7 +54,7 @@ class Inputs:
         """What nodes send in one degree, ``[nodes, channels, 2 degree + 1]``, zero in channels of the edges alone."""
         own = self.features.get(str(degree))
         if own is None:
-            nodes = len(next(iter(self.features.values())))
+            nodes = next(iter(self.features.values())).shape[0]
             return self.scalars.new_zeros(nodes, channels, 2 * degree + 1)
         return own if own.shape[1] == channels else pad(own, (0, 0, 0, channels - own.shape[1]))
 
@@ -78,7 +78,7 @@ class Inputs:
         if isinstance(self.basis, Basis):
             highest = convolution.degrees[-1]
             check_pair(self.basis, highest, highest)
-            check_of_graph("basis", ("edges", edges, len(self.basis.direction)))
+            check_of_graph("basis", ("edges", edges, self.basis.direction.shape[0]))
             check_alike(self.basis.direction, "basis", self.scalars, "r")
             return
         for k, l in {(ends.degree_in, ends.degree_out) for ends in convolution.ends}:

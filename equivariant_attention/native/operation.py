@@ -11,7 +11,8 @@ compiles, exports or counts, these are called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -314,7 +315,7 @@ class _Second(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         _check_kept(ctx.operation, None, ctx.saved_tensors)
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
-        with torch.enable_grad():
+        with _recording():
             tensors = _views(ctx.saved_tensors, needed)
             second = _plain_second(ctx.operation.in_pytorch, ctx.n, tensors, [d is not None for d in gradients])
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
@@ -332,9 +333,16 @@ def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequenc
         wanted: whether the derivative is needed, for all of them but the direction.
     """
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with _recording():
         found = _plain_second(gradient, n, _views(tensors, [*wanted, *[False] * n]), wanted)
     return found if create_graph else [None if v is None else v.detach() for v in found]
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Where PyTorch records what derivatives need, also within an operator, where it otherwise does not."""
+    with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+        yield
 
 
 def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
@@ -418,7 +426,7 @@ def plain_gradient(
         tensors, needed, gradients: as of the gradient of an :class:`Operation`.
     """
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with _recording():
         tensors = _views(tensors, needed)
         values = plain(tensors)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
