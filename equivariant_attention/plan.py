@@ -43,6 +43,7 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
+
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has
@@ -68,7 +69,7 @@ class Plan:
         """Set the attributes of these names."""
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
-        # Only some orders of evaluation need them; but where the host would wait for them, it is to wait here.
+        # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
         self._out_edges = None if src.device.type == "cpu" or is_recorded() else OutEdges.of(src, num_nodes)
         self._versions = self._count()
 

@@ -1,4 +1,4 @@
-"""Equation (8) as it is written: form the kernel of every edge, then multiply. Readable, never tuned."""
+"""Backend 'oracle', equation (8) as it is written: form the kernel of every edge, then multiply. Never tuned."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@
 
 namespace {
 
-constexpr int NO_SUCH_NODE = 2;  // calls.py tells what it is
+constexpr int NO_SUCH_NODE = 2;  // calls.py makes an error of it
 
 struct Part {  // one degree: [rows, heads, numbers]
     int64_t numbers;
     const void* values;
-    void* gradient;  // null where not wanted
+    void* gradient;  // null where not needed
 };
 
 struct Attention {
@@ -25,7 +25,7 @@ struct Attention {
     double scale;            // of the products of queries and keys
     const int64_t* dst;      // node that every edge leads to
     const Part *values, *keys, *queries;
-    void* const* outputs;    // of every degree of the values; derivatives by them, or null, in the backward pass
+    void* const* outputs;    // of every degree of the values; in the backward pass their derivatives, or null
     const void* envelope;    // [edges], or null
     void* denvelope;
     Threads threads;
@@ -142,10 +142,11 @@ struct Node {  // one node, and the edges into it
         }
     }
 
-    // From derivatives d by the weights, those by the envelope, and by the products of queries and keys in the place of d.
+    // From derivatives d with respect to the attention weights, those with respect to the envelope; and, in the place of d,
+    // those with respect to the products of queries and keys.
     void softmax_gradient(const T* s, T* d) const {
         for (int64_t h = 0; h < p.heads; ++h) {
-            // Derivatives by the softmax are rounded to memory before they are used twice. Where one weight is 1, its
+            // Derivatives of the softmax are rounded to memory before they are used twice. Where one weight is 1, its
             // derivative is then its mean to the last bit, and the difference 0; a fused multiply-add of the envelope and
             // this difference would leave a rounding error, which keys and queries multiply.
             for (int64_t e = 0; e < count && p.envelope; ++e) {
@@ -201,6 +202,6 @@ int gradient(const Attention* p) {
 extern "C" int forward_float32(const Attention* p) { return forward<float>(p); }
 extern "C" int forward_float64(const Attention* p) { return forward<double>(p); }
 
-// Write the derivatives by values, keys and queries, and add those by the envelope.
+// Write the derivatives with respect to values, keys and queries, and add those with respect to the envelope.
 extern "C" int gradient_float32(const Attention* p) { return gradient<float>(p); }
 extern "C" int gradient_float64(const Attention* p) { return gradient<double>(p); }

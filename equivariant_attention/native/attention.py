@@ -17,12 +17,12 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 class Shape(NamedTuple):
-    """What attention depends on beside tensors.
+    """The sizes that attention depends on.
 
     Attributes:
         num_nodes, n_heads: how many there are.
-        scale: what the products of queries and keys are multiplied by.
-        num_values, num_keys: how many degrees values have, and keys.
+        scale: factor of the products of queries and keys.
+        num_values, num_keys: how many degrees values and keys have.
     """
 
     num_nodes: int
@@ -32,7 +32,7 @@ class Shape(NamedTuple):
     num_keys: int
 
     def split(self, tensors: Tensors) -> tuple[Tensors, Tensors, Tensors, Any, Any]:
-        """Values, keys and queries degree by degree, the envelope and the nodes, from all of them in one list."""
+        """The flat list of tensors as values, keys and queries, degree by degree, the envelope and the nodes."""
         v, k = self.num_values, self.num_keys
         envelope, dst = tensors[v + 2 * k :]
         return tensors[:v], tensors[v : v + k], tensors[v + k : v + 2 * k], envelope, dst
@@ -48,7 +48,7 @@ def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None 
 
 
 class _Part(ctypes.Structure):
-    """``attention.cpp`` tells what the fields of this and the next one are."""
+    """``attention.cpp`` says what the fields of this structure and the next one are."""
 
     _fields_ = (("numbers", ctypes.c_int64), ("values", ctypes.c_void_p), ("gradient", ctypes.c_void_p))
 

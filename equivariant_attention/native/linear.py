@@ -23,7 +23,7 @@ def linear(plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operat
 
 
 class _Degree(ctypes.Structure):
-    """``linear.cpp`` tells what the fields of this and the next one are."""
+    """``linear.cpp`` says what the fields of this structure and the next one are."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("orders", "channels_in", "channels_out")),
