@@ -167,7 +167,7 @@ class Problem:
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
             every = [*tensors, *self._without_direction(t, gradients), *directions]
-            wanted = [*needed, *[True] * len(output)]
+            wanted = [*needed, *(d is not None for d in gradients)]
             plain = partial(plain_gradient, self.isotropic)
             both = differentiated(plain, len(tensors), every, wanted)
             _add_all(found, both[: len(tensors)])
