@@ -14,21 +14,58 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.selection import BACKENDS, DEFAULT, LIMIT, by_workload, named_cases
+from utils.cli import UsageError, answer_help, blame, count, positive, run
+
+FOLDER = Path("runs/benchmarks")
+
+
+def _device(text: str) -> str:
+    kind, _, index = text.partition(":")
+    import torch
+
+    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
+    what = "what to measure, NAME:CASE for one of its cases, or all; without it, the list"
+    add("workloads", nargs="*", type=named_cases, metavar="NAME", help=what)
+    add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
+    add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
+    add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
+    add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
+    add("--limit", type=positive, default=LIMIT, help="seconds until a step is given up (default: %(default)g)")
+    add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
+    add("--profile", action="store_true", help="tell also where the time of a training step goes")
+    add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
 import torch
 
 from benchmarks.figures import derive
 from benchmarks.machine import describe_machine, versions
 from benchmarks.measure import matrix_product_rate
 from benchmarks.runner import run_workload
-from benchmarks.selection import by_workload, named_cases
-from benchmarks.steps import DEFAULT, LIMIT, Setup
+from benchmarks.steps import Setup
 from benchmarks.tables import describe, render
 from benchmarks.workloads import WORKLOADS
-from equivariant_attention.contraction import BACKENDS
-from utils.cli import UsageError, blame, count, positive, run
 from utils.files import make_folder, write_json
-
-FOLDER = Path("runs/benchmarks")
 
 
 def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> dict[str, Any]:
@@ -99,37 +136,6 @@ def _lines() -> Iterator[str]:
         yield f"{name:14}{workload.about}"
         if len(workload.cases) > 1:
             yield " " * 14 + ", ".join(f'"{name}:{case}"' for case in workload.cases)
-
-
-def _device(text: str) -> str:
-    kind, _, index = text.partition(":")
-    if kind not in ("cpu", "cuda") or (":" in text and not (kind == "cuda" and index.isdecimal())):
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r}")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"{text} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
-    what = "what to measure, NAME:CASE for one of its cases, or all; without it, the list"
-    add("workloads", nargs="*", type=named_cases, metavar="NAME", help=what)
-    add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
-    add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
-    add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
-    add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
-    add("--limit", type=positive, default=LIMIT, help="seconds until a step is given up (default: %(default)g)")
-    add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
-    add("--profile", action="store_true", help="tell also where the time of a training step goes")
-    add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")
-    return parser
 
 
 if __name__ == "__main__":

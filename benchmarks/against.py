@@ -21,11 +21,32 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.memory import ROOT
 from benchmarks.selection import by_workload, named_cases
+from utils.cli import UsageError, answer_help, count, run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.against",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("old", type=Path, metavar="OLD_FOLDER", help="root of the old checkout; the new one is that of this program")
+    add("workloads", nargs="+", type=named_cases, metavar="NAME", help="what to measure, NAME:CASE, or all")
+    add("--rounds", type=count(1), default=5, help="processes of each checkout for a step (default: 5)")
+    add("--repeats", type=count(1), default=5, help="how often a process times its step (default: 5)")
+    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
+from benchmarks.memory import ROOT
 from benchmarks.tables import duration, size, table
 from benchmarks.workloads import WORKLOADS
-from utils.cli import UsageError, count, run
 
 OLD, NEW = "old", "new"
 # Not a module: an older checkout has it not. The second step of a training is the first that finds gradients.
@@ -117,22 +138,6 @@ def _compared(rounds: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(rounds[OLD], rounds[NEW], strict=True)]
     times = (duration(old), duration(new), f"{new / old:.3f}", f"{min(ratios):.3f} to {max(ratios):.3f}")
     return dict(zip(columns, (*times, size(before), size(after), f"{after / before:.2f}"), strict=True))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.against",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("old", type=Path, metavar="OLD_FOLDER", help="root of the old checkout; the new one is that of this program")
-    add("workloads", nargs="+", type=named_cases, metavar="NAME", help="what to measure, NAME:CASE, or all")
-    add("--rounds", type=count(1), default=5, help="processes of each checkout for a step (default: 5)")
-    add("--repeats", type=count(1), default=5, help="how often a process times its step (default: 5)")
-    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -16,15 +16,35 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import ROOT
+from utils.cli import UsageError, answer_help, blame, run
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "measurements.md"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="RESULT.json", help="what python -m benchmarks wrote; one or several"
+    )
+    parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/measurements.md)")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
 from benchmarks.pictures import draw
 from benchmarks.tables import describe, render, render_backends, render_goals, render_ratios
 from benchmarks.workloads import WORKLOADS
-from utils.cli import UsageError, blame, run
 from utils.files import atomic_write, read_json
 
 ORACLE = "oracle"
-PAGE = ROOT / "docs" / "measurements.md"
 MARK = "<!-- written by python -m benchmarks.report: changes by hand are lost -->"
 HEADING = f"""# Measurements
 
@@ -136,20 +156,6 @@ def _measured(result: Result) -> str:
 
 def _picture(name: str, pictures: Mapping[str, Path]) -> list[str]:
     return [f"![{PICTURES[name]}]({pictures[name].name})"] if name in pictures else []
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "results", nargs="+", type=Path, metavar="RESULT.json", help="what python -m benchmarks wrote; one or several"
-    )
-    parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/measurements.md)")
-    return parser
 
 
 if __name__ == "__main__":

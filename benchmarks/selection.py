@@ -1,4 +1,4 @@
-"""The cases that the words of a command line ask for."""
+"""What the words of a command line ask for: cases of workloads, and backends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import argparse
 from collections.abc import Iterable
 from itertools import chain
 
-from benchmarks.workloads import WORKLOADS
+DEFAULT = "default"  # the backend that the library chooses
+# Those of the library, which are there only where PyTorch is imported: a help page need not wait for that.
+BACKENDS = ("oracle", "edge", "frame", "cpp", "cpp-node", "node", "triton")
+LIMIT = 600.0  # seconds
 
 
 def named_cases(text: str) -> list[tuple[str, str]]:
@@ -18,6 +21,8 @@ def named_cases(text: str) -> list[tuple[str, str]]:
     Raises:
         argparse.ArgumentTypeError: there is no such workload or case.
     """
+    from benchmarks.workloads import WORKLOADS  # here, for parsers are made before PyTorch is imported
+
     if text == "all":
         return [(name, case) for name, workload in WORKLOADS.items() for case in workload.cases]
     name, colon, case = text.partition(":")

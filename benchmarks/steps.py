@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from benchmarks.selection import DEFAULT, LIMIT
 from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD, WORKLOADS
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import get_basis_and_r
-
-DEFAULT = "default"  # the backend that the library chooses
-LIMIT = 600.0  # seconds
 
 Step = Callable[[], None]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.runner import Row
-from benchmarks.steps import DEFAULT
+from benchmarks.selection import DEFAULT
 from benchmarks.workloads import TRAINING, WORKLOADS
 
 

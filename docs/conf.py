@@ -22,6 +22,9 @@ project_copyright = f"{author}, MIT license"
 include_patterns = [
     "README.md",
     "CHANGELOG.md",
+    "CODE_OF_CONDUCT.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
     "docs/**.md",
     "docs/tutorials/*.py",
     "experiments/*/README.md",

@@ -1,17 +1,23 @@
 """What is declared: dependencies per Python version and platform, and what is imported when."""
 
 import ast
-import runpy
+import importlib
 import subprocess
 import sys
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
+import equivariant_attention
+
+tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # which pytest brings along
+
 ROOT = Path(__file__).parents[1]
+DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = DECLARED["project"]
 PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
 # Distributions that are imported under another name, or are not imported: tools, and what others need.
 NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
@@ -40,24 +46,20 @@ def imported_in(folder):
     return {NAMES.get(name, name).replace("_", "-") for name in top}
 
 
-def declared(monkeypatch):
-    """The distributions that setup.py asks for: always, and by extra."""
-    asked = {}
-    setuptools = SimpleNamespace(setup=lambda **options: asked.update(options), find_packages=lambda **_: [])
-    monkeypatch.setitem(sys.modules, "setuptools", setuptools)  # which tests need not have
-    runpy.run_path(str(ROOT / "setup.py"))
-
-    def names(lines):
-        return {Requirement(line).name.lower().replace("_", "-") for line in lines}
-
-    extras = {extra: names(lines) for extra, lines in asked["extras_require"].items()}
-    return names(asked["install_requires"]), extras
+def names_of(lines):
+    return {Requirement(line).name.lower().replace("_", "-") for line in lines}
 
 
-def test_what_is_imported_is_declared_and_what_is_declared_is_needed(monkeypatch):
-    always, extras = declared(monkeypatch)
+def declared():
+    """The distributions that the project asks for: always, and by extra."""
+    extras = PROJECT["optional-dependencies"]
+    return names_of(PROJECT["dependencies"]), {extra: names_of(lines) for extra, lines in extras.items()}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_needed():
+    always, extras = declared()
     assert always <= imported("equivariant_attention")
-    optional = extras["ase"] | extras["triton"] | extras["pyg"]
+    optional = extras["ase"] | extras["triton"] | extras["pyg"] | extras["dgl"]
     assert imported("equivariant_attention") <= always | optional
     trained = always | extras["experiments"] | optional | extras["xtb"] | extras["trackers"]
     assert imported("utils", "experiments", "benchmarks") <= trained
@@ -85,8 +87,12 @@ def test_dgl_is_required_only_where_it_works(version, machine):
     assert all(r.marker is None for r in others)
 
 
-def test_setup_and_requirements_agree_on_dgl():
-    assert str(requirements()["dgl"].marker).replace('"', "'") in (ROOT / "setup.py").read_text().replace('"', "'")
+def test_dgl_is_an_extra_and_never_asked_for_otherwise():
+    asking = {extra for extra, names in declared()[1].items() if "dgl" in names}
+    assert asking == {"dgl"}
+    assert "dgl" not in declared()[0]
+    (line,) = PROJECT["optional-dependencies"]["dgl"]
+    assert Requirement(line) == requirements()["dgl"]
     assert not {"wandb", "lie_learn"} & {name.lower() for name in requirements()}
 
 
@@ -100,3 +106,27 @@ optional = {"dgl", "torch_geometric", "e3nn", "wandb", "lie_learn", "matplotlib"
 assert not optional & set(sys.modules), optional & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_version_has_one_source():
+    attribute = DECLARED["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+    assert attribute == "equivariant_attention.__version__"
+    assert f"version: {equivariant_attention.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {equivariant_attention.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_file_of_the_package_is_in_the_wheel():
+    package = ROOT / "equivariant_attention"
+    patterns = DECLARED["tool"]["setuptools"]["package-data"]["equivariant_attention"]
+    others = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    assert {path.suffix for path in others} >= {".cpp", ".hpp"}
+    for path in others:
+        assert any(fnmatch(str(path.relative_to(package)), pattern.replace("**/", "*")) for pattern in patterns), path
+    folders = {path.parent for path in package.rglob("*.py")}
+    assert all((folder / "__init__.py").is_file() for folder in folders)  # which is what setuptools finds
+
+
+def test_the_classifiers_name_the_versions_of_python_that_are_allowed():
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
+    assert named == {f"3.{minor}" for minor in range(10, 14)}
+    assert PROJECT["requires-python"] == ">=3.10,<3.14"

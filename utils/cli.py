@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import re
 import sys
@@ -103,6 +104,16 @@ def check(parser: ArgumentParser, presets: Presets, flags: Mapping[str, Any], re
         raise UsageError(shorten(str(error), LONGEST, placeholder=" ...")) from error
     if wrong := [name for name in flags if parsed[name] != flags[name]]:
         raise UsageError(shorten(f"no command line gives --{wrong[0]} the value {flags[wrong[0]]!r}", LONGEST))
+
+
+def answer_help(build_parser: Callable[[], ArgumentParser]) -> None:
+    """Print the help and exit, if this process is asked for it; for programs, before they import what takes seconds.
+
+    Args:
+        build_parser: makes the parser of the program.
+    """
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        build_parser().parse_args(["--help"])
 
 
 def names_in_group(parser: ArgumentParser, title: str) -> set[str]:
@@ -218,15 +229,18 @@ def run(main: Callable[[], object]) -> NoReturn:
     """Call a program and exit: with 0, or with a message instead of a traceback where the error needs none.
 
     Args:
-        main: the program. After a :class:`UsageError` the exit code is 2, after a FloatingPointError (a simulation or
-            a training went out of bounds), an OSError (no space left, say) or a MemoryError 1, after Ctrl-C 130.
+        main: the program; what it returns is the exit code, if it is an integer. After a :class:`UsageError` that is
+            2, after a FloatingPointError (a simulation or a training went out of bounds), an OSError (no space left,
+            say) or a MemoryError 1, after Ctrl-C 130.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # so that a file or a pipe has every line at once
     try:
-        main()
+        returned = main()
     except (UsageError, FloatingPointError, MemoryError, OSError) as error:
         print(f"error: {reason(error) or type(error).__name__}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(returned if isinstance(returned, int) else 0)

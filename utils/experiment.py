@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
-from utils.cli import Presets, UsageError, blame, check, make_parser, names_in_group, parse, reason
-from utils.flags import FREE, add_machine_flags, add_run_flags
+from utils.cli import Presets, UsageError, blame, check, names_in_group, parse, reason
+from utils.flags import FREE, experiment_parser
 from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
@@ -68,11 +68,7 @@ class Experiment:
 
     def build_parser(self) -> ArgumentParser:
         """The parser of the command line."""
-        parser = make_parser(self.description, self.presets, self.recipes)
-        self.add_flags(parser)
-        add_machine_flags(parser)
-        add_run_flags(parser)
-        return parser
+        return experiment_parser(self.description, self.presets, self.add_flags, self.recipes)
 
     def model_flags(self) -> set[str]:
         """The names of the flags that the model is made of, which are those in the group 'model'."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.cli import count, fraction, positive
+from utils.cli import NO_RECIPES, Presets, count, fraction, make_parser, positive
 
 TRAINING: dict[str, Any] = {
     "num_epochs": 100, "batch_size": 64, "lr": 1e-3, "warmup": 0, "clip_norm": None, "weight_decay": None,
@@ -24,6 +24,22 @@ FREE = {
     "resume", "num_epochs", "device", "num_workers", "log_interval", "print_interval", "forward", "profile",
     "tensorboard", "wandb",
 }  # fmt: skip
+
+
+def experiment_parser(
+    description: str, presets: Presets, add_flags: Callable[[ArgumentParser], None], recipes: Presets = NO_RECIPES
+) -> ArgumentParser:
+    """The parser of an experiment's command line, for :func:`utils.cli.parse`.
+
+    Args:
+        description, presets, recipes: see :func:`utils.cli.make_parser`.
+        add_flags: adds the experiment's own flags.
+    """
+    parser = make_parser(description, presets, recipes)
+    add_flags(parser)
+    add_machine_flags(parser)
+    add_run_flags(parser)
+    return parser
 
 
 def add_training_flags(parser: ArgumentParser, samples: str) -> None:

@@ -33,10 +33,10 @@ from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
-Order = Callable[[Convolution, Sequence[Any], Inputs], list[Tensor]]
+Backend = Callable[[Convolution, Sequence[Any], Inputs], list[Tensor]]
 
 
-BACKENDS: dict[str, Order] = {
+BACKENDS: dict[str, Backend] = {
     "oracle": partial(pair_by_pair.messages, oracle.message),
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
@@ -53,7 +53,6 @@ NEEDS = {
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
 LATER = ""  # the faster one in C++ for the graph that there is when what is recorded runs
-_ORDERS: dict[str, Order] = {**BACKENDS, LATER: partial(cpp.messages, LATER)}
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -160,7 +159,8 @@ def contract(
     if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
     with full_precision(inputs.src.device):
-        return _ORDERS[name](convolution, networks, inputs.to(dtype))
+        messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
+        return messages(convolution, networks, inputs.to(dtype))
 
 
 def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[str, str] | None:

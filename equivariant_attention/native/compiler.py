@@ -10,6 +10,7 @@ import platform
 import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -130,7 +131,15 @@ def _built(name: Path) -> Path | None:
     return next((built for built in libraries if _is_own(built) and built == _named(name, built)), None)
 
 
+@cache
+def _announce() -> None:
+    """Tell a person, once, why nothing seems to happen; programs may read what others print."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        print("equivariant_attention: building C++ kernels once, about 20 s ...", file=sys.stderr, flush=True)
+
+
 def _build(compiler: list[str], source: Path, name: Path) -> Path:
+    _announce()
     logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, shlex.join(compiler))
     with tempfile.TemporaryDirectory(dir=name.parent) as folder:
         unfinished = Path(folder) / f"{name.name}.so"

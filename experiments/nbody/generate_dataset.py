@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
             raise UsageError(f"expected places for files, got the folders {taken}")
 
     sets = {
-        split: simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=True) for split in SPLITS
+        split: simulate(settings[split], sizes[split], seed_of(flags.seed, split), progress=sys.stderr.isatty())
+        for split in SPLITS
     }
     with blame("--output"):  # together, so that an interruption leaves no mixture of new and old sets
         for split, trajectories in sets.items():
@@ -95,13 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--simulation", choices=sorted(SPREAD), default="charged", help="what acts between the particles")
-    add("--num-train", type=int, default=3000, help="trajectories for training")
-    add("--num-valid", type=int, default=1000, help="trajectories for validation")
-    add("--num-test", type=int, default=1000, help="trajectories for testing")
+    add("--num_train", "--num-train", type=int, default=3000, help="trajectories for training")
+    add("--num_valid", "--num-valid", type=int, default=1000, help="trajectories for validation")
+    add("--num_test", "--num-test", type=int, default=1000, help="trajectories for testing")
     add("--length", type=int, default=5000, help="steps of a trajectory")
-    add("--length-test", type=int, default=None, help="steps of a test trajectory (None: as --length)")
-    add("--sample-freq", type=int, default=100, help="steps from one frame to the next; divides the lengths")
-    add("--n-balls", type=int, default=5, help="particles")
+    add("--length_test", "--length-test", type=int, default=None, help="steps of a test trajectory (None: as --length)")
+    add(
+        "--sample_freq",
+        "--sample-freq",
+        type=int,
+        default=100,
+        help="steps from one frame to the next; divides the lengths",
+    )
+    add("--n_balls", "--n-balls", type=int, default=5, help="particles")
     add("--seed", type=int, default=42, help="random seed; each split has its own numbers")
     add("--dim", type=int, default=3, help="dimensions, 2 or 3")
     add("--boxsize", type=float, default=5.0, help="half-width of the box; 0 for none")

@@ -7,9 +7,17 @@ python experiments/nbody/run.py --resume FOLDER     goes on with an interrupted 
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
+
+from experiments.nbody.flags import FREE, PRESETS, add_flags, idle_flags
+from utils.cli import UsageError, answer_help, blame, none_or_text, run
+from utils.flags import experiment_parser
+
+if __name__ == "__main__":
+    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags))  # PyTorch takes seconds to import
 
 from torch import nn
 
@@ -17,92 +25,11 @@ from experiments.nbody import models, plots
 from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load_trajectories
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.simulation import Settings, Trajectories
-from utils.cli import UsageError, blame, count, none_or_text, positive, run
 from utils.experiment import Experiment, equivariance_line, summary, summary_lines
 from utils.files import write_json
-from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
 from utils.training import Trainer
-
-# ------------------------------------------------------------------------------------------------------- presets
-
-QUICK = {
-    "model": "SE3Transformer", "num_layers": 2, "num_degrees": 3, "num_channels": 8, "div": 2, "head": 2,
-    "simid": "1x1", "siend": "att", "xij": "add",
-    **TRAINING, "num_epochs": 30, "batch_size": 64, "lr": 3e-3, "clip_norm": 1.0,
-    "ri_data_type": "charged", "n_balls": 5, "num_train": 2000, "num_valid": 300, "num_test": 500,
-    "ri_delta_t": 5, "ri_burn_in": 0, "ri_start_at": "all", "sample_freq": None,
-    "ri_data": None, "data_str": None, "data": "data/nbody",
-    "evaluate": None, "evaluate_delta_t": 1, "evaluate_sample_freq": None,
-    **MACHINE,
-    **RUN, "save_dir": "runs/nbody",
-}  # fmt: skip
-PAPER = {
-    **QUICK,
-    "num_layers": 4, "num_degrees": 4, "num_channels": 8, "div": 4, "head": 2,
-    "num_epochs": 300, "batch_size": 128, "lr": 1e-3, "clip_norm": None,
-    "num_train": 3000, "num_valid": 2000, "num_test": 2000,
-    "ri_delta_t": 10, "ri_start_at": "zero",
-}  # fmt: skip
-PRESETS = {
-    "quick": QUICK,
-    "paper": PAPER,  # 1000 steps of the simulation, as the published command and Table 1's figures say
-    "paper-500": {**PAPER, "ri_delta_t": 5},  # 500 steps, as the paper's text says
-}
-
-FREE = {"data", "evaluate", "evaluate_delta_t", "evaluate_sample_freq"}
-
-
-def add_flags(parser: ArgumentParser) -> None:
-    """Add the flags that are n-body's own."""
-    add = parser.add_argument_group("model").add_argument
-    add("--model", choices=("SE3Transformer", "TFN"))
-    add("--num_layers", type=count(1), help="layers in the middle")
-    add("--num_degrees", type=count(1), help="degrees 0 to NUM_DEGREES - 1 in the middle")
-    add("--num_channels", type=count(1), help="channels per degree")
-    add("--div", type=positive, help="what channels are divided by for keys and values (SE3Transformer)")
-    add("--head", type=count(1), help="attention heads (SE3Transformer)")
-    add("--simid", choices=("1x1", "att"), help="self-interaction of the middle layers (SE3Transformer)")
-    add("--siend", choices=("1x1", "att"), help="self-interaction of the last layer (SE3Transformer)")
-    add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions (SE3Transformer)")
-
-    add_training_flags(parser, "trajectories")
-
-    add = parser.add_argument_group("data").add_argument
-    add("--ri_data_type", choices=("charged", "springs"), help="what is simulated")
-    add("--n_balls", type=count(2), help="particles of a simulated system")
-    add("--num_train", type=count(1), help="simulated trajectories to train on")
-    add("--num_valid", type=count(1), help="simulated trajectories that choose the best weights")
-    add("--num_test", type=count(1), help="simulated trajectories to test on")
-    add("--ri_delta_t", type=count(1), help="frames between input and target")
-    add("--ri_burn_in", type=count(0), help="frames at the beginning never to start from")
-    add("--ri_start_at", choices=("zero", "all"), help="start from the first frame, or from any")
-    add("--sample_freq", type=count(1), help="simulation steps between frames (None: 100, or what the files say)")
-    add("--ri_data", metavar="FOLDER", help="read ds_{train,valid,test}_NAME.pkl from there instead of simulating")
-    add("--data_str", metavar="NAME", help="of these files (None: as in charged5)")
-    add("--data", metavar="FOLDER", help="where simulated data are kept")
-    add("--evaluate", metavar="FILE", type=none_or_text,
-        help="also evaluate on the trajectories in this .npz or .pkl (none: no longer)")  # fmt: skip
-    add("--evaluate_delta_t", type=count(1), help="frames of that file between input and target")
-    add("--evaluate_sample_freq", type=count(1), help="simulation steps between its frames (None: what it says)")
-
-
-def idle_flags(flags: Namespace) -> dict[str, str]:
-    """The flags that have no effect, and why.
-
-    Args:
-        flags: every flag.
-    """
-    idle = {}
-    if flags.ri_data is None:
-        idle["data_str"] = "without --ri_data"
-    else:
-        idle |= dict.fromkeys(("n_balls", "num_train", "num_valid", "num_test"), "with --ri_data")
-    if flags.evaluate is None:
-        idle |= dict.fromkeys(("evaluate_delta_t", "evaluate_sample_freq"), "without --evaluate")
-    return idle
-
 
 # ---------------------------------------------------------------------------------------------------------- data
 
@@ -133,7 +60,7 @@ def _simulate_splits(flags: Namespace) -> dict[str, Trajectories]:
     settings = Settings(flags.ri_data_type, flags.n_balls, sample_freq=flags.sample_freq or 100)
     sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
     return {
-        split: load_or_simulate(flags.data, settings, size, flags.seed, split, progress=True)
+        split: load_or_simulate(flags.data, settings, size, flags.seed, split, progress=sys.stderr.isatty())
         for split, size in sizes.items()
     }
 

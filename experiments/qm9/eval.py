@@ -6,19 +6,34 @@ python experiments/qm9/eval.py --checkpoint best.pt --data_address molecules.npz
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.qm9.flags import add_source_flags, trained_parser
+from utils.cli import UsageError, answer_help, blame, run
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of the command line."""
+    parser = trained_parser(__doc__)
+    add_source_flags(parser)
+    parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test")
+    parser.add_argument("--output", metavar="FOLDER", default=None,
+        help="gets metrics.json, predictions.csv and parity.png (None: figures are only printed)")  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(build_parser)  # PyTorch takes seconds to import
+
 from experiments.qm9.data import MoleculeDataset, with_target
 from experiments.qm9.evaluation import predict, relative_equivariance_error, write
 from experiments.qm9.models import neighbours_of
-from experiments.qm9.molecules import SPLITS
-from experiments.qm9.run import add_source_flags, load_molecules
+from experiments.qm9.run import load_molecules
 from experiments.qm9.targets import TARGETS
-from experiments.qm9.trained import Trained, make_parser
-from utils.cli import UsageError, blame, run
+from experiments.qm9.trained import Trained
 from utils.experiment import equivariance_line
 from utils.files import make_folder, write_json
 from utils.runs import CONFIG
@@ -36,12 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         UsageError: flags ask for what cannot be done.
     """
-    parser = make_parser(__doc__)
-    add_source_flags(parser)
-    parser.add_argument("--split", choices=(*SPLITS, "all"), default="test")
-    parser.add_argument("--output", metavar="FOLDER", default=None,
-        help="gets metrics.json, predictions.csv and parity.png (None: figures are only printed)")  # fmt: skip
-    given = parser.parse_args(arguments)
+    given = build_parser().parse_args(arguments)
     if {"source", "data_address"} & vars(given).keys():  # one of the two means another source, not half of the old one
         given = Namespace(**{"source": "auto", "data_address": None, **vars(given)})
     if given.output is not None:

@@ -20,13 +20,43 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.qm9.targets import TARGETS
+from utils.cli import answer_help, blame, count, parse, run
+
+SCALARS = [name for name, target in TARGETS.items() if not target.vector]
+
+
+def _size(text: str) -> int | None:
+    return None if text == "all" else count(1)(text)
+
+
+_size.__name__ = "number of molecules"
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="All other flags are those of run.py.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--tasks", nargs="+", choices=SCALARS, default=["mu", "alpha", "gap", "lumo", "cv"])
+    add("--models", nargs="+", choices=("SE3Transformer", "TFN"), default=["SE3Transformer", "TFN"])
+    add("--sizes", nargs="+", type=_size, default=[500, 1000, 2000, None], help="molecules to train on, or all")
+    add("--jobs", type=count(1), default=1, help="runs at a time")
+    add("--output", required=True, metavar="FOLDER", help="gets curves.csv, curves.png and the runs")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
 import torch
 from tqdm import tqdm
 
 from experiments.qm9 import run as qm9
 from experiments.qm9.evaluation import BASELINES
-from experiments.qm9.targets import TARGETS
-from utils.cli import blame, count, parse, run
 from utils.files import make_folder, read_json
 from utils.flags import FREE
 from utils.history import write_csv
@@ -34,7 +64,6 @@ from utils.plots import Figure, save_figure
 from utils.runs import CONFIG, reconcile
 
 BUDGET = ["--num_valid", "0", "--batch_size", "32", "--epoch_size", "1000", "--num_epochs", "32"]
-SCALARS = [name for name, target in TARGETS.items() if not target.vector]
 
 
 class Study(NamedTuple):
@@ -74,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     for study in studies:
         check(study)
     todo = [study for study in studies if not (study.folder / "metrics.json").exists()]
-    for _ in tqdm(train_all(todo, flags.jobs), total=len(todo), unit=" runs", disable=not todo):
+    for _ in tqdm(train_all(todo, flags.jobs), total=len(todo), unit=" runs", disable=None if todo else True):
         pass
     rows = [row_of(study) for study in studies]
     write_csv(folder / "curves.csv", rows)
@@ -211,29 +240,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _by(rows: Sequence[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
     return {value: [row for row in rows if row[key] == value] for value in dict.fromkeys(row[key] for row in rows)}
-
-
-def _size(text: str) -> int | None:
-    return None if text == "all" else count(1)(text)
-
-
-_size.__name__ = "number of molecules"
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="All other flags are those of run.py.",
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--tasks", nargs="+", choices=SCALARS, default=["mu", "alpha", "gap", "lumo", "cv"])
-    add("--models", nargs="+", choices=("SE3Transformer", "TFN"), default=["SE3Transformer", "TFN"])
-    add("--sizes", nargs="+", type=_size, default=[500, 1000, 2000, None], help="molecules to train on, or all")
-    add("--jobs", type=count(1), default=1, help="runs at a time")
-    add("--output", required=True, metavar="FOLDER", help="gets curves.csv, curves.png and the runs")
-    return parser
 
 
 if __name__ == "__main__":

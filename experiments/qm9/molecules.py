@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -78,7 +78,8 @@ class Molecules:
             )
         largest = self.num_atoms.max(initial=0)
         _check("num_atoms", largest <= MOST_ATOMS, f"at most {MOST_ATOMS} in a molecule", largest)
-        _check("numbers", set(np.unique(self.numbers)) <= ELEMENTS.keys(), f"{[*ELEMENTS]}", np.unique(self.numbers))
+        if unknown := set(self.numbers.tolist()) - ELEMENTS.keys():
+            _check("numbers", False, f"{[*ELEMENTS]}", f"{_named(unknown)} (known are {', '.join(ELEMENTS.values())})")
         _check("positions", bool(np.isfinite(self.positions).all()), "finite numbers", "NaN or infinity")
         _check("split", bool(np.isin(self.split, range(len(SPLITS))).all()), f"indices into {SPLITS}", self.split)
         of_bond = np.repeat(self.num_atoms, self.num_bonds)[:, None]
@@ -199,6 +200,14 @@ def draw_split(molecules: int, train: int, valid: int, seed: int = 0) -> np.ndar
     order = np.random.default_rng(seed).permutation(molecules)
     split[order[:train]], split[order[train : train + valid]] = 0, 1
     return split
+
+
+def _named(numbers: Iterable[int]) -> str:
+    """Elements, each by its symbol, where it has one, and number."""
+    from rdkit import Chem  # for a message alone
+
+    symbol = Chem.GetPeriodicTable().GetElementSymbol
+    return ", ".join(f"{symbol(number)} {number}" if 0 < number < 119 else str(number) for number in sorted(numbers))
 
 
 def _check(name: str, holds: bool, expected: str, got: object) -> None:

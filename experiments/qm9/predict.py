@@ -2,14 +2,30 @@
 
 python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint RUN/checkpoints/best.pt
 
-A molecule that cannot be read is named, with the reason, and the others are predicted.
+A molecule that cannot be read is named, with the reason, and the others are predicted; the exit code is then 3.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+
+from experiments.qm9.flags import trained_parser
+from utils.cli import UsageError, answer_help, blame, run
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of the command line."""
+    parser = trained_parser(__doc__)
+    parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
+    parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(build_parser)  # PyTorch takes seconds to import
 
 import numpy as np
 
@@ -19,9 +35,10 @@ from experiments.qm9.models import neighbours_of
 from experiments.qm9.molecules import join
 from experiments.qm9.structures import read
 from experiments.qm9.targets import TARGETS
-from experiments.qm9.trained import Trained, make_parser
-from utils.cli import UsageError, blame, run
+from experiments.qm9.trained import Trained
 from utils.files import make_folder
+
+SKIPPED = 3  # the exit code where not every molecule could be read
 
 
 def main(arguments: Sequence[str] | None = None) -> Predictions:
@@ -36,10 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> Predictions:
     Raises:
         UsageError: none could be read, or flags ask for what cannot be done.
     """
-    parser = make_parser(__doc__)
-    parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
-    parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
-    given = parser.parse_args(arguments)
+    return _predicted_and_skipped(arguments)[0]
+
+
+def program() -> int:
+    """Run the command line of this process; its exit code, which tells whether molecules were skipped."""
+    return SKIPPED if _predicted_and_skipped(None)[1] else 0
+
+
+def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[Predictions, int]:
+    """The predictions, and how many molecules could not be read.
+
+    Raises:
+        UsageError: none could be read, or flags ask for what cannot be done.
+    """
+    given = build_parser().parse_args(arguments)
     with blame("--output"):
         make_folder(Path(given.output).parent)
     trained = Trained(given)
@@ -62,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> Predictions:
     print(
         f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {given.output}"
     )
-    return predictions
+    return predictions, skipped
 
 
 def table(predictions: Predictions) -> str:
@@ -80,4 +108,4 @@ def table(predictions: Predictions) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(program)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from typing import Any
 
 from equivariant_attention.checkpoints import check_weights, load_weights, made_for
@@ -12,7 +11,6 @@ from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
 from utils.cli import UsageError, blame, check, parse
-from utils.flags import add_machine_flags
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
@@ -77,20 +75,3 @@ def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return flags
-
-
-def make_parser(description: str) -> ArgumentParser:
-    """A parser with --checkpoint and the flags of the machine, which are those of the training unless given.
-
-    Args:
-        description: first lines of the help.
-    """
-    parser = ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="best.pt of a run")
-    add_machine_flags(parser)
-    return parser

@@ -14,9 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.cli import UsageError, answer_help, blame, run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a finished run")
+    parser.add_argument("--output", metavar="FOLDER", required=True, type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
 from equivariant_attention.checkpoints import write_tensors
 from utils import checkpoints
-from utils.cli import UsageError, blame, run
 from utils.files import atomic_write, read_json, write_json
 from utils.flags import without_places
 from utils.plots import Figure, save_figure
@@ -37,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UsageError: a run is not there, or not finished.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a finished run")
-    parser.add_argument("--output", metavar="FOLDER", required=True, type=Path)
-    flags = parser.parse_args(arguments)
+    flags = _parser().parse_args(arguments)
     for folder in flags.runs:
         if missing := [name for name in KEPT if not (folder / name).is_file()]:
             raise UsageError(f"{folder}: expected a finished run, without {missing[0]}")

@@ -24,7 +24,7 @@ def forces_reach_every_weight(names):
 
 
 NEED_A_COMPILER = {"docs/engine.md"}
-AFTERWARDS = {"README.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
+AFTERWARDS = {"docs/usage.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=name_of)

@@ -11,7 +11,7 @@ TWO_EPOCHS = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", 
 # Flags with which each experiment trains in a second; how much data there are, and of what size.
 TINY = {
     "nbody": [*TWO_EPOCHS, "--num_train", "8", "--num_valid", "4", "--num_test", "4", "--n_balls", "3"],
-    "toy_optimisation": [*TWO_EPOCHS, "--num_iter", "1", "--n_points", "4", "--epoch_length", "8", "--num_valid", "4",
+    "toy_optimisation": [*TWO_EPOCHS, "--num_iter", "1", "--n_points", "4", "--epoch_size", "8", "--num_valid", "4",
                          "--num_test", "4"],
     "forces": [*TWO_EPOCHS[:-2], "--num_train", "8", "--num_valid", "4", "--num_test", "4", "--atoms", "3",
                "--md_steps", "2"],

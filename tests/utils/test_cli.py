@@ -1,11 +1,15 @@
 import argparse
 import re
+import subprocess
+import sys
 from argparse import BooleanOptionalAction
+from pathlib import Path
 
 import pytest
 
 from utils import cli
 
+ROOT = Path(__file__).parents[2]
 PRESETS = {"small": {"width": 2, "rate": 0.5}, "large": {"width": 64, "rate": 0.1}}
 
 
@@ -166,3 +170,27 @@ def test_fractions(text):
 def test_none_unsets():
     assert cli.none_or_text("none") is None
     assert cli.none_or_text("file") == "file"
+
+
+def test_a_program_may_say_its_exit_code():
+    for returned, code in ((None, 0), ({"loss": 1.0}, 0), (3, 3), (0, 0)):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda returned=returned: returned)
+        assert ended.value.code == code
+
+
+def test_help_is_answered_by_the_parser_alone(monkeypatch, capsys):
+    parser = cli.make_parser("Trains.", {"small": PRESET})
+    monkeypatch.setattr("sys.argv", ["run.py", "--preset", "small"])
+    cli.answer_help(lambda: parser)
+    monkeypatch.setattr("sys.argv", ["run.py", "--preset", "small", "-h"])
+    with pytest.raises(SystemExit) as ended:
+        cli.answer_help(lambda: parser)
+    assert ended.value.code == 0
+    assert "Trains." in capsys.readouterr().out
+
+
+def test_what_is_printed_to_a_pipe_is_there_at_once():
+    script = "import os; from utils.cli import run; run(lambda: (print('epoch 1'), os._exit(0)))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout == "epoch 1\n"

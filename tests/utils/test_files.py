@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from utils.files import locked, make_folder, read_json, read_text, write_json
@@ -39,6 +45,36 @@ def test_a_lock_is_free_again_after_the_block(tmp_path):
     for _ in range(2):
         with locked(tmp_path):
             assert (tmp_path / "lock").exists()
+
+
+HOLDER = """
+import os, signal, sys, time
+from utils.files import locked
+with locked(sys.argv[1]):
+    worker = os.fork()
+    if worker == 0:
+        os.close(1)
+        time.sleep(60)
+    print(worker, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="has no fork")
+def test_a_lock_ends_with_its_process_whatever_that_has_started(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        worker = int(holder.stdout.readline())
+        try:
+            with pytest.raises(BlockingIOError, match="is in use by another process"), locked(tmp_path):
+                pass
+            holder.kill()
+            holder.wait()
+            with locked(tmp_path):
+                assert os.getpgid(worker)  # which lives
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

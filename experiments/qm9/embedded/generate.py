@@ -10,6 +10,18 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from utils.cli import answer_help
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="file to write (default: the embedded set itself)")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # whether or not there is tblite
+
 import numpy as np
 from ase import Atoms
 from ase.optimize import BFGS
@@ -135,10 +147,8 @@ def make(name: str) -> Molecules:
 
 def main() -> None:
     """Make all molecules of the list."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=EMBEDDED, help="file to write (default: the embedded set itself)")
-    out = parser.parse_args().out
-    table = join([make(name) for name in tqdm(SMILES.read_text().split(), unit="molecules")])
+    out = _parser().parse_args().out or EMBEDDED
+    table = join([make(name) for name in tqdm(SMILES.read_text().split(), unit="molecules", disable=None)])
     table = replace(table, split=draw_split(len(table), round(0.8 * len(table)), round(0.1 * len(table)), SEED))
     table.save(out)
     print(f"{out}: {table.summary}")

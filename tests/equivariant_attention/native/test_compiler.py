@@ -55,6 +55,18 @@ def test_it_is_built_once(source):
     assert first.stat().st_mtime_ns == made
 
 
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_person_is_told_once_that_something_is_built(source, capsys, monkeypatch, is_seen):
+    compiler._announce.cache_clear()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_seen)
+    other = source.with_name("other.cpp")
+    shutil.copy(source, other)
+    for path in (source, other, source):
+        library(path)
+    expected = "equivariant_attention: building C++ kernels once, about 20 s ...\n"
+    assert capsys.readouterr() == ("", expected * is_seen)
+
+
 def test_another_source_or_compiler_builds_anew(source, monkeypatch):
     library(source)
     library.cache_clear()

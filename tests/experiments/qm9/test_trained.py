@@ -92,6 +92,13 @@ def test_prediction(runs, tmp_path, capsys):
     assert "skipped C(: neither a file nor a SMILES" in printed.err
 
 
+@pytest.mark.parametrize(("words", "code"), [(["CCO"], 0), (["CCO", "C("], 3)])
+def test_the_exit_code_of_predict_tells_whether_molecules_were_skipped(runs, tmp_path, monkeypatch, words, code):
+    flags = ["--checkpoint", checkpoint(runs), "--output", str(tmp_path / "out.csv")]
+    monkeypatch.setattr("sys.argv", ["predict.py", *words, *flags])
+    assert predict.program() == code
+
+
 def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
     numbers, positions = arrays_of("CC=O")
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))

@@ -9,7 +9,7 @@ from utils.cli import UsageError
 
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_iter", "2", "--n_points", "4", "--batch_size", "8"]
 SMALL += ["--device", "cpu", "--log_interval", "1"]
-FEW = ["--epoch_length", "24", "--num_valid", "10", "--num_test", "12"]
+FEW = ["--epoch_size", "24", "--num_valid", "10", "--num_test", "12"]
 PICTURES = {f"pictures/{name}" for name in ("animation.gif", "energy.png", "attention.png")}
 NUMBERS = {
     "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",

@@ -1,0 +1,49 @@
+"""What is said to contributors, to CI and to the index agrees with what is there."""
+
+import importlib
+import re
+import subprocess
+from pathlib import Path
+
+import equivariant_attention
+from tests.test_packaging import PROJECT, requirements
+
+ROOT = Path(__file__).parents[1]
+
+
+def text(path):
+    return (ROOT / path).read_text()
+
+
+def test_every_python_is_tried_and_the_oldest_and_the_pinned_pytorch():
+    tried = re.findall(r'python: "([\d.]+)", torch: "([\d.]+)"', text(".github/workflows/tests.yml"))
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python :: 3." in line}
+    assert {python for python, _ in tried} == named
+    versions = {pytorch for _, pytorch in tried}
+    assert any(f"torch>={version.rpartition('.')[0]}" in PROJECT["dependencies"] for version in versions)
+    pinned = str(requirements()["torch"].specifier)
+    assert pinned.removeprefix("==") in versions
+    assert f"pip install torch{pinned} " in text("CONTRIBUTING.md")
+
+
+def test_pre_commit_asks_what_ci_asks():
+    asked = re.findall(r"entry: (.*)", text(".pre-commit-config.yaml"))
+    for command in asked:
+        assert command.removesuffix(" --force-exclude") in text(".ci/run")
+    assert [command.split()[0] for command in asked] == ["ruff", "ruff", "mypy"]
+
+
+def test_a_release_has_the_tag_of_its_version():
+    command = re.search(r"\$\((sed .*)\)\"", text(".github/workflows/release.yml"))[1]
+    found = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == equivariant_attention.__version__
+
+
+def test_what_is_called_public_or_not_is_there():
+    package = ROOT / "equivariant_attention"
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    page = text("docs/public.md")
+    named = re.findall(r"`equivariant_attention\.([a-z_0-9]+)", page)
+    named += re.findall(r"`([a-z_]+)`", page.split("the wording of messages.")[1].split("are documented for")[0])
+    assert {"modules", "nvidia", "native"} <= set(named) <= modules
+    assert callable(importlib.import_module("equivariant_attention.contraction").use_backend)

@@ -1,0 +1,70 @@
+"""Every program answers --help before it imports what takes seconds, and by the names that other modules have."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import selection
+from equivariant_attention.contraction import BACKENDS
+from equivariant_attention.models import NONLINEARITIES
+from experiments.nbody import models as nbody_models
+from experiments.nbody.flags import PRESETS as NBODY
+from experiments.qm9 import flags
+from experiments.qm9.flags import PRESETS as QM9
+from experiments.qm9.models import MODELS
+from experiments.qm9.molecules import SPLITS
+from experiments.toy_optimisation.flags import PRESETS as TOY
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = [
+    "experiments.nbody.generate_dataset", "experiments.nbody.run",
+    "experiments.qm9.embedded.generate", "experiments.qm9.eval", "experiments.qm9.learning_curves",
+    "experiments.qm9.predict", "experiments.qm9.run",
+    "experiments.toy_optimisation.collect", "experiments.toy_optimisation.run",
+    "benchmarks", "benchmarks.against", "benchmarks.report",
+    "equivariant_attention", "equivariant_attention.published",
+]  # fmt: skip
+SLOW = {"torch", "matplotlib", "rdkit", "lightning_fabric", "ase", "tblite", "dgl"}
+SCRIPT = """
+import runpy, sys
+program, *slow = sys.argv[1:]
+sys.argv[1:] = ["--help"]
+try:
+    runpy.run_module(program, run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code
+    assert not set(slow) & set(sys.modules), set(slow) & set(sys.modules)
+else:
+    raise AssertionError("it went on")
+"""
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_waits_for_nothing(program):
+    command = [sys.executable, "-c", SCRIPT, program, *SLOW]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage: ")
+
+
+def test_what_the_help_names_is_what_there_is():
+    assert set(selection.BACKENDS) == set(BACKENDS)
+    assert tuple(MODELS) == flags.MODELS
+    assert flags.NONLINEARITIES == NONLINEARITIES
+    choices = {action.dest: action.choices for action in eval_parser()._actions}
+    assert tuple(choices["split"]) == (*SPLITS, "all")
+    assert all(hasattr(nbody_models, name) for name in ("SE3Transformer", "TFN"))
+
+
+def eval_parser():
+    from experiments.qm9 import eval
+
+    return eval.build_parser()
+
+
+def test_a_flag_has_one_name():
+    assert "epoch_size" in QM9["paper"]
+    assert "epoch_size" in TOY["quick"]
+    assert not {"epoch_length"} & (NBODY["quick"].keys() | QM9["paper"].keys() | TOY["quick"].keys())
