@@ -167,7 +167,7 @@ class Problem:
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
             every = [*tensors, *self._without_direction(t, gradients), *directions]
-            wanted = [*needed, *[True] * len(output)]
+            wanted = [*needed, *(d is not None for d in gradients)]
             plain = partial(plain_gradient, self.isotropic)
             both = differentiated(plain, len(tensors), every, wanted)
             _add_all(found, both[: len(tensors)])
@@ -235,8 +235,13 @@ def _add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> No
 
 @lru_cache(maxsize=1024)
 def _registered(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
+    return problem_of(backend, text, sizes, pairs_share).operation
+
+
+def problem_of(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Problem:
+    """The problem of which the operator has these arguments."""
     grouped = tuple(Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
-    return Problem(backend, Convolution.of(text), grouped, pairs_share).operation
+    return Problem(backend, Convolution.of(text), grouped, pairs_share)
 
 
 register(

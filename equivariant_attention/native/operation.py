@@ -124,10 +124,10 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
 
     def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
         operation = make(*rest)
-        return operation.values(operation.readable(_with_none(tensors, present)))
+        return operation.values(operation.readable(with_none(tensors, present)))
 
     def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        return make(*rest).room(_with_none(tensors, present))
+        return make(*rest).room(with_none(tensors, present))
 
     def gradient(
         tensors: Sequence[Tensor],
@@ -137,7 +137,7 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
         *rest: Any,
     ) -> list[Tensor]:
         operation, wanted = make(*rest), _spread(needed, present)
-        given = operation.readable(_with_none(tensors, present))
+        given = operation.readable(with_none(tensors, present))
         found = operation.gradient(given, wanted, contiguous(gradients))
         return [d for d in found if d is not None]
 
@@ -192,7 +192,7 @@ def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
     return [v for v in tensors if v is not None], [v is not None for v in tensors]
 
 
-def _with_none(tensors: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
+def with_none(tensors: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
     """The inverse of :func:`_without_none`."""
     rest = iter(tensors)
     return [next(rest) if p else None for p in present]

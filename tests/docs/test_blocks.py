@@ -23,7 +23,7 @@ def forces_reach_every_weight(names):
     assert names["atoms"].get_momenta().any()
 
 
-NEED_A_COMPILER = {"docs/engine.md"}
+NEED_A_COMPILER = {"docs/compile.md", "docs/engine.md"}
 AFTERWARDS = {"docs/usage.md": one_number_per_graph, "docs/forces.md": forces_reach_every_weight}
 
 

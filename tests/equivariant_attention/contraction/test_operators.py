@@ -210,6 +210,13 @@ def test_the_same_again(threads):
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
+def test_second_derivatives_of_some_of_the_messages():
+    """Of which edges of length zero carry others too."""
+    layer = GConvSE3Partial(MIXED, Fiber(3, 2), edge_dim=EDGE_DIM).double()
+    function, leaves = function_of(layer, awkward_graph(edge_dim=EDGE_DIM), MIXED)
+    check_derivatives(lambda: [*function()][1:2], leaves, order=2)
+
+
 def forces(layer, G):
     """Minus the derivative by d of an energy, which can be differentiated again, and the basis."""
     G.edata["d"] = d = G.edata["d"].detach().requires_grad_()
