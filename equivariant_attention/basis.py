@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_of_graph, check_whole_number
+from .checks import check_of_graph, check_whole_number, is_autocast_on
 from .graphs import GraphLike, as_graph
 from .native.calls import is_watched
 from .plan import Plan, relative_positions
@@ -151,8 +151,8 @@ class Basis(Mapping[str, Tensor]):
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
         # What is formed is kept for whoever asks next: it must not depend on who asks first, under no_grad or autocast.
-        kind = self.direction.device.type
-        autocast = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        device = self.direction.device
+        autocast = torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
         inference = nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(self._inference)
         with inference, torch.set_grad_enabled(self._gradients), autocast:
             yield
@@ -175,10 +175,6 @@ class Basis(Mapping[str, Tensor]):
 
 
 BasisAndR = tuple[Basis, Tensor]  # of one graph, from get_basis_and_r or a BasisCache
-
-
-def _plan_of(G: Any) -> Plan:
-    return Plan(G)
 
 
 def get_basis_and_r(
@@ -216,7 +212,7 @@ def get_basis_and_r(
     G = as_graph(G)
     d = relative_positions(G)
     if plan is None:
-        plan = torch.compiler.disable(_plan_of)(G) if torch.compiler.is_compiling() else _plan_of(G)
+        plan = Plan(G)
     elif isinstance(plan, Plan):
         plan.check(G)
     else:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .native.calls import is_recorded
 from .segments import segment_size
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -152,17 +153,16 @@ class Graph:
     edata: Fields
 
     def __init__(self, src: Tensor | Sequence[int], dst: Tensor | Sequence[int], num_nodes: int | None = None) -> None:
-        refuse_export("a Graph")
         self._src, self._dst = _integers("src", src), _integers("dst", dst)
-        if len(self._src) != len(self._dst):
+        if self._src.shape != self._dst.shape:
             raise ValueError(f"dst must be as long as src, {len(self._src)} edges, got {len(self._dst)}")
         for what in ("device", "dtype"):
             of_src, of_dst = getattr(self._src, what), getattr(self._dst, what)
             if of_src != of_dst:
                 raise ValueError(f"dst must have the {what} of src, {of_src}, got {of_dst}")
         self._num_nodes = _checked_num_nodes(self._src, self._dst, num_nodes)
-        self._batch_num_nodes = torch.tensor([self._num_nodes], device=self.device)
-        self._batch_num_edges = torch.tensor([len(self._src)], device=self.device)
+        self._batch_num_nodes = self._src.new_full((1,), self._num_nodes, dtype=torch.int64)
+        self._batch_num_edges = self._src.new_full((1,), self.num_edges(), dtype=torch.int64)
         self._set_fields({}, {})
 
     def _set_fields(self, ndata: dict[str, Tensor], edata: dict[str, Tensor]) -> None:
@@ -177,7 +177,7 @@ class Graph:
     @property
     def batch_size(self) -> int:
         """Number of graphs in the batch."""
-        return len(self._batch_num_nodes)
+        return self._batch_num_nodes.shape[0]
 
     def edges(self) -> tuple[Tensor, Tensor]:
         """Return `(src, dst)`, both `[edges]`, in the dtype they were given in."""
@@ -189,7 +189,7 @@ class Graph:
 
     def num_edges(self) -> int:
         """Number of edges, over the whole batch."""
-        return len(self._src)
+        return self._src.shape[0]
 
     def number_of_nodes(self) -> int:
         """The same as `num_nodes`, under DGL's other name."""
@@ -383,15 +383,6 @@ def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     return src.long(), dst.long()
 
 
-def refuse_export(what: str) -> None:
-    """Refuse to look at edges, to make ``what``, within ``torch.export`` with a RuntimeError that says what to do."""
-    if hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting():
-        raise RuntimeError(
-            f"{what} cannot be made within torch.export, as it looks at its edges: make the Graph and its Plan before, "
-            "and export what follows, for edges that stay as they are"
-        )
-
-
 def own_tensor(tensor: Tensor) -> Tensor:
     """The same numbers in a tensor of PyTorch's own, where one of another class has them: PyG's EdgeIndex, say."""
     if type(tensor) is Tensor:
@@ -530,7 +521,7 @@ class _PygView:
 
     @property
     def batch_size(self) -> int:
-        return len(self.batch_num_nodes())
+        return self.batch_num_nodes().shape[0]
 
     def edges(self) -> tuple[Tensor, Tensor]:
         index = own_tensor(self._data.edge_index)
@@ -546,7 +537,7 @@ class _PygView:
         ptr = self._data.ptr if "ptr" in self._data else None
         if "batch" in self._data:
             # Data.subgraph leaves ptr as it was, but for how many graphs there are.
-            return graph_sizes(self._data.batch, self._num_nodes, None if ptr is None else len(ptr) - 1)
+            return graph_sizes(self._data.batch, self._num_nodes, None if ptr is None else ptr.shape[0] - 1)
         if ptr is None:
             return torch.tensor([self._num_nodes], device=self.device)
         torch._assert_async(
@@ -641,7 +632,7 @@ def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) ->
 
 def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
     """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
-    groups = torch.arange(len(sizes), device=device)
+    groups = torch.arange(sizes.shape[0], device=device)
     # With the size of the output given, a GPU need not report the sum of the sizes back.
     return torch.repeat_interleave(groups, sizes.to(device), output_size=total)
 
@@ -698,6 +689,10 @@ def _integers(name: str, value: Tensor | Sequence[int]) -> Tensor:
 
 def _checked_num_nodes(src: Tensor, dst: Tensor, num_nodes: int | None) -> int:
     """The number of nodes, by default as many as the edges need, or a ValueError if they need more."""
+    if is_recorded():  # nothing can be looked at yet: a plan is made when it runs, and looks then
+        if num_nodes is None:
+            raise ValueError("num_nodes must be given in code that PyTorch compiles or exports, got None")
+        return num_nodes
     ranges = {name: [int(end) for end in ends.aminmax()] for name, ends in (("src", src), ("dst", dst)) if len(ends)}
     if num_nodes is None:
         num_nodes = 1 + max((most for _, most in ranges.values()), default=-1)
@@ -716,7 +711,9 @@ def _checked_num_nodes(src: Tensor, dst: Tensor, num_nodes: int | None) -> int:
 def _checked_sizes(name: str, sizes: Tensor | Sequence[int], total: int, device: torch.device) -> Tensor:
     """`sizes` as int64 `[graphs]` on the device, or a ValueError if they do not add up to `total`."""
     sizes = _integers(name, sizes).to(device, torch.int64)
-    if (sizes < 0).any() or sizes.sum() != total:
+    if is_recorded():
+        torch._assert_async((sizes >= 0).all() & (sizes.sum() == total), f"{name} must be at least 0 each and add up")
+    elif (sizes < 0).any() or sizes.sum() != total:
         raise ValueError(f"{name} must be at least 0 each and {total} in all, got {sizes.tolist()}")
     return sizes
 

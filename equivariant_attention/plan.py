@@ -11,9 +11,12 @@ from torch import Tensor
 
 from .checks import as_floating_point, check_floating_point, check_of_graph
 from .envelope import edge_envelope
-from .graphs import GraphLike, as_graph, refuse_export
+from .graphs import GraphLike, as_graph
+from .native.calls import is_recorded
+from .native.operation import LIBRARY, NAMESPACE, OPERATORS
 from .segments import segment_size
 from .so3.vectors import length_and_direction
+from .unchanged import version
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 LONGEST_ROW = 64
@@ -27,6 +30,9 @@ class Plan:
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
     waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.
 
+    In code that PyTorch compiles or exports it is made when that runs, by the operator ``equivariant_attention::plan``,
+    for whatever edges there are then.
+
     Args:
         G: DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with ``edata['d']``.
 
@@ -37,6 +43,7 @@ class Plan:
             ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
+
     Raises:
         KeyError: the graph has no ``edata['d']``.
         TypeError, ValueError: ``edata['d']`` is not float32 or float64; it, ``edata['w']`` or ``edata['envelope']`` has
@@ -45,31 +52,25 @@ class Plan:
     """
 
     def __init__(self, G: Any) -> None:
-        refuse_export("a Plan")
+        if torch.jit.is_tracing():
+            raise RuntimeError(
+                "a Plan cannot be made within torch.jit.trace, which would keep that of the example for all graphs: "
+                "make it before, for edges that stay as they are, or use torch.export"
+            )
         G = as_graph(G)
+        if is_recorded():
+            self.fill(G.num_nodes(), *OPERATORS.plan(*_read(G)))
+            return
         # It may serve training later, so it is made outside any inference mode that this is in.
         with torch.inference_mode(False), torch.no_grad():
-            d = relative_positions(G)
-            _check_values(G, d)
-            # Copies: the graph's own may be written to.
-            src, dst = (ends.to(torch.int64, copy=True) for ends in G.edges())
-            pairs = _pairs(src, dst, G.num_nodes(), _radial_input(G, d))
-            alone = torch.ones(len(src), dtype=torch.bool, device=d.device).index_fill(0, pairs.flatten(), False)
-            order = torch.cat([pairs.flatten(), alone.nonzero().squeeze(-1)])
-            self.fill(G.num_nodes(), src, dst, order, len(pairs), _is_zero(d).nonzero().squeeze(-1))
+            self.fill(G.num_nodes(), *_looked_at(*_read(G)))
 
-    def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, num_pairs: int, zero_edges: Tensor) -> None:
-        """Set the attributes.
-
-        Args:
-            num_nodes, src, dst, order, zero_edges: those of that name.
-            num_pairs: how many pairs ``order`` begins with, one edge after the other.
-        """
-        self.num_nodes, self.num_edges = num_nodes, len(src)
-        self.src, self.dst, self.order, self.zero_edges = src, dst, order, zero_edges
-        self.pairs = order[: 2 * num_pairs].view(-1, 2)
-        # Only some orders of evaluation need them; but where the host would wait for them, it is to wait here.
-        self._out_edges = None if src.device.type == "cpu" else OutEdges.of(src, num_nodes)
+    def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, pairs: Tensor, zero_edges: Tensor) -> None:
+        """Set the attributes of these names."""
+        self.num_nodes, self.num_edges = num_nodes, src.shape[0]
+        self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
+        # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
+        self._out_edges = None if src.device.type == "cpu" or is_recorded() else OutEdges.of(src, num_nodes)
         self._versions = self._count()
 
     @property
@@ -84,8 +85,8 @@ class Plan:
 
     def _count(self) -> list[int]:
         """How often each tensor has been written to."""
-        own = (self.src, self.dst, self.order, self.zero_edges)
-        return [v._version for v in (*own, *(self._out_edges[:-1] if self._out_edges else ()))]
+        own = (self.src, self.dst, self.order, self.pairs, self.zero_edges)
+        return [version(v) for v in (*own, *(self._out_edges[:-1] if self._out_edges else ()))]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -134,7 +135,7 @@ class Plan:
             ("device", d.device, self.order.device),
         )
         src, dst = G.edges()
-        first, second = _radial_input(G, d)[self.pairs.T]
+        first, second = _radial_input(d, edge_features(G))[self.pairs.T]
         planned_zero = torch.zeros_like(d[:, 0], dtype=torch.bool).index_fill(0, self.zero_edges, 1)
         fits = (first == second).all() & (_is_zero(d) == planned_zero).all() & (src == self.src).all()
         torch._assert_async(
@@ -242,9 +243,50 @@ def relative_positions(G: GraphLike) -> Tensor:
     return d.reshape(-1, 3)
 
 
-def _ranges(G: GraphLike, d: Tensor) -> list[tuple[str, Tensor, str, Tensor]]:
+def _read(G: GraphLike) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, int]:
+    """All of a graph that a plan depends on: both nodes of the edges, and the fields that layers compute with."""
+    return *G.edges(), relative_positions(G).detach(), edge_features(G), edge_envelope(G), G.num_nodes()
+
+
+def _looked_at(
+    src: Tensor, dst: Tensor, d: Tensor, w: Tensor | None, envelope: Tensor | None, num_nodes: int
+) -> tuple[Tensor, ...]:
+    """The tensors of a plan; an error where values are not as they must be."""
+    _check_values(src, dst, d, w, envelope, num_nodes)
+    # Copies: the graph's own may be written to.
+    src, dst = (ends.to(torch.int64, copy=True) for ends in (src, dst))
+    pairs = _pairs(src, dst, num_nodes, _radial_input(d, w))
+    alone = torch.ones(len(src), dtype=torch.bool, device=d.device).index_fill(0, pairs.flatten(), False)
+    order = torch.cat([pairs.flatten(), alone.nonzero().squeeze(-1)])
+    return src, dst, order, pairs, _is_zero(d).nonzero().squeeze(-1)
+
+
+def _shapes(src: Tensor, dst: Tensor, d: Tensor, w: Any, envelope: Any, num_nodes: int) -> tuple[Tensor, ...]:
+    """The same, without values."""
+    ends = [src.new_empty(src.shape, dtype=torch.int64) for _ in range(3)]
+    return *ends, ends[0].new_empty(_unknown_size(), 2), ends[0].new_empty(_unknown_size())
+
+
+def _unknown_size() -> Any:
+    try:
+        return torch.library.get_ctx().new_dynamic_size()
+    except (
+        torch._subclasses.fake_tensor.DynamicOutputShapeException
+    ):  # as FakeTensorMode has it, unless it is told to use symbols
+        return 0
+
+
+LIBRARY.define(
+    "plan(Tensor src, Tensor dst, Tensor d, Tensor? w, Tensor? envelope, SymInt num_nodes)"
+    " -> (Tensor src, Tensor dst, Tensor order, Tensor pairs, Tensor zero_edges)"
+)
+LIBRARY.impl("plan", _looked_at, "CompositeExplicitAutograd")
+torch.library.register_fake(f"{NAMESPACE}::plan", _shapes, lib=LIBRARY)
+
+
+def _ranges(d: Tensor, w: Tensor | None, envelope: Tensor | None) -> list[tuple[str, Tensor, str, Tensor]]:
     """The fields that layers compute with: name, value, which numbers are allowed, and where it has such."""
-    limit, w, envelope = f"finite and at most {LARGEST_DISTANCE:.0e}", edge_features(G), edge_envelope(G)
+    limit = f"finite and at most {LARGEST_DISTANCE:.0e}"
     ranges = [("edata['d']", d, limit, d.abs() <= LARGEST_DISTANCE)]
     if w is not None:
         ranges.append(("edata['w']", w, limit, w.abs() <= LARGEST_DISTANCE))
@@ -256,7 +298,7 @@ def _ranges(G: GraphLike, d: Tensor) -> list[tuple[str, Tensor, str, Tensor]]:
 
 def values_in_range(G: GraphLike, d: Tensor) -> Tensor:
     """Whether the fields of ``G`` that layers compute with, ``d`` and others, are finite and so on, as a tensor."""
-    return torch.stack([fits.all() for *_, fits in _ranges(G, d)]).all()
+    return torch.stack([fits.all() for *_, fits in _ranges(d, edge_features(G), edge_envelope(G))]).all()
 
 
 def edge_features(G: GraphLike) -> Tensor | None:
@@ -276,23 +318,25 @@ def edge_features(G: GraphLike) -> Tensor | None:
     return w.detach().flatten(1)
 
 
-def _check_values(G: GraphLike, d: Tensor) -> None:
-    for name, value, allowed, fits in _ranges(G, d):
+def _check_values(
+    src: Tensor, dst: Tensor, d: Tensor, w: Tensor | None, envelope: Tensor | None, num_nodes: int
+) -> None:
+    for name, value, allowed, fits in _ranges(d, w, envelope):
         if not fits.all():
             edge = int((~fits).any(1).nonzero()[0])
             raise ValueError(f"{name} must be {allowed}, got {value[edge].tolist()} on edge {edge}")
-    for name, ends in zip(("src", "dst"), G.edges(), strict=True):
-        if ((ends < 0) | (ends >= G.num_nodes())).any():
-            raise ValueError(f"{name} must hold nodes in [0, {G.num_nodes()}), got {ends.min()} to {ends.max()}")
+    for name, ends in (("src", src), ("dst", dst)):
+        if ((ends < 0) | (ends >= num_nodes)).any():
+            raise ValueError(f"{name} must hold nodes in [0, {num_nodes}), got {ends.min()} to {ends.max()}")
 
 
 def _is_zero(d: Tensor) -> Tensor:
     return (d == 0).all(-1)
 
 
-def _radial_input(G: GraphLike, d: Tensor) -> Tensor:
+def _radial_input(d: Tensor, w: Tensor | None) -> Tensor:
     """What the radial networks see of each edge, ``[edges, edge_dim + 1]``."""
-    w, r = edge_features(G), length_and_direction(d)[0]
+    r = length_and_direction(d)[0]
     return r if w is None else torch.cat([w, r], dim=-1)
 
 

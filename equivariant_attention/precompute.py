@@ -259,7 +259,7 @@ def _joined_plan(kept: Sequence[Kept], G: GraphLike, rows: Tensor | slice) -> Pl
         src,
         dst,
         order,
-        sum(part.num_pairs for part in kept),
+        order[: 2 * sum(part.num_pairs for part in kept)].view(-1, 2),
         torch.cat(zeros) if zeros else order.new_zeros(0),
     )
     return plan

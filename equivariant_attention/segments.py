@@ -15,7 +15,7 @@ def segment_mean(values: Tensor, segment: Tensor, size: Tensor) -> Tensor:
     It is 0 for a segment without rows; ``size`` is the :func:`segment_size` of ``segment``.
     """
     count = size.clamp_min(1).to(values.dtype)
-    return segment_sum(values, segment, len(size)) / count.view(-1, *[1] * (values.dim() - 1))
+    return segment_sum(values, segment, size.shape[0]) / count.view(-1, *[1] * (values.dim() - 1))
 
 
 def segment_size(segment: Tensor, num_segments: int) -> Tensor:

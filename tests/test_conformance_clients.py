@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from equivariant_attention import published
-from equivariant_attention.contraction import use_backend
-from tests.cases import BACKENDS_HERE
-from tests.test_conformance import FOLDER, check_of
+from tests.test_conformance import FOLDER, assert_as_recorded, check_of, in_every_order
 
 CLIENTS = FOLDER.with_name("conformance_clients")
 CASES = sorted(CLIENTS.glob("*.npz"))
@@ -22,14 +20,10 @@ def check():
     return check_of(CLIENTS)
 
 
-@pytest.mark.parametrize(("graph", "backend"), [*(("own", name) for name in BACKENDS_HERE), ("dgl", None)])
+@in_every_order
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):
-    if graph == "dgl":
-        pytest.importorskip("dgl")
-    with use_backend(backend):
-        for name, error in check.run(np.load(path, allow_pickle=False), graph):
-            assert error < (1e-4 if name.startswith("out/") else 1e-3), name
+    assert_as_recorded(check, path, graph, backend)
 
 
 @pytest.mark.filterwarnings("ignore:weights are loaded that do not say")

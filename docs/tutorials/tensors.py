@@ -65,7 +65,7 @@ torch.testing.assert_close(symmetric_tensor_to_features(R @ T @ R.T)["2"], wigne
 #           T_{ij} = \frac{3 d d^T - |d|^2}{(|d|^2 + 1)^{5/2}}, \quad d = x_i - x_j
 #
 # (the 1 keeps close atoms from polarising each other without bound). Solved for the dipoles, their sum is the
-# dipole moment of the molecule, and its derivative by a field the same everywhere is the polarisability.
+# dipole moment of the molecule, and its derivative with respect to a field the same everywhere is the polarisability.
 
 ATOMS = 5
 

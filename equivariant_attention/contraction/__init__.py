@@ -1,10 +1,11 @@
-r"""The hot loop: the messages of equation (8) of arXiv 2006.10503, along every edge, in one of several exact orders.
+r"""The hot loop: the messages of equation (8) of arXiv 2006.10503, along every edge, by one of several backends.
 
 .. math:: m_{ij}^l = \sum_k W^{lk}(x_{ij}) \, f_j^k, \qquad
           W^{lk} = \sum_J R_J^{lk}(|x_{ij}|, w_{ij}) \, W_J^{lk}(x_{ij})
 
-The sums over channels, orders and J may be done in any order. Each module here is one order; all of them give the same
+The sums over channels, orders m and J may be done in any order. A backend is one such order; all of them give the same
 function of the same parameters. ``oracle`` is the equation as it is written, and what the others are tested against.
+``docs/engine.md`` follows a feature through all of this.
 """
 
 import warnings
@@ -27,15 +28,15 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..native.calls import is_looked_into, is_transformed, missing
+from ..native.calls import is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
-Order = Callable[[Convolution, Sequence[Any], Inputs], list[Tensor]]
+Backend = Callable[[Convolution, Sequence[Any], Inputs], list[Tensor]]
 
 
-BACKENDS: dict[str, Order] = {
+BACKENDS: dict[str, Backend] = {
     "oracle": partial(pair_by_pair.messages, oracle.message),
     "edge": partial(pair_by_pair.messages, edge.message),
     "frame": blockwise.messages,
@@ -51,12 +52,13 @@ NEEDS = {
     "node": "plan",
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
+LATER = ""  # the faster one in C++ for the graph that there is when what is recorded runs
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 @contextmanager
 def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
-    """Within this context every convolution runs in the order ``name``; None lets the library choose.
+    """Within this context every convolution runs by the backend ``name``; None lets the library choose.
 
     Args:
         name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
@@ -68,7 +70,7 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
     Raises:
-        ValueError: there is no such order, or ``memory`` is not a whole number of at least 1.
+        ValueError: there is no such backend, or ``memory`` is not a whole number of at least 1.
     """
     name = _checked_name(name)
     if memory is not None:
@@ -96,11 +98,11 @@ def _named() -> str | None:
 
 
 def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
-    """Whether layers are to compute in C++: where it can run, and no order but one in C++ was chosen by name.
+    """Whether layers are to compute in C++: where it can run, unless a backend in PyTorch was chosen by name.
 
     Args:
         source: the C++ file.
-        tensors: what it would compute with, at least one, all of one dtype or it cannot.
+        tensors: what it would compute with, at least one. It cannot run if they have several dtypes.
         others: what else it would read, of any dtype.
 
     Returns:
@@ -121,14 +123,14 @@ def contract(
         convolution: what is sent and made, and which radial weights lead from one to the other.
         networks: its radial networks, modules such as :class:`~equivariant_attention.modules.PairwiseConv`.
         inputs: what the messages are made from.
-        backend: name of the order to run in; None for that of :func:`use_backend`, or the library's choice.
+        backend: name of the backend; None for that of :func:`use_backend`, or the library's choice.
 
     Returns:
         ``[edges, channels, 2 degree + 1]`` for each message of the convolution.
 
     Raises:
-        ValueError: there is no such order; or the basis lacks a pair of degrees, is of another graph, or is a plain
-            dict where the order chosen by name needs frames or a plan, or the order chosen by name cannot run here.
+        ValueError: there is no such backend; or the basis lacks a pair of degrees, is of another graph, or is a plain
+            dict where the backend chosen by name needs frames or a plan; or that backend cannot run here.
     """
     backend = _checked_name(backend)
     inputs.check_basis(convolution)
@@ -157,11 +159,12 @@ def contract(
     if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
     with full_precision(inputs.src.device):
-        return BACKENDS[name](convolution, networks, inputs.to(dtype))
+        messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
+        return messages(convolution, networks, inputs.to(dtype))
 
 
 def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[str, str] | None:
-    """The order that calls the modules that are not as they were made, and which of them; None, if all are."""
+    """The backend that calls a module that was changed, and the name of the module; None where none was."""
     found = [("", "every module, by a hook of them all")] if has_hooks_of_all() else []
     for number, network in enumerate(networks):
         name = changed(network)
@@ -178,7 +181,9 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
     if not isinstance(inputs.basis, Basis):
         return "edge"
     has_cpp = not is_transformed() and not cpp.missing("cpp", inputs, dtype)
-    if is_looked_into():
-        return "cpp" if has_cpp else "frame"  # which PyTorch can look into
+    if has_cpp and is_recorded():
+        return LATER
+    if is_watched():
+        return "frame"  # which PyTorch can look into
     name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

@@ -1,4 +1,4 @@
-"""Messages block by block of edges: what a block needs beside input and output is made again in the backward pass."""
+"""Backend 'frame' block by block of edges: the workspace of a block is made again in the backward pass, never kept."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..so3.couplings import published_sign
 
 
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs, fused: bool = False) -> list[Tensor]:
-    """All messages along every edge; ``fused``, with products in Triton.
+    """All messages along every edge; with ``fused``, the products run in Triton.
 
-    In code that PyTorch compiles, traces or transforms all edges are one block, whose memory grows with edges times
-    channels squared: it can then look into it, and differentiate it itself.
+    In code that PyTorch compiles, traces or transforms, it must see the operations to differentiate them itself. All
+    edges are then one block, whose memory grows with edges times channels squared.
     """
     layout = frame.layout_of(convolution, fused)
     own = [p for network in networks for p in parameters(network)]
@@ -50,7 +50,7 @@ def tensors(
     frames: Sequence[Tensor],
     parameters: Sequence[Any],
 ) -> Tensors:
-    """What the messages of a layout are a function of, made from features and parameters as the model has them."""
+    """The tensors that :class:`Problem` works on, made from features and parameters as the model has them."""
     networks = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
     return Tensors(
         sent=torch.cat([feature.mT.flatten(1) for feature in features], dim=1),
@@ -72,8 +72,6 @@ def _with_zero_length(
     convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], messages: Sequence[Tensor]
 ) -> list[Tensor]:
     edges = inputs.basis.without_direction
-    if not len(edges):
-        return list(messages)
     parts = isotropic(convolution, inputs, parameters, edges)
     return [m if part is None else m.index_add(0, edges, part) for m, part in zip(messages, parts, strict=True)]
 
@@ -81,9 +79,12 @@ def _with_zero_length(
 def isotropic(
     convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], edges: Tensor
 ) -> list[Tensor | None]:
-    """What ``edges`` without direction carry, for each message: J = 0 alone, which takes each degree to itself."""
+    """What ``edges`` without direction add to each message: J = 0 alone, which takes each degree to itself.
+
+    Degree 0 is left out: it needs no direction, and the frames make it.
+    """
     found: list[Tensor | None] = [None] * len(convolution.messages)
-    if not len(edges):
+    if not is_looked_into() and not len(edges):
         return found
     some = inputs.of(edges)
     for pair, ends in zip(convolution.pairs, convolution.ends, strict=True):
@@ -137,7 +138,7 @@ class Block(NamedTuple):
 
 
 class Problem:
-    """What messages depend on apart from tensors that have derivatives."""
+    """What messages depend on beside the tensors that have derivatives, and how they are evaluated."""
 
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
         self.layout, self.src = layout, inputs.src
@@ -158,7 +159,7 @@ class Problem:
             yield from self._blocks(D, start, end, self.room["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
 
     def blocks_with_graph(self) -> Iterator[Block]:
-        """Blocks whose radial weights are held, with what derivatives need."""
+        """Blocks for autograd, which keeps their radial weights and all else that derivatives need."""
         sizes = self.layout.row_sizes
         size = 4 * (sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
         return self._blocks(1, 0, self.plan.num_edges, self.room["graph"] // size)
@@ -171,7 +172,7 @@ class Problem:
             yield Block(self.plan.order[planned], planned, D)
 
     def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
-        """The part of all tensors that a block needs, with the scalars of every so many edges."""
+        """The part of all tensors that a block needs; scalars of one in ``every`` edges, as rows share them."""
         return t._replace(
             sent=t.sent[self.src[block.edges]],
             on_edges=[None if v is None else v[block.edges] for v in t.on_edges],
@@ -180,7 +181,7 @@ class Problem:
         )
 
     def rows(self, t: Tensors, block: Block) -> Tensors:
-        """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
+        """Which rows of the graph's tensors those of the block are; None for tensors that blocks have in common."""
         planned = torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)
         return t.like([None] * len(t.flat()))._replace(
             sent=self.src[block.edges],
@@ -223,7 +224,7 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
-    """For radial weights: as many as the cache holds, or those of one row."""
+    """A workspace for radial weights: as many as the cache holds, or those of one row."""
     room = problem.room["cache"] // weights[0].element_size()
     return weights[0].new_empty(max(room, *(A.shape[0] * A.shape[2] for A in weights)))
 
@@ -233,7 +234,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
     layout, room = problem.layout, _buffer(problem, t.weights)
     total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
     for block in problem.blocks():
-        # Edges that share radial weights have derivatives of their own by the scalars these are made from.
+        # Edges that share radial weights still have their own derivatives with respect to their scalars.
         separate = block.D if needed.scalars else 1
         b = problem.on_block(t, block, block.D // separate)
         sent, radial = problem.sent(b), Hidden(b.scalars, b.trunk, keep=True)
@@ -263,7 +264,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
 
 
 def differentiable_gradient_of(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives, that can be differentiated again."""
+    """First derivatives that autograd can differentiate again."""
     parts = (
         Part(problem.on_block(t, block, 1), problem.rows(t, block), [d[block.edges] for d in gradients])
         for block in problem.blocks_with_graph()

@@ -15,7 +15,7 @@ from ..fibers import Features, Fiber
 
 @dataclass(frozen=True)
 class Ends:
-    """What a pair leads from and to."""
+    """Degree and channels at both ends of a pair."""
 
     degree_in: int
     channels_in: int
@@ -32,13 +32,13 @@ class Ends:
 class Pair:
     """Which radial weights take a feature of degree k to a message of degree l.
 
-    .. math:: R_{oiJ} = g_{\\, first + o \\, step_{out} + i \\, step_{in} + J}
+    .. math:: R_{oiJ} = output_{\\, first + o \\, step_{out} + i \\, step_{in} + J}
 
     Attributes:
-        feature, message: their numbers in the convolution.
-        network: the number of the radial network whose output g is.
+        feature, message: their indices in the convolution.
+        network: the index of the radial network whose output is read.
         first, step_out, step_in: as above; J ascends.
-        scales: what each :math:`W_J` of the basis is multiplied by; none, if by nothing.
+        scales: factors of the :math:`W_J` of the basis, one for each J; empty if all are 1.
     """
 
     feature: int
@@ -50,7 +50,7 @@ class Pair:
     scales: tuple[float, ...] = ()
 
     def part(self, values: Tensor, ends: Ends) -> Tensor:
-        """Of outputs ``[..., rows]`` of the network, those of the pair, ``[..., channels out, channels in, F]``."""
+        """The pair's part of a network's output ``[..., rows]``, as ``[..., channels out, channels in, F]``."""
         o, rest = divmod(self.first, self.step_out)
         i, J = divmod(rest, self.step_in)
         of_pair = values.unflatten(-1, (-1, self.step_out // self.step_in, self.step_in))
@@ -62,19 +62,19 @@ class Convolution:
     """The structure of a convolution, made once for all layers that share it; it has no parameters.
 
     Attributes:
-        features: degree and channels of what is sent along an edge, those of its source node and its own together.
-        messages: degree and channels of what is made; one degree may occur several times, as in keys and values.
+        features: degree and channels of what is sent along an edge: by its source node, and by the edge itself.
+        messages: degree and channels of what is made of them; a degree may occur several times, as in keys and values.
         pairs: one for every message and feature, message by message.
         rows: how many outputs each radial network has.
         has_norm: whether their hidden layers have a LayerNorm each.
         has_bias: whether their last layers have a bias.
         ends: of every pair.
         degrees: all degrees, in or out, ascending.
-        by_network: the numbers of the pairs that each network serves.
-        text: all of it, as :meth:`of` reads it.
+        by_network: the indices of the pairs that each network serves.
+        text: all of it as JSON, for operators of PyTorch, which take no other objects; :meth:`of` reads it.
 
     Raises:
-        ValueError: pairs are not as said, or take outputs that their network does not have.
+        ValueError: pairs are not as said, or read outputs that their network does not have.
     """
 
     features: tuple[tuple[int, int], ...]
@@ -106,7 +106,7 @@ class Convolution:
     @staticmethod
     @lru_cache(maxsize=1024)
     def of(text: str) -> Convolution:
-        """The convolution of a :attr:`text`."""
+        """The convolution that has this ``text``."""
         features, messages, pairs, rows, *rest = json.loads(text)
         each = tuple(replace(Pair(*numbers), scales=tuple(numbers[-1])) for numbers in pairs)
         return Convolution(tuple(map(tuple, features)), tuple(map(tuple, messages)), each, tuple(rows), *rest)
@@ -124,11 +124,11 @@ class Convolution:
 
 @lru_cache(maxsize=1024)
 def pairwise(fiber_in: Fiber, fibers_out: tuple[Fiber, ...]) -> Convolution:
-    """With a radial network for every pair of degrees, as published.
+    """A convolution with a radial network for every pair of degrees, as published.
 
     Args:
-        fiber_in: of what is sent.
-        fibers_out: of each set of messages.
+        fiber_in: of the features that are sent.
+        fibers_out: of each set of messages, such as values and keys.
 
     Returns:
         the convolution; messages are in the order of sets and degrees, networks in that of messages and features.

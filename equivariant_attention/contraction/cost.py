@@ -1,4 +1,4 @@
-"""Which order is fastest, from counts of nodes, edges, degrees and channels alone."""
+"""Which backend is fastest, estimated from counts of nodes, edges, degrees and channels alone."""
 
 from functools import lru_cache
 
@@ -6,8 +6,8 @@ from ..contraction.convolution import Convolution
 from ..contraction.networks import HIDDEN
 from ..plan import Plan
 
-# Nanoseconds of a training step for each multiply-add of a forward pass. They are several passes of very different
-# efficiency: small products are slow. In PyTorch, fitted to python -m benchmarks on two cores of an AMD EPYC (187
+# Nanoseconds of a training step (forward and backward) for each multiply-add of its forward pass. Kinds of work differ
+# in efficiency, as small products are slow. In PyTorch, fitted to python -m benchmarks on two cores of an AMD EPYC (187
 # GFLOP/s):
 RADIAL, MIXING, HIDDEN_LAYERS = 0.055, 0.2, 1.15
 ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.95
@@ -15,20 +15,20 @@ ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.
 # GFLOP/s):
 CPP_RADIAL, CPP_MIXING, CPP_HIDDEN_LAYERS = 0.04, 0.236, 0.163
 CPP_ON_NODES, CPP_ON_EDGES, CPP_HIDDEN_LAYERS_OF_NODE_ORDER = 0.08, 0.045, 0.179
-LEFT_OVER = 8  # rows of a node in 'cpp-node' that have no edge, about: half a register
-CLEARLY_FASTER = 0.92  # the node order may hold 13 times the numbers of frames at degree 3, so it must be worth it
+LEFT_OVER = 8  # rows without an edge, for each node in 'cpp-node': half a vector register on average
+CLEARLY_FASTER = 0.92  # 'node' holds the basis, 13 times the numbers of the frames at degree 3: it must be worth it
 
 
 def fastest(convolution: Convolution, plan: Plan, pairs_share: bool, has_cpp: bool = False) -> str:
     """The faster of 'cpp' and 'cpp-node', or else 'frame'; or 'node' where that is clearly faster.
 
-    In C++ no order of PyTorch is faster: 'node' takes 1.3 times as long as 'cpp-node' at best.
+    No backend in PyTorch is faster than those in C++: at best, 'node' takes 1.3 times as long as 'cpp-node'.
 
     Args:
         convolution: what is to be computed.
         plan: of the graph.
         pairs_share: whether its pairs of edges share radial weights.
-        has_cpp: whether those in C++ can run.
+        has_cpp: whether backends in C++ can run.
     """
     if has_cpp:
         return in_cpp(convolution, plan.num_nodes, plan.num_edges, len(plan.pairs) if pairs_share else 0)
@@ -44,15 +44,18 @@ def in_cpp(convolution: Convolution, num_nodes: int, num_edges: int, num_pairs: 
 
 
 def seconds(convolution: Convolution, plan: Plan, pairs_share: bool) -> dict[str, float]:
-    """What the messages of a training step take, about, in each of these orders; comparable in one language alone."""
+    """About how long the messages of a training step take by each of these backends.
+
+    Estimates of two backends in C++ can be compared, or of two in PyTorch; they are fitted to different machines.
+    """
     rows = plan.num_edges - len(plan.pairs) if pairs_share else plan.num_edges
     return _seconds(convolution, plan.num_edges, rows, len(plan.out_edges.node), plan.num_nodes)
 
 
 @lru_cache(maxsize=1024)
 def _seconds(convolution: Convolution, edges: int, rows: int, rows_out: int, nodes: int) -> dict[str, float]:
-    """The same, where ``rows`` edges have radial weights of their own, and there are so many rows of out-edges."""
-    senders = min(nodes, rows_out)  # about: a node of many edges has several rows
+    """The same from counts: ``rows`` edges have radial weights of their own, ``rows_out`` is the rows of out-edges."""
+    senders = min(nodes, rows_out)  # nodes with out-edges, about: a node of many edges has several rows
     places = edges + LEFT_OVER * senders
     hidden = len(convolution.rows) * HIDDEN * (HIDDEN + 1)
     frame, cpp = rows * HIDDEN_LAYERS * hidden, rows * CPP_HIDDEN_LAYERS * hidden

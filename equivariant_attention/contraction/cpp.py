@@ -1,8 +1,8 @@
-"""Messages on a CPU, in C++, in the frames of the edges, in one of two orders.
+"""Messages in C++, on a CPU, in the frames of the edges: backends 'cpp' and 'cpp-node'.
 
 Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'),
 as ``node`` has it, makes none, but sums over the channels of a source node once for all of its edges. First and second
-derivatives are in C++ too; third ones are those of ``blockwise``.
+derivatives are in C++ too; third derivatives are those of ``blockwise``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import PARAMETERS, as_cpp_reads, parameters
 from ..native import calls
-from ..native.calls import address, check_read
+from ..native.calls import address, check_read, contiguous
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
 
 SOURCES = {
@@ -35,31 +35,28 @@ SOURCES = {
 
 
 def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
-    """What keeps a backend from running here; empty, if nothing does. It is built when first asked for."""
+    """Why a backend cannot run here; empty, if it can. Asking builds it, if it was not built yet."""
     tensors = (inputs.src, inputs.scalars, *inputs.features.values(), *inputs.on_edges.values())
     return calls.missing(SOURCES[backend], tensors, dtype)
 
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
-    """All messages along every edge, by 'cpp' or 'cpp-node'; or by the faster of these, '', when they are made."""
-    own, basis = [p for network in networks for p in parameters(network)], inputs.basis
-    if not calls.is_recorded():
-        own = as_cpp_reads(convolution, own, inputs.scalars, networks)
-    plan = basis.plan
+    """All messages along every edge, by 'cpp' or 'cpp-node'; or '', by whichever is faster for the graph at hand."""
+    basis, plan = inputs.basis, inputs.basis.plan
     t = Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         frames=[basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees],
-        parameters=own,
+        parameters=[p for network in networks for p in parameters(network)],
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
     sizes = tuple(_sizes(convolution, inputs))
-    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
+    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
 
 
 class Tensors(NamedTuple):
-    """All that messages are a function of."""
+    """The tensors that messages are a function of, or one value for each of them."""
 
     features: Sequence[Any]  # [nodes, channels, 2k+1], None where edges alone have a degree
     on_edges: Sequence[Any]  # [edges, channels, 2k+1], or None
@@ -69,17 +66,18 @@ class Tensors(NamedTuple):
     graph: Sequence[Any]  # source nodes; order and pairs of the plan; edges without direction
 
     def flat(self) -> tuple[Any, ...]:
+        """In one list, as an :class:`Operation` takes them; :meth:`Problem.like` is the inverse."""
         return (*self.features, *self.on_edges, self.scalars, *self.frames, *self.parameters, *self.graph)
 
     @property
     def num_nodes(self) -> int:
         """How many there are."""
-        return len(next(v for v in self.features if v is not None))
+        return next(v for v in self.features if v is not None).shape[0]
 
     @property
     def num_edges(self) -> int:
         """How many there are."""
-        return len(self.scalars)
+        return self.scalars.shape[0]
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,9 @@ class Problem:
         convolution: what is sent and made.
         sizes: of every feature.
         pairs_share: whether the pairs of the plan have equal scalars.
-        inputs: what the tensors are taken from, where that is known: third derivatives ask for it.
+        inputs: what the tensors were taken from, for third derivatives; None where PyTorch calls the operator, which
+            knows tensors alone.
+        networks: the radial networks, for the names of parameters in errors.
     """
 
     backend: str
@@ -99,6 +99,7 @@ class Problem:
     sizes: tuple[Sizes, ...]
     pairs_share: bool
     inputs: Inputs | None = None
+    networks: Sequence[Any] = ()
 
     @property
     def operation(self) -> Operation:
@@ -113,17 +114,25 @@ class Problem:
             second=self.second,
             plain_gradient=self.plain_gradient,
             check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
+            readable=self.readable,
         )
 
+    def readable(self, tensors: Sequence[Any]) -> list[Any]:
+        """The tensors as C++ reads them, their parameters checked."""
+        t = self.like(tensors)
+        own = as_cpp_reads(self.convolution, t.parameters, t.scalars, self.networks)
+        before, after = 2 * len(self.sizes) + 1 + len(t.frames), len(t.graph)
+        return [*contiguous(tensors[:before]), *own, *contiguous(tensors[-after:])]
+
     def like(self, tensors: Sequence[Any]) -> Tensors:
-        """A list of tensors, or of what there is for each, taken apart."""
+        """A flat list of tensors, or of one value for each, as :class:`Tensors`."""
         f, l, n = len(self.sizes), len(self.convolution.degrees), PARAMETERS * len(self.convolution.rows)
         a, b = 2 * f + 1 + l, 2 * f + 1 + l + n
         parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
         return Tensors(*parts)
 
     def room(self, tensors: Sequence[Any]) -> list[Tensor]:
-        """Where messages are written."""
+        """Empty tensors for the messages."""
         t = self.like(tensors)
         return [t.scalars.new_empty(t.num_edges, c, 2 * l + 1) for l, c in self.convolution.messages]
 
@@ -166,14 +175,14 @@ class Problem:
         return found, output
 
     def isotropic(self, tensors: Sequence[Any]) -> list[Tensor | None]:
-        """What edges without direction carry, in PyTorch, for each message."""
+        """What edges without direction add to each message, in PyTorch."""
         t = self.like(tensors)
         return blockwise.isotropic(self.convolution, self._inputs(t), t.parameters, t.graph[3])
 
     def plain_gradient(
         self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
     ) -> list[Tensor | None]:
-        """First derivatives by 'frame', through the tensors that it makes of these."""
+        """First derivatives in PyTorch, by 'frame', which autograd can differentiate again."""
         if self.inputs is None:
             raise NotImplementedError("messages in C++ have no third derivatives where they were recorded or compiled")
         leaves = self.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
@@ -201,7 +210,7 @@ class Problem:
         return Inputs(features, t.graph[0], t.scalars, {}, False, on_edges, first)
 
     def _all_there(self, t: Tensors, gradients: Sequence[Any]) -> list[Tensor]:
-        """Derivatives by messages, zero by those that are not used."""
+        """Derivatives with respect to messages, zero for messages that are not used."""
         return [
             t.scalars.new_zeros(t.num_edges, c, 2 * l + 1) if d is None else d
             for d, (l, c) in zip(gradients, self.convolution.messages, strict=True)
@@ -238,7 +247,7 @@ register(
 
 
 def _room(t: Tensors, needed: Tensors) -> Tensors:
-    """Where C++ writes derivatives: those that are needed, and others where it makes all or none."""
+    """Where C++ writes derivatives: for those that are needed; of frames and of parameters it makes all or none."""
     by_parameters = any(needed.parameters)
     return t._replace(
         features=[torch.zeros_like(v) if n else None for v, n in zip(t.features, needed.features, strict=True)],
@@ -251,7 +260,7 @@ def _room(t: Tensors, needed: Tensors) -> Tensors:
 
 
 class _Part(ctypes.Structure):
-    """A feature or a message; ``problem.hpp`` tells what the fields of this and the next ones are."""
+    """A feature or a message; ``problem.hpp`` says what the fields of this structure and the next ones are."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("degree", "channels", "of_node", "of_edge", "first")),
@@ -299,21 +308,20 @@ def _call(
 
     Args:
         function: 'forward', 'gradient' or 'second'.
-        problem, t: what there is.
-        d: where its derivatives are written; None where they are not wanted.
+        problem, t: what messages are made from.
+        d: where derivatives with respect to ``t`` are written; None where they are not needed.
         made: where messages are written, or their tangents.
-        arriving: derivatives by messages.
+        arriving: derivatives with respect to the messages.
         tangents: of ``t``; None where they are zero.
     """
-    t = t._replace(parameters=as_cpp_reads(problem.convolution, t.parameters, t.scalars))
     for messages in filter(None, (made, arriving)):
         _check(problem, t, messages)
     convolution, dtype, (src, order, pairs, _) = problem.convolution, t.scalars.dtype, t.graph
     structure = _structure(convolution, dtype)
-    is_separate = d.scalars is not None or (tangents is not None and tangents.scalars is not None)
-    num_pairs = len(pairs) if problem.pairs_share and not is_separate else 0
+    num_pairs = len(pairs) if problem.pairs_share and (tangents is None or tangents.scalars is None) else 0
     backend = "cpp" if function == "second" else problem.backend
-    backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, num_pairs)
+    saved = num_pairs if d.scalars is None else num_pairs // 2  # derivatives with respect to scalars are not shared
+    backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, saved)
     if calls.not_built(SOURCES[backend]):
         backend = "cpp"
     call = _Problem(
@@ -357,7 +365,7 @@ def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tan
 
 
 def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
-    """Refuse what C++ would misread."""
+    """Refuse tensors that C++ would misread."""
     convolution, nodes, edges, dtype = problem.convolution, t.num_nodes, t.num_edges, t.scalars.dtype
     check_read(t.scalars, "the input of the radial networks", dtype, (edges, t.scalars.shape[1]))
     for (k, _), sizes, feature, own in zip(convolution.features, problem.sizes, t.features, t.on_edges, strict=True):
@@ -374,7 +382,7 @@ def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
 
 
 class Sizes(NamedTuple):
-    """Of a feature: channels of nodes and of edges, and the one to which the first of these is added."""
+    """Of a feature: how many channels come from nodes and from edges, and the first channel that edges add to."""
 
     of_node: int
     of_edge: int
@@ -382,7 +390,7 @@ class Sizes(NamedTuple):
 
 
 def _sizes(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
-    """Of every feature; an error where they do not make up its channels."""
+    """The sizes of every feature; an error where they do not fit its channels."""
     found = []
     for k, channels in convolution.features:
         counts = [0 if v is None else v.shape[1] for v in (inputs.features.get(str(k)), inputs.on_edges.get(str(k)))]
@@ -394,7 +402,7 @@ def _sizes(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
 
 
 class _Structure(NamedTuple):
-    """What C++ is told of a convolution, and the couplings that it points to, which must live as long."""
+    """A convolution as C++ reads it; the couplings are kept because the pairs point to them."""
 
     networks: ctypes.Array[_Network]
     pairs: ctypes.Array[_Pair]
@@ -431,12 +439,12 @@ def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequen
 
 
 def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """From 0 to the largest degree; None where nothing has the degree, and for 0."""
+    """Frames of degrees 0 to the largest; None for degrees that nothing has, and for 0, which does not turn."""
     known = dict(zip(convolution.degrees, frames, strict=True))
     return [known.get(l) if l else None for l in range(convolution.degrees[-1] + 1)]
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
-    """Where each begins, null where there is none; None, if there are none at all."""
+    """Pointers to tensors, null for None; None, if all are."""
     numbers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
     return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None

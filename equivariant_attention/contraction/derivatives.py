@@ -1,4 +1,4 @@
-"""Messages of which only what they are a function of is kept, and their derivatives of any order, block by block."""
+"""Messages in PyTorch, and their derivatives, block by block of edges; between passes only their inputs are kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..plan import Plan
 
 
 class Tensors(Protocol):
-    """All that messages are a function of; some may be None."""
+    """All tensors that messages are a function of; some may be None."""
 
     def flat(self) -> tuple[Any, ...]:
         """In one tuple."""
@@ -27,13 +27,14 @@ T = TypeVar("T", bound=Tensors)
 
 
 class Passes(NamedTuple):
-    """How an order evaluates its messages.
+    """What a backend does in each pass.
 
     Attributes:
-        plan: of the graph, which must be the same in the backward pass.
-        forward: from what they are a function of to the messages.
-        gradient, differentiable_gradient: from that, which derivatives are needed, and derivatives by the messages, to
-            these derivatives.
+        plan: of the graph; it must not be written to between the passes.
+        forward: from the tensors to the messages.
+        gradient: from the tensors, which derivatives are needed, and derivatives with respect to the messages, to the
+            derivatives with respect to the tensors.
+        differentiable_gradient: the same, which autograd can differentiate again.
     """
 
     plan: Plan
@@ -43,8 +44,8 @@ class Passes(NamedTuple):
 
 
 def evaluated(passes: Passes, t: Tensors) -> Sequence[Tensor]:
-    """The messages along all edges of what they are a function of."""
-    # Where derivatives are disabled, there is nothing to keep; to hand a thousand parameters to autograd takes a while.
+    """The messages along all edges, with derivatives."""
+    # Without derivatives autograd has nothing to keep, and to hand it a thousand parameters takes a while.
     return _Messages.apply(passes, t, *t.flat()) if torch.is_grad_enabled() else passes.forward(t)
 
 
@@ -69,8 +70,8 @@ class Part(NamedTuple):
 
     Attributes:
         tensors: what its messages are a function of.
-        rows: which rows of the whole tensors these are; None for those that are not cut up.
-        gradients: derivatives by its messages.
+        rows: which rows of the graph's tensors these are; None for tensors that blocks have in common.
+        gradients: derivatives with respect to its messages.
     """
 
     tensors: Any
@@ -79,16 +80,16 @@ class Part(NamedTuple):
 
 
 def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterable[Part], t: T, needed: T) -> T:
-    """Derivatives by what messages are a function of, as a differentiable function.
+    """First derivatives of messages, as a function that autograd can differentiate again.
 
     Args:
-        messages: of a block.
+        messages: makes the messages of a block.
         parts: the blocks.
-        t: of all edges.
-        needed: which derivatives are wanted.
+        t: the tensors of all edges.
+        needed: with respect to which of them derivatives are needed.
 
     Returns:
-        these, and None for the others.
+        the derivatives, and None where they are not needed.
     """
     which = [i for i, n in enumerate(needed.flat()) if n]
 
@@ -112,7 +113,7 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
 
 
 def zeros(t: T, needed: T) -> T:
-    """Where derivatives are added up; None for those that are not wanted."""
+    """Zeros to which derivatives are added; None where they are not needed."""
     return t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
 
 
@@ -127,7 +128,7 @@ def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Ten
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function of tensors of which only these are kept."""
+    """A function of tensors that is evaluated again in the backward pass; only the tensors are kept."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,5 @@
-// Numbers with a tangent beside them, their derivative along one direction: what is written for a Number holds for both.
+// Numbers, alone (W = 1) or with a tangent beside them (W = 2), which is their derivative along one direction. A pass that
+// is written for a Number<W, T> is built for both: with tangents, it makes the derivative of what it makes without.
 //
 // In memory a column of W = 2 has its B tangents after its B values; one of W = 1 has no tangents.
 
@@ -118,7 +119,7 @@ ALWAYS_INLINE Dual<T> rectified(const Dual<T>& y) {
     return {output, where_not_zero<T>(output, y.t)};
 }
 
-// What a pass is asked for: with tangents, these; without, the values.
+// What a pass returns: with tangents, these; without, the values.
 template <class T>
 ALWAYS_INLINE Vector<T> asked(Vector<T> value) {
     return value;
@@ -148,7 +149,7 @@ void linear(int64_t count, const T* A, const T* tangent, Row row, Inner inner, c
     }
 }
 
-// Its derivatives by x, dx[k] += sum_o A[o, k] d[o].
+// Its derivatives with respect to x, dx[k] += sum_o A[o, k] d[o].
 template <int W, class T, class Row, class Inner>
 void linear_gradient(int64_t count, const T* A, const T* tangent, Row row, Inner inner, const T* d, T* dx) {
     constexpr Constant<COLUMN<W, T>> C;

@@ -1,4 +1,4 @@
-"""Edge first: steer the features by the basis, then multiply by the radial weights. No kernel is ever formed."""
+"""Backend 'edge': multiply the features by the basis, then by the radial weights. No kernel is ever formed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-// Messages, edge first, in the frames of the edges, as frame.py has them, and their derivatives, on a CPU.
+// Backend 'cpp': messages, edge first, in the frames of the edges, as frame.py has them, and their derivatives, on a CPU.
+//
+// In its frame every edge is the polar axis, and a kernel mixes orders +m and -m alone: the SO(2) convolutions of eSCN
+// (arXiv 2302.03655), whose coefficients are made from the radial weights of the equation (mixing.hpp).
 //
 // Rows are taken in blocks of B: every number of a block is a column of B values, one per row, two vector registers wide.
 // So whatever the channels and degrees, sums over channels, orders and hidden values add registers up, and no sum runs
@@ -57,12 +60,7 @@ public:
 
     void forward(int64_t begin, int64_t end) {
         for_blocks(begin, end, edges.sent.width + edges.made.width, [this](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                block.y = Array<T>(block.D * edges.made.width * C, 0);
-            }
+            for (auto& block : blocks) edges.load_for_messages(block);
             for (const auto& network : networks) {
                 for (auto& block : blocks) {
                     hidden.evaluate(*network, block.scalars);
@@ -73,22 +71,13 @@ public:
         });
     }
 
-    // With tangents, those of the messages too.
+    // First derivatives. With tangents (W = 2), the tangents of these, and of the messages.
     void gradient(int64_t begin, int64_t end) {
-        const bool makes_messages = mixing.makes_messages();
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
         own_nodes(begin, end);
-        const int64_t width = 2 * edges.sent.width + (1 + makes_messages) * edges.made.width;
+        const int64_t width = 2 * edges.sent.width + (1 + edges.makes_messages()) * edges.made.width;
         for_blocks(begin, end, width, [&](std::vector<Block<T>>& blocks) {
-            for (auto& block : blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                edges.load_arriving(block);
-                block.dx = Array<T>(block.D * edges.sent.width * C, 0);
-                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * C, 0);
-                if (makes_messages) block.y = Array<T>(block.D * edges.made.width * C, 0);
-            }
+            for (auto& block : blocks) edges.load_for_gradient(block);
             for (size_t n = 0; n < networks.size(); ++n) {
                 for (auto& block : blocks) gradient_of(*networks[n], block, *gradients[n]);
             }
@@ -132,12 +121,15 @@ private:
 
     void gradient_of(const Radial<T>& network, Block<T>& b, RadialGradient<T>& sum) {
         hidden.evaluate(network, b.scalars);
-        alignas(64) T rows[C * HIDDEN], d[HIDDEN * C] = {};
+        alignas(64) T rows[C * HIDDEN], d[2 * HIDDEN * C] = {};
         opposite<W>(hidden.second.output, HIDDEN, rows);
         for (size_t i = 0; i < network.weights.size(); ++i) {
             mixing.gradient(network.weights[i], 0, hidden.second.output, rows, b, d, sum.weights[i]);
         }
-        hidden.gradient(network, d, b.scalars, b.dscalars, sum);
+        for (int64_t e = 0; e < mixing.separate(b); ++e) {
+            T* const dscalars = p.dscalars ? b.dscalars + e * p.num_scalars * C : nullptr;
+            hidden.gradient(network, d + e * HIDDEN * C, b.scalars, dscalars, sum);
+        }
     }
 };
 
@@ -147,12 +139,12 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<EdgeFirst<float, 1>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<EdgeFirst<double, 1>, double>(p); }
 
-// From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
-// those by features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
+// send of their own, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<EdgeFirst<float, 1>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<EdgeFirst<double, 1>, double>(p); }
 
-// From the same and tangents of all but these derivatives, write the tangents of the messages, and what gradient writes,
-// of its tangents.
+// Second derivatives along a direction. From the same, and a tangent of every tensor that messages are made from, write the
+// tangents of the messages, and of all that gradient writes.
 extern "C" int second_float32(const Problem* p) { return gradient<EdgeFirst<float, 2>, float>(p); }
 extern "C" int second_float64(const Problem* p) { return gradient<EdgeFirst<double, 2>, double>(p); }

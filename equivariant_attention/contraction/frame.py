@@ -1,10 +1,12 @@
-r"""Edge first, in the edge's own frame: turn the features until the edge is the polar axis, mix, and turn back.
+r"""Backend 'frame', an SO(2) convolution: turn the features until the edge is the polar axis, mix, and turn back.
 
 .. math:: W^{lk}(x) f = D^l(R)^T \; W^{lk}(y) \; D^k(R) f, \qquad R x / |x| = y
 
-Along the axis the kernel mixes orders +m and -m alone (:func:`equivariant_attention.so3.aligned_coupling`), so a pair
-of degrees costs ``2 F`` products per pair of channels instead of ``F (2l+1)``, and no basis of the pair is ever formed.
-The change of basis from J to m is folded into the last layer of the radial networks.
+Along the axis the kernel commutes with the rotations about it, SO(2). So it mixes orders +m and -m alone
+(:func:`equivariant_attention.so3.aligned_coupling`), a pair of degrees costs ``2 F`` products per pair of channels
+instead of ``F (2l+1)``, and no basis of the pair is ever formed. This is how eSCN (arXiv 2302.03655) reduces SO(3)
+convolutions to SO(2) convolutions. eSCN learns the numbers that act on the orders; here the published ones are learnt,
+of each J, and the change of basis from J to m is folded into the last layer of the radial networks.
 
 Here are the steps for one block of edges, batched over the pairs of degrees; ``blockwise`` runs the blocks. Throughout,
 a row is an edge, or a pair of edges that share radial weights, and D is the number of edges in a row.
@@ -27,11 +29,11 @@ from ..contraction.networks import HIDDEN
 from ..so3 import aligned_coupling
 from ..so3.constants import constant
 
-SMALL = 512  # numbers of a matrix that is still better multiplied side by side with others
+SMALL = 512  # matrices with at most so many numbers are put side by side and multiplied as one
 Key = tuple[int, int]  # of a feature or message: its degree, and its number
 Values = dict[Key, Tensor]  # [edges, 2l+1, channels]
 Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels, [rows, keys, (-m, +m), D, channels]
-Places = dict[tuple[int, int], list[Key]]  # whose these are
+Places = dict[tuple[int, int], list[Key]]  # which features or messages the parts are of
 
 
 class Product(NamedTuple):
@@ -74,7 +76,7 @@ class RowSizes(NamedTuple):
 
 
 class Layout:
-    """How the pairs of a convolution fall into batched products.
+    """The batched products that evaluate a convolution.
 
     Args:
         convolution: whose they are.
@@ -122,7 +124,7 @@ def layout_of(convolution: Convolution, fused: bool = False) -> Layout:
 
 
 def coupling_of(pair: Pair, ends: Ends, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """What takes the coefficients J of a pair to those of the orders, ``[F, F]``."""
+    """The matrix from the coefficients J of a pair to those of the orders, ``[F, F]``."""
     T = aligned_coupling(ends.degree_out, ends.degree_in, dtype, device)
     return T * T.new_tensor(pair.scales) if pair.scales else T
 
@@ -163,7 +165,7 @@ def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor | None]]
 
 
 def sent_values(layout: Layout, sent: Tensor, on_edges: Sequence[Tensor | None], first: Sequence[int]) -> Values:
-    """What goes along each edge, taken apart.
+    """What is sent along each edge, by degree.
 
     Args:
         sent: what source nodes send, all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
@@ -244,7 +246,7 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
             continue
         for rows in _slices(g.shape[1], A, room):
             R = _radial_weights(p, _select(g[:, rows], p.networks), A, room)
-            y = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in) @ R.mT
+            y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
             y = y.movedim(4, 2).flatten(1, 2)
             if room is None:  # and all rows at once; vmap cannot write to what it has not made
@@ -271,12 +273,12 @@ def mix_gradient(
         parts, g, weights, room: as there.
         transposed: the weights without biases, ``[pairs, (a, b) x channels out x channels in, 32]`` as it lies in
             memory: their product is made a third faster than in place.
-        gradients: by what it returned.
-        dweights: those by the weights are added to these, where they are wanted.
-        separate: D, for derivatives by g of every edge, or 1, for their sum over a row.
+        gradients: derivatives with respect to what it returned.
+        dweights: derivatives with respect to the weights are added to these; None where they are not needed.
+        separate: D, for derivatives with respect to g of every edge, or 1, for their sum over a row.
 
     Returns:
-        the derivatives by ``parts``, and by g, ``[networks, rows x separate, 33]``.
+        the derivatives with respect to ``parts``, and to g, ``[networks, rows x separate, 33]``.
     """
     dparts = {key: torch.zeros_like(x) for key, x in parts.items()}
     dmixed = {key: _spread(d) for key, d in gradients.items()}
@@ -325,7 +327,9 @@ def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
 
 
 def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:
-    step = max(1, rows if room is None else len(room) // (A.shape[0] * A.shape[2]))
+    if room is None:
+        return iter([slice(None)] if rows else [])
+    step = max(1, len(room) // (A.shape[0] * A.shape[2]))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 

@@ -1,6 +1,7 @@
-// What edges carry, on a block of rows in the edges' frames: in and out of columns, turned, and mixed along the axis.
+// What a block of rows sends and makes: gathered into columns, turned into the frames of the edges, mixed, and back.
 //
-// A row is an edge, or two edges that share radial weights; D is the number of edges in a row.
+// A row is an edge, or two edges that share radial weights; D is the number of edges in a row. A frame turns its edge to
+// the polar axis, where kernels mix orders +m and -m alone: SO(2) convolutions, as in eSCN (arXiv 2302.03655).
 
 #pragma once
 
@@ -16,7 +17,7 @@ namespace {
 
 // ---------------------------------------------------------------- mixing along the axis
 
-// What one coefficient f takes to what: from order to order, of each of the D edges in a row. w_0 takes order 0 to order
+// Which orders one coefficient f connects: from order to order, of each of the D edges in a row. w_0 takes order 0 to order
 // 0, a_m takes -m to -m and +m to +m, b_m takes -m to +m and +m, with its sign changed, to -m.
 template <class T>
 struct Terms {
@@ -56,10 +57,10 @@ void mix(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* cons
     }
 }
 
-// The derivatives of mix by x, added to dx, and by R, in the place of R and summed over rows in dbias.
+// The derivatives of mix by x, added to dx, and by R, in dR, which may be R itself, and summed over rows in dbias.
 template <int J, int W, class T>
-void mix_gradient(T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx, const T* const* dy,
-                  const T* sign, T* dbias) {
+void mix_gradient(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx, const T* const* dy,
+                  const T* sign, T* dR, T* dbias) {
     constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
     for (int64_t i = 0; i < inputs; ++i) {
         Number<W, T> from[J][2], sum[J][2] = {};
@@ -68,18 +69,18 @@ void mix_gradient(T* R, int64_t inputs, int64_t outputs, const T* const* x, T* c
         }
         for (int64_t o = 0; o < outputs; ++o) {
             const int64_t number = i * outputs + o;
-            Number<W, T> dR[2] = {};
+            Number<W, T> by_r[2] = {};
             for (int v = 0; v < 2; ++v) {
-                T* const place = R + number * C + v * N;
-                const auto r = load<W>(place);
+                const int64_t place = number * C + v * N;
+                const auto r = load<W>(R + place);
                 for (int j = 0; j < J; ++j) {
                     const auto d = load<W>(dy[j] + o * C + v * N);
                     sum[j][v] += r * d;
-                    dR[v] += from[j][v] * d;
+                    by_r[v] += from[j][v] * d;
                 }
-                store<W>(place, dR[v]);
+                store<W>(dR + place, by_r[v]);
             }
-            at(dbias + number * N).v += asked<T>(dR[0]) + asked<T>(dR[1]);
+            at(dbias + number * N).v += asked<T>(by_r[0]) + asked<T>(by_r[1]);
         }
         for (int j = 0; j < J; ++j) {
             for (int v = 0; v < 2; ++v) add<W>(dx[j] + i * C + v * N, sign[j] * sum[j][v]);
@@ -93,11 +94,11 @@ void mix(int count, const T* R, int64_t inputs, int64_t outputs, const T* const*
 }
 
 template <int W, class T>
-void mix_gradient(int count, T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx,
-                  const T* const* dy, const T* sign, T* dbias) {
+void mix_gradient(int count, const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx,
+                  const T* const* dy, const T* sign, T* dR, T* dbias) {
     (count == 4   ? mix_gradient<4, W, T>
      : count == 2 ? mix_gradient<2, W, T>
-                  : mix_gradient<1, W, T>)(R, inputs, outputs, x, dx, dy, sign, dbias);
+                  : mix_gradient<1, W, T>)(R, inputs, outputs, x, dx, dy, sign, dR, dbias);
 }
 
 // ---------------------------------------------------------------- values on a block of rows
@@ -134,7 +135,7 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 
 template <class T>
 struct Block {
-    int64_t first, D;                 // where in the order of the plan, or of places, it starts; edges in each row
+    int64_t first, D;                 // where it starts in the order of the plan, or in places; edges in each row
     int64_t rows[2];                  // in each register; the others fill it up, and nothing that they make is stored
     const int64_t* places = nullptr;  // in the order of the plan, of every row; if null, they are one after the other
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
@@ -217,8 +218,8 @@ ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values, count)
-// takes some of a row's.
+// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values,
+// count) takes some of a row's.
 template <int W, class T, class Store>
 ALWAYS_INLINE void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
@@ -249,7 +250,7 @@ void put(const T* from, int64_t count, T* to) {
 }
 
 template <class T>
-class NodeSums {  // derivatives by features of nodes, one thread's
+class NodeSums {  // derivatives with respect to features of nodes, one thread's
 public:
     explicit NodeSums(const Problem& p) : side(p.features, p.num_features) {}
 
@@ -259,7 +260,7 @@ public:
         values = Array<T>(std::max(int64_t(0), last - first) * side.of_nodes + LANES<T>, 0);
     }
 
-    // Those by one part, [channels, 2l+1], with memory for a register after their end.
+    // Those with respect to one part, [channels, 2l+1], with memory for a register after their end.
     T* of(int64_t node, int64_t part) { return values + (node - first) * side.of_nodes + side.node_offset[part]; }
 
     // Add what this thread found for a node to its derivatives.
@@ -299,6 +300,82 @@ public:
         }
     }
 
+    // Whether a pass of derivatives makes messages as well: for their tangents, or for derivatives of the frames.
+    bool makes_messages() const { return W == 2 || p.dframes; }
+
+    // All that a block needs for its messages, or for their derivatives.
+    void load_for_messages(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        b.y = Array<T>(b.D * made.width * C, 0);
+    }
+
+    void load_for_gradient(Block<T>& b) {
+        load_scalars(b);
+        load_frames(b);
+        load_sent(b);
+        load_arriving(b);
+        b.dx = Array<T>(b.D * sent.width * C, 0);
+        if (p.dscalars) b.dscalars = Array<T>(b.D * p.num_scalars * C, 0);
+        if (makes_messages()) b.y = Array<T>(b.D * made.width * C, 0);
+    }
+
+    void store_messages(const Block<T>& b) {
+        for (int64_t part = 0; part < made.count; ++part) {
+            for (int64_t d = 0; d < b.D; ++d) {
+                store_of_edges(b, d, made.parts[part], turned_back(b, made, b.y, part, d), 0,
+                               static_cast<T*>(made.parts[part].edge));
+            }
+        }
+    }
+
+    void store_gradients(const Block<T>& b) {
+        if (p.dframes) store_gradient_of_frames(b);
+        b.for_rows([&](int64_t r) {
+            for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
+                T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
+                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[(d * p.num_scalars + i) * C + r];
+            }
+        });
+        for (int64_t part = 0; part < sent.count; ++part) {
+            const Part& f = sent.parts[part];
+            for (int64_t d = 0; d < b.D; ++d) {
+                const T* from = turned_back(b, sent, b.dx, part, d);
+                if (f.dnode) {
+                    scatter<W>(from, f.channels, b.rows, f.of_node, 2 * f.degree + 1,
+                            [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
+                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
+                    });
+                }
+                if (f.dedge) store_of_edges(b, d, f, from, f.first, static_cast<T*>(f.dedge));
+            }
+        }
+    }
+
+    T* frame(T* frames, int64_t l, int64_t d) const {
+        return frames + (d * frame_offset.back() + frame_offset[l]) * C;
+    }
+    T* dframe(const Block<T>& b, int64_t l, int64_t d) const {
+        return b.dframes + (d * frame_offset.back() + frame_offset[l]) * B<T>;
+    }
+    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
+
+private:
+    static constexpr int64_t C = COLUMN<W, T>;
+    Array<T> apart;  // workspace: one part of one edge of each row, before or after it is turned
+
+    // Gather rows of [edges, size], and of the tangents, which are null where zero.
+    void gather_numbers(const void* from, const void* tangents, const int64_t* rows, int64_t size, T* to) const {
+        gather<false, W>(static_cast<const T*>(from), p.num_edges, rows, size, 1, to, size);
+        if (W == 1) return;
+        if (tangents) {
+            gather<false, W>(static_cast<const T*>(tangents), p.num_edges, rows, size, 1, to + B<T>, size);
+        } else {
+            fill(to + B<T>, size);
+        }
+    }
+
     void load_scalars(Block<T>& b) const {
         b.scalars = Array<T>(p.num_scalars * C);
         int64_t rows[B<T>];
@@ -328,61 +405,6 @@ public:
         load(b, made, b.dy, [&](int64_t part, int64_t d, T* to) { gather_arriving(b, part, d, to); });
     }
 
-    void store_messages(const Block<T>& b) {
-        for (int64_t part = 0; part < made.count; ++part) {
-            for (int64_t d = 0; d < b.D; ++d) {
-                store_of_edges(b, d, made.parts[part], turned_back(b, made, b.y, part, d), 0,
-                               static_cast<T*>(made.parts[part].edge));
-            }
-        }
-    }
-
-    void store_gradients(const Block<T>& b) {
-        if (p.dframes) store_gradient_of_frames(b);
-        b.for_rows([&](int64_t r) {
-            for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
-                T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
-                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[i * C + r];
-            }
-        });
-        for (int64_t part = 0; part < sent.count; ++part) {
-            const Part& f = sent.parts[part];
-            for (int64_t d = 0; d < b.D; ++d) {
-                const T* from = turned_back(b, sent, b.dx, part, d);
-                if (f.dnode) {
-                    scatter<W>(from, f.channels, b.rows, f.of_node, 2 * f.degree + 1,
-                            [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
-                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
-                    });
-                }
-                if (f.dedge) store_of_edges(b, d, f, from, f.first, static_cast<T*>(f.dedge));
-            }
-        }
-    }
-
-    T* frame(T* frames, int64_t l, int64_t d) const {
-        return frames + (d * frame_offset.back() + frame_offset[l]) * C;
-    }
-    T* dframe(const Block<T>& b, int64_t l, int64_t d) const {
-        return b.dframes + (d * frame_offset.back() + frame_offset[l]) * B<T>;
-    }
-    int64_t edge(const Block<T>& b, int64_t row, int64_t d) const { return p.order[b.planned(row, d)]; }
-
-private:
-    static constexpr int64_t C = COLUMN<W, T>;
-    Array<T> apart;  // one part of one edge, before it is turned
-
-    // Some rows of so many numbers each, of all edges, and of their tangents, null where zero.
-    void gather_numbers(const void* from, const void* tangents, const int64_t* rows, int64_t size, T* to) const {
-        gather<false, W>(static_cast<const T*>(from), p.num_edges, rows, size, 1, to, size);
-        if (W == 1) return;
-        if (tangents) {
-            gather<false, W>(static_cast<const T*>(tangents), p.num_edges, rows, size, 1, to + B<T>, size);
-        } else {
-            fill(to + B<T>, size);
-        }
-    }
-
     void gather_sent(const Block<T>& b, int64_t part, int64_t d, T* to) const {
         const Part& f = sent.parts[part];
         gather_sent(b, f, d, f.node, f.edge, to);
@@ -408,8 +430,10 @@ private:
         for (int64_t r = 0; r < B<T>; ++r) rows[r] = edge(b, r, d);
         const T* from = static_cast<const T*>(f.dedge);
         gather<false, W>(from, p.num_edges, rows, f.channels, 2 * f.degree + 1, to, f.channels);
-        for (int64_t i = 0; i < size; ++i) {
-            for (int v = 0; v < 2; ++v) std::fill_n(to + i * C + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+        for (int v = 0; v < 2; ++v) {
+            for (int64_t i = 0; i < size && b.rows[v] < LANES<T>; ++i) {
+                std::fill_n(to + i * C + v * LANES<T> + b.rows[v], LANES<T> - b.rows[v], T(0));
+            }
         }
         if (W == 2) fill(to + B<T>, size);
     }
@@ -431,7 +455,7 @@ private:
         }
     }
 
-    // What is asked for, turned back out of the frames.
+    // The part's values, or their tangents if the pass is for these, turned back out of the frames.
     const T* turned_back(const Block<T>& b, const Side<T, W>& side, T* values, int64_t part, int64_t d) {
         const Part& f = side.parts[part];
         T* const from = side.column(values, d, part, 0);
@@ -440,7 +464,7 @@ private:
         return asked_of<W, T>(apart);
     }
 
-    // Channels of columns, from the first on, to where edges have them.
+    // Write channels of columns, from the first on, to the rows of the edges.
     void store_of_edges(const Block<T>& b, int64_t d, const Part& f, const T* from, int64_t first, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
         scatter<W>(from + first * C, f.channels, b.rows, f.of_edge, orders,

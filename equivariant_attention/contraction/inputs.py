@@ -1,4 +1,4 @@
-"""What messages are made from."""
+"""The tensors that messages are made from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..fibers import Features
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the messages along the edges are made from; keys and values of one layer share it.
+    """The tensors that messages are made from, in one record that keys and values of a layer share.
 
     Attributes:
         features: of the nodes, ``{degree: [nodes, channels, 2 degree + 1]}``.
-        src: the node that each edge comes from, int64 ``[edges]``.
+        src: source node of each edge, int64 ``[edges]``.
         scalars: what the radial networks see, edge features and then the distance, ``[edges, edge_dim + 1]``.
         basis: the equivariant basis, ``{'k,l': [edges, 1, 2l+1, 1, 2k+1, F]}``.
-        pairs_share: whether the pairs of edges of the plan have equal ``scalars``.
+        pairs_share: whether the pairs of edges of the plan have equal ``scalars``, and so share radial weights.
         on_edges: what edges send of their own, ``{degree: [edges, channels, 2 degree + 1]}``, added to what their
             source nodes send.
-        first: of each degree of ``on_edges``, the channel that its first one is added to: as many as nodes have, where
-            it is appended.
+        first: for each degree of ``on_edges``, the channel from which on it is added. To append it, this is the number
+            of channels of the nodes.
     """
 
     features: Features
@@ -40,13 +40,13 @@ class Inputs:
     first: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, edges: slice | Tensor) -> Inputs:
-        """The same for some of the edges, with the basis of these as a plain dict that is formed when asked for."""
+        """The same for some of the edges; their part of the basis is formed when it is read."""
         on_edges = {degree: value[edges] for degree, value in self.on_edges.items()}
         basis = _Part(self.basis, edges)
         return Inputs(self.features, self.src[edges], self.scalars[edges], basis, False, on_edges, self.first)
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """The same with all that is sent and the scalars in a dtype, such as that of the parameters under autocast."""
+        """The same in another dtype: under autocast, features and scalars may have another than the parameters."""
         features, on_edges = ({d: v.to(dtype) for d, v in part.items()} for part in (self.features, self.on_edges))
         return replace(self, features=features, on_edges=on_edges, scalars=self.scalars.to(dtype))
 
@@ -54,7 +54,7 @@ class Inputs:
         """What nodes send in one degree, ``[nodes, channels, 2 degree + 1]``, zero in channels of the edges alone."""
         own = self.features.get(str(degree))
         if own is None:
-            nodes = len(next(iter(self.features.values())))
+            nodes = next(iter(self.features.values())).shape[0]
             return self.scalars.new_zeros(nodes, channels, 2 * degree + 1)
         return own if own.shape[1] == channels else pad(own, (0, 0, 0, channels - own.shape[1]))
 
@@ -78,7 +78,7 @@ class Inputs:
         if isinstance(self.basis, Basis):
             highest = convolution.degrees[-1]
             check_pair(self.basis, highest, highest)
-            check_of_graph("basis", ("edges", edges, len(self.basis.direction)))
+            check_of_graph("basis", ("edges", edges, self.basis.direction.shape[0]))
             check_alike(self.basis.direction, "basis", self.scalars, "r")
             return
         for k, l in {(ends.degree_in, ends.degree_out) for ends in convolution.ends}:

@@ -1,4 +1,4 @@
-"""How much memory the evaluation of messages takes beside their input and output."""
+"""How much memory messages may take as workspace, beside their input and output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 
 from ..compiling import constant_when_compiled
 
-# Bytes, by type of device: of radial weights made at a time; of all else that a block of edges needs; and of a block
-# that is evaluated with its graph of derivatives. On a CPU the first must stay in cache, and block sizes decide
-# everything: these were measured. A GPU wants enough work to fill it.
+# Bytes, for each type of device. 'cache': radial weights that are made at a time. 'block': all else that a block of
+# edges needs. 'graph': a block that autograd records. On a CPU the first must stay in cache, and speed depends on these
+# sizes: they were measured. A GPU needs blocks that are large enough to fill it.
 DEFAULTS = {
     "cache": {"cpu": 2**22, "cuda": 2**28},
     "block": {"cpu": 24 * 2**20, "cuda": 2**30},
@@ -31,7 +31,7 @@ def limited_memory(limit: int | None) -> Iterator[None]:
 
 @constant_when_compiled
 def room_for(purpose: str, device: torch.device) -> int:
-    """Bytes for 'cache', 'block' or 'graph'."""
+    """Bytes for a purpose: 'cache', 'block' or 'graph'."""
     by_device = DEFAULTS[purpose]
     default = by_device.get(device.type, by_device["cuda"])
     limit = _limit.get()

@@ -1,4 +1,8 @@
-// Messages of what edges send, by radial weights of their own, a few of which are made at a time.
+// Edge first, along the axis: radial weights of each edge are made, a few at a time, used at once and overwritten.
+//
+// What is sent and made is in the frames of the edges, so each pair of degrees is an SO(2) convolution, as in eSCN (arXiv
+// 2302.03655): order 0 is multiplied by w_0, orders (+m, -m) by (a_m, b_m; -b_m, a_m). These F coefficients take the
+// places of the F radial weights R_J, and the change from one to the other is part of A (radial.hpp).
 
 #pragma once
 
@@ -20,35 +24,45 @@ public:
             for (const auto& w : network->weights) most = std::max(most, w.together() * w.channels_out);
         }
         R = Array<T>(most * C);
+        dR = Array<T>(most * C);
     }
 
-    // Add the messages of one pair to y. Args: first, the channel of the weights that the first channel of x is; g, the
+    // Add the messages of one pair to y. Args: first, which channel of the weights goes with the first channel of x; g, the
     // hidden values.
     void forward(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b) {
-        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) { mix_block(w, b, t, i, n); });
+        for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
+            mix_block(w, b, t, i, n);
+        });
     }
 
-    // Whether messages are made, of themselves or their tangents, beside derivatives.
-    bool makes_messages() const { return W == 2 || edges.p.dframes; }
+    // How many derivatives with respect to g a row keeps apart: one for each of its edges, if scalars have derivatives.
+    int64_t separate(const Block<T>& b) const { return edges.p.dscalars ? b.D : 1; }
 
-    // Derivatives. Args: rows, the hidden values as opposite rows; dg, by g, added to.
+    // Derivatives. Args: rows, the hidden values as opposite() has them; dg, those with respect to g, to which is added, one
+    // edge of a row after the other where they are separate.
     void gradient(const Weights<T>& w, int64_t first, const T* g, const T* rows, const Block<T>& b, T* dg,
                   WeightsGradient<T>& dw) {
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
             const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
-            if (makes_messages()) mix_block(w, b, t, i, n);
-            mix_block_gradient(w, b, t, i, n, dw.bias + number * LANES<T>);
-            linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), R, dg);
-            if (edges.p.gradients) add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
+            const int64_t parts = separate(b), terms = t.count / parts;
+            if (edges.makes_messages()) mix_block(w, b, t, i, n);
+            for (int64_t e = 0; e < parts; ++e) {
+                T* const into = e + 1 < parts ? dR : R;  // the last in the place of R, which is needed no longer
+                mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
+                linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, dg + e * HIDDEN * C);
+            }
+            if (!edges.p.gradients) return;
+            if (parts == 2) add_to<T>(R, dR, count * C);
+            add_outer<T, W>(count, R, rows, Hiddens(), dw.last + number * HIDDEN);
         });
     }
 
 private:
     static constexpr int64_t C = COLUMN<W, T>;
     const Edges<T, W>& edges;
-    Array<T> R;  // radial weights
+    Array<T> R, dR;  // radial weights, and derivatives with respect to them
 
-    // Make radial weights, and call task(terms, the first of their channels in, how many channels in, their A).
+    // Make some radial weights at a time, and call task(terms, their first channel in, how many of these, their A).
     template <class Task>
     void for_radial_weights(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b, Task task) {
         const int64_t channels = edges.sent.parts[w.pair.feature].channels;
@@ -73,15 +87,18 @@ private:
         mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
     }
 
-    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t i, int64_t n, T* dbias) {
+    // The same for the derivatives, of count terms from the begin-th on.
+    void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t begin, int64_t count,
+                            int64_t i, int64_t n, T* into, T* dbias) {
         const T *x[4], *dy[4];
         T* dx[4];
-        for (int j = 0; j < t.count; ++j) {
-            x[j] = edges.sent.template column<const T>(b.x, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dx[j] = edges.sent.template column<T>(b.dx, t.edge[j], w.pair.feature, t.from[j]) + i * C;
-            dy[j] = edges.made.template column<const T>(b.dy, t.edge[j], w.pair.message, t.to[j]);
+        for (int64_t j = 0; j < count; ++j) {
+            const int64_t edge = t.edge[begin + j], from = t.from[begin + j], to = t.to[begin + j];
+            x[j] = edges.sent.template column<const T>(b.x, edge, w.pair.feature, from) + i * C;
+            dx[j] = edges.sent.template column<T>(b.dx, edge, w.pair.feature, from) + i * C;
+            dy[j] = edges.made.template column<const T>(b.dy, edge, w.pair.message, to);
         }
-        mix_gradient<W, T>(t.count, R, n, w.channels_out, x, dx, dy, t.sign, dbias);
+        mix_gradient<W, T>(count, R, n, w.channels_out, x, dx, dy, t.sign + begin, into, dbias);
     }
 };
 

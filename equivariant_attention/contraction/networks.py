@@ -1,7 +1,7 @@
-"""Radial networks: what the engine must know of them, whether their parameters may be read, and their hidden layers.
+"""Radial networks: what they are made of, whether their parameters may be read, and their hidden layers.
 
 A network is Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values, or the same without the
-LayerNorms. The engine reads its parameters where it is just so, and calls it where it is not.
+LayerNorms. Where a network is exactly that, backends read its parameters; where a module was changed, it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HIDDEN = 32  # values of a radial network
 ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
 EPSILON = 1e-5  # of PyTorch's LayerNorm
 PARAMETERS = 10  # of a network: of both hidden layers weight, bias, scale, shift; of the last weight and bias
-OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; the second are those that functional_call puts in
+OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; functional_call puts plain tensors in their places
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +33,13 @@ class Anatomy:
     """What modules a network is made of.
 
     Attributes:
-        names: of all its modules, from its own, '', on.
-        classes: what they are.
-        linears: the numbers of the three Linears.
-        norms: of the two LayerNorms, or none.
+        names: of all its modules, beginning with the network's own, ''.
+        classes: of these modules.
+        linears: the indices of the three Linears in these lists.
+        norms: those of the two LayerNorms; empty if there are none.
         has_bias: whether the last Linear has a bias.
-        owners: which module each of the ten parameters belongs to, and its name there; None where there is none.
+        owners: for each of the ten parameters, the index of its module, or None where there is no such parameter, and
+            its name there.
     """
 
     names: tuple[str, ...]
@@ -78,7 +79,7 @@ def parameters(network: Any) -> list[Tensor | None]:
 
 
 def _own(module: nn.Module, name: str) -> Any:
-    # getattr comes last to where a module keeps its own, and a model has thousands; it finds what is parametrised.
+    # A module's getattr is slow, and a model has thousands of parameters; but only it finds one that is parametrised.
     found = module._parameters.get(name)
     return getattr(module, name) if found is None else found
 
@@ -101,7 +102,8 @@ def changed(network: Any) -> str | None:
         return _first_odd(network)
     for i, name in anatomy.owners:
         if i is not None:
-            # What is parametrised is found when it is read. Where PyTorch watches, it puts tensors of its own there.
+            # A parametrised one is no longer here: it is checked when it is read. PyTorch's compiler and transforms put
+            # tensors of their own here.
             own = modules[i]._parameters
             if name in own and type(own[name]) not in OWN_TYPES and (own[name] is None or not is_watched()):
                 return anatomy.names[i]
@@ -131,19 +133,19 @@ def is_the_same_again(network: Any) -> bool:
 def check_parameters(
     convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
 ) -> None:
-    """Refuse parameters that do not go together, as PyTorch does where their modules are called.
+    """Refuse parameters of unequal dtypes or devices, or of wrong shapes, as PyTorch does where modules are called.
 
     Args:
-        convolution: whose they are.
-        values: their :func:`parameters`, one network after the other.
-        scalars: what the networks see, ``[edges, edge_dim + 1]``, of the dtype and device of all parameters.
-        networks: that have them, where they are at hand: they know names.
+        convolution: what the networks belong to.
+        values: the :func:`parameters` of all networks, one network after the other.
+        scalars: what the networks see, ``[edges, edge_dim + 1]``; parameters must be of its dtype and device.
+        networks: the networks, if they are at hand: an error then names the parameter as the module does.
 
     Raises:
         TypeError: one is of another dtype, or of a class of its own.
         ValueError: one has another shape, or is on another device.
     """
-    if torch.compiler.is_compiling():  # which checks them itself, and knows no cache
+    if torch.compiler.is_compiling():  # the compiler checks them itself, and cannot use the cache of shapes
         return
     shapes = _shapes(convolution, scalars.shape[1])
     some = cast(list[Tensor], [v for v in values if v is not None] if None in shapes else values)
@@ -159,7 +161,7 @@ def check_parameters(
 def as_cpp_reads(
     convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
 ) -> list[Tensor | None]:
-    """Parameters after :func:`check_parameters`, of the same arguments, each with its numbers one after the other."""
+    """Parameters as C++ reads them: checked by :func:`check_parameters`, whose arguments these are, and contiguous."""
     some = [v for v in values if v is not None]
     key = convolution, scalars.shape[1], scalars.dtype
     if _SEEN.has(key, some) and len(some) == _count(convolution):
@@ -191,7 +193,7 @@ def _check_parameter(value: Any, shape: tuple[int, ...] | None, scalars: Tensor,
 
 
 def _name(convolution: Convolution, number: int, networks: Sequence[Any]) -> str:
-    """What a parameter is called: the pairs of degrees that its network serves, and its name there."""
+    """What an error calls a parameter: by the pairs of degrees that its network serves, and its name there."""
     network, place = divmod(number, PARAMETERS)
     served = (convolution.ends[i] for i in convolution.by_network[network])
     pairs = " ".join(f"({ends.degree_in},{ends.degree_out})" for ends in served)
@@ -205,7 +207,7 @@ def _name(convolution: Convolution, number: int, networks: Sequence[Any]) -> str
 
 @lru_cache(maxsize=1024)
 def _shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] | None]:
-    """Those of the parameters of all networks; None for those that there are not."""
+    """The shapes of the parameters of all networks; None where there is no such parameter."""
     vector = (HIDDEN,)
     norm = [vector, vector] if convolution.has_norm else [None, None]
     hidden = [(HIDDEN, num_scalars), vector, *norm, (HIDDEN, HIDDEN), vector, *norm]
@@ -220,10 +222,10 @@ def _shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] 
 
 
 def stacked(networks: Sequence[Sequence[Any]]) -> list[Tensor]:
-    """What the two hidden layers are evaluated with, each ``[networks, ...]``: weight, bias, scale, shift; twice.
+    """Parameters of both hidden layers of all networks, each ``[networks, ...]``: weight, bias, scale, shift; twice.
 
-    Before a LayerNorm weight and bias are centred, so that what they make has mean zero: it then need not subtract it.
-    Without one, scale and shift are empty.
+    Before a LayerNorm weight and bias are centred: their output then has mean zero, and the norm need not subtract it.
+    Without a LayerNorm, scale and shift are empty.
 
     Args:
         networks: the :func:`parameters` of each.
@@ -247,7 +249,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:
-    """What the last layers see, and a one for their biases.
+    """The hidden values that the last layers see, and a one that multiplies their biases.
 
     Args:
         scalars: what the networks see, ``[rows, edge_dim + 1]``.
@@ -267,11 +269,11 @@ def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:
 
 
 class Hidden:
-    """:func:`hidden` with first derivatives, by hand and in slices of rows that stay in cache.
+    """:func:`hidden` with first derivatives written by hand, in slices of rows that stay in cache.
 
     Args:
-        scalars, parameters: as there; neither is differentiated.
-        keep: whether :meth:`gradient` is going to be asked for.
+        scalars, parameters: as there; autograd records neither.
+        keep: whether to keep what :meth:`gradient` needs.
 
     Attributes:
         output: ``[networks, rows, 33]``.
@@ -304,15 +306,15 @@ class Hidden:
         return (slice(a, a + step) for a in range(0, len(self.scalars), max(1, step)))
 
     def gradient(self, gradient: Tensor, totals: Sequence[Tensor | None], by_scalars: bool) -> Tensor | None:
-        """The derivatives.
+        """The backward pass.
 
         Args:
-            gradient: by ``output``.
-            totals: those by the parameters are added to these, where they are wanted.
-            by_scalars: whether those by the scalars are wanted.
+            gradient: derivatives with respect to ``output``.
+            totals: derivatives with respect to the parameters are added to these; None where they are not needed.
+            by_scalars: whether derivatives with respect to the scalars are needed.
 
         Returns:
-            those, ``[rows, edge_dim + 1]``.
+            those with respect to the scalars, ``[rows, edge_dim + 1]``, or None.
         """
         found = []
         for rows, steps in zip(self._slices(), self.kept, strict=True):

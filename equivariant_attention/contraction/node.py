@@ -1,14 +1,14 @@
-r"""Node first: what a node sends, under every hidden value of the radial networks, is made once for all its edges.
+r"""Backend 'node': what a node sends, under every hidden value of the radial networks, is made once for all its edges.
 
 With radial weights :math:`R = A g`, where g are the hidden values of the pair's radial network and a one,
 
 .. math:: m_{ij}^l = \sum_k \sum_{J,q} W_{Jq}(x_{ij}) \sum_h g_h(x_{ij}) \; P_{jhJq}, \qquad
           P_{jhJq} = \sum_c A_{hJc} \, f_{jcq}^k
 
-P costs a node what radial weights cost 2k+1 edges, and no edge has radial weights. Source nodes are taken in blocks,
-``[rows, slots]``: a row is a node with at most so many of its outgoing edges, a slot is one of these, and slots of a
-row that are left over hold its last edge once more, whose message is then dropped. Nothing of a block is kept: the
-backward pass makes it again.
+For a node, P costs as much as the radial weights of 2k+1 edges; but then no edge has radial weights. Source nodes are
+taken in blocks, ``[rows, slots]``: a row is a node with at most so many of its outgoing edges, a slot is one of these,
+and slots of a row that are left over hold its last edge once more, whose message is then dropped. Nothing of a block is
+kept: the backward pass makes it again.
 
 Throughout, numbers of a pair of degrees are in the order (q, J, channel out), with q the order of the degree in.
 """
@@ -33,11 +33,11 @@ VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 
 
 def work(convolution: Convolution, num_nodes: int, num_edges: int) -> float:
-    """Multiply-adds of the messages, apart from the hidden layers of the radial networks, as every order has them.
+    """Multiply-adds of the messages, apart from the hidden layers of the radial networks, which every backend has.
 
-    The backward pass makes P again, and two products of its size and two of the size of T (one more where derivatives
-    by the basis are wanted), and one of the size of the product with the basis: all in all 3 P + 2 T + B, for P + T + B
-    forward. T is the sum over h, of every edge.
+    Forward these are P + T + B, with T the sum over h for every edge, and B the product with the basis. Backward, P is
+    made again, and there are two products of its size, two of the size of T (one more where derivatives with respect to
+    the basis are needed) and one of the size of B: 3 P + 2 T + B in all.
 
     Args:
         convolution: channels and degrees of what is sent and of the messages.
@@ -92,7 +92,7 @@ class Term(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How many numbers a block holds: P of a row, the largest and all; of a slot T, and whatever else there is."""
+    """How many numbers a block takes: P of a row, for the largest pair and for all; T of a slot; all else of a slot."""
 
     largest_p: int
     every_p: int
@@ -101,7 +101,7 @@ class Sizes(NamedTuple):
 
 
 class Layout:
-    """How the pairs of a convolution are evaluated.
+    """The terms that evaluate a convolution.
 
     Args:
         convolution: whose they are.
@@ -176,7 +176,7 @@ class Block(NamedTuple):
         return values.new_zeros(len(self.slots), *values.shape[1:]).index_copy(0, self.places, values)
 
     def rows(self, d: Tensors) -> Tensors:
-        """Where in the tensors of the whole graph those of the block belong; None for those that are not cut up."""
+        """Which rows of the graph's tensors those of the block are; None for tensors that blocks have in common."""
         return d.like([None] * len(d.flat()))._replace(
             features=[self.nodes] * len(d.features),
             on_edges=[self.slots] * len(d.on_edges),
@@ -186,13 +186,13 @@ class Block(NamedTuple):
 
 
 class Room:
-    """Memory that is written again and again: fresh memory is slow, as the system hands it out page by page."""
+    """A workspace that all blocks use: fresh memory is slow, as the system hands it out page by page."""
 
     def __init__(self, like: Tensor) -> None:
         self.like, self.memory = like, {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """A tensor of this shape whose values are undefined; it lasts until the same name is asked for again."""
+        """A tensor of this shape whose values are undefined; the next one of the same name overwrites it."""
         size = math.prod(shape)
         if name not in self.memory or len(self.memory[name]) < size:
             self.memory[name] = self.like.new_empty(size)
@@ -230,7 +230,7 @@ class Problem:
         return self._blocks(rows, self.room["block"] // (itemsize * sizes.slot))
 
     def blocks_with_graph(self, t: Tensors) -> Iterator[Block]:
-        """Blocks of which every P and T is held, with what derivatives need."""
+        """Blocks for autograd, which keeps every P and T and all else that derivatives need."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
         room = self.room["graph"] // (2 * itemsize)
         return self._blocks(room // sizes.every_p, room // (sizes.slot + sizes.every_t))
@@ -252,7 +252,7 @@ class Problem:
 
         Args:
             b: from :meth:`on_block`.
-            room: None makes everything in memory of its own, as derivatives need.
+            room: the workspace; None makes everything in fresh memory, as autograd needs.
         """
         g = hidden(b.scalars, *b.trunk) if room is None else Hidden(b.scalars, b.trunk, keep=False).output
         output = []
@@ -274,13 +274,13 @@ class Problem:
         T = _bmm(g, P, room, f"T{term.k}")
         own = b.on_edges[term.feature]
         if own is not None:
-            # Some channels are more than the node sends, by what the edge does: those have radial weights on the edge.
+            # What the edge itself adds to some channels is no part of P: it has radial weights, on the edge.
             R = (g.flatten(0, 1) @ self.of_edges(b, term)).unflatten(1, (own.shape[1], -1))
             T = T + (own.mT @ R).view_as(T)
         return T
 
     def of_edges(self, b: Tensors, term: Term) -> Tensor:
-        """Of the channels that edges have something of their own in, the weights, ``[33, channels x F x c_out]``."""
+        """The weights of the channels to which edges add something of their own, ``[33, channels x F x c_out]``."""
         first, channels = self.first[term.feature], b.on_edges[term.feature].shape[1]
         return b.weights[term.pair][:, first : first + channels].flatten(1)
 
@@ -289,17 +289,17 @@ class Problem:
         return _cat([b.basis[term.basis] for term in terms], 2, room, "W")
 
     def gradient(self, b: Tensors, g: Tensor, arriving: Sequence[Tensor], d: Tensors, room: Room) -> Tensor:
-        """Add the derivatives by what a block is made of to ``d``, apart from those by scalars and hidden layers.
+        """Add derivatives with respect to the tensors of a block to ``d``, but for scalars and hidden layers.
 
         Args:
             b: from :meth:`on_block`.
             g: the hidden values, ``[networks, slots, 33]``.
-            arriving: derivatives by the messages, ``[slots, 2l+1, channels]``.
-            d: where they are added; None for what is not asked for.
-            room: for intermediate results.
+            arriving: derivatives with respect to the messages, ``[slots, 2l+1, channels]``.
+            d: where they are added; None where they are not needed.
+            room: the workspace.
 
         Returns:
-            the derivatives by g.
+            the derivatives with respect to g.
         """
         dg = torch.zeros_like(g)
         for terms, dy in zip(self.layout.terms, arriving, strict=True):
@@ -317,7 +317,7 @@ class Problem:
         return dg
 
     def gradient_on_nodes(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, room: Room) -> None:
-        """Add the derivatives by features and weights, through P."""
+        """Add the derivatives with respect to features and weights, through P."""
         f, A = b.features[term.feature].flatten(0, 1), b.weights[term.pair]
         df, dA = d.features[term.feature], d.weights[term.pair]
         if df is None and dA is None:

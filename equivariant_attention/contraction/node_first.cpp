@@ -1,4 +1,4 @@
-// Messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
+// Backend 'cpp-node': messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
 //
 // What a node sends, under every hidden value of a radial network, is made once for all of its out-edges. For a
 // coefficient f of a pair of degrees, which takes orders k of a feature to orders l of a message as Terms says,
@@ -7,10 +7,9 @@
 //     T[q, o]    = sum_h P[q, o, h] g[h]                  along an edge
 //     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        in its frame
 //
-// so no edge has radial weights, but for those of features of its own. Edges are taken in blocks of B, as in
-// edge_first.cpp, and all edges in a register of a block have one source node. Several nodes are evaluated together: the
-// weights A of a coefficient are read once for all of them, and their P stays in cache until it was used. The backward pass
-// makes it again.
+// so no edge has radial weights, except for features that it sends itself (x_ij). Edges are taken in blocks of B, as in
+// edge_first.cpp, and all edges in a register of a block have one source node. Several nodes are evaluated together: A
+// is read once for all of them, and their P stays in cache until it was used. The backward pass makes it again.
 //
 // cpp.py calls the functions at the end of this file.
 
@@ -27,14 +26,14 @@
 
 namespace {
 
-constexpr int64_t TOGETHER = 32;  // blocks that are evaluated at a time, at most: their hidden values stay in the second cache
+constexpr int64_t TOGETHER = 32;  // blocks, at most, evaluated at a time: their hidden values stay in the second cache
 
 // ---------------------------------------------------------------- blocks of edges
 
 template <class T>
-class OutEdges {  // of all nodes, a register of rows has those of one node; and what edges send of their own
+class OutEdges {  // blocks of edges by source node: all edges in a register have the same one
 public:
-    std::vector<Part> own;
+    std::vector<Part> own;  // what edges send of their own
 
     explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features) {
         for (Part& part : own) part.channels = part.of_edge, part.of_node = part.first = 0, part.node = part.dnode = nullptr;
@@ -65,7 +64,7 @@ private:
         int64_t node, rows;
     };
     std::vector<Register> registers;
-    std::vector<int64_t> places;  // in the order of the plan, of every row; those that are left over have the last one again
+    std::vector<int64_t> places;  // in the order of the plan, of every row; those left over have the last one again
 
     void add(int64_t node, const int64_t* edges, int64_t count) {
         registers.push_back({node, std::min(LANES<T>, count)});
@@ -92,7 +91,7 @@ void steer(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, cons
     }
 }
 
-// Its derivatives by the values.
+// Its derivatives with respect to the values.
 template <class T>
 void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, const T* dy, T* dvalues) {
     for (int64_t q = 0; q < orders; ++q) {
@@ -109,7 +108,7 @@ void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t chann
     }
 }
 
-// And by the frame.
+// And with respect to the frame.
 template <class T>
 void steer_gradient_of_frame(const Terms<T>& t, int64_t orders, int64_t channels, const T* values, const T* dy, T* dD) {
     for (int j = 0; j < t.count; ++j) {
@@ -133,10 +132,13 @@ template <class T>
 struct Sent {
     int64_t channels, orders, rows;  // of a node; a row is a node and an order
     Array<T> x;                      // [rows, channels + 1], the last a zero, for sums to start from
-    Array<T> dx;                     // [rows, channels, padded]
+    Array<T> dx;                     // [rows, padded channels]
 
     Sent(const Part& part, const std::vector<int64_t>& nodes)
-        : channels(part.of_node), orders(2 * part.degree + 1), rows(nodes.size() * orders), x(rows * (channels + 1), 0) {
+        : channels(part.of_node),
+          orders(2 * part.degree + 1),
+          rows(nodes.size() * orders),
+          x(rows * (channels + 1), 0) {
         for (size_t i = 0; i < nodes.size(); ++i) {
             const T* from = static_cast<const T*>(part.node) + nodes[i] * channels * orders;
             for (int64_t q = 0; q < orders && channels; ++q) {
@@ -170,12 +172,12 @@ struct Coefficient {  // of one pair: what P is made from
         static_assert(VALUES >= B<T>, "a row has at least one block of columns");
         for (int64_t c = 0; c < width; c += B<T>) {
             const int64_t first = std::min(c, width - B<T>);  // the last block has some columns of the one before again
-            product<true, T>(sent.rows, sent.x, sent.channels + 1, One(), sent.channels, A + first, width, P + first, width,
-                             sent.x + sent.channels);
+            product<true, T>(sent.rows, sent.x, sent.channels + 1, One(), sent.channels, A + first, width, P + first,
+                             width, sent.x + sent.channels);
         }
     }
 
-    // Add its derivatives to dA, [channels in, width, padded], reading a block beyond the end of dP.
+    // Add its derivatives to dA, [channels in, padded width], reading up to a block beyond the end of dP.
     void add_gradient_by_weights(const T* dP, T* dA) const {
         const int64_t row = padded<T>(width);
         for (int64_t c = 0; c < width; c += B<T>) {
@@ -183,7 +185,7 @@ struct Coefficient {  // of one pair: what P is made from
         }
     }
 
-    // Add its derivatives to those by features. Args: transposed, A as [width, channels in, padded].
+    // Add its derivatives to those with respect to features. Args: transposed, A as [width, padded channels in].
     void add_gradient_by_features(const T* dP, const T* transposed) const {
         const int64_t row = padded<T>(sent.channels);
         for (int64_t c = 0; c < row; c += B<T>) {
@@ -196,8 +198,8 @@ struct Coefficient {  // of one pair: what P is made from
 
 template <class T>
 struct NodeWeights {  // of one pair
-    Array<T> transposed;  // [F, width, channels in, padded]
-    Array<T> gradient;    // [F, channels in, width, padded]
+    Array<T> transposed;  // [F, width, padded channels in]
+    Array<T> gradient;    // [F, channels in, padded width]
     int64_t channels;
 
     NodeWeights(const Problem& p, const Weights<T>& w) : channels(p.features[w.pair.feature].of_node) {
@@ -252,7 +254,7 @@ struct Group {  // blocks that are evaluated together, and the nodes that send a
 template <class T>
 struct OnBlock {  // a radial network, on one block
     Hidden<T> hidden;
-    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; the derivatives by them
+    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; derivatives with respect to them
 
     const T* values() const { return hidden.second.output; }
 };
@@ -274,12 +276,7 @@ public:
 
     void forward(int64_t begin, int64_t end) {
         for_groups(begin, end, edges.sent.width + edges.made.width, [this](Group<T>& group) {
-            for (auto& block : group.blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                block.y = Array<T>(edges.made.width * B<T>, 0);
-            }
+            for (auto& block : group.blocks) edges.load_for_messages(block);
             for (const auto& network : networks) {
                 evaluate(*network, group);
                 for (const auto& w : network->weights) forward_of(w, group);
@@ -289,24 +286,15 @@ public:
     }
 
     void gradient(int64_t begin, int64_t end) {
-        const bool frames = p.dframes;
         for (const auto& network : networks) {
             gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
             on_nodes.emplace_back();
             for (const auto& w : network->weights) on_nodes.back().emplace_back(p, w);
         }
         if (begin < end) edges.nodes.own(all.node(begin, 0), all.node(end - 1, 1) + 1);
-        const int64_t width = 2 * edges.sent.width + (1 + frames) * edges.made.width;
+        const int64_t width = 2 * edges.sent.width + (p.dframes ? 2 : 1) * edges.made.width;
         for_groups(begin, end, width, [&](Group<T>& group) {
-            for (auto& block : group.blocks) {
-                edges.load_scalars(block);
-                edges.load_frames(block);
-                edges.load_sent(block);
-                edges.load_arriving(block);
-                block.dx = Array<T>(edges.sent.width * B<T>, 0);
-                if (p.dscalars) block.dscalars = Array<T>(p.num_scalars * B<T>, 0);
-                if (frames) block.y = Array<T>(edges.made.width * B<T>, 0);
-            }
+            for (auto& block : group.blocks) edges.load_for_gradient(block);
             for (size_t n = 0; n < networks.size(); ++n) gradient_of(n, group);
             for (auto& block : group.blocks) edges.store_gradients(block);
             for (int64_t i = 0; i < p.num_features; ++i) {
@@ -316,8 +304,9 @@ public:
             }
         });
         for (size_t n = 0; n < networks.size() && p.gradients; ++n) {
-            const auto& weights = networks[n]->weights;
-            for (size_t i = 0; i < weights.size(); ++i) on_nodes[n][i].add_gradient(weights[i], gradients[n]->weights[i]);
+            for (size_t i = 0; i < on_nodes[n].size(); ++i) {
+                on_nodes[n][i].add_gradient(networks[n]->weights[i], gradients[n]->weights[i]);
+            }
         }
     }
 
@@ -351,12 +340,12 @@ private:
         for (size_t b = 0; b < group.blocks.size(); ++b) radial[b].hidden.evaluate(network, group.blocks[b].scalars);
     }
 
-    // What a block has of a pair.
-    const T* frame(const Block<T>& b, const Weights<T>& w) const { return w.k ? edges.frame(b.frames, w.k, 0) : nullptr; }
-    T* message(const Array<T>& y, const Weights<T>& w) const { return edges.made.template column<T>(y, 0, w.pair.message, 0); }
+    // What a block has of a pair: its frames and messages, and how many numbers T has.
+    T* frame(T* frames, const Weights<T>& w) const { return w.k ? edges.frame(frames, w.k, 0) : nullptr; }
+    T* message(T* y, const Weights<T>& w) const { return edges.made.template column<T>(y, 0, w.pair.message, 0); }
     static int64_t numbers(const Weights<T>& w) { return (2 * w.k + 1) * w.channels_out; }
 
-    // Call task(place of the P of its node, its first column, its rows, its registers) for one register of a block, or for
+    // Call task(place of the P of their node, first column, rows, registers) for each register of a block, or once for
     // both where they have the same node.
     template <class Task>
     static void for_nodes(const Group<T>& group, size_t b, int64_t size, Task task) {
@@ -389,7 +378,7 @@ private:
             for (size_t b = 0; b < group.blocks.size(); ++b) {
                 const Block<T>& block = group.blocks[b];
                 contract(w, group, b);
-                steer<T>(terms, frame(block, w), 2 * w.k + 1, w.channels_out, values, message(block.y, w));
+                steer<T>(terms, frame(block.frames, w), 2 * w.k + 1, w.channels_out, values, message(block.y, w));
             }
         }
     }
@@ -430,12 +419,11 @@ private:
     void gradient_of_block(const Weights<T>& w, const Terms<T>& terms, Group<T>& group, size_t b) {
         const Block<T>& block = group.blocks[b];
         const int64_t orders = 2 * w.k + 1;
-        const T *D = frame(block, w), *dy = message(block.dy, w);
+        const T *D = frame(block.frames, w), *dy = message(block.dy, w);
         if (p.dframes) {
             contract(w, group, b);
             steer<T>(terms, D, orders, w.channels_out, values, message(block.y, w));
-            T* dD = w.k ? edges.frame(block.dframes, w.k, 0) : nullptr;
-            if (dD) steer_gradient_of_frame<T>(terms, orders, w.channels_out, values, dy, dD);
+            if (D) steer_gradient_of_frame<T>(terms, orders, w.channels_out, values, dy, frame(block.dframes, w));
         }
         steer_gradient<T>(terms, D, orders, w.channels_out, dy, dvalues);
         for_nodes(group, b, numbers(w) * VALUES, [&](int64_t place, int64_t column, int64_t rows, auto registers) {
@@ -459,7 +447,7 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<NodeFirst<float>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<NodeFirst<double>, double>(p); }
 
-// From derivatives by the messages, write those by parameters, scalars, frames and what edges have of their own, and add
-// those by features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
+// send of their own, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<NodeFirst<float>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<NodeFirst<double>, double>(p); }

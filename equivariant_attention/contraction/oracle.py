@@ -1,4 +1,4 @@
-"""Equation (8) as it is written: form the kernel of every edge, then multiply. Readable, never tuned."""
+"""Backend 'oracle', equation (8) as it is written: form the kernel of every edge, then multiply. Never tuned."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def message(network: Any, radial: Radial, inputs: Inputs, ends: Ends) -> Tensor:
     else:
         R = radial(inputs.scalars)[:, :, None, :, None]
         W = (R * inputs.basis[f"{k},{l}"]).sum(-1).flatten(3, 4).flatten(1, 2)
-    return (W @ inputs.sent(k, c_in).flatten(1).unsqueeze(-1)).view(len(W), c_out, 2 * l + 1)
+    return (W @ inputs.sent(k, c_in).flatten(1).unsqueeze(-1)).view(W.shape[0], c_out, 2 * l + 1)

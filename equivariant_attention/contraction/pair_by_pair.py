@@ -1,4 +1,7 @@
-"""Orders told pair of degrees by pair of degrees: block by block of edges, made again in the backward pass."""
+"""Backends that make the messages of one pair of degrees at a time.
+
+They do so block by block of edges, and again in the backward pass, so that only one block takes memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ def messages(message: Message, convolution: Convolution, networks: Sequence[Any]
     """All messages along every edge.
 
     Args:
-        message: from degree k to degree l, ``[edges, channels, 2l+1]``: of a network, what gives the pair's radial
-            weights, the inputs, and what the pair leads from and to.
+        message: what the backend does for one pair, from degree k to degree l. It is given the radial network, a
+            function from scalars to the pair's radial weights, the inputs and the pair's ends, and returns
+            ``[edges, channels, 2l+1]``.
         convolution, networks, inputs: as in :func:`equivariant_attention.contraction.contract`.
     """
     called = _called_once(networks) if len(networks) < len(convolution.pairs) else {}
@@ -39,7 +43,7 @@ def messages(message: Message, convolution: Convolution, networks: Sequence[Any]
 
 
 def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
-    """Of networks that serve several pairs and must not be called twice, what calls them once."""
+    """For networks that serve several pairs but must be called once, functions that remember what they returned."""
     found: dict[int, Radial] = {}
     for i, network in enumerate(networks):
         if is_looked_into() or not is_the_same_again(network):
@@ -48,7 +52,7 @@ def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
 
 
 class _Once:
-    """A function of the scalars of all edges, evaluated when it is first called."""
+    """A function that is evaluated when it is first called, and returns the same ever after."""
 
     def __init__(self, function: Radial) -> None:
         self.function = function
@@ -68,7 +72,7 @@ def _by_block(message: Message, network: Any, once: Radial | None, inputs: Input
 
     if once or is_looked_into() or not is_the_same_again(network):
         return call(inputs)  # once, on all edges, whatever memory it takes
-    # The kernel of an edge, once for every frequency, and as much again for the derivatives.
+    # What an edge takes: its kernel, once for every J and once summed, and as much again for the derivatives.
     k, l = ends.degree_in, ends.degree_out
     numbers = 2 * ends.channels_in * ends.channels_out * (2 * k + 1) * (2 * l + 1) * (ends.num_freq + 1)
     size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))

@@ -1,4 +1,4 @@
-// A pass over all blocks of edges: its threads, and the sums of what each of them finds.
+// A pass over all blocks of edges: its threads, and the sums of the derivatives that each thread finds.
 
 #pragma once
 
@@ -15,7 +15,7 @@ namespace {
 template <class T>
 using Networks = std::vector<std::unique_ptr<Radial<T>>>;
 
-// Call task(first, last) with as many of the blocks begin, ..., end - 1 at a time as there is room for.
+// Call task(first, last) for the blocks begin, ..., end - 1, at most so many at a time.
 template <class Task>
 void in_groups(int64_t begin, int64_t end, int64_t most, Task task) {
     for (int64_t count = (end - begin + most - 1) / most, i = 0; i < count; ++i) {
@@ -23,7 +23,7 @@ void in_groups(int64_t begin, int64_t end, int64_t most, Task task) {
     }
 }
 
-// A Worker evaluates blocks, one thread's; Worker::Blocks is what all threads know of them.
+// A Worker evaluates the blocks of one thread; Worker::Blocks says which edges each block has.
 template <class Worker, class T>
 struct Run {
     const Problem& p;

@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from ..checks import is_autocast_on
+
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast off: it would round in the frames and in the radial networks, where messages lose their equivariance.
+    """A context without autocast, which would round frames and radial networks: messages would not be equivariant.
 
-    A backward pass needs it as well: it may run inside an autocast that the forward pass was not in, or the reverse.
+    A backward pass needs it too, as it may run under autocast where the forward pass did not, or the reverse.
     """
-    available = torch.amp.is_autocast_available(device.type)
-    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+    return torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()

@@ -1,4 +1,4 @@
-// What cpp.py passes to the functions that make messages, field by field as it is there.
+// What cpp.py passes to the functions that make messages: the structures here and there have the same fields.
 
 #pragma once
 
@@ -9,15 +9,16 @@
 
 namespace {
 
-constexpr int NO_SUCH_NODE = 2, NO_SUCH_EDGE = 3;  // what a function returns; calls.py tells
+constexpr int NO_SUCH_NODE = 2, NO_SUCH_EDGE = 3;  // what a function returns; calls.py makes errors of them
 
-// What an edge carries in one degree: sent, channels of its source node [nodes, of_node, 2 degree + 1] and of its own
-// [edges, of_edge, 2 degree + 1], added from channel first on; or made, a message [edges, of_edge, 2 degree + 1].
+// A feature or a message of one degree. A feature has channels of the source node, [nodes, of_node, 2 degree + 1], to
+// which those of the edge, [edges, of_edge, 2 degree + 1], are added from channel first on. A message is [edges, of_edge,
+// 2 degree + 1].
 struct Part {
     int64_t degree, channels, of_node, of_edge, first;
     const void* node;
-    void *edge, *dnode, *dedge;  // derivatives are null where not wanted, as are all others; those by messages are given
-    const void *tnode, *tedge;   // tangents of what is sent, null where zero
+    void *edge, *dnode, *dedge;  // derivatives, null where they are not needed; those of messages are an input
+    const void *tnode, *tedge;   // tangents of features, null where zero
 };
 
 struct Network {  // parameters: of both hidden layers weight, bias, scale, shift; of the last weight and bias; some may be null
@@ -55,7 +56,7 @@ inline bool all_below(int64_t end, const int64_t* numbers, int64_t count) {
     return std::all_of(numbers, numbers + count, [=](int64_t i) { return 0 <= i && i < end; });
 }
 
-// Run a task, if all that is found by a number is there.
+// Run a task, if the numbers of all nodes and edges are in range.
 template <class Task>
 int checked(const Problem& p, Task task) {
     if (!all_below(p.num_nodes, p.src, p.num_edges)) return NO_SUCH_NODE;

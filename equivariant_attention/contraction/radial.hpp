@@ -1,4 +1,4 @@
-// Radial networks on a block of rows: hidden layers, and the last layers in the basis of the orders, ready to be used.
+// Radial networks on a block of rows: their hidden layers, and their last layers A in the basis of the orders.
 
 #pragma once
 
@@ -13,17 +13,17 @@
 
 namespace {
 
-constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // of a radial network, the last a one for its biases
+constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // hidden values; and a one, which multiplies the biases
 constexpr int64_t PARAMETERS = 10;                   // tensors of a radial network
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
-constexpr int64_t RADIAL_WEIGHTS = 128;              // of a row, that are made together
+constexpr int64_t RADIAL_WEIGHTS = 128;              // about so many of a row are made together
 
 using Hiddens = Constant<HIDDEN>;
 using Values = Constant<VALUES>;
 
 // ---------------------------------------------------------------- hidden layers
 
-// Take from every column of 32 values their mean.
+// Subtract from every column of 32 values its mean.
 template <class T>
 void centre(T* values, int64_t columns) {
     std::vector<T> mean(columns);
@@ -75,17 +75,17 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. What is summed over rows alone is so lane by lane, and over lanes at the end: all but the weights of as
-// many inputs as fill blocks of columns, where outer products sum over the rows.
+// Its derivatives. Most are sums over rows: these are added up lane by lane, and over lanes at the end. The weights of
+// inputs that make up whole groups of 32 are different: there outer products sum over the rows.
 template <class T>
 struct LayerGradient {
-    int64_t inputs, whole, rest;  // whole: how many inputs fill blocks
-    Array<T> weight, by_lane;     // [32, whole], and [32, rest] registers
+    int64_t inputs, whole, rest;  // whole: how many inputs are in groups
+    Array<T> weight, by_lane;     // [groups, 32, 32], and [32, rest] registers
     Array<T> bias, scale, shift;
 
     explicit LayerGradient(int64_t inputs)
         : inputs(inputs),
-          whole(inputs / B<T> * B<T>),
+          whole(inputs / HIDDEN * HIDDEN),
           rest(inputs - whole),
           weight(HIDDEN * whole, 0),
           by_lane(HIDDEN * rest * LANES<T>, 0),
@@ -101,12 +101,14 @@ struct LayerGradient {
         add_to<T>(shift, other.shift, HIDDEN * LANES<T>);
     }
 
-    // To where PyTorch has them: those by weights that were not centred yet.
+    // Write them to where PyTorch has them: with respect to the model's own weights, before these were centred.
     void store(void* const* gradients) const {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
         for (int64_t h = 0; h < HIDDEN; ++h) {
-            std::copy_n(weight + h * whole, whole, g[0] + h * inputs);
+            for (int64_t c = 0; c < whole; c += HIDDEN) {
+                std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
+            }
             sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
         }
         sum(bias, HIDDEN, g[1]);
@@ -142,9 +144,9 @@ struct Activation {  // of one layer on one block
         }
     }
 
-    // Derivatives. Args: d, by the output, overwritten; x, the input; rows, as much of it as fills blocks of columns, as
-    // opposite rows; dx, by the input, added to, or null.
-    void gradient(const Layer<T>& layer, T* d, const T* x, const T* rows, T* dx, LayerGradient<T>& sum) const {
+    // Derivatives. Args: d, those with respect to the output, overwritten; x, the input; dx, those with respect to the
+    // input, to which is added, or null.
+    void gradient(const Layer<T>& layer, T* d, const T* x, T* dx, LayerGradient<T>& sum) const {
         T* dbias = sum.bias;
         if (layer.scale) gradient_of_norm(layer, d, sum);
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -156,17 +158,17 @@ struct Activation {  // of one layer on one block
             }
             at(dbias + h * N).v += asked<T>(total);
         }
-        if (sum.whole == HIDDEN) {
-            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight);
-        } else {
-            add_outer<T, W>(HIDDEN, d, rows, sum.whole, sum.weight);
+        for (int64_t c = 0; c < sum.whole; c += HIDDEN) {
+            alignas(64) T rows[C * HIDDEN];
+            opposite<W>(x + c * C, HIDDEN, rows);
+            add_outer<T, W>(HIDDEN, d, rows, Hiddens(), sum.weight + c * HIDDEN);
         }
         add_outer_by_lane(d, x + sum.whole * C, sum.rest, sum.by_lane);
         if (dx) linear_gradient<W, T>(HIDDEN, layer.weight, layer.tangent, layer.inputs + 1, layer.inputs, d, dx);
     }
 
 private:
-    // Call task(where it begins, whose it is, which half) for every register of values.
+    // Call task(where it begins, which hidden value it is of, which half of the column) for every register.
     template <class Task>
     static ALWAYS_INLINE void for_registers(Task task) {
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -202,7 +204,7 @@ private:
     }
 
     void gradient_of_norm(const Layer<T>& layer, T* d, LayerGradient<T>& sum) const {
-        T *dscale = sum.scale, *dshift = sum.shift;  // which the compiler would read again after all that is written
+        T *dscale = sum.scale, *dshift = sum.shift;  // read once: after each write the compiler would read them again
         Number<W, T> along[2] = {}, factor[2] = {load<W>(inverse), load<W>(inverse + N)};
         for (int64_t h = 0; h < HIDDEN; ++h) {
             Number<W, T> by_scale = {}, by_shift = {};
@@ -240,7 +242,7 @@ template <class T>
 struct Weights {  // of a pair of degrees: its rows of the last layer
     const Pair& pair;
     int64_t k, l, channels_in, channels_out, F;
-    Array<T> last, tangent;  // A, [F, channels in, channels out, 33], in the basis of the orders; null where zero
+    Array<T> last, tangent;  // A in the basis of the orders, [F, channels in, channels out, 33]; a tangent of zero is null
 
     Weights(const Problem& p, const Pair& pair, const void* const* parameters, const void* const* tangents)
         : pair(pair),
@@ -281,7 +283,7 @@ private:
 
 template <class T>
 struct WeightsGradient {
-    Array<T> last, bias;  // [F, channels in, channels out, 32], and as many registers
+    Array<T> last, bias;  // [F, channels in, channels out, 32]; and, without the 32, a register for each
 
     explicit WeightsGradient(const Weights<T>& weights)
         : last(weights.numbers() * HIDDEN, 0), bias(weights.numbers() * LANES<T>, 0) {}
@@ -291,7 +293,7 @@ struct WeightsGradient {
         add_to<T>(bias, other.bias, numbers * LANES<T>);
     }
 
-    // Added to those that other pairs have of the same outputs.
+    // Add them to those of the network: other pairs may read the same outputs.
     void store(const Weights<T>& weights, void* const* gradients) const {
         const auto* coupling = static_cast<const T*>(weights.pair.coupling);
         auto *dw = static_cast<T*>(gradients[8]), *db = static_cast<T*>(gradients[9]);
@@ -322,7 +324,7 @@ struct WeightsGradient {
 // ---------------------------------------------------------------- whole networks
 
 template <class T>
-struct Radial {  // a radial network, made ready
+struct Radial {  // a radial network, in the form in which blocks use it
     int64_t rows;
     Layer<T> first, second;
     std::vector<Weights<T>> weights;  // of every pair that it serves
@@ -370,14 +372,11 @@ struct Hidden {  // both hidden layers on one block
         second.evaluate(radial.second, first.output);
     }
 
-    // Derivatives, from those by the output of the second, d, overwritten.
+    // Derivatives. Args: d, those with respect to the output of the second layer, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
         alignas(64) T dfirst[HIDDEN * COLUMN<W, T>] = {};
-        const Array<T> rows(COLUMN<W, T> * std::max(HIDDEN, sum.first.whole));
-        opposite<W, T>(first.output, HIDDEN, rows);
-        second.gradient(radial.second, d, first.output, rows, dfirst, sum.second);
-        opposite<W, T>(scalars, sum.first.whole, rows);
-        first.gradient(radial.first, dfirst, scalars, rows, dscalars, sum.first);
+        second.gradient(radial.second, d, first.output, dfirst, sum.second);
+        first.gradient(radial.first, dfirst, scalars, dscalars, sum.first);
     }
 };
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["available", "mix_product", "mix_product_gradient", "plain_product"]
 
-# Tiles, no larger than registers hold (but for a few bytes on sm_80), by what the compiler says for sm_80 and sm_90. Of
-# a sum over rows, tiles are wide instead of high.
+# Sizes of tiles: as large as registers hold, as the compiler reports for sm_80 (but for a few bytes) and sm_90. Tiles
+# of sums over rows are wide rather than high.
 ROWS, ROWS_OF_SUM, COLUMNS_OF_SUM = 64, 16, 128
 PROGRAMS = 1024  # that fill a GPU: a sum over rows with fewer is taken in parts
 SMALLEST = 16  # side of a tile that tl.dot takes
@@ -140,12 +140,12 @@ def mix_product_gradient(
 
     Args:
         h, A, x: as there.
-        dy: by what it returned, ``[kernels x rows, orders x D, orders x channels out]``.
-        separate: D, for derivatives by ``h`` of every edge of a row, or 1, for their sum over the row.
-        by_weights: whether those by ``A`` are wanted.
+        dy: derivatives with respect to its value, ``[kernels x rows, orders x D, orders x channels out]``.
+        separate: D, for derivatives with respect to ``h`` of every edge of a row, or 1, for their sum over the row.
+        by_weights: whether derivatives with respect to ``A`` are needed.
 
     Returns:
-        the derivatives by ``h``, ``[kernels, rows, separate, hidden + 1]``, by ``A``, or None, and by ``x``.
+        the derivatives with respect to ``h``, ``[kernels, rows, separate, hidden + 1]``, ``A`` (or None), and ``x``.
     """
     _check(h, A, x)
     if x.shape[1] % separate:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..so3 import wigner_d
 from ..so3.vectors import length_and_direction
+from .missing import told_of_missing
 
 Angle = float | Tensor
 
@@ -50,10 +51,8 @@ def _matrix(*rows: list[Tensor]) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def __getattr__(name: str) -> None:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise ImportError(  # of an AttributeError, "from ... import" would not show the message
-        f"from_se3cnn.SO3 has no {name!r}: it has rot, rot_z, rot_y, x_to_alpha_beta and irr_repr; "
-        "equivariant_attention.so3 has spherical_harmonics, wigner_d and random_rotation"
-    )
+__getattr__ = told_of_missing(
+    "from_se3cnn.SO3",
+    "rot, rot_z, rot_y, x_to_alpha_beta and irr_repr; equivariant_attention.so3 has spherical_harmonics, wigner_d and "
+    "random_rotation",
+)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..checks import check_trailing, check_whole_number
 from ..so3 import coupling, spherical_harmonics
+from .missing import told_of_missing
 
 
 def get_spherical_from_cartesian_torch(cartesian: Tensor, divide_radius_by: float = 1.0) -> Tensor:
@@ -44,11 +45,8 @@ def _basis_transformation_Q_J(J: int, order_in: int, order_out: int, version: in
     return ((-1) ** J * coupling(order_out, order_in, J)).flatten(0, 1).to(torch.get_default_dtype())
 
 
-def __getattr__(name: str) -> None:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    raise ImportError(  # of an AttributeError, "from ... import" would not show the message
-        f"from_se3cnn.utils_steerable has no {name!r}: it has get_spherical_from_cartesian, "
-        "get_spherical_from_cartesian_torch, precompute_sh and _basis_transformation_Q_J; equivariant_attention.basis "
-        "has get_basis, equivariant_attention.so3 has spherical_harmonics and coupling"
-    )
+__getattr__ = told_of_missing(
+    "from_se3cnn.utils_steerable",
+    "get_spherical_from_cartesian, get_spherical_from_cartesian_torch, precompute_sh and _basis_transformation_Q_J; "
+    "equivariant_attention.basis has get_basis, equivariant_attention.so3 has spherical_harmonics and coupling",
+)

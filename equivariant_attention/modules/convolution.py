@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ..basis import Basis
 from ..checks import as_floating_point, check_features, check_floating_point, of_fiber, with_three_dimensions
@@ -45,6 +46,8 @@ class GConvSE3Partial(nn.Module):
             Where the graph has ``ndata['x']``, gradients of this term flow to it rather than to ``edata['d']``, also
             as published; without it they flow to ``edata['d']``.
         mid_dim, act_fn: as in :class:`RadialFunc`.
+        f_edge: fiber of features of the edges themselves, of any degrees, which are appended to what their source nodes
+            send; scalar features that the radial networks are to see are ``edata['w']``.
 
     Raises:
         ValueError: ``x_ij`` is none of these.
@@ -58,40 +61,63 @@ class GConvSE3Partial(nn.Module):
         x_ij: str | None = None,
         mid_dim: int = HIDDEN,
         act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+        f_edge: Fiber | None = None,
     ) -> None:
         super().__init__()
         if x_ij not in X_IJ:
             raise ValueError(f"x_ij must be one of {X_IJ}, got {x_ij!r}")
-        self.f_in, self.f_out, self.edge_dim, self.x_ij = f_in, f_out, edge_dim, x_ij
+        self.f_in, self.f_out, self.edge_dim, self.x_ij, self.f_edge = f_in, f_out, edge_dim, x_ij, f_edge
         check_fiber(f_in, "f_in")
-        self.f_sent = Fiber.combine(f_in, Fiber(structure=[(1, 1)])) if x_ij == "cat" else f_in
+        self.f_sent = _with_edges(f_in, f_edge)
+        if x_ij == "cat":
+            self.f_sent = Fiber.combine(self.f_sent, Fiber(structure=[(1, 1)]))
         self.kernel_unary = pairwise_kernels(self.f_sent, f_out, edge_dim, mid_dim, act_fn)
         self.convolution = pairwise(self.f_sent, (f_out,))
 
     @property
-    def takes(self) -> tuple[Fiber, int, str | None]:
+    def takes(self) -> tuple[Fiber, int, str | None, Fiber | None]:
         """What :meth:`inputs` depends on beside its arguments."""
-        return self.f_in, self.edge_dim, self.x_ij
+        return self.f_in, self.edge_dim, self.x_ij, self.f_edge
 
-    def inputs(self, h: Features, G: Any, r: Tensor | None, basis: Mapping[str, Tensor] | None) -> Inputs:
+    def inputs(
+        self,
+        h: Features,
+        G: Any,
+        r: Tensor | None,
+        basis: Mapping[str, Tensor] | None,
+        edge_features: Features | None = None,
+    ) -> Inputs:
         """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options.
 
         Args:
-            h, G, r, basis: as of :meth:`forward`.
+            h, G, r, basis, edge_features: as of :meth:`forward`.
 
         Returns:
             what :func:`~equivariant_attention.contraction.contract` takes.
         """
         G, h = as_graph(G), with_three_dimensions(h)
-        inputs = checked_inputs(self, h, G, r, basis)
-        channels = self.f_in.dict.get(1, 0)
-        if self.x_ij == "cat" or (self.x_ij == "add" and channels > 1):
-            first = channels if self.x_ij == "cat" else 0
-            inputs = replace(inputs, on_edges={"1": _x_ij(G)[:, None]}, first={"1": first})
+        inputs, channels = checked_inputs(self, h, G, r, basis, edge_features), self.f_in.dict.get(1, 0)
+        own = inputs.on_edges.get("1")
+        if self.x_ij == "cat":
+            vector = _x_ij(G)[:, None]
+            both = vector if own is None else torch.cat([own, vector.to(own.dtype)], dim=1)
+            inputs = _with_own(inputs, both, channels)
+        elif self.x_ij == "add" and channels > 1:
+            vector = _x_ij(G)[:, None]
+            both = (
+                vector if own is None else torch.cat([pad(vector, (0, 0, 0, channels - 1)).to(own.dtype), own], dim=1)
+            )
+            inputs = _with_own(inputs, both, 0)
         return inputs
 
     def forward(
-        self, h: Features, G: Any = None, r: Tensor | None = None, basis: Mapping[str, Tensor] | None = None, **kwargs
+        self,
+        h: Features,
+        G: Any = None,
+        r: Tensor | None = None,
+        basis: Mapping[str, Tensor] | None = None,
+        edge_features: Features | None = None,
+        **kwargs,
     ) -> Features:
         """Messages along the edges of ``G``.
 
@@ -101,6 +127,8 @@ class GConvSE3Partial(nn.Module):
             G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole
                 numbers.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
+            edge_features: of fiber ``f_edge``, ``{degree: [edges, channels, 2 degree + 1]}``; where None, those of each
+                degree are ``edata['f0']``, ``edata['f1']``, ...
 
         Returns:
             ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_out``.
@@ -109,10 +137,11 @@ class GConvSE3Partial(nn.Module):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self)
-        return messages(self.convolution, [self], self.inputs(h, G, r, basis))[0]
+        return messages(self.convolution, [self], self.inputs(h, G, r, basis, edge_features))[0]
 
     def extra_repr(self) -> str:
-        return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}"
+        edges = f", f_edge={self.f_edge}" if self.f_edge else ""
+        return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}{edges}"
 
 
 class GConvSE3(nn.Module):
@@ -133,6 +162,7 @@ class GConvSE3(nn.Module):
         edge_dim: number of scalar features ``edata['w']`` per edge.
         flavor: 'skip', S f_i is added for the degrees in both fibers; 'TFN', the message is multiplied by S.
         mid_dim, act_fn: as in :class:`RadialFunc`.
+        f_edge: as in :class:`GConvSE3Partial`.
 
     Raises:
         ValueError: ``flavor`` is neither.
@@ -147,14 +177,17 @@ class GConvSE3(nn.Module):
         flavor: str = "skip",
         mid_dim: int = HIDDEN,
         act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+        f_edge: Fiber | None = None,
     ) -> None:
         super().__init__()
         if flavor not in ("skip", "TFN"):
             raise ValueError(f"flavor must be 'skip' or 'TFN', got {flavor!r}")
-        self.f_in, self.f_out, self.edge_dim = f_in, f_out, edge_dim
+        self.f_in, self.f_out, self.edge_dim, self.f_edge = f_in, f_out, edge_dim, f_edge
         self.self_interaction, self.flavor = self_interaction, flavor
-        self.kernel_unary = pairwise_kernels(f_in, f_out, edge_dim, mid_dim, act_fn)
-        self.convolution = pairwise(f_in, (f_out,))
+        check_fiber(f_in, "f_in")
+        f_sent = _with_edges(f_in, f_edge)
+        self.kernel_unary = pairwise_kernels(f_sent, f_out, edge_dim, mid_dim, act_fn)
+        self.convolution = pairwise(f_sent, (f_out,))
         self.kernel_self = nn.ParameterDict()
         if self_interaction:
             columns = f_in.dict if flavor == "skip" else f_out.dict
@@ -164,7 +197,13 @@ class GConvSE3(nn.Module):
                     self.kernel_self[str(degree)] = nn.Parameter(torch.randn(1, m_out, m_in) / m_in**0.5)
 
     def forward(
-        self, h: Features, G: Any = None, r: Tensor | None = None, basis: Mapping[str, Tensor] | None = None, **kwargs
+        self,
+        h: Features,
+        G: Any = None,
+        r: Tensor | None = None,
+        basis: Mapping[str, Tensor] | None = None,
+        edge_features: Features | None = None,
+        **kwargs,
     ) -> Features:
         """New node features.
 
@@ -174,6 +213,7 @@ class GConvSE3(nn.Module):
             G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole numbers,
                 and ``edata['envelope']``, ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
+            edge_features: as of :class:`GConvSE3Partial`.
 
         Returns:
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``.
@@ -183,7 +223,7 @@ class GConvSE3(nn.Module):
         """
         check_hooks(self, "kernel_self")
         G, h = as_graph(G), with_three_dimensions(of_fiber(h, self.f_in))
-        inputs = checked_inputs(self, h, G, r, basis)
+        inputs = checked_inputs(self, h, G, r, basis, edge_features)
         _, dst = edges_on(G, inputs.src.device)
         (found,) = messages(self.convolution, [self], inputs)
         output, presence = _mean(found, dst, G.num_nodes(), edge_envelope(G))
@@ -223,6 +263,7 @@ def called_together(
     G: Any,
     r: Tensor | None,
     basis: Mapping[str, Tensor] | None,
+    edge_features: Features | None = None,
 ) -> list[Features]:
     """What layers return that are called as :class:`GConvSE3Partial` is, with these arguments.
 
@@ -233,8 +274,9 @@ def called_together(
         own = [layer.convolution for layer in plain]
         made = tuple(message for one in own for message in one.messages)
         if convolution.messages == made and convolution.features == own[0].features:
-            return messages(convolution, plain, plain[0].inputs(h, G, r, basis))
-    return [layer(h, G=G, r=r, basis=basis) for layer in layers]
+            return messages(convolution, plain, plain[0].inputs(h, G, r, basis, edge_features))
+    given = {} if edge_features is None else {"edge_features": edge_features}
+    return [layer(h, G=G, r=r, basis=basis, **given) for layer in layers]
 
 
 def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:
@@ -268,6 +310,7 @@ def checked_inputs(
     G: GraphLike,
     r: Tensor | None,
     basis: Mapping[str, Tensor] | None,
+    edge_features: Features | None = None,
 ) -> Inputs:
     """What a layer's messages are made from, or an error that names what does not fit.
 
@@ -281,12 +324,41 @@ def checked_inputs(
     if r is None or not isinstance(basis, Mapping):
         raise TypeError(f"r and basis must come from get_basis_and_r, got {type(r).__name__}, {type(basis).__name__}")
     src, _ = edges_on(G, h[str(layer.f_in.min_degree)].device)
-    scalars = _edge_scalars(G, r, layer)
+    scalars, own = _edge_scalars(G, r, layer), _edge_features(G, layer, edge_features)
+    first = {degree: layer.f_in.dict.get(int(degree), 0) for degree in own}
     if not isinstance(basis, Basis):
-        return Inputs(h, src, scalars, basis)
+        return Inputs(h, src, scalars, basis, False, own, first)
     basis.check(G)
     # The plan's own copy: the graph's edges may be written to before the backward pass reads them.
-    return Inputs(h, basis.plan.src, scalars, basis, basis.is_of(G.edata.get("w"), r))
+    return Inputs(h, basis.plan.src, scalars, basis, basis.is_of(G.edata.get("w"), r), own, first)
+
+
+def _edge_features(G: GraphLike, layer: GConvSE3 | GConvSE3Partial, given: Features | None) -> Features:
+    """Those of the edges themselves, of the layer's ``f_edge``."""
+    if layer.f_edge is None:
+        if given is not None:
+            raise ValueError(f"edge_features must be None for a layer without f_edge, got degrees {list(given)}")
+        return {}
+    if given is None:
+        fields = {str(degree): f"f{degree}" for degree in layer.f_edge.degrees}
+        if missing := [field for field in fields.values() if field not in G.edata]:
+            raise KeyError(f"the graph must have edata[{missing[0]!r}], or edge_features be given, for {layer.f_edge}")
+        given = {degree: G.edata[field] for degree, field in fields.items()}
+    check_features(given, layer.f_edge, G.num_edges(), "edge_features", layer)
+    return {degree: given[degree] for degree in map(str, layer.f_edge.degrees)}
+
+
+def _with_edges(f_in: Fiber, f_edge: Fiber | None) -> Fiber:
+    """The fiber of what is sent: channels of nodes, then those of edges."""
+    if f_edge is None:
+        return f_in
+    check_fiber(f_edge, "f_edge")
+    return Fiber.combine(f_in, f_edge)
+
+
+def _with_own(inputs: Inputs, vectors: Tensor, first: int) -> Inputs:
+    """Inputs with other vectors of the edges."""
+    return replace(inputs, on_edges={**inputs.on_edges, "1": vectors}, first={**inputs.first, "1": first})
 
 
 def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) -> Tensor:

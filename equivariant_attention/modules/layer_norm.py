@@ -73,7 +73,7 @@ def _normalised(x: Tensor, shape: Sequence[int], eps: float) -> tuple[Tensor, Te
 def _gradient(
     x: Tensor, shape: tuple[int, ...], weight: Tensor | None, eps: float, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives by ``x``, weight and bias, as PyTorch can differentiate them again."""
+    """The derivatives with respect to ``x``, weight and bias, which PyTorch can differentiate again."""
     normal, inverse = _normalised(x, shape, eps)
     dims, d = tuple(range(-len(shape), 0)), dy if weight is None else dy * weight
     dx = inverse * (d - d.mean(dims, keepdim=True) - normal * (d * normal).mean(dims, keepdim=True))

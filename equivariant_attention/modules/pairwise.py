@@ -88,7 +88,7 @@ class PairwiseConv(nn.Module):
                 is of other edges.
         """
         R = self.rp(feat)
-        kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, len(R))).sum(-1)
+        kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, R.shape[0])).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)
 
     def radial_weights(self, scalars: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ class GSE3Res(nn.Module):
         selfint: the projection after 'cat': '1x1' (:class:`G1x1SE3`) or 'att' (:class:`GAttentiveSelfInt`).
         x_ij: as in :class:`GConvSE3Partial`.
         mid_dim, act_fn: as in :class:`RadialFunc`.
+        f_edge: as in :class:`GConvSE3Partial`.
 
     Attributes:
         f_mid_out, f_mid_in: fibers of values, and of keys and queries.
@@ -62,6 +63,7 @@ class GSE3Res(nn.Module):
         x_ij: str | None = None,
         mid_dim: int = HIDDEN,
         act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
+        f_edge: Fiber | None = None,
     ) -> None:
         super().__init__()
         if skip not in ("cat", "sum", None):
@@ -72,7 +74,7 @@ class GSE3Res(nn.Module):
         self.edge_dim, self.div, self.n_heads = edge_dim, div, n_heads
         self.f_mid_out = f_value = _divided(f_out, div)
         self.f_mid_in = f_key = _shared(f_value, f_in)
-        to = partial(GConvSE3Partial, f_in, edge_dim=edge_dim, x_ij=x_ij, mid_dim=mid_dim, act_fn=act_fn)
+        to = partial(GConvSE3Partial, f_in, edge_dim=edge_dim, x_ij=x_ij, mid_dim=mid_dim, act_fn=act_fn, f_edge=f_edge)
         self.GMAB = nn.ModuleDict(
             {
                 "v": to(f_value),
@@ -114,6 +116,7 @@ class GSE3Res(nn.Module):
         r: Tensor | None = None,
         basis: Mapping[str, Tensor] | None = None,
         return_attention: bool = False,
+        edge_features: Features | None = None,
         **kwargs,
     ) -> Features | tuple[Features, Tensor]:
         """New node features.
@@ -125,6 +128,7 @@ class GSE3Res(nn.Module):
                 ``[edges, 1]``, if edges end smoothly.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
             return_attention: also return the attention weights.
+            edge_features: as of :class:`GConvSE3Partial`.
 
         Returns:
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``; and the weights ``[edges, heads]`` if
@@ -135,7 +139,7 @@ class GSE3Res(nn.Module):
         """
         check_hooks(self, "GMAB")
         features = with_three_dimensions(features)
-        v, k = called_together(self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis)
+        v, k = called_together(self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis, edge_features)
         q = self.GMAB["q"](features)
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
         output, attention = attended if return_attention else (attended, cast(Tensor, None))

@@ -1,4 +1,5 @@
-// Multi-head attention over the incoming edges of every node, as modules/attention.py has it, and its first derivatives.
+// Multi-head attention over the incoming edges of every node, as modules/attention.py has it, and its derivatives up to the
+// second.
 //
 // attention.py calls the functions at the end of this file.
 
@@ -12,12 +13,13 @@
 
 namespace {
 
-constexpr int NO_SUCH_NODE = 2;  // calls.py tells what it is
+constexpr int NO_SUCH_NODE = 2;  // calls.py makes an error of it
 
 struct Part {  // one degree: [rows, heads, numbers]
     int64_t numbers;
     const void* values;
-    void* gradient;  // null where not wanted
+    void* gradient;       // null where not needed
+    const void* tangent;  // of the values, null where zero
 };
 
 struct Attention {
@@ -25,7 +27,8 @@ struct Attention {
     double scale;            // of the products of queries and keys
     const int64_t* dst;      // node that every edge leads to
     const Part *values, *keys, *queries;
-    void* const* outputs;    // of every degree of the values; derivatives by them, or null, in the backward pass
+    void* const* outputs;    // of every degree of the values; in the backward pass their derivatives, or null
+    void* const* toutputs;   // in the second backward pass, tangents of the outputs
     const void* envelope;    // [edges], or null
     void* denvelope;
     Threads threads;
@@ -57,17 +60,21 @@ struct Node {  // one node, and the edges into it
     T* gradient(const Part& part, int64_t row) const {
         return part.gradient ? static_cast<T*>(part.gradient) + row * p.heads * part.numbers : nullptr;
     }
+    const T* tangent(const Part& part, int64_t row) const {
+        return part.tangent ? static_cast<const T*>(part.tangent) + row * p.heads * part.numbers : nullptr;
+    }
     T* output(int64_t i) const { return static_cast<T*>(p.outputs[i]) + node * p.heads * p.values[i].numbers; }
     T envelope(int64_t edge) const { return p.envelope ? static_cast<const T*>(p.envelope)[edge] : T(1); }
     bool counts(int64_t edge) const { return !(envelope(edge) < std::numeric_limits<T>::min()); }
 
     // s[e, h] += <a[h], b[e, h]>, over one degree of all edges.
-    void add_products(const T* a, const Part& b, T* s) const {
-        for (int64_t e = 0; e < count; ++e) {
-            const T* of_edge = values(b, edges[e]);
+    void add_products(const T* a, const Part& b, T* s) const { add_products(a, b.values, b.numbers, s); }
+    void add_products(const T* a, const void* b, int64_t numbers, T* s) const {
+        for (int64_t e = 0; e < count && a && b; ++e) {
+            const T* of_edge = static_cast<const T*>(b) + edges[e] * p.heads * numbers;
             for (int64_t h = 0; h < p.heads; ++h) {
                 T sum = 0;
-                for (int64_t j = h * b.numbers; j < (h + 1) * b.numbers; ++j) sum += a[j] * of_edge[j];
+                for (int64_t j = h * numbers; j < (h + 1) * numbers; ++j) sum += a[j] * of_edge[j];
                 s[e * p.heads + h] += sum;
             }
         }
@@ -142,10 +149,76 @@ struct Node {  // one node, and the edges into it
         }
     }
 
-    // From derivatives d by the weights, those by the envelope, and by the products of queries and keys in the place of d.
+    // The tangents of the outputs, and of the derivatives, without an envelope. Args: a, ta, d, td: workspace for
+    // [count, heads]; they become the weights, the derivatives with respect to the logits, and the tangents of both.
+    void second(T* a, T* ta, T* d, T* td) const {
+        softmax(a);
+        for (T* zero : {ta, d, td}) std::fill_n(zero, count * p.heads, T(0));
+        for (int64_t i = 0; i < p.num_keys; ++i) {
+            add_products(tangent(p.queries[i], node), p.keys[i], ta);
+            add_products(values(p.queries[i], node), p.keys[i].tangent, p.keys[i].numbers, ta);
+        }
+        for (int64_t h = 0; h < p.heads; ++h) tangent_of_softmax(h, a, ta);
+        for (int64_t i = 0; i < p.num_values; ++i) second_of_value(p.values[i], i, a, ta, d, td);
+        for (int64_t h = 0; h < p.heads; ++h) second_of_softmax(h, a, ta, d, td);
+        for (int64_t i = 0; i < p.num_keys; ++i) second_of_key(p.keys[i], p.queries[i], d, td);
+    }
+
+    // From tangents of the products of queries and keys to those of the weights, in their place.
+    void tangent_of_softmax(int64_t h, const T* a, T* t) const {
+        T mean = 0;
+        for (int64_t i = h; i < count * p.heads; i += p.heads) mean += a[i] * (t[i] *= T(p.scale));
+        for (int64_t i = h; i < count * p.heads; i += p.heads) t[i] = a[i] * (t[i] - mean);
+    }
+
+    // From derivatives with respect to the weights and their tangents to those with respect to the products, in their place.
+    void second_of_softmax(int64_t h, const T* a, const T* ta, T* d, T* td) const {
+        T mean = 0, tmean = 0;
+        for (int64_t i = h; i < count * p.heads; i += p.heads) {
+            mean += a[i] * d[i];
+            tmean += ta[i] * d[i] + a[i] * td[i];
+        }
+        for (int64_t i = h; i < count * p.heads; i += p.heads) {
+            td[i] = T(p.scale) * (ta[i] * (d[i] - mean) + a[i] * (td[i] - tmean));
+            d[i] = T(p.scale) * a[i] * (d[i] - mean);
+        }
+    }
+
+    void second_of_value(const Part& part, int64_t i, const T* a, const T* ta, T* d, T* td) const {
+        T* const out = static_cast<T*>(p.toutputs[i]) + node * p.heads * part.numbers;
+        const T* dout = p.outputs[i] ? output(i) : nullptr;
+        std::fill_n(out, p.heads * part.numbers, T(0));
+        add_products(dout, part, d);
+        add_products(dout, part.tangent, part.numbers, td);
+        for (int64_t e = 0; e < count; ++e) {
+            add_scaled(part.numbers, ta + e * p.heads, values(part, edges[e]), out);
+            if (part.tangent) add_scaled(part.numbers, a + e * p.heads, tangent(part, edges[e]), out);
+            if (T* dvalue = gradient(part, edges[e])) {
+                std::fill_n(dvalue, p.heads * part.numbers, T(0));
+                if (dout) add_scaled(part.numbers, ta + e * p.heads, dout, dvalue);
+            }
+        }
+    }
+
+    void second_of_key(const Part& key, const Part& query, const T* d, const T* td) const {
+        T* dquery = gradient(query, node);
+        if (dquery) std::fill_n(dquery, p.heads * query.numbers, T(0));
+        for (int64_t e = 0; e < count; ++e) {
+            if (dquery) add_scaled(key.numbers, td + e * p.heads, values(key, edges[e]), dquery);
+            if (dquery && key.tangent) add_scaled(key.numbers, d + e * p.heads, tangent(key, edges[e]), dquery);
+            T* dkey = gradient(key, edges[e]);
+            if (!dkey) continue;
+            std::fill_n(dkey, p.heads * key.numbers, T(0));
+            add_scaled(key.numbers, td + e * p.heads, values(query, node), dkey);
+            if (query.tangent) add_scaled(key.numbers, d + e * p.heads, tangent(query, node), dkey);
+        }
+    }
+
+    // From derivatives d with respect to the attention weights, those with respect to the envelope; and, in the place of d,
+    // those with respect to the products of queries and keys.
     void softmax_gradient(const T* s, T* d) const {
         for (int64_t h = 0; h < p.heads; ++h) {
-            // Derivatives by the softmax are rounded to memory before they are used twice. Where one weight is 1, its
+            // Derivatives of the softmax are rounded to memory before they are used twice. Where one weight is 1, its
             // derivative is then its mean to the last bit, and the difference 0; a fused multiply-add of the envelope and
             // this difference would leave a rounding error, which keys and queries multiply.
             for (int64_t e = 0; e < count && p.envelope; ++e) {
@@ -166,7 +239,7 @@ struct Node {  // one node, and the edges into it
     }
 };
 
-// Call task for every node, with room for [edges into the node, heads] numbers, three times.
+// Call task for every node, with room for [edges into the node, heads] numbers, four times.
 template <class T, class Task>
 int for_nodes(const Attention& p, Task task) {
     if (!std::all_of(p.dst, p.dst + p.num_edges, [&](int64_t i) { return 0 <= i && i < p.num_nodes; })) return NO_SUCH_NODE;
@@ -177,9 +250,10 @@ int for_nodes(const Attention& p, Task task) {
             const int64_t begin = i * p.num_nodes / shares, end = (i + 1) * p.num_nodes / shares;
             int64_t most = 0;
             for (int64_t n = begin; n < end; ++n) most = std::max(most, incoming.first[n + 1] - incoming.first[n]);
-            const Array<T> room(3 * most * p.heads);
+            const int64_t size = most * p.heads;
+            const Array<T> room(4 * size);
             for (int64_t n = begin; n < end; ++n) {
-                task(Node<T>(p, incoming, n), room, room + most * p.heads, room + 2 * most * p.heads);
+                task(Node<T>(p, incoming, n), room, room + size, room + 2 * size, room + 3 * size);
             }
         });
     });
@@ -187,12 +261,17 @@ int for_nodes(const Attention& p, Task task) {
 
 template <class T>
 int forward(const Attention* p) {
-    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T*, T*) { node.forward(s); });
+    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T*, T*, T*) { node.forward(s); });
 }
 
 template <class T>
 int gradient(const Attention* p) {
-    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T* d, T* weights) { node.backward(s, d, weights); });
+    return for_nodes<T>(*p, [](const Node<T>& node, T* s, T* d, T* weights, T*) { node.backward(s, d, weights); });
+}
+
+template <class T>
+int second(const Attention* p) {
+    return for_nodes<T>(*p, [](const Node<T>& node, T* a, T* ta, T* d, T* td) { node.second(a, ta, d, td); });
 }
 
 }  // namespace
@@ -201,6 +280,10 @@ int gradient(const Attention* p) {
 extern "C" int forward_float32(const Attention* p) { return forward<float>(p); }
 extern "C" int forward_float64(const Attention* p) { return forward<double>(p); }
 
-// Write the derivatives by values, keys and queries, and add those by the envelope.
+// Write the derivatives with respect to values, keys and queries, and add those with respect to the envelope.
 extern "C" int gradient_float32(const Attention* p) { return gradient<float>(p); }
 extern "C" int gradient_float64(const Attention* p) { return gradient<double>(p); }
+
+// Without an envelope: write the tangents of the outputs, and of these derivatives.
+extern "C" int second_float32(const Attention* p) { return second<float>(p); }
+extern "C" int second_float64(const Attention* p) { return second<double>(p); }

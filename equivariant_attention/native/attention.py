@@ -11,18 +11,26 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, if_used, register
+from ..native.operation import (
+    Operation,
+    Tensors,
+    differentiated,
+    empty_like,
+    if_used,
+    plain_gradient,
+    register,
+)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
 
 class Shape(NamedTuple):
-    """What attention depends on beside tensors.
+    """The sizes that attention depends on.
 
     Attributes:
         num_nodes, n_heads: how many there are.
-        scale: what the products of queries and keys are multiplied by.
-        num_values, num_keys: how many degrees values have, and keys.
+        scale: factor of the products of queries and keys.
+        num_values, num_keys: how many degrees values and keys have.
     """
 
     num_nodes: int
@@ -32,7 +40,7 @@ class Shape(NamedTuple):
     num_keys: int
 
     def split(self, tensors: Tensors) -> tuple[Tensors, Tensors, Tensors, Any, Any]:
-        """Values, keys and queries degree by degree, the envelope and the nodes, from all of them in one list."""
+        """The flat list of tensors as values, keys and queries, degree by degree, the envelope and the nodes."""
         v, k = self.num_values, self.num_keys
         envelope, dst = tensors[v + 2 * k :]
         return tensors[:v], tensors[v : v + k], tensors[v + k : v + 2 * k], envelope, dst
@@ -44,13 +52,14 @@ def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None 
     The nodes are those that the edges lead to, int64 ``[edges]``.
     """
     room, forward, gradient = partial(_room, shape), partial(_forward, shape), partial(_gradient, shape)
-    return Operation("attention", tuple(shape), room, forward, gradient, plain)
+    second = None if plain is None else partial(_second, shape, plain)
+    return Operation("attention", tuple(shape), room, forward, gradient, plain, second)
 
 
 class _Part(ctypes.Structure):
-    """``attention.cpp`` tells what the fields of this and the next one are."""
+    """``attention.cpp`` says what the fields of this structure and the next one are."""
 
-    _fields_ = (("numbers", ctypes.c_int64), ("values", ctypes.c_void_p), ("gradient", ctypes.c_void_p))
+    _fields_ = (("numbers", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("values", "gradient", "tangent")))
 
 
 class _Attention(ctypes.Structure):
@@ -59,7 +68,7 @@ class _Attention(ctypes.Structure):
         ("scale", ctypes.c_double),
         ("dst", ctypes.c_void_p),
         *((name, ctypes.POINTER(_Part)) for name in ("values", "keys", "queries")),
-        ("outputs", ctypes.POINTER(ctypes.c_void_p)),
+        *((name, ctypes.POINTER(ctypes.c_void_p)) for name in ("outputs", "toutputs")),
         *((name, ctypes.c_void_p) for name in ("envelope", "denvelope")),
         ("threads", Threads),
     )
@@ -83,10 +92,40 @@ def _gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], gradients:
     return derivatives
 
 
-def _call(function: str, shape: Shape, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:
+def _second(
+    shape: Shape,
+    plain: Callable[[Tensors], Sequence[Tensor]],
+    tensors: Tensors,
+    gradients: Tensors,
+    directions: Tensors,
+    needed: Sequence[bool],
+) -> tuple[Tensors, Sequence[Tensor]]:
+    """Second derivatives; with an envelope, in PyTorch."""
+    if shape.split(tensors)[3] is not None:
+        wanted = [*needed, *(d is not None for d in gradients)]
+        every = [*tensors, *gradients, *directions]
+        found = differentiated(partial(plain_gradient, plain), len(tensors), every, wanted)
+        return found[: len(tensors)], found[len(tensors) :]
+    v = shape.num_values
+    derivatives = empty_like(tensors, [*if_used(needed[:v], gradients), *needed[v:]])
+    tangents = _room(shape, tensors)
+    _call("second", shape, tensors, derivatives, gradients, directions, tangents)
+    return derivatives, tangents
+
+
+def _call(
+    function: str,
+    shape: Shape,
+    tensors: Tensors,
+    derivatives: Tensors,
+    output: Tensors,
+    directions: Tensors | None = None,
+    tangents: Tensors = (),
+) -> None:
     *parts, envelope, dst = shape.split(tensors)
     *dparts, denvelope, _ = shape.split(derivatives)
-    values, keys, queries = (_parts(shape, v, d) for v, d in zip(parts, dparts, strict=True))
+    *tparts, _, _ = shape.split(directions or [None] * len(tensors))
+    values, keys, queries = (_parts(shape, *every) for every in zip(parts, dparts, tparts, strict=True))
     arguments = _Attention(
         num_nodes=shape.num_nodes,
         num_edges=len(dst),
@@ -99,6 +138,7 @@ def _call(function: str, shape: Shape, tensors: Tensors, derivatives: Tensors, o
         keys=keys,
         queries=queries,
         outputs=(ctypes.c_void_p * len(output))(*map(address, output)),
+        toutputs=(ctypes.c_void_p * len(tangents))(*map(address, tangents)),
         envelope=address(envelope),
         denvelope=address(denvelope),
         threads=Threads(),
@@ -106,9 +146,10 @@ def _call(function: str, shape: Shape, tensors: Tensors, derivatives: Tensors, o
     call(SOURCE, function, parts[0][0].dtype, arguments)
 
 
-def _parts(shape: Shape, values: Tensors, gradients: Tensors) -> ctypes.Array[_Part]:
-    sizes = [v.shape[1] * v.shape[2] // shape.n_heads for v in values]
-    rows = [*zip(sizes, map(address, values), map(address, gradients), strict=True)]
+def _parts(shape: Shape, *tensors: Tensors) -> ctypes.Array[_Part]:
+    """Of values, their derivatives and their tangents."""
+    sizes = [v.shape[1] * v.shape[2] // shape.n_heads for v in tensors[0]]
+    rows = [*zip(sizes, *(map(address, part) for part in tensors), strict=True)]
     return (_Part * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
 
 

@@ -29,21 +29,21 @@ WARNED: list[str] = []  # why this process was slower than it could be
 
 
 class SlowerWarning(UserWarning):
-    """There is a compiler, and PyTorch computes all the same, which takes several times as long."""
+    """There is a compiler, but C++ could not be built, and PyTorch computes, which takes several times as long."""
 
 
 class Threads(ctypes.Structure):
-    """PyTorch's own; ``threads.hpp`` tells what the fields are."""
+    """PyTorch's own threads; ``threads.hpp`` says what the fields are."""
 
     _fields_ = (("count", ctypes.c_int64), ("openmp", ctypes.c_void_p))
 
     def __init__(self) -> None:
-        # A process that was forked waits forever for the threads of OpenMP, which stayed behind.
+        # A forked process has none of its parent's OpenMP threads, and would wait for them forever.
         super().__init__(torch.get_num_threads(), _openmp() if os.getpid() == PROCESS else None)
 
 
 def is_transformed() -> bool:
-    """Whether PyTorch takes forward derivatives, derivatives by functions, or a trace: of its own operations alone."""
+    """Whether ``torch.func``, forward derivatives or ``torch.jit.trace`` run: they need PyTorch's own operations."""
     return (
         torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
@@ -52,33 +52,33 @@ def is_transformed() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether PyTorch compiles, exports, records or counts what runs: all of it must be operators that it knows."""
+    """Whether PyTorch compiles, exports, records or counts what runs, which must then be operators that it knows."""
     # make_fx, FakeTensorMode, FlopCounterMode
     return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
 
 
 def is_watched() -> bool:
-    """Whether either is so."""
+    """Whether :func:`is_transformed` or :func:`is_recorded`."""
     return is_transformed() or is_recorded()
 
 
 def is_looked_into() -> bool:
-    """Whether what runs must be operations of PyTorch's own that it can differentiate, were they not in C++."""
+    """Whether code in PyTorch must be plain operations, without derivatives by hand, for PyTorch to look into."""
     return is_transformed() or torch.compiler.is_compiling()
 
 
 def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor is one of PyTorch's own, and dense: no subclass, no wrapper of others, not sparse."""
+    """Whether a tensor is PyTorch's own and dense: no subclass, no wrapper of other tensors, not sparse."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
 
 
 def contiguous(tensors: Iterable[Any]) -> list[Any]:
-    """The same tensors with their numbers in memory one after the other, as they are; None stays."""
+    """The same tensors, contiguous, with no negation pending; None stays."""
     return [None if v is None else (v.resolve_neg() if v.is_neg() else v).contiguous() for v in tensors]
 
 
 def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Refuse a tensor that C++ would misread: whoever keeps it between two passes may have put another in its place.
+    """Refuse a tensor that C++ would misread. Hooks of saved tensors may put another in its place between two passes.
 
     Raises:
         TypeError, ValueError: it is not dense on a CPU, or of another dtype or shape.
@@ -91,10 +91,7 @@ def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[in
 
 
 def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
-    """What keeps a C++ file from computing with tensors in a dtype; empty, if nothing does.
-
-    It is built when this is first asked for.
-    """
+    """Why a C++ file cannot compute with these tensors in a dtype; empty, if it can. The first call builds it."""
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it needs tensors on a CPU, got tensors on {tensor.device}"
@@ -113,7 +110,7 @@ def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Stru
         IndexError: an edge leads to a node that the graph does not have.
     """
     run = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")
-    # An event costs as much as a short call.
+    # A profiler's event costs as much as a short call, so there is one only where a profiler runs.
     is_profiled = torch.autograd._profiler_enabled()
     with torch.profiler.record_function(f"{source.stem}::{function}") if is_profiled else nullcontext():
         status = run(ctypes.byref(arguments))
@@ -131,8 +128,8 @@ def address(tensor: Tensor | None) -> int | None:
 def not_built(source: Path) -> str:
     """Why a library could not be built; empty, if it could.
 
-    Where that is a surprise, it is told by a warning, once per process: not where there is no compiler, or where
-    ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids it.
+    A warning says so too, once per process, unless it is to be expected: there is no compiler, or
+    ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids to build.
     """
     return _not_built(source)
 
@@ -158,6 +155,6 @@ def _warn_once(reason: str) -> None:
 
 @cache
 def _openmp() -> int | None:
-    """What starts PyTorch's own threads, where these are OpenMP's under the name of GCC's library."""
+    """The function that starts PyTorch's own threads, if they are OpenMP's, by its name in GCC's library; or None."""
     start = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return start and ctypes.cast(start, ctypes.c_void_p).value

@@ -141,7 +141,9 @@ ALWAYS_INLINE void tile(const T* a, Row row, Column column, Inner inner, const T
     Vector<T> sum[M][V], values[V];
 #pragma GCC unroll 16
     for (int o = 0; o < M; ++o) {
-        for (int v = 0; v < V; ++v) sum[o][v] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>).v;
+        for (int v = 0; v < V; ++v) {
+            sum[o][v] = BIAS ? Vector<T>{} + bias[o * row] : at(out + o * dout + v * LANES<T>).v;
+        }
     }
     for (int64_t k = 0; k < inner; ++k) {
         for (int v = 0; v < V; ++v) values[v] = at(x + k * dx + v * LANES<T>).v;

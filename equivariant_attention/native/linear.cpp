@@ -16,8 +16,8 @@ constexpr int64_t COLUMNS = 512;  // about, that are multiplied together
 struct Degree {
     int64_t orders, channels_in, channels_out;
     const void *weight, *values;  // [channels out, channels in], [nodes, channels in, orders]
-    void *dweight, *dvalues;      // null where not wanted
-    void* output;                 // [nodes, channels out, orders]; derivatives by it in the backward pass
+    void *dweight, *dvalues;      // null where not needed
+    void* output;                 // [nodes, channels out, orders]; in the backward pass its derivatives
 };
 
 struct Linear {

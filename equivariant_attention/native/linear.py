@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
@@ -19,11 +20,11 @@ def linear(plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operat
 
     First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
     """
-    return Operation("linear", (), _room, _forward, _gradient, plain)
+    return Operation("linear", (), _room, _forward, _gradient, plain, _second)
 
 
 class _Degree(ctypes.Structure):
-    """``linear.cpp`` tells what the fields of this and the next one are."""
+    """``linear.cpp`` says what the fields of this structure and the next one are."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("orders", "channels_in", "channels_out")),
@@ -51,6 +52,27 @@ def _gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> T
     derivatives = empty_like(tensors, if_used(needed, gradients))
     _call("gradient", tensors, derivatives, gradients)
     return derivatives
+
+
+def _second(
+    tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
+) -> tuple[Tensors, Sequence[Tensor]]:
+    """Second derivatives: products are linear in matrices and in features."""
+    (W, v), (tW, tv) = (
+        halves(tensors),
+        halves([_or_zeros(t, like) for t, like in zip(directions, tensors, strict=True)]),
+    )
+    tangents = _room(tensors)
+    _forward([*W, *tv], tangents)
+    if any(t is not None for t in directions[: len(W)]):
+        by_matrices = _room(tensors)
+        _forward([*tW, *v], by_matrices)
+        tangents = [a + b for a, b in zip(tangents, by_matrices, strict=True)]
+    return _gradient([*tW, *tv], needed, gradients), tangents
+
+
+def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if tangent is None else tangent
 
 
 def _call(function: str, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:

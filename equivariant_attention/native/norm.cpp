@@ -19,8 +19,8 @@ struct Part {  // one degree: [nodes, channels, orders]
     double noise;                // norms below this part of the largest of their node count as zero
     const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]; or biases, [channels]
     const void* shift;           // or both are those of a LayerNorm, [channels]
-    void *dvalues, *dscale, *dshift;  // null where not wanted
-    void* output;                // the norms, or the features; derivatives by them, or null, in the backward pass
+    void *dvalues, *dscale, *dshift;  // null where not needed
+    void* output;                // the norms, or the features; in the backward pass their derivatives, or null
 };
 
 struct Norm {
@@ -189,7 +189,8 @@ private:
     std::vector<int64_t> first;
 };
 
-// The derivative of scale v / |v|, from d, that by the output, along v: <d, v> / |v|, and by_norm, that through the scale.
+// The derivative of scale v / |v| with respect to v, from d, that with respect to the output; along = <d, v> / |v|; and
+// by_norm, what comes through the scale.
 template <class T>
 void store_gradient(const Row<T>& row, const T* d, T scale, T along, T by_norm, T* dv) {
     const T across = scale * row.inverse, inward = (by_norm - across * along) * row.inverse;
@@ -218,7 +219,7 @@ template <class T>
 struct Normalised {
     std::vector<Row<T>> rows;
     std::vector<double> normal, output;
-    std::vector<double> along, by_norm;  // derivatives by the output, and by the norms
+    std::vector<double> along, by_norm;  // derivatives with respect to the output, and to the norms
     double inverse = 0;
 
     void evaluate(const Norm& p, const Part& part, int64_t node, const double* squares, double noise) {
@@ -250,7 +251,7 @@ struct Normalised {
         }
     }
 
-    // The derivatives by the norms; those by scale and shift are added up.
+    // The derivatives with respect to the norms; those with respect to scale and shift are added up.
     void gradient(const Part& part, T* dscale, T* dshift) {
         const T* w = static_cast<const T*>(part.scale);
         double mean = 0, product = 0;

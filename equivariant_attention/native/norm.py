@@ -20,8 +20,8 @@ class Zero(NamedTuple):
     """Which norms count as zero.
 
     Attributes:
-        smallest: those that are smaller are raised to it.
-        noise: of each degree, those below this part of the largest of their node are rounding noise.
+        smallest: smaller norms are raised to it.
+        noise: for each degree, norms below this fraction of the largest norm of their node are rounding noise.
     """
 
     smallest: float
@@ -67,7 +67,7 @@ def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
 
 
 def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[str], *eps: float) -> Operation:
-    """From features, then one parameter of all degrees, then the next, to features of other norms."""
+    """From features of all degrees, then one parameter of all degrees, then the next, to features of other norms."""
 
     def room(tensors: Tensors) -> list[Tensor]:
         return [torch.empty_like(v) for v in _split(tensors, 1 + len(parameters))[0]]
@@ -100,7 +100,7 @@ def _split(tensors: Tensors, parts: int) -> list[Tensors]:
 
 
 class _Part(ctypes.Structure):
-    """``norm.cpp`` tells what the fields of this and the next one are."""
+    """``norm.cpp`` says what the fields of this structure and the next one are."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("channels", "orders")),

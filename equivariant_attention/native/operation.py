@@ -1,12 +1,18 @@
-"""Functions of tensors that run in C++, whose gradient is such a function, and the gradient of that again.
+"""Differentiable functions of tensors that run in C++.
 
-Each is registered with PyTorch as two operators, ``torch.ops.equivariant_attention.<name>`` and ``<name>_gradient``.
-What compiles, exports or counts sees these, and finds their shapes, derivatives and batches.
+An :class:`Operation` has a function for each derivative: ``forward`` for the values, ``gradient`` for the first
+derivatives, ``second`` for the second ones along a direction. Autograd sees ``_Values``, whose backward pass is
+``_Gradient``, whose backward pass is ``_Second``; so nothing needs to know who will differentiate again.
+
+Each operation is also registered with PyTorch as two operators, ``torch.ops.equivariant_attention.<name>`` and
+``<name>_gradient``, with the shapes of their results, their derivatives and how they act on batches. Where PyTorch
+compiles, exports or counts, these are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -17,7 +23,7 @@ from torch import Tensor
 
 from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
 
-Tensors = Sequence[Any]  # some may be None
+Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
 NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")  # two copies of the package may be at work
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -26,21 +32,25 @@ OPERATORS = getattr(torch.ops, NAMESPACE)
 
 @dataclass(frozen=True)
 class Operation:
-    """A function of tensors, in C++ and in PyTorch.
+    """A function of a list of tensors, in C++ and in PyTorch.
 
     Attributes:
         name: of the operator.
-        statics: what it depends on beside tensors, as the operator takes it.
-        room: from what it is a function of to tensors where its values are written.
-        forward: from that, and these, in C++.
-        gradient: from that, which derivatives are needed, and derivatives by the values (None by what is not used), to
-            these derivatives, in C++; None in the places of those that are not needed, or of which no value is used.
-        plain: what it is, in PyTorch; None for the operator alone, or where ``plain_gradient`` is given.
-        second: from what it is a function of, derivatives by the values, directions (a tangent for each of the first,
-            None where zero), and which are needed, to the tangents of the derivatives and of the values, in C++; None
-            where PyTorch does it.
-        plain_gradient: what gradient is, in PyTorch.
-        check: refuses a pass that reads other tensors than it was made for; None compares their kinds.
+        statics: its other arguments, as the operator takes them.
+        room: makes, from the tensors, empty ones for the values.
+        forward: writes the values, in C++. Its arguments are the tensors, and what ``room`` made.
+        gradient: the first derivatives, in C++. Its arguments are the tensors, whether the derivative with respect to
+            each is needed, and derivatives with respect to the values (None for a value that is not used). It returns
+            the derivatives with respect to the tensors, None where they are not needed or zero.
+        plain: the same function in PyTorch, for second derivatives; None where ``second`` or ``plain_gradient`` is
+            given, or only the operator is used.
+        second: the second derivatives along a direction, in C++. Its arguments are the tensors, derivatives with
+            respect to the values, the direction (a tangent for each tensor, None where zero), and which derivatives are
+            needed. It returns the tangents of the first derivatives, and of the values. None where PyTorch does this.
+        plain_gradient: what ``gradient`` returns, in PyTorch, for derivatives of it.
+        check: raises an error in a backward pass if the tensors are no longer those of the forward pass; None compares
+            their dtypes, shapes and devices.
+        readable: makes of tensors those that C++ can read: contiguous, and as they are.
     """
 
     name: str
@@ -52,13 +62,14 @@ class Operation:
     second: Callable[[Tensors, Tensors, Tensors, Sequence[bool]], tuple[Tensors, Sequence[Tensor]]] | None = None
     plain_gradient: Gradient | None = None
     check: Callable[[], None] | None = None
+    readable: Callable[[Tensors], Tensors] = contiguous
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
-        """The values, in C++."""
+        """The values, in C++, with derivatives."""
         if is_watched():
             given, present = _without_none(tensors)
             return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
-        return list(_applied(_Values, self, *contiguous(tensors)))
+        return list(_applied(_Values, self, *self.readable(tensors)))
 
     def values(self, tensors: Tensors) -> list[Tensor]:
         """The same without derivatives."""
@@ -68,7 +79,7 @@ class Operation:
 
     @property
     def unusual(self) -> Exception:
-        """What is raised where derivatives are batched, or those of forward derivatives."""
+        """The error for batched derivatives, and for forward derivatives of them."""
         return NotImplementedError(
             f"{self.name} in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
         )
@@ -82,7 +93,7 @@ class Operation:
         return partial(plain_gradient, self.plain)
 
     def watched_gradient(self, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-        """The derivatives where PyTorch watches, or asks for many at once (is_grads_batched)."""
+        """The first derivatives where PyTorch records or transforms them, or batches them (is_grads_batched)."""
         if self.plain is not None:
             return plain_gradient(self.plain, tensors, needed, gradients)
         if torch.is_grad_enabled() or not is_recorded():
@@ -100,9 +111,9 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
     """Make an operation known to PyTorch.
 
     Args:
-        name: of the operator; that of its derivatives has ``_gradient`` after it.
-        statics: what it depends on beside tensors, as PyTorch's schemas have it, such as ``'int heads, float scale'``.
-        make: from these to the operation.
+        name: of the operator; the operator of its derivatives has ``_gradient`` after it.
+        statics: its arguments beside tensors, in the language of PyTorch's schemas: ``'int heads, float scale'``.
+        make: from these arguments to the operation.
     """
     qualified, by = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}_gradient"
     after = f", {statics}" if statics else ""
@@ -112,7 +123,8 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
     )
 
     def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        return make(*rest).values(contiguous(_with_none(tensors, present)))
+        operation = make(*rest)
+        return operation.values(operation.readable(_with_none(tensors, present)))
 
     def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
         return make(*rest).room(_with_none(tensors, present))
@@ -124,8 +136,9 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
         needed: Sequence[bool],
         *rest: Any,
     ) -> list[Tensor]:
-        given, wanted = contiguous(_with_none(tensors, present)), _spread(needed, present)
-        found = make(*rest).gradient(given, wanted, contiguous(gradients))
+        operation, wanted = make(*rest), _spread(needed, present)
+        given = operation.readable(_with_none(tensors, present))
+        found = operation.gradient(given, wanted, contiguous(gradients))
         return [d for d in found if d is not None]
 
     def shapes_of_gradient(
@@ -151,7 +164,7 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
 
 
 def _one_by_one(qualified: str) -> Callable[..., Any]:
-    """How an operator acts on a batch of its inputs: on each of them in turn."""
+    """The rule of ``vmap`` for an operator: it is called for each member of the batch in turn."""
 
     def batched(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[list[Tensor], list[int]]:
         operator = getattr(OPERATORS, qualified.removeprefix(f"{NAMESPACE}::"))
@@ -166,7 +179,7 @@ def _one_by_one(qualified: str) -> Callable[..., Any]:
 
 
 def _selected(value: Any, dims: Any, i: int) -> Any:
-    """The i-th of what is batched along ``dims``; all else as it is."""
+    """The i-th member of an argument that is batched along ``dims``; other arguments as they are."""
     if isinstance(value, Tensor):
         return value if dims is None else value.select(dims, i)
     if isinstance(dims, list | tuple):
@@ -175,7 +188,7 @@ def _selected(value: Any, dims: Any, i: int) -> Any:
 
 
 def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
-    """Those that are there, and which of them are."""
+    """The tensors that are not None, and for each whether it is: an operator's list cannot hold None."""
     return [v for v in tensors if v is not None], [v is not None for v in tensors]
 
 
@@ -196,11 +209,11 @@ def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
 
 
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
-    """Which derivatives are needed by lists of inputs whose i-th members make the i-th value, and no other.
+    """Which derivatives are needed, of a function whose i-th value depends on the i-th tensor of each list alone.
 
     Args:
-        needed: whether, by all of these, one list after the other.
-        gradients: derivatives by the values; None by those that are not used.
+        needed: for each tensor, one list after the other.
+        gradients: derivatives with respect to the values; None for those that are not used.
     """
     return [n and d is not None for n, d in zip(needed, cycle(gradients))]
 
@@ -211,14 +224,16 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
 
 
 def _applied(function: Any, *args: Any) -> Any:
-    """What a function gives; where derivatives are disabled, autograd has nothing to keep, and is not asked to.
+    """Call a function of autograd; where derivatives are disabled, without autograd.
 
-    To hand a thousand parameters to it takes a while.
+    It would have nothing to keep, and to hand it a thousand parameters takes a while.
     """
     return function.apply(*args) if torch.is_grad_enabled() else function.values(*args)
 
 
 class _Values(torch.autograd.Function):
+    """The values, from the tensors."""
+
     @staticmethod
     def values(operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         return tuple(operation.values(tensors))
@@ -238,11 +253,12 @@ class _Values(torch.autograd.Function):
         if _is_unusual(gradients):
             return None, *ctx.operation.watched_gradient(tensors, needed, gradients)
         _check_kept(ctx.operation, ctx.kinds, tensors)
-        return None, *_applied(_Gradient, ctx.operation, needed, *contiguous(tensors), *contiguous(gradients))
+        kept = ctx.operation.readable(tensors)
+        return None, *_applied(_Gradient, ctx.operation, needed, *kept, *contiguous(gradients))
 
 
 class _Gradient(torch.autograd.Function):
-    """Of tensors and the derivatives by the values."""
+    """The first derivatives, from the tensors and the derivatives with respect to the values."""
 
     @staticmethod
     def values(operation: Operation, needed: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -270,12 +286,15 @@ class _Gradient(torch.autograd.Function):
         if ctx.operation.second is None or unusual:
             found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
-            found = _applied(_Second, ctx.operation, len(ctx.needed), wanted, *contiguous(every))
-        return None, None, *found
+            n = len(ctx.needed)
+            kept = ctx.operation.readable(tensors[:n])
+            found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
+        # There is no derivative by derivatives that did not come, of values that are not used.
+        return None, None, *(d if v is not None else None for v, d in zip(tensors, found, strict=True))
 
 
 class _Second(torch.autograd.Function):
-    """Of tensors, the derivatives by the values, and directions; its own derivatives are those of PyTorch."""
+    """The second derivatives, from the same and a direction; PyTorch takes the derivatives of these."""
 
     @staticmethod
     def values(operation: Operation, n: int, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Any, ...]:
@@ -296,7 +315,7 @@ class _Second(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         _check_kept(ctx.operation, None, ctx.saved_tensors)
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
-        with torch.enable_grad():
+        with _recording():
             tensors = _views(ctx.saved_tensors, needed)
             second = _plain_second(ctx.operation.in_pytorch, ctx.n, tensors, [d is not None for d in gradients])
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
@@ -305,22 +324,29 @@ class _Second(torch.autograd.Function):
 
 
 def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
-    """The derivatives of a gradient along directions, in PyTorch; differentiable where that is enabled.
+    """The derivatives of a gradient along a direction, in PyTorch; autograd records them where it is enabled.
 
     Args:
-        gradient: in PyTorch, as of an :class:`Operation`.
-        n: how many tensors its values are a function of.
-        tensors: these, derivatives by the values, and directions, one for each of the first.
-        wanted: whether the derivative is, by each of them but the directions.
+        gradient: as of an :class:`Operation`, but in PyTorch.
+        n: how many tensors the operation has.
+        tensors: these, derivatives with respect to the values, and the direction, a tangent for each of the first.
+        wanted: whether the derivative is needed, for all of them but the direction.
     """
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with _recording():
         found = _plain_second(gradient, n, _views(tensors, [*wanted, *[False] * n]), wanted)
     return found if create_graph else [None if v is None else v.detach() for v in found]
 
 
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Where PyTorch records what derivatives need, also within an operator, where it otherwise does not."""
+    with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
+        yield
+
+
 def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
-    """The same of tensors that have graphs; None where it is not wanted."""
+    """The same for tensors that autograd has recorded; None where it is not needed."""
     directions = tensors[-n:]
     first = gradient(tensors[:n], [d is not None for d in directions], tensors[n:-n])
     leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
@@ -329,7 +355,7 @@ def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence
 
 
 def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Any]:
-    """The tensors, so that derivatives by one are not those by another that it was made from."""
+    """The tensors as views or leaves of their own: no derivative with respect to one flows through another."""
     views = []
     for v, n in zip(tensors, needed, strict=True):
         views.append(v if v is None or not n else v.view_as(v) if v.requires_grad else v.detach().requires_grad_())
@@ -337,12 +363,12 @@ def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Any]:
 
 
 def _is_unusual(gradients: Tensors) -> bool:
-    """Whether derivatives alone are watched, or are many at once."""
+    """Whether PyTorch records or transforms the derivatives alone, or they are batched."""
     return is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
 
 
 def _check_kept(operation: Operation, kinds: list[Any] | None, tensors: Tensors) -> None:
-    """Refuse what was kept for a later pass, where whoever kept it has exchanged it."""
+    """Refuse tensors that were kept for a later pass, where a hook of saved tensors has returned others."""
     if operation.check is not None:
         operation.check()
     elif kinds is not None and (found := _kinds(tensors)) != kinds:
@@ -355,11 +381,12 @@ def _kinds(tensors: Tensors) -> list[Any]:
 
 
 def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
-    """By which of what was kept a backward pass takes derivatives: for forces, say, by none of the parameters.
+    """``needs_input_grad``, narrowed to what this backward pass was asked for: for forces, say, to no parameter.
 
     Args:
-        next_functions: of the node of autograd that runs, one for every tensor that is there.
-        tensors: what was kept. If the pass takes derivatives by one leaf, it counts as taking them by all.
+        next_functions: of the node of autograd that runs, one for every tensor that is not None.
+        tensors: what was kept. If the derivative with respect to one leaf is needed, that of all leaves counts as
+            needed.
     """
     functions, found, by_leaves = iter(next_functions), [], False
     for tensor in tensors:
@@ -371,7 +398,7 @@ def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) 
         else:
             try:
                 found.append(torch._C._will_engine_execute_node(function))
-            except RuntimeError:  # a leaf that torch.autograd.grad was given: it is, and to be told takes a while
+            except RuntimeError:  # of leaves given to torch.autograd.grad, which are needed; errors are slow, so once
                 by_leaves = True
                 found.append(True)
     return found
@@ -380,7 +407,7 @@ def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) 
 def derivatives_by(
     leaves: Sequence[Any], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None], create_graph: bool
 ) -> Sequence[Tensor | None]:
-    """Derivatives by leaves, from those by values that depend on them; None where there are none."""
+    """Derivatives with respect to leaves, from those with respect to values made of them; None where there are none."""
     both = zip(values, gradients, strict=True)
     pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
     if not pairs or not leaves:
@@ -392,14 +419,14 @@ def derivatives_by(
 def plain_gradient(
     plain: Callable[[Tensors], Sequence[Tensor]], tensors: Tensors, needed: Sequence[bool], gradients: Tensors
 ) -> Tensors:
-    """The derivatives of a function in PyTorch, by PyTorch; differentiable where that is enabled.
+    """The first derivatives of a function in PyTorch; autograd records them where it is enabled.
 
     Args:
         plain: the function.
         tensors, needed, gradients: as of the gradient of an :class:`Operation`.
     """
     create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with _recording():
         tensors = _views(tensors, needed)
         values = plain(tensors)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]

@@ -1,4 +1,4 @@
-"""Whether tensors are of the kinds and shapes of some that were looked at before, as fast as PyTorch can tell."""
+"""Remembers which lists of tensors were checked, and tells quickly whether another list is like one of these."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import torch
 from torch import Tensor
 
 try:
-    from torch._C._dynamo import guards  # by which torch.compile tells; no public way is as fast
-except ImportError:  # in a PyTorch that has it elsewhere everything is looked at each time
+    from torch._C._dynamo import guards  # torch.compile's own test of tensors; no public one is as fast
+except ImportError:  # another PyTorch may have it elsewhere: then all tensors are checked each time
     guards = None  # type: ignore[assignment]
 
-LIMIT = 1024  # kinds that are remembered
+LIMIT = 1024  # lists that are remembered
 
 
 class Seen:
-    """Lists of tensors that were found to be as they must.
+    """Lists of tensors that passed a check.
 
-    A list is like one of these if in every place class, dtype, device, shape, strides and whether it requires gradients
-    are the same, and whether it is a view that is yet to be negated, a wrapper and so on.
+    Another list is like one of these if in every place class, dtype, device, shape, strides, whether it requires
+    gradients and PyTorch's dispatch keys (wrappers, views that are yet to be negated, ...) are the same.
     """
 
     def __init__(self) -> None:
         self._guards: dict[Hashable, Any] = {}
 
     def has(self, key: Hashable, tensors: Sequence[Tensor]) -> bool:
-        """Whether a list like this was added under ``key`` last."""
+        """Whether the list that was last added under ``key`` is like this one."""
         guard = self._guards.get((key, tensors[0].requires_grad, torch.is_inference_mode_enabled()))
         return guard is not None and guard.check(*tensors)
 
     def add(self, key: Hashable, tensors: Sequence[Tensor]) -> None:
-        """Remember a list as one that is as it must be."""
+        """Remember a list that passed the check."""
         if guards is None:
             return
         if len(self._guards) >= LIMIT:

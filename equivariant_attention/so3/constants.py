@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 
 from ..compiling import constant_when_compiled
 
@@ -31,14 +31,21 @@ def constant(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @constant_when_compiled
     def name_of(*args: Any, **kwargs) -> str:
         tensor = once(*args, **kwargs)
+        # As torch._dynamo.mark_static, which does nothing within a compilation: sizes of the graph may be the same by
+        # chance, but not always.
+        tensor._dynamo_static_indices = {*range(tensor.dim())}  # type: ignore[attr-defined]
         name = f"tensor_{id(tensor)}"
         setattr(kept, name, tensor)
         return name
 
     @wraps(once)
     def found(*args: Any, **kwargs) -> Tensor:
-        # torch.compile would take a tensor that name_of returned for the same as other tensors that it returned.
-        return getattr(kept, name_of(*args, **kwargs)) if torch.compiler.is_compiling() else once(*args, **kwargs)
+        if torch.compiler.is_compiling():
+            # It would take a tensor that name_of returned for the same as other tensors that it returned.
+            return getattr(kept, name_of(*args, **kwargs))
+        tensor = once(*args, **kwargs)
+        # A mode such as FakeTensorMode gets a tensor of its own kind.
+        return tensor if _get_current_dispatch_mode() is None else torch.ops.aten.lift_fresh(tensor)
 
     found.cache_clear = once.cache_clear  # type: ignore[attr-defined]
     return found

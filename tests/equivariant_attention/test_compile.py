@@ -1,4 +1,4 @@
-"""``torch.compile``: every layer, and every model with its plan given, is one graph and computes the same."""
+"""``torch.compile``: every layer and model is one graph, for graphs of all sizes, and computes the same."""
 
 import shutil
 from functools import partial
@@ -6,12 +6,15 @@ from functools import partial
 import pytest
 import torch
 import torch._dynamo
+from torch._dynamo.testing import CompileCounter
 
 import experiments.nbody.models as nbody
 import experiments.qm9.models as qm9
 import experiments.toy_optimisation.models as toy
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
+from equivariant_attention.graphs import Graph
+from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
@@ -91,7 +94,8 @@ def test_every_layer_is_one_graph_to_the_compilers_own_derivatives(name):
 
 
 def test_edges_of_length_zero():
-    assert_layer_compiles("GConvSE3", awkward_graph(edge_dim=EDGE_DIM), "eager")
+    """Whose derivatives PyTorch makes within an operator."""
+    assert_layer_compiles("GConvSE3", awkward_graph(edge_dim=EDGE_DIM), "aot_eager")
 
 
 @pytest.mark.slow
@@ -103,19 +107,63 @@ def test_an_envelope(name):
 
 
 @fast_and_slow(MODELS)
-def test_every_model_with_its_plan_given_is_one_graph(name, monkeypatch):
-    where, make, graph = MODELS[name]
+def test_every_model_is_one_graph(name):
+    _, make, graph = MODELS[name]
+    model, G = make().double(), graph()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert_same(lambda f: outputs(f, G), compiled, model, [])
+
+
+def test_a_model_with_its_plan_given_is_one_graph(monkeypatch):
+    where, make, graph = MODELS["nbody SE3Transformer"]
     model, G = make().double(), graph()
     monkeypatch.setattr(where, "get_basis_and_r", partial(get_basis_and_r, plan=Plan(G)))
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert_same(lambda f: outputs(f, G), compiled, model, [])
 
 
-def test_a_model_that_makes_its_plan_breaks_there_alone():
-    _, make, graph = MODELS["nbody TFN"]
-    model, G = make().double(), graph()
-    explained = torch._dynamo.explain(model)(G)
-    assert {reason.user_stack[-1].name for reason in explained.break_reasons} == {"get_basis_and_r"}
+def batch_of(sizes, edge_dim=1):
+    """A batch of random graphs with features of all models, as floats."""
+    G = random_graph(torch.float32, edge_dim, sizes=sizes)
+    for name, *shape in (("f", 6, 1), ("v", 1, 3), ("c", 1, 1)):
+        G.ndata[name] = torch.randn(G.num_nodes(), *shape)
+    return G
+
+
+@pytest.mark.parametrize(("dynamic", "expected"), [(True, 1), (None, 2)])
+@fast_and_slow(name for name in MODELS if name != "iterative")  # which writes to its graph
+def test_one_compilation_for_batches_of_all_sizes(name, dynamic, expected):
+    """With ``dynamic=True``, or from the second size on."""
+    model, counter = MODELS[name][1](), CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=dynamic)
+    for sizes in ((4, 3), (5, 4, 6), (3, 3, 4, 7), (9, 4)):
+        G = batch_of(sizes)
+        torch.testing.assert_close(compiled(G), model(G))
+    assert counter.frame_count == expected
+
+
+def test_one_compilation_where_the_graph_is_made_within():
+    model, counter = (
+        SE3Transformer({0: 2}, {0: 2, 1: 2}, {0: 1}, num_layers=1, pooling="avg", return_type=0),
+        CompileCounter(),
+    )
+
+    def function(d, h, src, dst, sizes):
+        G = Graph(src, dst, h.shape[0])
+        G.set_batch_num_nodes(sizes)
+        G.edata["d"] = d
+        return model(G, {"0": h})
+
+    compiled = torch.compile(function, backend=counter, fullgraph=True, dynamic=True)
+    for sizes in ((4, 3, 4, 4), (5, 4, 6)):
+        G, h = random_graph(torch.float32, sizes=sizes), torch.randn(sum(sizes), 2, 1)
+        args = G.edata["d"], h, *G.edges(), torch.tensor(sizes)
+        torch.testing.assert_close(compiled(*args), function(*args))
+    assert counter.frame_count == 1
+    with pytest.raises(ValueError, match=r"dst must hold nodes in \[0, 15\)"):
+        compiled(*args[:3], args[3] + 20, args[4])
+    with pytest.raises(RuntimeError, match="batch_num_nodes must be at least 0 each and add up"):
+        compiled(*args[:4], args[4] + 1)
 
 
 def test_a_named_backend_and_a_plain_dict_compile():

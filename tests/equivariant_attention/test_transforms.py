@@ -1,9 +1,9 @@
-"""Layers within what PyTorch does to functions: torch.func, tracing, export."""
+"""Layers within what PyTorch does to functions: torch.func, tracing."""
 
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, grad, hessian, jvp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
@@ -12,7 +12,6 @@ from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.neighbors import knn_graph
 from equivariant_attention.plan import Plan
-from equivariant_attention.so3 import aligned_coupling
 from tests.cases import BACKENDS_HERE, random_features
 
 FIBER = Fiber(2, 2)
@@ -42,7 +41,8 @@ def test_functional_derivatives_by_positions(backend, energy):
     function, x = energy
     expected, second = torch.autograd.functional.jacobian(function, x), torch.autograd.functional.hessian(function, x)
     with use_backend(backend, memory=1):
-        torch.testing.assert_close(grad(function)(x), expected)
+        for derivative in (grad, jacrev, jacfwd):
+            torch.testing.assert_close(derivative(function)(x), expected)
         torch.testing.assert_close(jvp(function, (x,), (torch.ones_like(x),))[1], expected.sum())
         torch.testing.assert_close(hessian(function)(x), second)
         with torch.autograd.forward_ad.dual_level():
@@ -118,27 +118,11 @@ def test_tracing_of_a_graph_with_a_plan():
     torch.testing.assert_close(traced(moved, h), module(moved, h), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_export_of_a_graph_with_a_plan(strict):
-    """Twice: what is constant is not taken from the first export, where tensors hold no numbers."""
-    aligned_coupling.cache_clear()
-    x = torch.randn(5, 3)
-    for _ in range(2):
-        module, h = OnPositions(knn_graph(x, 3)), torch.randn(5, 2, 1)
-        program = torch.export.export(module, (x, h), strict=strict).module()
-        moved = x + 0.1 * torch.randn_like(x)
-        for positions in (x, moved):
-            torch.testing.assert_close(program(positions, h), module(positions, h), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("make", ["Graph", "Plan"])
-def test_what_looks_at_edges_is_refused_within_export(make):
-    outside = knn_graph(torch.randn(5, 3), 3)
-
-    class Module(nn.Module):
-        def forward(self, src, dst):
-            _ = Graph(src, dst, 5) if make == "Graph" else Plan(outside)
-            return src
-
-    with pytest.raises(RuntimeError, match=rf"a {make} cannot be made within torch\.export, as it looks at its edges"):
-        torch.export.export(Module(), outside.edges(), strict=False)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+def test_a_plan_is_refused_within_a_trace():
+    """It would be that of the example's edges for all others."""
+    x, h = torch.randn(5, 3), torch.randn(5, 2, 1)
+    module = OnPositions(knn_graph(x, 3))
+    module.plan = None
+    with pytest.raises(RuntimeError, match=r"a Plan cannot be made within torch\.jit\.trace.*use torch\.export"):
+        torch.jit.trace(module, (x, h), check_trace=False)

@@ -180,8 +180,7 @@ def test_it_is_chosen_on_a_cpu(monkeypatch):
 
 
 @runs
-def test_a_layer_that_is_compiled_takes_another_order():
-    """PyTorch's compiler cannot look into it."""
+def test_it_runs_in_a_layer_that_is_compiled():
     G, layer = random_graph(torch.float32), GConvSE3Partial(Fiber(1, 2), Fiber(1, 2))
     features = random_features(Fiber(1, 2), G.num_nodes(), torch.float32)
     basis, r = get_basis_and_r(G, 0)

@@ -32,8 +32,7 @@ class Messages(nn.Module):
         G.edata["d"] = d
         basis, r = get_basis_and_r(G, 4, compute_gradients=True)
         scalars = torch.cat([G.edata["w"], r], dim=-1)
-        pairs_share = not G.edata["w"].requires_grad and all(not len(own) for own in on_edges.values())
-        inputs = Inputs(features, G.edges()[0], scalars, basis, pairs_share, on_edges, self.first)
+        inputs = Inputs(features, G.edges()[0], scalars, basis, True, on_edges, self.first)
         return contract(self.convolution, [*self.networks], inputs)
 
 

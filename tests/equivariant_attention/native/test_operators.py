@@ -1,0 +1,102 @@
+"""Operators in C++, and that of plans, as PyTorch wants them: schemas, shapes without values, derivatives."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.graphs import Graph
+from equivariant_attention.modules import GConvSE3Partial
+from equivariant_attention.native import attention
+from equivariant_attention.native.calls import not_built
+from equivariant_attention.native.operation import NAMESPACE
+from tests.cases import VECTORS, awkward_graph, random_features, random_graph
+from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, build, run, tensors
+
+pytestmark = pytest.mark.skipif(bool(not_built(attention.SOURCE)), reason=not_built(attention.SOURCE))
+WITH_GRADIENT = {"messages", "attention", "linear", "norms", "rescaled", "biased", "normalised"}
+ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+class Calls(TorchDispatchMode):
+    """Which of the library's operators are called, and with what, the last time each."""
+
+    def __init__(self):
+        super().__init__()
+        self.arguments = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.namespace == NAMESPACE:
+            self.arguments[function] = args
+        return function(*args, **(kwargs or {}))
+
+
+def calls_of(layer, fiber, G, dtype=torch.float64):
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
+    with Calls() as calls:
+        sum(v.square().sum() for v in tensors(run(layer, G, features))).backward()
+    return calls.arguments
+
+
+def without_edges(dtype=torch.float64, edge_dim=0):
+    G = Graph([], [], num_nodes=3)
+    G.edata["d"], G.edata["w"] = torch.zeros(0, 3, dtype=dtype), torch.zeros(0, edge_dim, dtype=dtype)
+    return G
+
+
+def with_envelope(dtype=torch.float64, edge_dim=0):
+    G = random_graph(dtype, edge_dim, sizes=(4,))
+    G.edata["envelope"] = torch.rand(G.num_edges(), 1, dtype=dtype)
+    return G
+
+
+def copied(value, by_value):
+    """Arguments that derivatives are taken by, if ``by_value``."""
+    if isinstance(value, list | tuple):
+        return [copied(v, by_value) for v in value]
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().requires_grad_(by_value and value.is_floating_point())
+
+
+def check(calls):
+    for function, arguments in calls.items():
+        is_gradient = function.name().endswith("_gradient")  # which has no derivatives in what is recorded
+        checks = [c for c in ALL_CHECKS if not (is_gradient and c == "test_autograd_registration")]
+        own = tuple(copied(value, not is_gradient) for value in arguments)
+        torch.library.opcheck(function, own, test_utils=checks)
+
+
+def names(calls):
+    return {function.name().split("::")[1] for function in calls}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("GSE3Res-att-add", {"plan", "messages", "attention", "linear"}),
+        ("GNormSE3-0", {"plan", "normalised"}),
+        ("GNormSE3-2", {"plan", "norms", "rescaled"}),
+        ("GNormBias", {"plan", "biased"}),
+    ],
+)
+def test_the_operators_of_a_layer(name, expected, dtype):
+    layer, fiber, _ = build(name, dtype)
+    calls = calls_of(layer, fiber, random_graph(dtype, EDGE_DIM, sizes=(4,)), dtype)
+    assert names(calls) == expected | {f"{n}_gradient" for n in expected & WITH_GRADIENT}
+    check(calls)
+
+
+@pytest.mark.parametrize("make", [awkward_graph, without_edges, with_envelope])
+def test_odd_graphs(make):
+    layer, fiber, _ = build("GSE3Res")
+    calls = calls_of(layer, fiber, make(edge_dim=EDGE_DIM))
+    assert names(calls) >= {"plan", "messages", "messages_gradient", "attention_gradient"}
+    check(calls)
+
+
+def test_absent_tensors():
+    """Vectors of edges alone: of degree 1 nodes have none."""
+    scalars = Fiber(structure=[(2, 0)])
+    layer = GConvSE3Partial(scalars, VECTORS, edge_dim=EDGE_DIM, x_ij="cat").double()
+    check(calls_of(layer, scalars, random_graph(edge_dim=EDGE_DIM, sizes=(4,))))
