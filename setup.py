@@ -36,8 +36,10 @@ setup(
             "rdkit>=2023.9",
             "pebble>=5",
             "ase>=3.23",
+            "vesin>=0.6",
         ],
-        "ase": ["ase>=3.23"],
+        "periodic": ["vesin>=0.6"],  # neighbours across periodic boundaries; slower with ase, which serves as well
+        "ase": ["ase>=3.23", "vesin>=0.6"],
         "xtb": ["tblite>=0.8", "ase>=3.23"],
         "trackers": ["tensorboard", "wandb"],
         "triton": ['triton>=3.3; platform_system == "Linux"'],
@@ -54,6 +56,7 @@ setup(
             "e3nn>=0.5.6",
             "torch_geometric>=2.5",
             "markdown-it-py>=3",
+            "vesin>=0.6",
         ],
     },
 )
