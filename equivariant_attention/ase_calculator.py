@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from .checks import check_positive, check_whole_number
 from .forces import Prediction, energy_forces_stress
+from .models import Potential
 from .periodic import check_cell
 
 
@@ -39,26 +41,37 @@ class ModelCalculator(Calculator):
     Results are kept until the atoms move; call ``reset()`` when the weights have changed.
 
     Args:
-        model: maps a graph to its energy, a tensor of one number; in the units that ASE is to have (eV and Å, usually).
-            It must let gradients flow through its basis (``get_basis_and_r(..., compute_gradients=True)``).
-        cutoff: how far edges reach, finite and larger than 0.
+        model: a :class:`~equivariant_attention.models.Potential`; or what maps a graph to its energy, a tensor of one
+            number, and lets gradients flow through its basis (``get_basis_and_r(..., compute_gradients=True)``). In the
+            units that ASE is to have: eV and Å, usually.
+        cutoff: how far edges reach, finite and larger than 0. That of a Potential need not be given.
         envelope: p of the :func:`~equivariant_attention.envelope.polynomial_envelope`, at least 1; None for edges that
-            end sharply, where energies jump.
+            end sharply, where energies jump. By default that of a Potential, or 6.
 
     Raises:
         TypeError: ``model`` is not a module with parameters.
-        ValueError: ``cutoff`` or ``envelope`` is not as above.
+        ValueError: ``cutoff`` or ``envelope`` is not as above, or not that of the Potential.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (as ASE has it)
 
-    def __init__(self, model: nn.Module, cutoff: float, envelope: int | None = 6) -> None:
+    def __init__(
+        self, model: nn.Module, cutoff: float | None = None, envelope: int | EllipsisType | None = ...
+    ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
             raise TypeError(f"model must be a torch.nn.Module with parameters, got {type(model).__name__}")
+        if isinstance(model, Potential):
+            if cutoff not in (None, model.cutoff):
+                raise ValueError(f"cutoff must be that of the model, {model.cutoff}, got {cutoff}")
+            if envelope not in (..., model.envelope):
+                raise ValueError(f"envelope must be that of the model, {model.envelope}, got {envelope}")
+            cutoff, envelope = model.cutoff, model.envelope
         check_positive(cutoff, "cutoff")
+        assert cutoff is not None  # or it was refused
         if cutoff == math.inf:
             raise ValueError(f"cutoff must be finite, got {cutoff}")
+        envelope = 6 if envelope is ... else envelope
         if envelope is not None:
             check_whole_number(envelope, 1, "envelope")
         self.model, self.cutoff, self.envelope = model, float(cutoff), envelope

@@ -15,6 +15,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from equivariant_attention.ase_calculator import ModelCalculator
+from equivariant_attention.models import Potential
 from equivariant_attention.neighbors import radius_graph
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer
@@ -130,6 +131,27 @@ def test_forces_where_gradients_are_off(mode):
     atoms.calc.reset()
     with mode():
         np.testing.assert_allclose(atoms.get_forces(), expected, rtol=0, atol=1e-14)
+
+
+def test_a_potential_brings_its_cutoff_and_another_is_refused():
+    potential = Potential(3.5, {0: 4, 1: 4}, num_embedding=4, num_radial=4, envelope=5).double()
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = ModelCalculator(potential)
+    assert (atoms.calc.cutoff, atoms.calc.envelope) == (3.5, 5)
+    x, cell = torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array)
+    found = potential.predict(torch.from_numpy(atoms.numbers), x, cell=cell)
+    assert abs(atoms.get_potential_energy() - found.energy.item()) < 1e-12
+    np.testing.assert_allclose(atoms.get_forces(), found.forces.detach().numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), found.stress[0].detach().numpy(), rtol=0, atol=1e-12)
+    assert ModelCalculator(potential, cutoff=3.5, envelope=5).cutoff == 3.5
+    for given, message in (
+        ({"cutoff": 3.0}, r"cutoff must be that of the model, 3\.5, got 3\.0"),
+        ({"envelope": 6}, "envelope must be that of the model, 5, got 6"),
+        ({"envelope": None}, "envelope must be that of the model, 5, got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelCalculator(potential, **given)
 
 
 FLAT = {
