@@ -1,7 +1,7 @@
 """Ready-made models, which are saved and loaded with their configuration."""
 
 from ..models.nonlinearity import NONLINEARITIES, nonlinearity
-from ..models.potential import Potential
+from ..models.potential import Potential, reference_energies
 from ..models.radial_basis import RADIAL_BASES, RadialBasis
 from ..models.se3_transformer import SE3Transformer
 from ..models.tfn import TFN
@@ -14,4 +14,5 @@ __all__ = [
     "RadialBasis",
     "SE3Transformer",
     "nonlinearity",
+    "reference_energies",
 ]

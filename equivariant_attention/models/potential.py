@@ -110,7 +110,7 @@ class Potential(Saveable):
         self.layers = nn.ModuleList([type(layers[1])(fiber), *layers])
         channels = fiber.dict[0]
         self.head = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1))
-        self.register_buffer("reference", torch.zeros(LARGEST_ATOMIC_NUMBER + 1))
+        self.register_buffer("reference", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("known", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.bool))
 
@@ -122,7 +122,7 @@ class Potential(Saveable):
                 as the cutoff and, unless edges end sharply, ``edata['envelope']``, ``[edges, 1]``.
 
         Returns:
-            ``[graphs]``.
+            ``[graphs]``, in the dtype of the references, float64.
 
         Raises:
             KeyError: the graph lacks one of these.
@@ -142,8 +142,10 @@ class Potential(Saveable):
         h["0"] = h["0"] + self.own(z).unsqueeze(-1)
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
-        of_atoms = self.reference[z] + self.scale * self.head(h["0"].squeeze(-1)).squeeze(-1)
-        return segment_sum(of_atoms, graph_of_node(G), G.batch_size)
+        of_atoms = self.scale * self.head(h["0"].squeeze(-1)).squeeze(-1)
+        owner = graph_of_node(G)
+        learnt = segment_sum(of_atoms, owner, G.batch_size)
+        return learnt + segment_sum(self.reference[z], owner, G.batch_size)  # of which float32 would hold few digits
 
     def predict(
         self,
@@ -169,39 +171,59 @@ class Potential(Saveable):
         return energy_forces_stress(self, self._checked(z, len(x)), x, self.cutoff, batch, cell, pbc, self.envelope)
 
     def set_references(self, z: Tensor, batch: Tensor, energy: Tensor, scale: float = 1.0) -> None:
-        """Take the reference energies of elements from data, by least squares, and forget those of others.
-
-        What cannot be told apart, such as elements that occur in one composition alone, is shared among their atoms.
+        """Take the reference energies of elements from data, by :func:`reference_energies`, and forget those of others.
 
         Args:
-            z: atomic numbers of all structures, int64 ``[atoms]``.
-            batch: structure of each atom, int64 ``[atoms]``, from 0.
-            energy: of every structure, ``[structures]``.
+            z, batch, energy: as there.
             scale: s, in the unit of energy; the spread of forces times a length of 1 does well.
 
         Raises:
             TypeError, ValueError: they do not go together, or are not finite.
         """
         check_positive(scale, "scale")
-        self._checked(z, len(z), any_element=True)
-        if len(batch) != len(z) or not energy.isfinite().all() or not math.isfinite(scale):
-            raise ValueError(f"batch must be of {len(z)} atoms, energy and scale finite, got {len(batch)} and {scale}")
-        counts = torch.zeros(len(energy), LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64)
-        counts.index_put_((batch.cpu(), z.cpu()), torch.ones(len(z), dtype=torch.float64), accumulate=True)
-        solution = torch.linalg.pinv(counts) @ energy.detach().double().cpu()
-        self.reference.copy_(solution)
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
+        self.reference.copy_(reference_energies(z, batch, energy))
         self.scale.fill_(scale)
-        self.known.copy_(counts.any(0))
+        self.known.zero_()[z.unique()] = True
 
-    def _checked(self, z: Any, atoms: int, any_element: bool = False) -> Tensor:
-        if not isinstance(z, Tensor) or z.dtype not in (torch.int64, torch.int32) or tuple(z.shape) != (atoms,):
-            got = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"z must be atomic numbers, int64 [{atoms}], got {got}")
-        if torch.compiler.is_compiling() or not atoms:
-            return z
-        if not (int(z.min()) >= 1 and int(z.max()) <= LARGEST_ATOMIC_NUMBER):
-            raise ValueError(f"z must be 1 to {LARGEST_ATOMIC_NUMBER}, got {int(z.min())} to {int(z.max())}")
-        if not any_element and self.known.any() and not self.known[z].all():
+    def _checked(self, z: Any, atoms: int) -> Tensor:
+        _check_atomic_numbers(z, atoms)
+        if not torch.compiler.is_compiling() and self.known.any() and not self.known[z].all():
             others, own = z[~self.known[z]].unique().tolist(), self.known.nonzero().flatten().tolist()
             raise ValueError(f"z must be of the elements that the model was trained on, {own}, got also {others}")
         return z
+
+
+def reference_energies(z: Tensor, batch: Tensor, energy: Tensor) -> Tensor:
+    """Energies of the elements that add up to those of structures, by least squares.
+
+    What cannot be told apart, such as elements that occur in one composition alone, is shared among their atoms.
+
+    Args:
+        z: atomic numbers of all structures, int64 ``[atoms]``.
+        batch: structure of each atom, int64 ``[atoms]``, from 0.
+        energy: of every structure, ``[structures]``.
+
+    Returns:
+        float64 ``[119]``, by atomic number; 0 for elements that do not occur.
+
+    Raises:
+        ValueError: they do not go together, or energies are not finite.
+    """
+    _check_atomic_numbers(z, len(batch))
+    if not energy.isfinite().all() or (len(batch) and not 0 <= int(batch.min()) <= int(batch.max()) < len(energy)):
+        raise ValueError(f"energy must be finite and of every structure of batch, got {list(energy.shape)}")
+    counts = torch.zeros(len(energy), LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64)
+    counts.index_put_((batch.cpu(), z.cpu()), torch.ones(len(z), dtype=torch.float64), accumulate=True)
+    return torch.linalg.pinv(counts) @ energy.detach().double().cpu()
+
+
+def _check_atomic_numbers(z: Any, atoms: int) -> None:
+    if not isinstance(z, Tensor) or z.dtype not in (torch.int64, torch.int32) or tuple(z.shape) != (atoms,):
+        got = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"z must be atomic numbers, int64 [{atoms}], got {got}")
+    if torch.compiler.is_compiling() or not atoms:
+        return
+    if not (int(z.min()) >= 1 and int(z.max()) <= LARGEST_ATOMIC_NUMBER):
+        raise ValueError(f"z must be 1 to {LARGEST_ATOMIC_NUMBER}, got {int(z.min())} to {int(z.max())}")

@@ -2,18 +2,22 @@
 
 python experiments/forces/run.py                     in minutes
 python experiments/forces/run.py --resume FOLDER     goes on with an interrupted run
+python experiments/forces/run.py --data FILE         trains on your own structures; --data FILE --help tells more
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.forces import own_data
 from experiments.forces.data import Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
@@ -22,6 +26,7 @@ from utils.experiment import Experiment, Loaders, summary, summary_lines
 from utils.files import write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.plots import learning_curves
+from utils.runs import CONFIG
 from utils.training import Trainer
 
 NOISE = 0.05  # displacements of the atoms from relaxed clusters
@@ -182,7 +187,40 @@ EXPERIMENT = Experiment(
     free={"md_steps", "md_timestep"},
     idle=lambda flags: {"graph": "here: graphs are made of positions, by the library"},
 )
-main = EXPERIMENT.main
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line: of this experiment, or, with --data or the folder of such a run, of :mod:`own_data`.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        what metrics.json holds.
+
+    Raises:
+        UsageError, NonFiniteError: as of :meth:`Experiment.main`.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return (own_data.EXPERIMENT if has_own_data(words) else EXPERIMENT).main(words)
+
+
+def has_own_data(words: Sequence[str]) -> bool:
+    """Whether a command line is for structures of one's own: it names them, or a run that does.
+
+    Args:
+        words: of the command line.
+    """
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, given = word.partition("=")
+        if name == "--data":
+            return True
+        if name == "--resume":
+            config = Path(given or value) / CONFIG
+            # What is wrong with it says whoever resumes the run.
+            return config.is_file() and '"data"' in config.read_text(errors="replace")
+    return False
+
 
 if __name__ == "__main__":
     run(main)
