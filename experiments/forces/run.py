@@ -23,7 +23,7 @@ from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
 from utils.cli import UsageError, count, none_or_text, positive, run
 from utils.experiment import Experiment, Loaders, summary, summary_lines
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.plots import learning_curves
 from utils.runs import CONFIG
@@ -35,7 +35,7 @@ TEMPERATURE = 500  # kelvin; with wells of 1 eV atoms then move about as far as 
 QUICK = {
     "num_layers": 2, "num_degrees": 3, "num_channels": 8, "div": 2, "head": 2, "xij": "none", "cutoff": 2.5,
     **TRAINING, "num_epochs": 8, "batch_size": 16, "lr": 5e-3, "clip_norm": 1.0,
-    "atoms": 8, "num_train": 768, "num_valid": 64, "num_test": 128, "md_steps": 500, "md_timestep": 0.5,
+    "data": None, "atoms": 8, "num_train": 768, "num_valid": 64, "num_test": 128, "md_steps": 500, "md_timestep": 0.5,
     **MACHINE,
     **RUN, "save_dir": "runs/forces",
 }  # fmt: skip
@@ -55,6 +55,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add_training_flags(parser, "clusters")
 
     add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="FILE", help="train on these structures instead; --data FILE --help lists the flags for that")
     add("--atoms", type=count(2), help="atoms in a cluster")
     add("--num_train", type=count(1), help="clusters to train on")
     add("--num_valid", type=count(1), help="clusters that choose the best weights")
@@ -216,9 +217,10 @@ def has_own_data(words: Sequence[str]) -> bool:
         if name == "--data":
             return True
         if name == "--resume":
-            config = Path(given or value) / CONFIG
-            # What is wrong with it says whoever resumes the run.
-            return config.is_file() and '"data"' in config.read_text(errors="replace")
+            try:
+                return read_json(Path(given or value) / CONFIG)["flags"].get("data") is not None
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                return False  # what is wrong with it, says whoever resumes it
     return False
 
 
