@@ -14,7 +14,7 @@ from tests.cases import BACKENDS_HERE, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS
 
 
-@pytest.mark.parametrize("backend", sorted(set(BACKENDS_HERE) - {"cpp", "triton"}))
+@pytest.mark.parametrize("backend", sorted(set(BACKENDS_HERE) - {"cpp", "cpp-node", "triton"}))
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_stay_on_their_device_and_do_not_wait(name, backend):
     make, fiber, _ = LAYERS[name]
