@@ -66,7 +66,11 @@ class Plan:
             self.fill(G.num_nodes(), *_looked_at(*_read(G)))
 
     def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, pairs: Tensor, zero_edges: Tensor) -> None:
-        """Set the attributes of these names."""
+        """Set the attributes.
+
+        Args:
+            num_nodes, src, dst, order, pairs, zero_edges: those of that name.
+        """
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
         # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
