@@ -7,7 +7,7 @@ tree searched on a CPU and the blocks of distances made on a GPU find the same e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TypeVar
@@ -20,6 +20,7 @@ from torch import Tensor
 from .checks import check_positive, check_whole_number
 from .envelope import polynomial_envelope
 from .graphs import Graph, graph_sizes
+from .periodic import Cells, offsets
 from .plan import LARGEST_DISTANCE
 from .so3.vectors import length_and_direction
 
@@ -66,49 +67,97 @@ def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
     return _graph(x, batch, partial(_nearest, k=k))
 
 
-def radius_graph(x: Tensor, radius: float, batch: Tensor | None = None, envelope: int | None = None) -> Graph:
+def radius_graph(
+    x: Tensor,
+    radius: float,
+    batch: Tensor | None = None,
+    cell: Tensor | None = None,
+    pbc: bool | Tensor | Sequence[bool] | None = None,
+    envelope: int | None = None,
+) -> Graph:
     """Return the graph with an edge, each way, between every two nodes of a graph at most `radius` apart.
+
+    In a cell that repeats, an edge leads from every image of a node that is near enough, of the node itself too: two
+    nodes then have as many edges as there are such images. Positions need not lie in the cell. It takes `vesin`, whose
+    time grows with the number of nodes, or `ase`, which is slower.
 
     Args:
         x, batch: as for `fully_connected_graph`.
-        radius: larger than 0, in the unit of `x`; a distance equal to it counts.
+        radius: larger than 0, in the unit of `x`, and finite in a cell; a distance equal to it counts.
+        cell: the vectors by which the nodes repeat, a row each, `[3, 3]` for all graphs or `[graphs, 3, 3]`, of the
+            dtype and on the device of `x`; may require a gradient. None for nodes that do not repeat.
+        pbc: along which vectors they do: a bool, or `[3]` or `[graphs, 3]` of them; None along all of a cell. Others
+            may be zero.
         envelope: p of the `polynomial_envelope` that lets edges end smoothly (6 does well), at least 1; None for edges
             that count in full up to the radius, as published.
 
     Returns:
-        A Graph as from `fully_connected_graph`; with an envelope also `edata['envelope']` `[edges, 1]`, differentiable
-        with respect to `x`, by which layers weigh what they gather.
+        A Graph as from `fully_connected_graph`. In a cell `edata['d'] = x_dst - (x_src + offset)`, with
+        `edata['offset']` `[edges, 3]` from a node to its image, both differentiable with respect to `cell` also, and
+        edges ordered by destination, source, and image. With an envelope also `edata['envelope']` `[edges, 1]`,
+        differentiable too, by which layers weigh what they gather.
 
     Raises:
-        ValueError: `x`, `radius`, `batch` or `envelope` is not as above, or a position is not finite and at most 5e17.
+        ValueError: an argument is not as above, a position is not finite and at most 5e17, or the cell is not finite,
+            is flat, or has no vector along which it is to repeat.
+        ImportError: there is a cell, and neither `vesin` nor `ase`.
     """
     check_positive(radius, "radius")
     radius = float(radius)
     if envelope is not None:
         check_whole_number(envelope, 1, "envelope")
-    graph = _graph(x, batch, partial(_within, radius=radius))
+    _check_positions(x)
+    sizes = _sizes(x, batch)
+    cells = Cells.of(cell, pbc, x, len(sizes), radius)
+    if cells is None:
+        graph = _graph(x, batch, partial(_within, radius=radius))
+    else:
+        graph = _periodic_graph(x, sizes, cells, radius)
     if envelope is not None:
         r, _ = length_and_direction(graph.edata["d"])
         graph.edata["envelope"] = polynomial_envelope(r, radius, envelope)
     return graph
 
 
+def _sizes(x: Tensor, batch: Tensor | None) -> list[int]:
+    return [len(x)] if batch is None else graph_sizes(batch, len(x)).tolist()
+
+
 def _graph(x: Tensor, batch: Tensor | None, search: _Search) -> Graph:
     """The Graph of all edges that the search finds in each graph of the batch."""
     _check_positions(x)
-    sizes = [len(x)] if batch is None else graph_sizes(batch, len(x)).tolist()
+    sizes = _sizes(x, batch)
     # On a GPU other than CUDA there may be no float64.
     points = x.detach().to(x.device if x.is_cuda else "cpu").double()
-    found, first = [points.new_zeros(2, 0, dtype=torch.int64)], 0
-    for part in points.split(sizes):
-        found.append(torch.stack(search(part)) + first)
-        first += len(part)
-    src, dst = torch.cat(found, dim=1).to(x.device)
+    graph = _joined(x, sizes, [search(part) for part in points.split(sizes)])
+    src, dst = graph.edges()
+    graph.edata["d"] = x[dst] - x[src]
+    return graph
+
+
+def _periodic_graph(x: Tensor, sizes: list[int], cells: Cells, radius: float) -> Graph:
+    parts = x.detach().cpu().double().split(sizes)
+    found = [[torch.from_numpy(a) for a in cells.near(part.numpy(), i, radius)] for i, part in enumerate(parts)]
+    graph = _joined(x, sizes, [(src, dst) for src, dst, _ in found])
+    image = torch.cat([x.new_zeros(0, 3, dtype=torch.int64, device="cpu"), *(image for _, _, image in found)])
+    offset = offsets(cells, image.to(x.device), [len(image) for _, _, image in found])
+    src, dst = graph.edges()
+    graph.edata["offset"] = offset
+    graph.edata["d"] = x[dst] - (x[src] + offset)
+    return graph
+
+
+def _joined(x: Tensor, sizes: list[int], found: Sequence[tuple[Tensor, Tensor]]) -> Graph:
+    """The batch of graphs with these edges (src, dst), each counted from its first node."""
+    first, edges = 0, [x.new_zeros(2, 0, dtype=torch.int64, device=found[0][0].device if found else x.device)]
+    for size, ends in zip(sizes, found, strict=True):
+        edges.append(torch.stack(ends) + first)
+        first += size
+    src, dst = torch.cat(edges, dim=1).to(x.device)
     graph = Graph(src, dst, len(x))
     graph.set_batch_num_nodes(sizes)
-    graph.set_batch_num_edges([edges.shape[1] for edges in found[1:]])
+    graph.set_batch_num_edges([len(ends[0]) for ends in found])
     graph.ndata["x"] = x[:, None, :]
-    graph.edata["d"] = x[dst] - x[src]
     return graph
 
 

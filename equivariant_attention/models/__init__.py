@@ -1,7 +1,18 @@
 """Ready-made models, which are saved and loaded with their configuration."""
 
 from ..models.nonlinearity import NONLINEARITIES, nonlinearity
+from ..models.potential import Potential, reference_energies
+from ..models.radial_basis import RADIAL_BASES, RadialBasis
 from ..models.se3_transformer import SE3Transformer
 from ..models.tfn import TFN
 
-__all__ = ["NONLINEARITIES", "TFN", "SE3Transformer", "nonlinearity"]
+__all__ = [
+    "NONLINEARITIES",
+    "RADIAL_BASES",
+    "TFN",
+    "Potential",
+    "RadialBasis",
+    "SE3Transformer",
+    "nonlinearity",
+    "reference_energies",
+]

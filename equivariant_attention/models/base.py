@@ -10,12 +10,13 @@ from ..basis import BasisAndR, get_basis_and_r
 from ..checks import check_features, check_whole_number
 from ..fibers import Features, FiberLike, as_fiber
 from ..graphs import GraphLike, as_graph, graph_of_node
+from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
-from ..modules import GMaxPooling
+from ..modules import GMaxPooling, GSE3Res
 from ..plain import check_hooks, check_never_called
-from ..segments import segment_mean
+from ..segments import segment_mean, segment_sum
 
-POOLING = (None, "avg", "max")
+POOLING = (None, "avg", "mean", "sum", "max")
 
 
 class NodeModel(Saveable):
@@ -24,12 +25,13 @@ class NodeModel(Saveable):
     Args:
         fiber_in, fiber_hidden, fiber_out: fibers of the input, between the layers and of the output.
         edge_dim: number of scalar features per edge.
-        pooling: 'avg', 'max' or None.
+        pooling: 'avg' or 'mean', 'sum', 'max', or None.
         return_type: the degree that is returned by itself; None, all.
 
     Attributes:
         layers: the layers, in their order.
         max_degree: largest degree of any feature, for :func:`get_basis_and_r`.
+        radial: what the layers get of distances as edge features, or None; a subclass may set it.
 
     Raises:
         TypeError, ValueError: an argument has another value.
@@ -56,6 +58,7 @@ class NodeModel(Saveable):
         self._check_returned()
         self.max_degree = max(fiber.max_degree for fiber in (self.fiber_in, self.fiber_hidden, self.fiber_out))
         self.layers = nn.ModuleList()
+        self.radial: RadialBasis | None = None
 
     def _check_returned(self) -> None:
         degrees = self.fiber_out.degrees
@@ -89,14 +92,26 @@ class NodeModel(Saveable):
             KeyError: the graph has no ``edata['d']``.
             TypeError, ValueError: features, edge features, distances or basis are not those of the model and the graph.
         """
+        return self._evaluate(G, features, basis_and_r)
+
+    def _evaluate(
+        self, G: Any, features: Features, basis_and_r: BasisAndR | None, attention: list[Tensor] | None = None
+    ) -> Features | Tensor:
+        """What :meth:`forward` returns; the weights of every attention layer are appended to ``attention``."""
         check_never_called(self.layers, "layers")
         if self.return_type is None:
             check_hooks(self)
         G = as_graph(G)
         check_features(features, self.fiber_in, G.num_nodes(), layer=self)
+        if self.radial is not None:
+            G = self.radial.on_edges(G, None if basis_and_r is None else basis_and_r[1])
         basis, r = basis_and_r or get_basis_and_r(G, self.max_degree, compute_gradients=True)
         for layer in self.layers:
-            features = layer(features, G=G, r=r, basis=basis)
+            if attention is not None and isinstance(layer, GSE3Res):
+                features, weights = layer(features, G=G, r=r, basis=basis, return_attention=True)
+                attention.append(weights)
+            else:
+                features = layer(features, G=G, r=r, basis=basis)
         if self.return_type is not None:
             features = {str(self.return_type): features[str(self.return_type)]}
         if self.pooling is not None:
@@ -107,4 +122,6 @@ class NodeModel(Saveable):
         if self.pooling == "max":
             return {"0": GMaxPooling()(features, G=G).unsqueeze(-1)}
         owner, sizes = graph_of_node(G), G.batch_num_nodes()
+        if self.pooling == "sum":
+            return {degree: segment_sum(value, owner, len(sizes)) for degree, value in features.items()}
         return {degree: segment_mean(value, owner, sizes) for degree, value in features.items()}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor, nn
+
+from ..basis import BasisAndR
 from ..checks import check_whole_number
-from ..fibers import FiberLike
+from ..fibers import Features, Fiber, FiberLike
 from ..models.base import NodeModel
 from ..models.nonlinearity import nonlinearity as named
+from ..models.radial_basis import RadialBasis
 from ..modules import GConvSE3, GSE3Res
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class SE3Transformer(NodeModel):
@@ -33,7 +40,8 @@ class SE3Transformer(NodeModel):
         n_heads: number of attention heads; divides the channels of ``fiber_hidden`` after ``div``.
         div: what the channels are divided by for keys and values.
         edge_dim: number of scalar features ``edata['w']`` per edge.
-        pooling: over the nodes of each graph: 'avg', of any degree; 'max', of degree 0 alone; None, the nodes' own.
+        pooling: over the nodes of each graph: 'avg' (or 'mean') and 'sum', of any degree; 'max', of degree 0 alone;
+            None, the nodes' own.
         return_type: the degree whose tensor is returned by itself; None, a dict of all.
         x_ij: what becomes of relative positions in the attention: None, 'cat' or 'add' (see
             :class:`~equivariant_attention.modules.GConvSE3Partial`).
@@ -41,6 +49,11 @@ class SE3Transformer(NodeModel):
         learnable_skip: whether a '1x1' projection is trained.
         nonlinearity: 'norm', as published; or 'gate', which is smooth however symmetric the input is (see
             :func:`~equivariant_attention.models.nonlinearity`).
+        activation: of the radial networks: 'relu', as published; or 'silu', which is smooth, but not run in C++.
+        radial_basis: what these networks see beside distance and edge features: None, nothing, as published; or the
+            functions 'bessel' or 'gaussian' of the distance, a :class:`~equivariant_attention.models.RadialBasis`.
+        num_radial: how many of them.
+        cutoff: how far edges reach, for them; None without them.
 
     Attributes:
         layers: the layers, in their order.
@@ -66,20 +79,89 @@ class SE3Transformer(NodeModel):
         selfint: str = "1x1",
         learnable_skip: bool = True,
         nonlinearity: str = "norm",
+        activation: str = "relu",
+        radial_basis: str | None = None,
+        num_radial: int = 8,
+        cutoff: float | None = None,
     ) -> None:
         super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
-        check_whole_number(num_layers, 1, "num_layers")
-        if selfint == "att" and not learnable_skip:
-            raise ValueError("learnable_skip has no effect with selfint='att', whose network is trained always")
         self.num_layers, self.n_heads, self.div, self.x_ij = num_layers, n_heads, float(div), x_ij
         self.selfint, self.learnable_skip, self.nonlinearity = selfint, learnable_skip, nonlinearity
+        self.activation, self.radial_basis, self.num_radial, self.cutoff = activation, radial_basis, num_radial, cutoff
+        if (radial_basis is None) != (cutoff is None):
+            raise ValueError(f"radial_basis and cutoff must be given together, got {radial_basis!r} and {cutoff}")
+        if radial_basis is not None and cutoff is not None:
+            self.radial = RadialBasis(radial_basis, num_radial, cutoff)
+            edge_dim += num_radial
         if x_ij == "cat":
             self.max_degree = max(self.max_degree, 1)  # relative positions are a feature of degree 1
-        attention: dict[str, Any] = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij}
-        attention["learnable_skip"] = learnable_skip
-        nonlinear, fiber = named(nonlinearity), self.fiber_in
-        for _ in range(num_layers):
-            self.layers.append(GSE3Res(fiber, self.fiber_hidden, edge_dim=edge_dim, **attention))
-            self.layers.append(nonlinear(self.fiber_hidden))
-            fiber = self.fiber_hidden
-        self.layers.append(GConvSE3(fiber, self.fiber_out, self_interaction=True, edge_dim=edge_dim))
+        radial: dict[str, Any] = {"edge_dim": edge_dim, "act_fn": activation_of(activation)}
+        options = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij, "learnable_skip": learnable_skip}
+        layers = attention_layers(self.fiber_in, self.fiber_hidden, num_layers, nonlinearity, **radial, **options)
+        self.layers.extend([*layers, GConvSE3(self.fiber_hidden, self.fiber_out, self_interaction=True, **radial)])
+
+    def forward(
+        self, G: Any, features: Features, basis_and_r: BasisAndR | None = None, return_attention: bool = False
+    ) -> Any:
+        """Features of the nodes, or of the graphs where there is pooling.
+
+        Args:
+            G, features, basis_and_r: as of :class:`~equivariant_attention.models.TFN`.
+            return_attention: also return the attention weights.
+
+        Returns:
+            what :class:`~equivariant_attention.models.TFN` does; and a list of the weights of every attention layer,
+            ``[edges, heads]``, if asked for.
+
+        Raises:
+            KeyError, TypeError, ValueError: as of :class:`~equivariant_attention.models.TFN`.
+        """
+        attention: list[Tensor] | None = [] if return_attention else None
+        output = self._evaluate(G, features, basis_and_r, attention)
+        return output if attention is None else (output, attention)
+
+
+def activation_of(name: str) -> Callable[[], nn.Module]:
+    """What makes the activation of a radial network.
+
+    Args:
+        name: 'relu' or 'silu'.
+
+    Returns:
+        a module class.
+
+    Raises:
+        ValueError: ``name`` is neither.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]
+
+
+def attention_layers(
+    fiber_in: Fiber, fiber: Fiber, num_layers: int, nonlinearity: str, **options: Any
+) -> list[nn.Module]:
+    """Attention layers, each with a nonlinearity after it.
+
+    Args:
+        fiber_in: of the input of the first.
+        fiber: of their output.
+        num_layers: how many there are.
+        nonlinearity: as of :class:`SE3Transformer`.
+        options: further arguments of :class:`~equivariant_attention.modules.GSE3Res`.
+
+    Returns:
+        the layers, in their order.
+
+    Raises:
+        TypeError, ValueError: an argument has another value, or the layers refuse the channels.
+    """
+    check_whole_number(num_layers, 1, "num_layers")
+    if options["selfint"] == "att" and not options["learnable_skip"]:
+        raise ValueError("learnable_skip has no effect with selfint='att', whose network is trained always")
+    layers: list[nn.Module] = []
+    nonlinear = named(nonlinearity)
+    for _ in range(num_layers):
+        layers += [GSE3Res(fiber_in, fiber, **options), nonlinear(fiber)]
+        fiber_in = fiber
+    return layers

@@ -378,7 +378,10 @@ def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) ->
 
 
 def _x_ij(G: GraphLike) -> Tensor:
-    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``."""
+    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``.
+
+    Those of ``edata['offset']`` too, where there is one.
+    """
     d = relative_positions(G)
     if "x" not in G.ndata:
         return d
@@ -391,8 +394,11 @@ def _x_ij(G: GraphLike) -> Tensor:
             "take ndata['x'] off the graph if that is not meant",
             stacklevel=2,
         )
-    if not x.requires_grad:
+    offset = G.edata.get("offset")  # across a periodic boundary, which depends on the cell
+    if not (x.requires_grad or (offset is not None and offset.requires_grad)):
         return d.detach()
     src, dst = G.edges()
     difference = (x[dst] - x[src]).reshape(-1, 3)
+    if offset is not None:
+        difference = difference - offset
     return d.detach() + (difference - difference.detach())

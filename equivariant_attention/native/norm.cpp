@@ -20,7 +20,9 @@ struct Part {  // one degree: [nodes, channels, orders]
     const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]; or biases, [channels]
     const void* shift;           // or both are those of a LayerNorm, [channels]
     void *dvalues, *dscale, *dshift;  // null where not needed
+    const void *tvalues, *tscale, *tshift;  // in the second backward pass tangents, null where zero
     void* output;                // the norms, or the features; in the backward pass their derivatives, or null
+    void* toutput;               // in the second backward pass, the tangents of the features
 };
 
 struct Norm {
@@ -269,6 +271,124 @@ struct Normalised {
     }
 };
 
+// The same with tangents beside all numbers.
+template <class T>
+struct NormalisedSecond {
+    Normalised<T> norms;
+    std::vector<double> tnorm, toutput, tnormal, d, td, by_norm, tby_norm;
+    double product = 0;  // mean of the normal values times the tangents of the norms
+
+    // <a, b> of one row, in doubles.
+    static double dot(const T* a, const T* b, int64_t orders) {
+        double sum = 0;
+        for (int64_t i = 0; i < orders; ++i) sum += double(a[i]) * b[i];
+        return sum;
+    }
+
+    static const T* row_of(const void* values, const Part& part, int64_t node, int64_t c) {
+        return values ? static_cast<const T*>(values) + (node * part.channels + c) * part.orders : nullptr;
+    }
+    static double number(const void* values, int64_t c) { return values ? static_cast<const T*>(values)[c] : T(0); }
+
+    void evaluate(const Norm& p, const Part& part, int64_t node, const double* squares, double noise) {
+        norms.evaluate(p, part, node, squares, noise);
+        const int64_t channels = part.channels;
+        for (auto* values : {&tnorm, &toutput, &tnormal, &d, &td, &by_norm, &tby_norm}) values->assign(channels, 0);
+        double mean = 0;
+        for (int64_t c = 0; c < channels; ++c) {
+            const Row<T>& row = norms.rows[c];
+            const T* tangent = row_of(part.tvalues, part, node, c);
+            if (tangent && !row.constant) tnorm[c] = dot(row.v, tangent, part.orders) * row.inverse;
+            mean += tnorm[c] / channels;
+        }
+        product = 0;
+        for (int64_t c = 0; c < channels; ++c) product += norms.normal[c] * (tnorm[c] - mean) / channels;
+        for (int64_t c = 0; c < channels; ++c) {
+            tnormal[c] = norms.inverse * (tnorm[c] - mean - norms.normal[c] * product);
+            if (norms.output[c] > 0) {
+                const double by_scale = norms.normal[c] * number(part.tscale, c) + number(part.tshift, c);
+                toutput[c] = tnormal[c] * number(part.scale, c) + by_scale;
+            }
+        }
+    }
+
+    // The derivatives with respect to the norms and their tangents, from those of the features; the tangents of those with
+    // respect to scale and shift are added up.
+    void gradient(const Part& part, T* dscale, T* dshift) {
+        double mean = 0, tmean = 0, along = 0, talong = 0;
+        const double channels = double(part.channels);
+        for (int64_t c = 0; c < part.channels; ++c) {
+            const bool passes = norms.output[c] > 0;
+            const double w = number(part.scale, c), by = passes ? d[c] : 0, tby = passes ? td[c] : 0;
+            dscale[c] += T(tby * norms.normal[c] + by * tnormal[c]);
+            dshift[c] += T(tby);
+            by_norm[c] = by * w;
+            tby_norm[c] = tby * w + by * number(part.tscale, c);
+            mean += by_norm[c] / channels;
+            tmean += tby_norm[c] / channels;
+            along += by_norm[c] * norms.normal[c] / channels;
+            talong += (tby_norm[c] * norms.normal[c] + by_norm[c] * tnormal[c]) / channels;
+        }
+        for (int64_t c = 0; c < part.channels; ++c) {
+            const double inner = by_norm[c] - mean - norms.normal[c] * along;
+            const double tinner = tby_norm[c] - tmean - tnormal[c] * along - norms.normal[c] * talong;
+            by_norm[c] = norms.inverse * inner;
+            tby_norm[c] = norms.inverse * (tinner - norms.inverse * product * inner);
+        }
+    }
+
+    // The tangents of the features of a channel, and of the derivatives with respect to them.
+    void row(const Part& part, int64_t node, int64_t c, const T* dout, T* tout, T* tdv) {
+        const Row<T>& row = norms.rows[c];
+        const T* tangent = row_of(part.tvalues, part, node, c);
+        const double inverse = row.inverse, o = norms.output[c], to = toutput[c];
+        for (int64_t a = 0; a < part.orders; ++a) {
+            const double u = row.v[a] * inverse, tu = tangent && !row.constant ? (tangent[a] - u * tnorm[c]) * inverse : 0;
+            tout[a] = T(to * u + o * tu);
+            if (!tdv) continue;
+            const double across = o * inverse, tacross = (to - o * inverse * tnorm[c]) * inverse;
+            const double rest = dout[a] - u * d[c], trest = -tu * d[c] - u * td[c];
+            const double value = tacross * rest + across * trest + tby_norm[c] * u + by_norm[c] * tu;
+            tdv[a] = row.constant ? T(0) : T(value);
+        }
+    }
+
+    // <dout, u> and its tangent.
+    void contract(const Part& part, int64_t node, int64_t c, const T* dout) {
+        const Row<T>& row = norms.rows[c];
+        const T* tangent = row_of(part.tvalues, part, node, c);
+        d[c] = dot(row.v, dout, part.orders) * row.inverse;
+        const bool moves = tangent && !row.constant;
+        td[c] = moves ? (dot(tangent, dout, part.orders) - d[c] * tnorm[c]) * row.inverse : 0;
+    }
+};
+
+template <class T>
+int normalised_second(const Norm* p) {
+    std::vector<NormalisedSecond<T>> of_share(p->threads.count);
+    Sums<T> dscale(*p), dshift(*p);
+    const int status = for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
+        const Part& part = p->parts[n];
+        NormalisedSecond<T>& norms = of_share[share];
+        norms.evaluate(*p, part, node, squares, noise);
+        const int64_t first = node * part.channels * part.orders;
+        const T* dout = static_cast<const T*>(part.output) + first;
+        for (int64_t c = 0; c < part.channels; ++c) norms.contract(part, node, c, dout + c * part.orders);
+        norms.gradient(part, dscale.of(share, n), dshift.of(share, n));
+        T* const tout = static_cast<T*>(part.toutput) + first;
+        T* const tdv = part.dvalues ? static_cast<T*>(part.dvalues) + first : nullptr;
+        for (int64_t c = 0; c < part.channels; ++c) {
+            const int64_t at_row = c * part.orders;
+            norms.row(part, node, c, dout + at_row, tout + at_row, tdv ? tdv + at_row : nullptr);
+        }
+    });
+    for (int64_t n = 0; n < p->num_parts; ++n) {
+        dscale.store(n, p->parts[n].dscale);
+        dshift.store(n, p->parts[n].dshift);
+    }
+    return status;
+}
+
 template <class T>
 int normalised(const Norm* p) {
     std::vector<Normalised<T>> of_share(p->threads.count);
@@ -330,3 +450,5 @@ extern "C" int normalised_float32(const Norm* p) { return normalised<float>(p); 
 extern "C" int normalised_float64(const Norm* p) { return normalised<double>(p); }
 extern "C" int normalised_gradient_float32(const Norm* p) { return normalised_gradient<float>(p); }
 extern "C" int normalised_gradient_float64(const Norm* p) { return normalised_gradient<double>(p); }
+extern "C" int normalised_second_float32(const Norm* p) { return normalised_second<float>(p); }
+extern "C" int normalised_second_float64(const Norm* p) { return normalised_second<double>(p); }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +65,20 @@ def biased(zero: Zero, plain: Plain = None) -> Operation:
 
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
     """From features, scales and shifts, ``[channels]``, to features of norms after LayerNorm and ReLU, as ``plain``."""
-    return _with_parameters("normalised", zero, plain, ("scale", "shift"), eps)
+    operation = _with_parameters("normalised", zero, plain, ("scale", "shift"), eps)
+    return replace(operation, second=partial(_second_of_normalised, zero, eps))
+
+
+def _second_of_normalised(
+    zero: Zero, eps: float, tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
+) -> tuple[Tensors, Sequence[Tensor]]:
+    values, scale, shift = _split(tensors, 3)
+    derivatives, tangents = empty_like(tensors, if_used(needed, gradients)), [torch.empty_like(v) for v in values]
+    arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(values, gradients, strict=True)]
+    names = ("scale", "shift", "tvalues", "tscale", "tshift", "dvalues", "dscale", "dshift", "toutput")
+    places = (scale, shift, *_split(directions, 3), *_split(derivatives, 3), tangents)
+    _call("normalised_second", zero, values, arriving, (eps,), **dict(zip(names, places, strict=True)))
+    return derivatives, tangents
 
 
 def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[str], *eps: float) -> Operation:
@@ -105,7 +120,8 @@ class _Part(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("channels", "orders")),
         ("noise", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in ("values", "scale", "shift", "dvalues", "dscale", "dshift", "output")),
+        *((name, ctypes.c_void_p) for name in ("values", "scale", "shift", "dvalues", "dscale", "dshift")),
+        *((name, ctypes.c_void_p) for name in ("tvalues", "tscale", "tshift", "output", "toutput")),
     )
 
 

@@ -1,15 +1,39 @@
-"""Molecular dynamics with a trained model, and what it conserves."""
+"""Molecular dynamics with a trained model, and what it conserves.
+
+python experiments/forces/dynamics.py model.pt structure.xyz                                      energy is constant
+python experiments/forces/dynamics.py model.pt structure.xyz --ensemble nvt --temperature 500     as in a bath
+python experiments/forces/dynamics.py model.pt structure.xyz --ensemble npt --pressure 1          and under pressure
+"""
 
 from __future__ import annotations
 
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from ase import Atoms, units
+from ase.io import write
+from ase.md.langevin import Langevin
+from ase.md.md import MolecularDynamics
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from ase.md.verlet import VelocityVerlet
 
 from equivariant_attention.ase_calculator import ModelCalculator
+from equivariant_attention.models import Potential
 from experiments.forces.data import ARGON
+from experiments.forces.frames import read_frames
 from experiments.forces.models import ENVELOPE, SE3Transformer
-from utils.history import Row
+from utils.cli import UsageError, blame, count, make_parser, parse, positive, run
+from utils.files import make_folder
+from utils.history import Row, write_csv
+from utils.plots import Figure, save_figure
+
+FRICTION = 0.01  # of the bath, per femtosecond
+THERMOSTAT, BAROSTAT = 100, 1000  # periods of them, in time steps
+TRAJECTORY = "trajectory.extxyz"
 
 
 def moving_atoms(model: SE3Transformer, x: np.ndarray, temperature: float, seed: int) -> Atoms:
@@ -22,9 +46,20 @@ def moving_atoms(model: SE3Transformer, x: np.ndarray, temperature: float, seed:
         seed: of the velocities.
     """
     atoms = Atoms(numbers=[ARGON] * len(x), positions=x, calculator=ModelCalculator(model, model.cutoff, ENVELOPE))
-    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)
-    atoms.set_momenta(spread[:, None] * np.random.default_rng(seed).standard_normal((len(x), 3)))
+    heat(atoms, temperature, seed)
     return atoms
+
+
+def heat(atoms: Atoms, temperature: float, seed: int) -> None:
+    """Give atoms velocities of a Maxwell-Boltzmann distribution.
+
+    Args:
+        atoms: changed.
+        temperature: in kelvin.
+        seed: of the velocities.
+    """
+    spread = np.sqrt(atoms.get_masses() * units.kB * temperature)
+    atoms.set_momenta(spread[:, None] * np.random.default_rng(seed).standard_normal((len(atoms), 3)))
 
 
 def conservation(atoms: Atoms, timestep: float, steps: int) -> Row:
@@ -53,3 +88,139 @@ def conservation(atoms: Atoms, timestep: float, steps: int) -> Row:
             for name, v in (("momentum", momentum), ("angular_momentum", angular))
         },
     }
+
+
+# ---------------------------------------------------------------- the program
+
+PRESETS = {
+    "dynamics": {
+        "ensemble": "nve", "temperature": 300.0, "pressure": 0.0, "timestep": 1.0, "steps": 1000, "interval": 10,
+        "seed": 42, "device": "cpu", "output": "dynamics",
+    }
+}  # fmt: skip
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of the command line."""
+    parser = make_parser(__doc__, PRESETS)
+    add = parser.add_argument
+    add("model", help="model.pt of run.py --data, or of Potential.save_pretrained")
+    add("structure", help="where the atoms start, of any format that ASE reads; of several structures the last")
+    add("--ensemble", choices=("nve", "nvt", "npt"), help="what is constant: energy and volume, temperature, pressure")
+    add("--temperature", type=positive, help="of the first velocities and of the bath, in kelvin")
+    add("--pressure", type=float, help="in gigapascal")
+    add("--timestep", type=positive, help="in femtoseconds")
+    add("--steps", type=count(1), help="how many")
+    add("--interval", type=count(1), help="steps from one structure of the trajectory to the next")
+    add("--seed", type=count(0), help="of velocities and bath")
+    add("--device", help="of the model")
+    add("--output", metavar="FOLDER", help="for trajectory, table and plot; without a trajectory in it so far")
+    return parser
+
+
+def integrator(atoms: Atoms, flags: Namespace) -> MolecularDynamics:
+    """What moves atoms, in the ensemble of flags.
+
+    Args:
+        atoms: with a calculator and velocities.
+        flags: of :func:`build_parser`.
+
+    Raises:
+        UsageError: pressure is to be constant of atoms that are not periodic.
+    """
+    step = flags.timestep * units.fs
+    if flags.ensemble == "nve":
+        return VelocityVerlet(atoms, timestep=step)
+    if flags.ensemble == "nvt":
+        bath = {"temperature_K": flags.temperature, "friction": FRICTION / units.fs, "fixcm": False}
+        return Langevin(atoms, timestep=step, rng=np.random.default_rng(flags.seed), **bath)
+    if not atoms.pbc.all():
+        raise UsageError("--ensemble npt: expected a structure that is periodic in all directions")
+    bath = {"temperature_K": flags.temperature, "tdamp": THERMOSTAT * step, "pdamp": BAROSTAT * step}
+    return IsotropicMTKNPT(atoms, timestep=step, pressure_au=flags.pressure * units.GPa, **bath)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        ``'drift'``, of the total energy in meV per atom and picosecond, ``'temperature'``, mean, in kelvin, and
+        ``'milliseconds'`` per step.
+
+    Raises:
+        UsageError: flags ask for what cannot be done.
+    """
+    flags, _ = parse(build_parser(), PRESETS, arguments)
+    if flags.interval > flags.steps:
+        raise UsageError(f"--interval: expected at most --steps, {flags.steps}, got {flags.interval}")
+    with blame("MODEL"):
+        model = Potential.from_pretrained(flags.model, flags.device).double()
+    with blame("STRUCTURE"):
+        atoms = read_frames(flags.structure)[-1]
+        atoms.calc = ModelCalculator(model)
+        atoms.get_potential_energy()
+    dynamics = integrator(atoms, flags)
+    folder = Path(flags.output)
+    if (folder / TRAJECTORY).exists():
+        raise UsageError(f"--output {folder} already holds a {TRAJECTORY}; name another")
+    make_folder(folder)
+    heat(atoms, flags.temperature, flags.seed + 1)
+    rows: list[Row] = []
+
+    def record() -> None:
+        write(folder / TRAJECTORY, atoms, append=True)
+        rows.append(state(atoms, dynamics.get_time() / (1000 * units.fs)))
+
+    dynamics.attach(record, interval=flags.interval)
+    started = time.perf_counter()
+    dynamics.run(flags.steps)
+    found = {
+        "drift": float(np.polyfit([row["time"] for row in rows], [1e3 * row["energy"] for row in rows], 1)[0]),
+        "temperature": float(np.mean([row["temperature"] for row in rows])),
+        "milliseconds": 1e3 * (time.perf_counter() - started) / flags.steps,
+    }
+    write_csv(folder / "dynamics.csv", rows)
+    draw(rows, folder / "dynamics.png")
+    print(f"steps               {flags.steps} of {flags.timestep} fs, {found['milliseconds']:.1f} ms each")
+    print(f"temperature         {found['temperature']:.0f} K (mean)")
+    if flags.ensemble == "nve":
+        print(f"drift of energy     {found['drift']:.3f} meV/atom/ps")
+    print(f"everything is in    {folder}")
+    return found
+
+
+def state(atoms: Atoms, picoseconds: float) -> Row:
+    """Time in ps, total and potential energy in eV per atom, temperature in K and, in a cell, volume in Å^3 per atom.
+
+    Args:
+        atoms: with a calculator and velocities.
+        picoseconds: since the start.
+    """
+    potential, n = atoms.get_potential_energy(), len(atoms)
+    row = {"time": picoseconds, "energy": (potential + atoms.get_kinetic_energy()) / n, "potential": potential / n}
+    row["temperature"] = atoms.get_temperature()
+    return {**row, "volume": atoms.get_volume() / n} if atoms.cell.rank == 3 else row
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw all that is recorded over the time, one panel each.
+
+    Args:
+        rows: of :func:`state`.
+        path: PNG file to write.
+    """
+    units_of = {"energy": "eV/atom", "potential": "eV/atom", "temperature": "K", "volume": "Å³/atom"}
+    names = [name for name in units_of if name in rows[0]]
+    figure = Figure(figsize=(7, 2 * len(names)), layout="constrained")
+    for axes, name in zip(figure.subplots(len(names), 1, sharex=True), names, strict=True):
+        axes.plot([row["time"] for row in rows], [row[name] for row in rows], linewidth=1)
+        axes.set_ylabel(f"{name} ({units_of[name]})")
+    axes.set_xlabel("time (ps)")
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -96,7 +96,7 @@ def energy_and_forces(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         # d and the envelope are made of x, and x is on the graph: derivatives come from all of them.
-        G = radius_graph(x, model.cutoff, batch, ENVELOPE)
+        G = radius_graph(x, model.cutoff, batch, envelope=ENVELOPE)
         G.ndata["z"] = z
         energy = model(G)
         (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=training)

@@ -2,26 +2,31 @@
 
 python experiments/forces/run.py                     in minutes
 python experiments/forces/run.py --resume FOLDER     goes on with an interrupted run
+python experiments/forces/run.py --data FILE         trains on your own structures; --data FILE --help tells more
 """
 
 from __future__ import annotations
 
 import copy
+import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiments.forces import own_data
 from experiments.forces.data import Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
 from utils.cli import UsageError, count, none_or_text, positive, run
 from utils.experiment import Experiment, Loaders, summary, summary_lines
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.plots import learning_curves
+from utils.runs import CONFIG
 from utils.training import Trainer
 
 NOISE = 0.05  # displacements of the atoms from relaxed clusters
@@ -30,7 +35,7 @@ TEMPERATURE = 500  # kelvin; with wells of 1 eV atoms then move about as far as 
 QUICK = {
     "num_layers": 2, "num_degrees": 3, "num_channels": 8, "div": 2, "head": 2, "xij": "none", "cutoff": 2.5,
     **TRAINING, "num_epochs": 8, "batch_size": 16, "lr": 5e-3, "clip_norm": 1.0,
-    "atoms": 8, "num_train": 768, "num_valid": 64, "num_test": 128, "md_steps": 500, "md_timestep": 0.5,
+    "data": None, "atoms": 8, "num_train": 768, "num_valid": 64, "num_test": 128, "md_steps": 500, "md_timestep": 0.5,
     **MACHINE,
     **RUN, "save_dir": "runs/forces",
 }  # fmt: skip
@@ -50,6 +55,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add_training_flags(parser, "clusters")
 
     add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="FILE", help="train on these structures instead; --data FILE --help lists the flags for that")
     add("--atoms", type=count(2), help="atoms in a cluster")
     add("--num_train", type=count(1), help="clusters to train on")
     add("--num_valid", type=count(1), help="clusters that choose the best weights")
@@ -182,7 +188,41 @@ EXPERIMENT = Experiment(
     free={"md_steps", "md_timestep"},
     idle=lambda flags: {"graph": "here: graphs are made of positions, by the library"},
 )
-main = EXPERIMENT.main
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command line: of this experiment, or, with --data or the folder of such a run, of :mod:`own_data`.
+
+    Args:
+        arguments: words of the command line; None for those of this process.
+
+    Returns:
+        what metrics.json holds.
+
+    Raises:
+        UsageError, NonFiniteError: as of :meth:`Experiment.main`.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    return (own_data.EXPERIMENT if has_own_data(words) else EXPERIMENT).main(words)
+
+
+def has_own_data(words: Sequence[str]) -> bool:
+    """Whether a command line is for structures of one's own: it names them, or a run that does.
+
+    Args:
+        words: of the command line.
+    """
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, given = word.partition("=")
+        if name == "--data":
+            return True
+        if name == "--resume":
+            try:
+                return read_json(Path(given or value) / CONFIG)["flags"].get("data") is not None
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):
+                return False  # what is wrong with it, says whoever resumes it
+    return False
+
 
 if __name__ == "__main__":
     run(main)

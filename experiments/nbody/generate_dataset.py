@@ -15,8 +15,43 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.nbody.simulation import SPLITS, SPREAD, Settings, Trajectories, check_count, seed_of, simulate
-from utils.cli import UsageError, blame, run
+from experiments.nbody.simulation import SPREAD
+from utils.cli import UsageError, answer_help, blame, run
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Simulate charged particles or springs and write training, validation and test sets.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--simulation", choices=sorted(SPREAD), default="charged", help="what acts between the particles")
+    add("--num_train", "--num-train", type=int, default=3000, help="trajectories for training")
+    add("--num_valid", "--num-valid", type=int, default=1000, help="trajectories for validation")
+    add("--num_test", "--num-test", type=int, default=1000, help="trajectories for testing")
+    add("--length", type=int, default=5000, help="steps of a trajectory")
+    add("--length_test", "--length-test", type=int, default=None, help="steps of a test trajectory (None: as --length)")
+    add(
+        "--sample_freq",
+        "--sample-freq",
+        type=int,
+        default=100,
+        help="steps from one frame to the next; divides the lengths",
+    )
+    add("--n_balls", "--n-balls", type=int, default=5, help="particles")
+    add("--seed", type=int, default=42, help="random seed; each split has its own numbers")
+    add("--dim", type=int, default=3, help="dimensions, 2 or 3")
+    add("--boxsize", type=float, default=5.0, help="half-width of the box; 0 for none")
+    add("--name", default=None, help="ending of the file names (None: simulation and particles, as in charged5)")
+    add("--output", type=Path, default=Path("."), help="folder to write to")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(_parser)  # PyTorch takes seconds to import
+
+from experiments.nbody.simulation import SPLITS, Settings, Trajectories, check_count, seed_of, simulate
 from utils.files import atomic_write, make_folder
 
 
@@ -87,35 +122,6 @@ def write_published(path: Path, trajectories: Trajectories) -> None:
     }
     with atomic_write(path) as file:
         pickle.dump(content, file, protocol=4)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Simulate charged particles or springs and write training, validation and test sets.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--simulation", choices=sorted(SPREAD), default="charged", help="what acts between the particles")
-    add("--num_train", "--num-train", type=int, default=3000, help="trajectories for training")
-    add("--num_valid", "--num-valid", type=int, default=1000, help="trajectories for validation")
-    add("--num_test", "--num-test", type=int, default=1000, help="trajectories for testing")
-    add("--length", type=int, default=5000, help="steps of a trajectory")
-    add("--length_test", "--length-test", type=int, default=None, help="steps of a test trajectory (None: as --length)")
-    add(
-        "--sample_freq",
-        "--sample-freq",
-        type=int,
-        default=100,
-        help="steps from one frame to the next; divides the lengths",
-    )
-    add("--n_balls", "--n-balls", type=int, default=5, help="particles")
-    add("--seed", type=int, default=42, help="random seed; each split has its own numbers")
-    add("--dim", type=int, default=3, help="dimensions, 2 or 3")
-    add("--boxsize", type=float, default=5.0, help="half-width of the box; 0 for none")
-    add("--name", default=None, help="ending of the file names (None: simulation and particles, as in charged5)")
-    add("--output", type=Path, default=Path("."), help="folder to write to")
-    return parser
 
 
 if __name__ == "__main__":

@@ -9,8 +9,13 @@ pytest.importorskip("ase")
 
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_stress
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
 
 from equivariant_attention.ase_calculator import ModelCalculator
+from equivariant_attention.models import Potential
 from equivariant_attention.neighbors import radius_graph
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer
@@ -54,6 +59,28 @@ def test_forces_across_periodic_boundaries_are_finite_differences(x_ij):
     assert abs(forces).max() > 1e-3
     for atom, axis in ((0, 0), (1, 2), (3, 1)):
         assert abs(forces[atom, axis] - finite_difference(atoms, atom, axis)) < 1e-6
+
+
+@pytest.mark.parametrize("x_ij", [None, "cat"])
+def test_stress_is_that_of_strained_cells_in_the_order_and_sign_of_ase(x_ij):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = ModelCalculator(model(x_ij), CUTOFF)
+    stress = atoms.get_stress()
+    assert abs(stress).max() > 1e-4
+    np.testing.assert_allclose(stress, calculate_numerical_stress(atoms, eps=1e-6), rtol=0, atol=1e-7)
+
+
+def test_cells_relax_and_what_has_no_volume_has_no_stress():
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = ModelCalculator(model(), CUTOFF)
+    before = atoms.get_potential_energy()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(steps=3)
+    assert atoms.get_potential_energy() < before
+    for cell, pbc in (([9, 9, 9], False), ([9, 9, 0], [True, True, False])):
+        flat = Atoms("H2", [[0, 0, 0], [0, 0, 1]], cell=cell, pbc=pbc, calculator=ModelCalculator(model(), CUTOFF))
+        with pytest.raises(PropertyNotImplementedError):
+            flat.get_stress()
 
 
 def test_a_larger_cell_and_moved_images_are_the_same():
@@ -104,6 +131,27 @@ def test_forces_where_gradients_are_off(mode):
     atoms.calc.reset()
     with mode():
         np.testing.assert_allclose(atoms.get_forces(), expected, rtol=0, atol=1e-14)
+
+
+def test_a_potential_brings_its_cutoff_and_another_is_refused():
+    potential = Potential(3.5, {0: 4, 1: 4}, num_embedding=4, num_radial=4, envelope=5).double()
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    atoms.calc = ModelCalculator(potential)
+    assert (atoms.calc.cutoff, atoms.calc.envelope) == (3.5, 5)
+    x, cell = torch.from_numpy(atoms.positions), torch.from_numpy(atoms.cell.array)
+    found = potential.predict(torch.from_numpy(atoms.numbers), x, cell=cell)
+    assert abs(atoms.get_potential_energy() - found.energy.item()) < 1e-12
+    np.testing.assert_allclose(atoms.get_forces(), found.forces.detach().numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_stress(voigt=False), found.stress[0].detach().numpy(), rtol=0, atol=1e-12)
+    assert ModelCalculator(potential, cutoff=3.5, envelope=5).cutoff == 3.5
+    for given, message in (
+        ({"cutoff": 3.0}, r"cutoff must be that of the model, 3\.5, got 3\.0"),
+        ({"envelope": 6}, "envelope must be that of the model, 5, got 6"),
+        ({"envelope": None}, "envelope must be that of the model, 5, got None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ModelCalculator(potential, **given)
 
 
 FLAT = {

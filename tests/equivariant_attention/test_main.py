@@ -1,8 +1,5 @@
 """The command line of the package."""
 
-import subprocess
-import sys
-
 import pytest
 
 from equivariant_attention import __main__
@@ -31,15 +28,3 @@ def test_a_command_must_be_named():
     with pytest.raises(SystemExit) as ended:
         __main__.main([])
     assert ended.value.code == 2
-
-
-def test_help_does_not_import_pytorch():
-    script = """
-import runpy, sys
-sys.argv[1:] = ["--help"]
-try:
-    runpy.run_module("equivariant_attention", run_name="__main__")
-except SystemExit:
-    assert "torch" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

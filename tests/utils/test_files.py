@@ -48,14 +48,13 @@ def test_a_lock_is_free_again_after_the_block(tmp_path):
 
 
 HOLDER = """
-import os, signal, sys, time
+import os, sys, time
 from utils.files import locked
 with locked(sys.argv[1]):
     worker = os.fork()
     if worker == 0:
-        os.close(1)
+        print(os.getpid(), flush=True)
         time.sleep(60)
-    print(worker, flush=True)
     sys.stdin.read()
 """
 

@@ -15,7 +15,7 @@ from utils.cli import answer_help
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="file to write (default: the embedded set itself)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: the embedded set itself)")
     return parser
 
 
@@ -147,11 +147,11 @@ def make(name: str) -> Molecules:
 
 def main() -> None:
     """Make all molecules of the list."""
-    out = _parser().parse_args().out or EMBEDDED
+    output = _parser().parse_args().output or EMBEDDED
     table = join([make(name) for name in tqdm(SMILES.read_text().split(), unit="molecules", disable=None)])
     table = replace(table, split=draw_split(len(table), round(0.8 * len(table)), round(0.1 * len(table)), SEED))
-    table.save(out)
-    print(f"{out}: {table.summary}")
+    table.save(output)
+    print(f"{output}: {table.summary}")
 
 
 if __name__ == "__main__":

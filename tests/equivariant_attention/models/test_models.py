@@ -265,10 +265,53 @@ def test_inputs_are_not_changed(make):
 # ---------------------------------------------------------------------------------------------------- wrong inputs
 
 
+def test_pooling_of_sums_and_means():
+    torch.manual_seed(0)
+    made = {name: transformer(pooling=name).double() for name in ("sum", "mean", "avg")}
+    for model in made.values():
+        model.load_state_dict(made["sum"].state_dict())
+    G, _, features = with_inputs(made["sum"], random_graph(edge_dim=EDGE_DIM))
+    total, mean, same = (model(G, features) for model in made.values())
+    assert_close(mean, same)
+    assert_close({d: v * G.batch_num_nodes()[:, None, None] for d, v in mean.items()}, total)
+
+
+def test_attention_weights_are_returned():
+    model = transformer(x_ij="cat").double()
+    G, _, features = with_inputs(model, random_graph(edge_dim=EDGE_DIM))
+    output, attention = model(G, features, return_attention=True)
+    assert_close(output, model(G, features))
+    assert [tuple(weights.shape) for weights in attention] == [(G.num_edges(), 2)] * 2
+    _, dst = G.edges()
+    sums = torch.zeros(G.num_nodes(), 2, dtype=torch.float64).index_add(0, dst.long(), attention[0])
+    torch.testing.assert_close(sums[dst.long()], torch.ones_like(attention[0]))
+
+
+@pytest.mark.parametrize("radial_basis", ["bessel", "gaussian"])
+def test_a_radial_basis_takes_a_basis_that_is_at_hand(radial_basis):
+    model = transformer(radial_basis=radial_basis, cutoff=3.0).double()
+    G, _, features = with_inputs(model, random_graph(edge_dim=EDGE_DIM))
+    assert_close(model(G, features, get_basis_and_r(G, model.max_degree)), model(G, features))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "sum"}, r"pooling must be one of \(None, 'avg', 'max'\), got 'sum'"),
+        ({"radial_basis": "bessel"}, "radial_basis and cutoff must be given together, got 'bessel' and None"),
+        ({"cutoff": 2.0}, "radial_basis and cutoff must be given together, got None and 2.0"),
+        ({"radial_basis": "sine", "cutoff": 2.0}, "radial_basis must be one of .*, got 'sine'"),
+        ({"activation": "tanh"}, "activation must be one of"),
+    ],
+)
+def test_wrong_radial_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        transformer(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "median"}, r"pooling must be one of \(None, 'avg', 'mean', 'sum', 'max'\), got 'median'"),
         ({"pooling": "max"}, r"pooling='max' is for degree 0 alone.*got degrees \(0, 1, 2\)"),
         ({"pooling": "max", "return_type": 1}, r"pooling='max' is for degree 0 alone.*got degrees \(1,\)"),
         ({"return_type": 3}, r"return_type must be a degree of fiber_out \(0, 1, 2\), got 3"),

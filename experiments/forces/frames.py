@@ -1,0 +1,155 @@
+"""Structures with energies, forces and stress, in files that ASE reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from equivariant_attention.models import reference_energies
+
+# Under which names programs write them; ASE itself knows the first of each.
+KEYS = {
+    "energy": ("energy", "REF_energy", "dft_energy", "Energy", "free_energy"),
+    "forces": ("forces", "REF_forces", "dft_forces", "force"),
+    "stress": ("stress", "REF_stress", "dft_stress"),
+    "virial": ("virial", "virials", "REF_virial", "REF_virials", "dft_virial"),
+}
+
+Sample = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def read_frames(path: str) -> list[Atoms]:
+    """All structures of a file.
+
+    Args:
+        path: of a file that ASE reads.
+
+    Raises:
+        ValueError: it cannot be read, or there are none in it.
+        OSError: from the file system.
+    """
+    try:
+        frames = ase.io.read(path, index=":")
+    except Exception as error:  # every format of ASE fails in its own way, some with an OSError of their own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(f"{path}: ASE cannot read it: {error}") from error
+    if not frames:
+        raise ValueError(f"{path}: expected structures, got none")
+    return frames
+
+
+def labels(atoms: Atoms, where: str) -> dict[str, Any]:
+    """Energy, forces ``[atoms, 3]`` and stress ``[3, 3]``, or None, of a structure; a virial is -V times the stress.
+
+    Args:
+        atoms: with them.
+        where: it comes from, for the message.
+
+    Raises:
+        ValueError: it has no energy or no forces, or something is not finite or of another shape.
+    """
+    stored: dict[str, Any] = {**atoms.info, **atoms.arrays, **(atoms.calc.results if atoms.calc is not None else {})}
+    energy, forces, stress, virial = (_first(stored, names) for names in KEYS.values())
+    if energy is None or forces is None:
+        raise ValueError(f"{where}: expected energy and forces, under one of {KEYS['energy']} and {KEYS['forces']}")
+    if stress is None and virial is not None:
+        stress = -_matrix(virial, where) / atoms.get_volume()
+    stress = None if stress is None or not atoms.pbc.any() else _matrix(stress, where)
+    found = {"energy": float(energy), "forces": np.asarray(forces, dtype=float), "stress": stress}
+    if found["forces"].shape != (len(atoms), 3):
+        raise ValueError(f"{where}: expected forces [{len(atoms)}, 3], got {list(found['forces'].shape)}")
+    if not all(value is None or np.isfinite(value).all() for value in (*found.values(), atoms.positions)):
+        raise ValueError(f"{where}: expected finite numbers, got NaN or infinity")
+    return found
+
+
+def _first(stored: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((stored[name] for name in names if stored.get(name) is not None), None)
+
+
+def _matrix(value: Any, where: str) -> np.ndarray:
+    array = np.asarray(value, dtype=float)
+    if array.shape == (6,):
+        return voigt_6_to_full_3x3_stress(array)
+    if array.size != 9:
+        raise ValueError(f"{where}: expected 6 or 9 numbers of a stress or virial, got {list(array.shape)}")
+    return array.reshape(3, 3)
+
+
+class Frames(Dataset):
+    """Structures with their labels; energies are counted from those of the elements, which float32 could not hold.
+
+    Args:
+        frames: the structures.
+        where: they come from, for messages.
+        reference: energies of the elements, float64 ``[119]``; None, those that fit these structures best.
+
+    Attributes:
+        reference: as above.
+        z, batch, energy: of all structures side by side; the energies are whole, float64.
+    """
+
+    def __init__(self, frames: Sequence[Atoms], where: str, reference: Tensor | None = None) -> None:
+        found = [labels(atoms, f"{where}, structure {i + 1}") for i, atoms in enumerate(frames)]
+        numbers = [torch.from_numpy(atoms.numbers).long() for atoms in frames]
+        self.z, self.batch = torch.cat(numbers), torch.arange(len(frames)).repeat_interleave(_sizes(numbers))
+        self.energy = torch.tensor([label["energy"] for label in found], dtype=torch.float64)
+        self.reference = reference_energies(self.z, self.batch, self.energy) if reference is None else reference
+        self.samples: list[Sample] = []
+        for atoms, label, z in zip(frames, found, numbers, strict=True):
+            stress = label["stress"]
+            self.samples.append(
+                {
+                    "z": z,
+                    "x": torch.from_numpy(atoms.positions),
+                    "cell": torch.from_numpy(atoms.cell.array),
+                    "pbc": torch.from_numpy(atoms.pbc),
+                    "energy": label["energy"] - self.reference[z].sum(),
+                    "forces": torch.from_numpy(label["forces"]),
+                    "stress": torch.from_numpy(np.zeros((3, 3)) if stress is None else stress),
+                    "has_stress": torch.tensor(stress is not None),
+                }
+            )
+
+    @property
+    def forces(self) -> Tensor:
+        """Those of all atoms, ``[atoms, 3]``."""
+        return torch.cat([sample["forces"] for sample in self.samples])
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+
+def _sizes(parts: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([len(part) for part in parts])
+
+
+def collate(samples: list[Sample], graph: str = "own") -> Batch:
+    """Structures side by side.
+
+    Args:
+        samples: of :class:`Frames`.
+        graph: not looked at: graphs are made of positions that forces are derivatives by, in the loss.
+
+    Returns:
+        z and batch ``[atoms]``, x ``[atoms, 3]``, cell ``[structures, 3, 3]``, pbc ``[structures, 3]``; energy
+        ``[structures]``, forces ``[atoms, 3]``, stress ``[structures, 3, 3]``, and whether that is known.
+    """
+    batch = torch.arange(len(samples)).repeat_interleave(_sizes([sample["z"] for sample in samples]))
+    z, x, forces = (torch.cat([sample[name] for sample in samples]) for name in ("z", "x", "forces"))
+    names = ("cell", "pbc", "energy", "stress", "has_stress")
+    cell, pbc, energy, stress, has_stress = (torch.stack([sample[name] for sample in samples]) for name in names)
+    return z, batch, x, cell, pbc, energy, forces, stress, has_stress

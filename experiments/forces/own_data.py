@@ -1,0 +1,280 @@
+"""Trains a potential on structures with energies and forces, and ends with a file that ASE's calculator takes.
+
+python experiments/forces/run.py --data my.extxyz                      a tenth of the structures choose the weights
+python experiments/forces/run.py --data my.extxyz --valid other.extxyz --test third.extxyz --cutoff 6
+python experiments/forces/run.py --resume FOLDER                       goes on with an interrupted run
+"""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equivariant_attention.forces import energy_forces_stress
+from equivariant_attention.models import NONLINEARITIES, RADIAL_BASES, Potential
+from experiments.forces.frames import Batch, Frames, collate, read_frames
+from utils.cli import UsageError, blame, count, none_or_text, positive
+from utils.experiment import Experiment, Loaders, summary, summary_lines
+from utils.files import write_json
+from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
+from utils.plots import learning_curves, parity
+from utils.training import Trainer
+
+MODEL = "model.pt"
+UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV/Å³", 1e3)}  # and how many to eV, Å
+
+DEFAULTS = {
+    "channels": "16,8,4", "num_layers": 1, "div": 2, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
+    "num_radial": 8, "activation": "relu", "nonlinearity": "gate",
+    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 5e-3, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
+    "data": None, "valid": None, "test": None, "energy_weight": 100.0, "forces_weight": 1.0, "stress_weight": 10.0,
+    **MACHINE,
+    **RUN, "save_dir": "runs/forces",
+}  # fmt: skip
+
+
+def channels(text: str) -> str:
+    """Check channels of degrees 0, 1, ..., such as '16,8,4', for argparse's ``type``.
+
+    Args:
+        text: the word of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: they are not whole numbers of at least 2.
+    """
+    if not all(part.isascii() and part.isdecimal() and int(part) >= 2 for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"expected channels of degrees 0, 1, ..., such as 16,8,4, got {text}")
+    return text
+
+
+def add_flags(parser: ArgumentParser) -> None:
+    """Add the flags of this experiment alone."""
+    add = parser.add_argument_group("model").add_argument
+    add("--channels", type=channels, help="of degrees 0, 1, ..., between the layers")
+    add("--num_layers", type=count(1), help="attention layers")
+    add("--div", type=positive, help="what channels are divided by for keys and values")
+    add("--head", type=count(1), help="attention heads")
+    add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions")
+    add("--cutoff", type=positive, help="how far edges reach, in Å; they end smoothly")
+    add("--radial_basis", choices=RADIAL_BASES[1:], help="what radial networks see beside the distance")
+    add("--num_radial", type=count(2), help="functions in it")
+    add("--activation", choices=("relu", "silu"), help="of the radial networks (silu: smooth, and many times slower)")
+    add("--nonlinearity", choices=NONLINEARITIES, help="between the layers")
+
+    add_training_flags(parser, "structures")
+    add = parser.add_argument_group("loss, of errors in eV and Å, squared").add_argument
+    add("--energy_weight", type=positive, help="of energies, per atom")
+    add("--forces_weight", type=positive, help="of forces, per coordinate")
+    add("--stress_weight", type=positive, help="of stresses times the volume, per atom and component")
+
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="FILE", help="structures to train on, of any format that ASE reads, such as extxyz")
+    add("--valid", metavar="FILE", help="structures that choose the best weights (None: a tenth of DATA, drawn)")
+    add("--test", metavar="FILE", help="structures to test on (None: those of --valid, which then are no test)")
+
+
+def load(flags: Namespace) -> dict[str, Frames]:
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``.
+
+    Args:
+        flags: every flag.
+
+    Raises:
+        UsageError: a file is not what it should be, or the precision none that forces can be derived in.
+    """
+    if flags.precision not in ("32-true", "64-true"):
+        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {flags.precision}")
+    with blame("--data"):
+        frames = read_frames(flags.data)
+        if flags.valid is None:
+            if len(frames) < 2:
+                raise ValueError(f"{flags.data}: expected at least 2 structures where there is no --valid, got 1")
+            order = np.random.default_rng(flags.seed).permutation(len(frames))
+            tenth = max(1, len(frames) // 10)
+            held, frames = [frames[i] for i in order[:tenth]], [frames[i] for i in order[tenth:]]
+        train = Frames(frames, flags.data)
+        if flags.valid is None:
+            held_out = Frames(held, flags.data, train.reference)
+    if flags.valid is not None:
+        with blame("--valid"):
+            held_out = Frames(read_frames(flags.valid), flags.valid, train.reference)
+    test = held_out
+    if flags.test is not None:
+        with blame("--test"):
+            test = Frames(read_frames(flags.test), flags.test, train.reference)
+    for name, part in (("--valid", held_out), ("--test", test)):
+        if others := sorted({*part.z.tolist()} - {*train.z.tolist()}):
+            raise UsageError(f"{name}: expected elements that are trained on, got also atomic numbers {others}")
+    return {"train": train, "valid": held_out, "test": test}
+
+
+def make_model(flags: Namespace) -> Potential:
+    """The untrained model.
+
+    Args:
+        flags: every flag.
+    """
+    model = Potential(
+        flags.cutoff,
+        {degree: int(m) for degree, m in enumerate(flags.channels.split(","))},
+        flags.num_layers,
+        n_heads=flags.head,
+        div=flags.div,
+        x_ij=none_or_text(flags.xij),
+        nonlinearity=flags.nonlinearity,
+        radial_basis=flags.radial_basis,
+        num_radial=flags.num_radial,
+        activation=flags.activation,
+    )
+    model.loss_weights = {name: getattr(flags, f"{name}_weight") for name in UNITS}
+    return model
+
+
+def fit_model(model: Potential, dataset: Frames) -> None:
+    """Give a model its elements and the scale of the forces.
+
+    It learns energies without those of the elements, of which float32 would hold few digits: :func:`report` adds them.
+
+    Args:
+        model: untrained.
+        dataset: to train on.
+    """
+    spread = float(dataset.forces.square().mean().sqrt())
+    model.set_references(dataset.z, dataset.batch, 0 * dataset.energy, spread if spread > 0 else 1.0)
+
+
+def errors(model: Potential, batch: Batch) -> dict[str, Tensor]:
+    """Predicted minus true: energies per atom ``[structures]``, forces ``[atoms, 3]``, stresses ``[known, 3, 3]``.
+
+    Args:
+        model: the model.
+        batch: from :func:`collate`.
+    """
+    z, owner, x, cell, pbc, energy, forces, stress, has_stress = batch
+    is_periodic = bool(pbc.any())
+    cells = (cell, pbc) if is_periodic else (None, None)
+    found = energy_forces_stress(model, z, x, model.cutoff, owner, *cells, model.envelope)
+    return {
+        "energy": (found.energy.to(energy) - energy) / torch.bincount(owner, minlength=len(energy)),
+        "forces": found.forces - forces,
+        "stress": (found.stress - stress)[has_stress] if is_periodic else stress[:0],
+    }
+
+
+def batch_loss(model: Potential, batch: Batch) -> tuple[dict[str, Tensor], int]:
+    """Mean squared errors, weighted and added, and their roots; and how many atoms there are.
+
+    Args:
+        model: the model.
+        batch: from :func:`collate`.
+    """
+    of, (z, owner, _, cell, _, energy, *_, has_stress) = errors(model, batch), batch
+    sizes = torch.bincount(owner, minlength=len(energy))
+    volume_per_atom = (cell.det().abs() / sizes)[has_stress, None, None]
+    parts = {
+        "energy": of["energy"].square().mean(),
+        "forces": of["forces"].square().mean(),
+        "stress": (of["stress"] * volume_per_atom).square().sum() / max(9 * len(of["stress"]), 1),
+    }
+    loss = sum(weight * parts[name] for name, weight in model.loss_weights.items())
+    return {"loss": loss, **{f"{name}_error": part.detach().sqrt() for name, part in parts.items()}}, len(z)
+
+
+def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -> dict[str, Any]:
+    """Test the best weights, write the model, metrics.json and plots, print tables and how to load the model.
+
+    Args:
+        flags: every flag.
+        trainer: after the training, with the best weights.
+        loaders: batches of every split.
+        folder: of the run.
+
+    Returns:
+        what metrics.json holds.
+    """
+    model, metrics = trainer.model, {}
+    print(f"\n{'mean absolute error (root mean square)':40} {'train':>20} {'valid':>20} {'test':>20}")
+    found = {split: predictions(trainer, loaders[split]) for split in ("train", "valid", "test")}
+    for name, (unit, factor) in UNITS.items():
+        cells = []
+        for split, (_, of) in found.items():
+            error = factor * of[name]
+            if error.numel():
+                mean, root = float(error.abs().mean()), float(error.square().mean().sqrt())
+                metrics[f"{split}_{name}_mae"], metrics[f"{split}_{name}_rmse"] = mean, root
+            cells.append(f"{mean:.2f} ({root:.2f})" if error.numel() else "-")
+        print(f"{f'{name}, {unit}':40} " + " ".join(f"{cell:>20}" for cell in cells))
+    if flags.test is None:
+        print("(test: the structures that chose the weights; name others by --test)")
+    draw(found["test"], trainer, folder)
+    model.reference.copy_(loaders["train"].dataset.reference)
+    model.cpu().save_pretrained(folder / MODEL)
+    metrics |= summary(trainer)
+    write_json(folder / "metrics.json", metrics)
+    print("\nfrom equivariant_attention.ase_calculator import ModelCalculator")
+    print("from equivariant_attention.models import Potential")
+    print(f"atoms.calc = ModelCalculator(Potential.from_pretrained({str(folder / MODEL)!r}).double())\n")
+    print(summary_lines(metrics, folder))
+    return metrics
+
+
+def predictions(trainer: Trainer, loader: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is true of all structures, and the errors, both as :func:`errors` has them.
+
+    Args:
+        trainer: after the training.
+        loader: gives their batches.
+    """
+    true: dict[str, list[Tensor]] = {name: [] for name in UNITS}
+    wrong: dict[str, list[Tensor]] = {name: [] for name in UNITS}
+    with torch.no_grad():
+        for batch in loader:
+            batch = trainer.fabric.to_device(batch)
+            _, owner, *_, energy, forces, stress, has_stress = batch
+            sizes = torch.bincount(owner, minlength=len(energy))
+            targets = {"energy": energy / sizes, "forces": forces, "stress": stress[has_stress]}
+            for name, error in errors(trainer.model, batch).items():
+                wrong[name].append(error.cpu())
+                true[name].append(targets[name].cpu())
+    together = [{name: torch.cat(parts) for name, parts in values.items()} for values in (true, wrong)]
+    return together[0], together[1]
+
+
+def draw(found: tuple[dict[str, Tensor], dict[str, Tensor]], trainer: Trainer, folder: Path) -> None:
+    """Parity plots and learning curves.
+
+    Args:
+        found: of :func:`predictions`.
+        trainer: after the training.
+        folder: for the files.
+    """
+    true, wrong = found
+    for name, (unit, factor) in UNITS.items():
+        values = factor * true[name].double().flatten().numpy()
+        if len(values):
+            predicted = values + factor * wrong[name].double().flatten().numpy()
+            parity(values, predicted, f"{name} ({unit})", folder / f"parity_{name}.png")
+    if trainer.epochs:
+        names = ["loss", *(f"{name}_error" for name in UNITS if len(true[name]))]
+        learning_curves(trainer.epochs, names, folder / "learning_curves.png")
+
+
+EXPERIMENT = Experiment(
+    description=__doc__,
+    presets={"frames": DEFAULTS},
+    add_flags=add_flags,
+    load=load,
+    collate=collate,
+    make_model=make_model,
+    batch_loss=batch_loss,
+    report=report,
+    fit_model=fit_model,
+    idle=lambda flags: {"graph": "here: graphs are made of positions, by the library"},
+    unit="structures",
+)

@@ -1,0 +1,183 @@
+"""A potential is invariant, smooth at its cutoff, and forces and stress are its derivatives."""
+
+import pytest
+import torch
+
+from equivariant_attention.models import Potential
+from equivariant_attention.neighbors import radius_graph
+from equivariant_attention.testing import assert_equivariant
+from tests.equivariant_attention.test_envelope import jump
+
+CUTOFF, STEP = 2.0, 1e-7  # so small that it crosses no kink of a ReLU
+OPTIONS = {
+    "default": {},
+    "silu": {"activation": "silu"},
+    "gaussian, cat, heads": {"radial_basis": "gaussian", "x_ij": "cat", "n_heads": 2},
+    "att, two layers, no envelope": {"selfint": "att", "num_layers": 2, "envelope": None},
+    "norm, scalars": {"nonlinearity": "norm", "fiber_hidden": {0: 4}},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def build(**options):
+    torch.manual_seed(0)
+    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0}
+    return Potential(CUTOFF, **{**small, **options}).double()
+
+
+def systems():
+    generator = torch.Generator().manual_seed(1)
+    x = 1.2 * torch.randn(9, 3, dtype=torch.float64, generator=generator)
+    cell = 2.6 * torch.eye(3, dtype=torch.float64) + 0.3 * torch.randn(
+        2, 3, 3, dtype=torch.float64, generator=generator
+    )
+    return torch.tensor([13, 29, 13, 29, 29, 13, 13, 29, 13]), x, torch.tensor([0] * 5 + [1] * 4), cell
+
+
+def graph(options):
+    z, x, batch, cell = systems()
+    G = radius_graph(x, CUTOFF, batch, cell, envelope=options.get("envelope", 6))
+    G.ndata["z"] = z
+    return G
+
+
+@every_option
+def test_energies_are_invariant(options):
+    assert_equivariant(build(**options), graph(options), output_on="graphs", tolerance=1e-9)
+
+
+@every_option
+def test_forces_and_stress_are_derivatives_of_the_energy(options):
+    model, (z, x, batch, cell) = build(**options), systems()
+
+    def energies(x, cell):
+        with torch.no_grad():
+            return model.predict(z, x, batch, cell).energy
+
+    found = model.predict(z, x, batch, cell)
+    assert found.forces.abs().max() > 1e-5
+    assert found.stress.abs().max() > 1e-6
+    unit, strain = torch.zeros_like(x), torch.zeros(3, 3, dtype=torch.float64)
+    unit[6, 1], strain[0, 2], strain[2, 0] = 1, 0.5, 0.5
+    if options.get("envelope", 6) is not None:
+        force = -(energies(x + STEP * unit, cell) - energies(x - STEP * unit, cell)) / (2 * STEP)
+        torch.testing.assert_close(found.forces[6, 1], force[1], rtol=1e-4, atol=1e-7)
+    more, less = (energies(x + s * STEP * x @ strain, cell + s * STEP * cell @ strain) for s in (1, -1))
+    stress = (more - less) / (2 * STEP) / cell.det().abs()
+    torch.testing.assert_close(found.stress[:, 0, 2], stress, rtol=1e-4, atol=1e-7)
+
+
+def test_a_loss_of_all_three_reaches_every_weight():
+    model, (z, x, batch, cell) = build(), systems()
+    found = model.predict(z, x, batch, cell)
+    sum(v.square().sum() for v in found).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
+
+
+def test_energies_are_those_of_the_atoms_repeated_and_add_up():
+    model, (z, x, batch, cell) = build(), systems()
+    first = batch == 0
+    with torch.no_grad():
+        both = model.predict(z, x, batch, cell)
+        alone = model.predict(z[first], x[first], cell=cell[0])
+        twice = torch.cat([x[first], x[first] + cell[0, 0]])
+        larger = torch.stack([2 * cell[0, 0], cell[0, 1], cell[0, 2]])
+        repeated = model.predict(z[first].repeat(2), twice, cell=larger)
+    torch.testing.assert_close(both.energy[:1], alone.energy, rtol=0, atol=1e-10)
+    torch.testing.assert_close(both.forces[first], alone.forces, rtol=0, atol=1e-10)
+    torch.testing.assert_close(repeated.energy, 2 * alone.energy, rtol=0, atol=1e-9)
+    torch.testing.assert_close(repeated.stress, alone.stress, rtol=0, atol=1e-9)
+    torch.testing.assert_close(repeated.forces, alone.forces.repeat(2, 1), rtol=0, atol=1e-9)
+
+
+def test_energy_and_forces_are_continuous_at_the_cutoff():
+    model = build(radial_basis="gaussian", activation="silu")
+
+    def energy(x, envelope):
+        G = radius_graph(x * CUTOFF, CUTOFF, envelope=envelope)
+        G.ndata["z"] = torch.full((len(x),), 18)
+        return model(G).sum()
+
+    inside = torch.tensor([[0, 0, 0], [0.6, 0.1, 0], [0.2, 0.5, 0.3]], dtype=torch.float64)
+    for step in (1e-3, 1e-4):
+        bare, smooth = (jump(energy, inside, step, envelope) for envelope in (None, 6))
+        assert min(bare) > 1e-4
+        assert smooth[0] < 1e4 * step**3
+        assert smooth[1] < 1e4 * step**2
+
+
+def test_with_silu_second_derivatives_exist():
+    model, (z, x, batch, cell) = build(activation="silu"), systems()
+
+    def energies(x):
+        G = radius_graph(x, CUTOFF, batch, cell, envelope=6)
+        G.ndata["z"] = z
+        return model(G)
+
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(energies, x, fast_mode=True)
+    assert torch.autograd.gradgradcheck(energies, x, fast_mode=True)
+
+
+def test_lone_atoms_have_an_energy_and_no_forces():
+    z, x = torch.tensor([13, 29, 13]), 9.0 * torch.eye(3, dtype=torch.float64)
+    found = build().predict(z, x, torch.arange(3))
+    assert found.energy[0] == found.energy[2] != found.energy[1]
+    assert not found.forces.any()
+    assert build().predict(z[:0], x[:0]).energy.tolist() == [0]
+
+
+def test_references_are_those_of_the_elements():
+    model, z = build(), torch.tensor([1, 1, 8, 1, 6, 6, 8, 8])
+    batch, own = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]), {1: -13.6, 6: -1000.0, 8: -2000.0}
+    energy = torch.zeros(3, dtype=torch.float64).index_add(0, batch, torch.tensor([own[int(i)] for i in z]).double())
+    model.set_references(z, batch, energy, scale=0.5)
+    assert {i: pytest.approx(float(model.reference[i])) for i in own} == own
+    assert model.scale == 0.5
+    assert model.known.nonzero().flatten().tolist() == [1, 6, 8]
+    with pytest.raises(ValueError, match=r"z must be of the elements that the model was trained on, .* got also \[7\]"):
+        model.predict(torch.tensor([1, 7]), torch.randn(2, 3, dtype=torch.float64))
+
+
+def test_it_is_saved_with_its_cutoff_and_references(tmp_path):
+    model, (z, x, batch, cell) = build(envelope=4, x_ij="cat"), systems()
+    model.set_references(z, batch, torch.tensor([-3.0, 5.0]), 2.0)
+    model.save_pretrained(tmp_path / "model.pt")
+    loaded = Potential.from_pretrained(tmp_path / "model.pt")
+    assert (loaded.cutoff, loaded.envelope, loaded.config) == (CUTOFF, 4, model.config)
+    for ours, theirs in zip(loaded.predict(z, x, batch, cell), model.predict(z, x, batch, cell), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fiber_hidden": {1: 4}}, "fiber_hidden must have degree 0, and at least 2 channels of every degree, got"),
+        ({"fiber_hidden": {0: 4, 1: 1}}, "fiber_hidden must have degree 0, and at least 2 channels"),
+        ({"num_embedding": 0}, "num_embedding must be a whole number of at least 1, got 0"),
+        ({"num_neighbors": 0}, "num_neighbors must be larger than 0, got 0"),
+        ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
+        ({"envelope": 0}, "envelope must be a whole number of at least 1, got 0"),
+        ({"activation": "tanh"}, r"activation must be one of \('relu', 'silu'\), got 'tanh'"),
+        ({"nonlinearity": "none"}, "nonlinearity must be one of"),
+        ({"radial_basis": None}, "radial_basis must be one of"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+@pytest.mark.parametrize(
+    ("z", "message"),
+    [
+        (torch.tensor([1.0, 2.0]), r"z must be atomic numbers, int64 \[2\], got torch.float32 \[2\]"),
+        (torch.tensor([1]), r"z must be atomic numbers, int64 \[2\], got torch.int64 \[1\]"),
+        ([1, 2], r"z must be atomic numbers, .* got list"),
+        (torch.tensor([0, 1]), "z must be 1 to 118, got 0 to 1"),
+        (torch.tensor([1, 119]), "z must be 1 to 118, got 1 to 119"),
+    ],
+)
+def test_wrong_atomic_numbers(z, message):
+    with pytest.raises(ValueError, match=message):
+        build().predict(z, torch.randn(2, 3, dtype=torch.float64))
