@@ -179,6 +179,7 @@ def test_onnx_with_a_plan_made_ahead(backend, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
     module, given = fixed()
+    module.requires_grad_(False)
     with use_backend(backend), torch.no_grad():
         torch.onnx.export(torch.export.export(module, given), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
         expected = module(*given)
