@@ -16,7 +16,6 @@ from .native.calls import is_recorded
 from .native.operation import LIBRARY, NAMESPACE, OPERATORS
 from .segments import segment_size
 from .so3.vectors import length_and_direction
-from .unchanged import version
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
 LONGEST_ROW = 64
@@ -69,7 +68,7 @@ class Plan:
         """Set the attributes.
 
         Args:
-            num_nodes, src, dst, order, pairs, zero_edges: those of these names.
+            num_nodes, src, dst, order, pairs, zero_edges: those of that name.
         """
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
@@ -88,9 +87,11 @@ class Plan:
         return self._out_edges
 
     def _count(self) -> list[int]:
-        """How often each tensor has been written to."""
+        """How often each tensor has been written to; empty in code that is compiled, where that is not counted."""
+        if torch.compiler.is_compiling():
+            return []
         own = (self.src, self.dst, self.order, self.pairs, self.zero_edges)
-        return [version(v) for v in (*own, *(self._out_edges[:-1] if self._out_edges else ()))]
+        return [v._version for v in (*own, *(self._out_edges[:-1] if self._out_edges else ()))]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -106,7 +107,7 @@ class Plan:
         Raises:
             RuntimeError: one was.
         """
-        if not torch.compiler.is_compiling() and self._versions != self._count():
+        if self._versions and not torch.compiler.is_compiling() and self._versions != self._count():
             raise RuntimeError("plan must not be written to: make another with Plan(G)")
 
     def to(self, device: torch.device | str) -> Plan:

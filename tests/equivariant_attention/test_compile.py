@@ -166,6 +166,14 @@ def test_one_compilation_where_the_graph_is_made_within():
         compiled(*args[:4], args[4] + 1)
 
 
+def test_a_basis_made_in_compiled_code_serves_outside():
+    layer, fiber, _ = build("GConvSE3")
+    G = random_graph(edge_dim=EDGE_DIM)
+    features = random_features(fiber, G.num_nodes(), torch.float64)
+    basis, r = torch.compile(get_basis_and_r, backend="eager", fullgraph=True)(G, 3)
+    torch.testing.assert_close(layer(features, G=G, r=r, basis=basis), run(layer, G, features))
+
+
 def test_a_named_backend_and_a_plain_dict_compile():
     G = random_graph(edge_dim=EDGE_DIM)
     layer, fiber, _ = build("GConvSE3")

@@ -172,6 +172,22 @@ def test_other_backends_are_operators_of_pytorchs_own(backend):
     torch.testing.assert_close(program.module()(*given), module(*given))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("backend", ["edge", "frame"])
+def test_onnx_with_a_plan_made_ahead(backend, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module, given = fixed()
+    module.requires_grad_(False)
+    with use_backend(backend), torch.no_grad():
+        torch.onnx.export(torch.export.export(module, given), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
+        expected = module(*given)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (found,) = session.run(None, {i.name: v.numpy() for i, v in zip(session.get_inputs(), given, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
 def test_a_graph_whose_nodes_are_not_counted_is_refused():
     class Module(nn.Module):
         def forward(self, src, dst):
