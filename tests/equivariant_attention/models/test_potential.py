@@ -21,7 +21,7 @@ every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 def build(**options):
     torch.manual_seed(0)
-    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0}
+    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0, "div": 2}
     return Potential(CUTOFF, **{**small, **options}).double()
 
 
@@ -153,7 +153,7 @@ def test_references_that_do_not_go_together_are_refused():
 
 def test_large_energies_keep_their_digits_in_single_precision():
     torch.manual_seed(0)
-    model, (z, x, batch, cell) = Potential(CUTOFF, {0: 4}), systems()
+    model, (z, x, batch, cell) = Potential(CUTOFF, {0: 4}, div=2), systems()
     small = model.predict(z, x.float(), batch, cell.float()).energy
     model.reference[13], model.reference[29] = -6.6e6, -4.5e7
     large = model.predict(z, x.float(), batch, cell.float()).energy
