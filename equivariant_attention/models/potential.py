@@ -14,6 +14,7 @@ from ..envelope import edge_envelope
 from ..fibers import Fiber, FiberLike, as_fiber
 from ..forces import Prediction, energy_forces_stress
 from ..graphs import as_graph, edges_on, graph_of_node
+from ..models.nonlinearity import nonlinearity as named
 from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
 from ..models.se3_transformer import activation_of, attention_layers
@@ -69,13 +70,13 @@ class Potential(Saveable):
     def __init__(
         self,
         cutoff: float,
-        fiber_hidden: FiberLike = ((16, 0), (8, 1), (4, 2)),
+        fiber_hidden: FiberLike = ((16, 0), (8, 1)),
         num_layers: int = 1,
         *,
         num_embedding: int = 8,
         num_neighbors: float = 20.0,
         n_heads: int = 1,
-        div: float = 2,
+        div: float = 4,
         x_ij: str | None = None,
         selfint: str = "1x1",
         learnable_skip: bool = True,
@@ -107,7 +108,7 @@ class Potential(Saveable):
         options = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij, "learnable_skip": learnable_skip}
         self.density = GConvSE3Partial(Fiber(1, num_embedding), fiber, **radial)
         layers = attention_layers(fiber, fiber, num_layers, nonlinearity, **radial, **options)
-        self.layers = nn.ModuleList([type(layers[1])(fiber), *layers])
+        self.layers = nn.ModuleList([named(nonlinearity)(fiber), *layers])
         channels = fiber.dict[0]
         self.head = nn.Sequential(nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, 1))
         self.register_buffer("reference", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64))

@@ -30,10 +30,10 @@ MODEL = "model.pt"
 UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV/Å³", 1e3)}  # and how many to eV, Å
 
 DEFAULTS = {
-    "channels": "16,8,4", "num_layers": 1, "div": 2, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
+    "channels": "16,8", "num_layers": 1, "div": 4, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
     "num_radial": 8, "activation": "relu", "nonlinearity": "gate",
-    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 5e-3, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
-    "data": None, "valid": None, "test": None, "energy_weight": 100.0, "forces_weight": 1.0, "stress_weight": 10.0,
+    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 1e-2, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
+    "data": None, "valid": None, "test": None, "energy_weight": 60.0, "forces_weight": 1.0, "stress_weight": 10.0,
     **MACHINE,
     **RUN, "save_dir": "runs/forces",
 }  # fmt: skip

@@ -134,7 +134,7 @@ def test_forces_where_gradients_are_off(mode):
 
 
 def test_a_potential_brings_its_cutoff_and_another_is_refused():
-    potential = Potential(3.5, {0: 4, 1: 4}, num_embedding=4, num_radial=4, envelope=5).double()
+    potential = Potential(3.5, {0: 4, 1: 4}, num_embedding=4, num_radial=4, div=2, envelope=5).double()
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.1, seed=0)
     atoms.calc = ModelCalculator(potential)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from equivariant_attention.models import Potential
+from equivariant_attention.models import Potential, reference_energies
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.testing import assert_equivariant
 from tests.equivariant_attention.test_envelope import jump
@@ -21,7 +21,7 @@ every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 def build(**options):
     torch.manual_seed(0)
-    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0}
+    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0, "div": 2}
     return Potential(CUTOFF, **{**small, **options}).double()
 
 
@@ -137,6 +137,28 @@ def test_references_are_those_of_the_elements():
     assert model.known.nonzero().flatten().tolist() == [1, 6, 8]
     with pytest.raises(ValueError, match=r"z must be of the elements that the model was trained on, .* got also \[7\]"):
         model.predict(torch.tensor([1, 7]), torch.randn(2, 3, dtype=torch.float64))
+
+
+def test_references_that_do_not_go_together_are_refused():
+    z, batch = torch.tensor([1, 8]), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"z must be atomic numbers, int64 \[1\], got torch.int64 \[2\]"):
+        reference_energies(z, batch[:1], torch.zeros(2))
+    for energy in (torch.tensor([0.0, float("nan")]), torch.zeros(1)):
+        with pytest.raises(ValueError, match="energy must be finite and of every structure of batch"):
+            reference_energies(z, batch, energy)
+    for scale, message in ((0.0, "scale must be larger than 0"), (float("inf"), "scale must be finite, got inf")):
+        with pytest.raises(ValueError, match=message):
+            build().set_references(z, batch, torch.zeros(2), scale)
+
+
+def test_large_energies_keep_their_digits_in_single_precision():
+    torch.manual_seed(0)
+    model, (z, x, batch, cell) = Potential(CUTOFF, {0: 4}, div=2), systems()
+    small = model.predict(z, x.float(), batch, cell.float()).energy
+    model.reference[13], model.reference[29] = -6.6e6, -4.5e7
+    large = model.predict(z, x.float(), batch, cell.float()).energy
+    of_elements = torch.zeros_like(large).index_add(0, batch, model.reference[z])
+    torch.testing.assert_close(large - of_elements, small, rtol=0, atol=1e-6)
 
 
 def test_it_is_saved_with_its_cutoff_and_references(tmp_path):

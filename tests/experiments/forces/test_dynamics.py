@@ -16,7 +16,7 @@ from utils.cli import UsageError
 @pytest.fixture
 def files(tmp_path):
     torch.manual_seed(0)
-    model = Potential(3.0, {0: 4, 1: 4}, num_embedding=4, num_radial=4)
+    model = Potential(3.0, {0: 4, 1: 4}, num_embedding=4, num_radial=4, div=2)
     model.set_references(torch.tensor([8, 1, 29]), torch.arange(3), torch.zeros(3), scale=0.1)
     model.save_pretrained(tmp_path / "model.pt")
     write(tmp_path / "copper.xyz", bulk("Cu", cubic=True))

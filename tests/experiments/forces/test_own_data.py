@@ -12,7 +12,20 @@ from tests.experiments.forces.test_frames import labelled, structures
 from utils.cli import UsageError
 from utils.files import read_json
 
-SMALL = ["--channels", "4,4", "--num_radial", "4", "--cutoff", "3", "--batch_size", "2", "--device", "cpu"]
+SMALL = [
+    "--channels",
+    "4,4",
+    "--div",
+    "2",
+    "--num_radial",
+    "4",
+    "--cutoff",
+    "3",
+    "--batch_size",
+    "2",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture
