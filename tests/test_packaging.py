@@ -59,7 +59,7 @@ def declared():
 def test_what_is_imported_is_declared_and_what_is_declared_is_needed():
     always, extras = declared()
     assert always <= imported("equivariant_attention")
-    optional = extras["ase"] | extras["triton"] | extras["pyg"] | extras["dgl"]
+    optional = extras["ase"] | extras["periodic"] | extras["triton"] | extras["pyg"] | extras["dgl"]
     assert imported("equivariant_attention") <= always | optional
     trained = always | extras["experiments"] | optional | extras["xtb"] | extras["trackers"]
     assert imported("utils", "experiments", "benchmarks") <= trained
