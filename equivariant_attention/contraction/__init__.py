@@ -28,7 +28,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
-from ..native.calls import is_recorded, is_transformed, is_watched, missing
+from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -154,7 +154,8 @@ def contract(
             f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
             "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
         )
-    if (name in cpp.SOURCES and is_transformed()) or (name == "node" and is_watched()):
+    needs_values = name == "node" and (is_looked_into() or not holds_numbers(inputs.src))
+    if (name in cpp.SOURCES and is_transformed()) or needs_values:
         name = "frame"  # the same, in operations that PyTorch can look into
     if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
