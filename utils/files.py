@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from equivariant_attention.files import atomic_write
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 LARGEST_JSON = 1 << 24  # bytes
@@ -51,16 +54,17 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         BlockingIOError: another process has it.
         OSError: from the file system.
     """
-    # It ends with the process however it ends, and forked processes, such as workers that load data, let go of it.
-    lock = FileLock(Path(folder) / LOCK)
+    # A record lock, which ends with the process however it ends and is not inherited by data loading workers.
+    descriptor = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise BlockingIOError(f"{folder} is in use by another process") from error
-    try:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise BlockingIOError(f"{folder} is in use by another process") from error
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

@@ -103,7 +103,7 @@ def energy_and_forces(model, x, envelope=6, training=False):
     """Energies [clusters] and forces [clusters, atoms, 3] at x [clusters, atoms, 3]."""
     x = x.detach().requires_grad_()
     cluster = torch.arange(len(x)).repeat_interleave(x.shape[1])
-    energy = model(radius_graph(x.flatten(0, 1), CUTOFF, cluster, envelope))
+    energy = model(radius_graph(x.flatten(0, 1), CUTOFF, cluster, envelope=envelope))
     (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=training)
     return (energy if training else energy.detach()), -gradient
 
