@@ -126,10 +126,13 @@ def attention(weights, node, edge, src, dst, rel_pos, fiber_out, num_heads, divi
 
 def norm(weights, features):
     output, degrees = {}, sorted(features)
-    first = 0
+    first, largest = 0, torch.cat([v.norm(dim=-1) for v in features.values()], dim=1).amax(1)[:, None, None]
     for l in degrees:
         v = features[l]
-        n = v.norm(dim=-1, keepdim=True).clamp_min(2**-24)
+        n = v.norm(dim=-1, keepdim=True)
+        # What this library takes for rounding noise counts as zero, unlike in the package.
+        noise = n < (2**-13 if l else 8 * torch.finfo(n.dtype).eps) * largest
+        v, n = v.masked_fill(noise, 0), n.masked_fill(noise, 0).clamp_min(2**-24)
         x, part = n.squeeze(-1), slice(first, first + v.shape[1])
         x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
         if "group_norm.weight" in weights:
