@@ -364,6 +364,14 @@ struct NormalisedSecond {
 };
 
 template <class T>
+void store_each_part(const Norm& norm, Sums<T>& dscale, Sums<T>& dshift) {
+    for (int64_t n = 0; n < norm.num_parts; ++n) {
+        dscale.store(n, norm.parts[n].dscale);
+        dshift.store(n, norm.parts[n].dshift);
+    }
+}
+
+template <class T>
 int normalised_second(const Norm* p) {
     std::vector<NormalisedSecond<T>> of_share(p->threads.count);
     Sums<T> dscale(*p), dshift(*p);
@@ -382,10 +390,7 @@ int normalised_second(const Norm* p) {
             norms.row(part, node, c, dout + at_row, tout + at_row, tdv ? tdv + at_row : nullptr);
         }
     });
-    for (int64_t n = 0; n < p->num_parts; ++n) {
-        dscale.store(n, p->parts[n].dscale);
-        dshift.store(n, p->parts[n].dshift);
-    }
+    store_each_part(*p, dscale, dshift);
     return status;
 }
 
@@ -425,10 +430,7 @@ int normalised_gradient(const Norm* p) {
             store_gradient(norms.rows[c], d + c * part.orders, scale, along, by_norm, dv);
         }
     });
-    for (int64_t n = 0; n < p->num_parts; ++n) {
-        dscale.store(n, p->parts[n].dscale);
-        dshift.store(n, p->parts[n].dshift);
-    }
+    store_each_part(*p, dscale, dshift);
     return status;
 }
 
