@@ -28,6 +28,11 @@ def _seed():
     torch.manual_seed(0)
 
 
+def pytest_collectstart():
+    """Layers that are parameters of tests are made when their file is read: with the same weights every time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
 def dtype(request):
     return request.param
