@@ -113,6 +113,17 @@ def test_the_version_has_one_source():
     assert attribute == "equivariant_attention.__version__"
     assert f"version: {equivariant_attention.__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {equivariant_attention.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f'version: "{equivariant_attention.__version__}"\n' in (ROOT / "conda/recipe.yaml").read_text()
+
+
+def test_the_conda_package_needs_what_the_wheel_needs():
+    run = (ROOT / "conda/recipe.yaml").read_text().split("  run:\n")[1].split("\n\n")[0]
+    needed = {line.split("#")[0].strip(" -") for line in run.splitlines()}
+    expected = {Requirement(line.replace("torch", "pytorch")) for line in PROJECT["dependencies"]}
+    assert needed == {f"{r.name} {r.specifier}" for r in expected} | {
+        f"python {PROJECT['requires-python']}",
+        "cxx-compiler",  # which wheels cannot ask for
+    }
 
 
 def test_every_file_of_the_package_is_in_the_wheel():
