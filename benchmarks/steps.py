@@ -74,10 +74,12 @@ def make_step(model: nn.Module, graph: Graph, backend: str, mode: str) -> Step:
             elif mode == FORCES:
                 _energies_and_gradient(model, graph, create_graph=False)
             elif mode == FORCES_TRAINED:
-                _train(parameters, _energies_and_gradient(model, graph, create_graph=True))
+                _forget(parameters)
+                _train(_energies_and_gradient(model, graph, create_graph=True))
             else:
+                _forget(parameters)
                 output = model(graph)
-                _train(parameters, output.values() if isinstance(output, dict) else [output])
+                _train(output.values() if isinstance(output, dict) else [output])
 
     return step
 
@@ -105,7 +107,11 @@ def _energies_and_gradient(model: nn.Module, graph: Graph, create_graph: bool) -
     return energies, gradient
 
 
-def _train(parameters: Sequence[nn.Parameter], outputs: Iterable[Tensor]) -> None:
+def _forget(parameters: Sequence[nn.Parameter]) -> None:
+    """Let go of the gradients of the step before, so that they are not there beside what this one keeps."""
     for parameter in parameters:
         parameter.grad = None
+
+
+def _train(outputs: Iterable[Tensor]) -> None:
     sum(output.square().mean() for output in outputs).backward()
