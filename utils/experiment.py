@@ -38,7 +38,7 @@ class Experiment:
         presets: a default of every flag, for every preset; the first one is the default.
         add_flags: adds the flags of model, training and data to a parser, those of the model in a group 'model'.
         load: makes the datasets of flags: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
-        collate: makes a batch of samples, with graphs of class ``'own'`` or ``'dgl'``.
+        collate: makes a batch of samples, as of :class:`EpochLoader`, with graphs of class ``'own'`` or ``'dgl'``.
         make_model: makes the untrained model of flags.
         batch_loss: what is minimised; see :class:`Trainer`.
         report: evaluates the best weights after a training, writes and prints what there is to say; returns what
@@ -55,7 +55,7 @@ class Experiment:
     presets: Presets
     add_flags: Callable[[ArgumentParser], None]
     load: Callable[[Namespace], dict[str, Dataset]]
-    collate: Callable[[list, str], Any]
+    collate: Callable[[Any, str], Any]
     make_model: Callable[[Namespace], nn.Module]
     batch_loss: BatchLoss
     report: Callable[[Namespace, Trainer, Loaders, Path], dict[str, Any]]
@@ -247,7 +247,7 @@ def unlost(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _batch(collate: Callable[[list, str], Any], graph: str, dtype: torch.dtype, samples: list) -> Any:
+def _batch(collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, samples: Any) -> Any:
     return cast(collate(samples, graph), dtype)
 
 

@@ -21,7 +21,7 @@ PAPER = {
     "head": 8, "pooling": "max", "fully_connected": False, "cutoff": None, "envelope": None, "per_atom": False,
     **TRAINING, "num_epochs": 100, "batch_size": 32, "lr": 1e-3,
     "task": "homo", "source": "auto", "data_address": "data/qm9", "cache": "data/qm9/bonds",
-    "num_train": None, "num_valid": None, "epoch_size": None, "rotate": True,
+    "num_train": None, "num_valid": None, "epoch_size": None, "rotate": False,
     **MACHINE,
     **RUN, "save_dir": "runs/qm9", "log_interval": 25, "print_interval": 25,
 }  # fmt: skip
@@ -75,7 +75,11 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--num_valid", type=count(0),
         help="molecules that choose the best weights, drawn likewise (None: all; 0: the last win)")  # fmt: skip
     add("--epoch_size", type=count(1), help="molecules between validations and checkpoints (None: all)")
-    add("--rotate", action=BooleanOptionalAction, help="turn training molecules at random")
+    add(
+        "--rotate",
+        action=BooleanOptionalAction,
+        help="turn training molecules at random, of which models here learn nothing: they are equivariant",
+    )
 
 
 def add_source_flags(parser: ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
+from equivariant_attention.plan import Plan
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
 from experiments.qm9.targets import TARGETS
 
@@ -62,18 +63,19 @@ class SE3Transformer(nn.Module):
         self.Gblock = nn.ModuleList(layers)
         self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule.
 
         Args:
             G: molecules with ``ndata['f']`` ``[atoms, atom_feature_size, 1]``, ``edata['d']`` and ``edata['w']``.
             basis_and_r: of ``G`` if they are at hand, from :func:`get_basis_and_r` with a plan made ahead or from a
                 :class:`~equivariant_attention.precompute.BasisCache`; None to compute them.
+            plan: of ``G`` if it is at hand, to compute them by; None to make it.
 
         Returns:
             ``[molecules, 1]``.
         """
-        return _forward(G, basis_and_r, self.num_degrees, self.Gblock, self.FCblock)
+        return _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, self.FCblock)
 
 
 class TFN(nn.Module):
@@ -114,9 +116,9 @@ class TFN(nn.Module):
         self.block1 = nn.ModuleList([GMaxPooling()])
         self.block2 = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
-        return _forward(G, basis_and_r, self.num_degrees, [*self.block0, *self.block1], self.block2)
+        return _forward(G, basis_and_r, plan, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
 def _attention(
@@ -130,9 +132,11 @@ def _attention(
     return layers, fiber
 
 
-def _forward(G: Any, basis_and_r: BasisAndR | None, num_degrees: int, equivariant: Any, head: Any) -> Tensor:
+def _forward(
+    G: Any, basis_and_r: BasisAndR | None, plan: Plan | None, num_degrees: int, equivariant: Any, head: Any
+) -> Tensor:
     G = as_graph(G)
-    basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1)
+    basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1, plan=plan)
     h = {"0": G.ndata["f"]}
     for layer in equivariant:
         h = layer(h, G=G, r=r, basis=basis)
@@ -183,10 +187,10 @@ class SE3TransformerVector(nn.Module):
             nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, num_channels)
         )
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One vector per molecule, ``[molecules, 3]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
-        h = _forward(G, basis_and_r, self.num_degrees, self.Gblock, ())
+        h = _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, ())
         weights = self.weigh(h["0"].squeeze(-1))
         vectors = (weights.unsqueeze(-1) * h["1"]).sum(dim=1, keepdim=True)
         return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
@@ -235,11 +239,12 @@ class SE3TransformerPooled(nn.Module):
             tensor_cores=True,  # as its recipe runs on a GPU
         )
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
         molecules = with_edge_fields(G, {"rel_pos": G.edata["d"]})
         edges = {"0": G.edata["w"].unsqueeze(-1)}
+        basis_and_r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         return self.model(molecules, {"0": G.ndata["f"]}, edges, basis_and_r).unsqueeze(-1)
 
 
@@ -289,9 +294,9 @@ class Scaled(nn.Module):
             raise ValueError("targets: expected more than one value to learn from")
         self.std.copy_(std)
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""
-        y = self.mean + self.std * self.net(G, basis_and_r)
+        y = self.mean + self.std * self.net(G, basis_and_r, plan)
         if not self.per_atom:
             return y
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)

@@ -11,6 +11,7 @@ import numpy as np
 from experiments.qm9.targets import ELEMENTS, TARGETS
 from utils.arrays import read_npz
 from utils.files import atomic_write
+from utils.ragged import ranges, starts
 
 SPLITS = ("train", "valid", "test")
 BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
@@ -100,12 +101,12 @@ class Molecules:
     @property
     def first_atom(self) -> np.ndarray:
         """Where the atoms of each molecule begin, and end: int64 ``[molecules + 1]``."""
-        return _starts(self.num_atoms)
+        return starts(self.num_atoms)
 
     @property
     def first_bond(self) -> np.ndarray:
         """Where the bonds of each molecule begin, and end: int64 ``[molecules + 1]``."""
-        return _starts(self.num_bonds)
+        return starts(self.num_bonds)
 
     @property
     def summary(self) -> str:
@@ -130,7 +131,7 @@ class Molecules:
             rows: their indices ``[n]``, or a mask ``[molecules]``.
         """
         rows = np.arange(len(self))[rows]
-        atoms, bonds = (_ranges(first[rows], n[rows]) for first, n in (
+        atoms, bonds = (ranges(first[rows], n[rows]) for first, n in (
             (self.first_atom, self.num_atoms), (self.first_bond, self.num_bonds)
         ))  # fmt: skip
         return replace(
@@ -213,13 +214,3 @@ def _named(numbers: Iterable[int]) -> str:
 def _check(name: str, holds: bool, expected: str, got: object) -> None:
     if not holds:
         raise ValueError(f"{name}: expected {expected}, got {got}")
-
-
-def _starts(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)])
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The integers of [start, start + size), range after range."""
-    ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + sizes, sizes)
