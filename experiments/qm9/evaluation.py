@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.testing import equivariance_error
-from experiments.qm9.data import Batch, MoleculeDataset, atom_features
+from experiments.qm9.data import Batch, MoleculeDataset
 from experiments.qm9.models import Scaled
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.targets import TARGETS
@@ -150,13 +150,12 @@ def linear_in_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules)
     Returns:
         ``[molecules, 1]``.
     """
-    return _atom_counts(molecules) @ np.linalg.lstsq(_atom_counts(train), targets, rcond=None)[0]
+    return _ones_and_counts(molecules) @ np.linalg.lstsq(_ones_and_counts(train), targets, rcond=None)[0]
 
 
-def _atom_counts(molecules: Molecules) -> np.ndarray:
+def _ones_and_counts(molecules: Molecules) -> np.ndarray:
     """One, and how many atoms there are of each element: ``[molecules, 1 + elements]``."""
-    is_element = atom_features(molecules.numbers)[:, :-1]  # without the atomic number
-    return np.insert(np.add.reduceat(is_element, molecules.first_atom[:-1]), 0, 1.0, axis=1)
+    return np.insert(molecules.element_counts.astype(np.float64), 0, 1.0, axis=1)
 
 
 def as_trained(fabric: Fabric, model: nn.Module) -> Callable[..., Tensor]:

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from equivariant_attention import nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import as_graph, with_edge_fields
+from equivariant_attention.graphs import as_graph, graph_of_node, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
+from equivariant_attention.segments import segment_sum
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.residual import SE3TransformerResidual
+from experiments.qm9.targets import ELEMENTS, TARGETS
 
 
 class SE3Transformer(nn.Module):
@@ -273,19 +275,20 @@ class Scaled(nn.Module):
         self.register_buffer("size", torch.ones(()))
         self.register_load_state_dict_pre_hook(_accept_published)
 
-    def fit(self, targets: Tensor, num_atoms: Tensor) -> None:
+    def fit(self, targets: Tensor, counts: Tensor) -> None:
         """Take mean and standard deviation of a training set. Vectors have no mean, which would point somewhere.
 
         Args:
             targets: ``[molecules, 1]``, or ``[molecules, 3]`` for vectors.
-            num_atoms: ``[molecules]``.
+            counts: how many atoms there are of each element, ``[molecules, elements]``.
 
         Raises:
             ValueError: all targets are the same.
         """
         if self.per_atom:
-            self.size.copy_(num_atoms.double().mean())
-            targets = targets * (num_atoms.double().mean() / num_atoms).unsqueeze(1)
+            num_atoms = counts.double().sum(dim=1)
+            self.size.copy_(num_atoms.mean())
+            targets = targets * (num_atoms.mean() / num_atoms).unsqueeze(1)
         if targets.shape[1] == 1:
             self.mean.copy_(targets.mean())
             targets = targets - targets.mean()
@@ -302,6 +305,36 @@ class Scaled(nn.Module):
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
 
 
+class AboveLinear(Scaled):
+    r"""A network that learns how a target differs from what is linear in the numbers of atoms.
+
+    .. math:: y = \sum_i \epsilon_{z_i} + \mathrm{mean} + \mathrm{std} \cdot f(G)
+
+    Args:
+        net: f, of one number per molecule.
+
+    Attributes:
+        elements: the contributions of atoms of each element, by least squares; 0 before :meth:`fit`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.register_buffer("elements", torch.zeros(len(ELEMENTS), 1))
+
+    def fit(self, targets: Tensor, counts: Tensor) -> None:
+        """Take the contributions of elements, then the rest, from a training set; arguments as of :class:`Scaled`."""
+        counts = counts.double()
+        spread = torch.linalg.pinv(counts - counts.mean(dim=0))  # no element that is not there contributes
+        self.elements.copy_(spread @ targets.double())
+        super().fit(targets - (counts @ self.elements.double()).to(targets), counts)
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
+        """``[molecules, 1]``, in the unit of the target; arguments as of the network."""
+        graph = as_graph(G)
+        of_atoms = graph.ndata["f"][:, : len(ELEMENTS), 0] @ self.elements
+        return super().forward(G, basis_and_r, plan) + segment_sum(of_atoms, graph_of_node(graph), graph.batch_size)
+
+
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """Let weights of the network alone, as the published code saves them, be those of a Scaled one."""
     own = {f"{prefix}{name}" for name in module.state_dict()}
@@ -312,11 +345,16 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
     metadata = getattr(state_dict, "_metadata", {})  # says whose signs the weights have
     for name in [name for name in metadata if name.startswith(prefix)]:
         metadata.setdefault(f"{prefix}net.{name.removeprefix(prefix)}", metadata[name])
-    for name in ("mean", "std", "size"):
+    for name, _ in module.named_buffers(recurse=False):
         state_dict[prefix + name] = getattr(module, name)
 
 
-MODELS = {"SE3Transformer": SE3Transformer, "TFN": TFN, "SE3TransformerPooled": SE3TransformerPooled}
+MODELS = {
+    "SE3Transformer": SE3Transformer,
+    "TFN": TFN,
+    "SE3TransformerPooled": SE3TransformerPooled,
+    "SE3TransformerResidual": SE3TransformerResidual,
+}
 
 
 def neighbours_of(flags: Namespace) -> Neighbours:
@@ -356,4 +394,6 @@ def make_model(flags: Namespace) -> Scaled:
         n_heads=flags.head,
         nonlinearity=flags.nonlinearity,
     )
+    if flags.model == "SE3TransformerResidual":
+        return AboveLinear(net)
     return Scaled(net, flags.per_atom and target.grows)
