@@ -234,7 +234,7 @@ WORKLOADS: dict[str, Workload] = {
         {"32 molecules": partial(qm9_dense, num_channels=16, num_layers=4)},
     ),
     "qm9-homo": Workload(
-        "qm9-bonded and qm9-dense with the model of `run.py --preset homo`: 4 layers, 16 channels, 3 degrees",
+        "qm9-bonded and qm9-dense with the model of `run.py --preset small`: 4 layers, 16 channels, 3 degrees",
         {
             "bonded": partial(qm9_bonded, num_channels=16, num_layers=4, num_degrees=3),
             "dense": partial(qm9_dense, num_channels=16, num_layers=4, num_degrees=3),

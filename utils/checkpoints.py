@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from equivariant_attention.checkpoints import described, in_few_lines, load_weights, read_tensors, write_tensors
 from utils.cli import UsageError, reason
 
-STATE, WEIGHTS = "training state 1", "weights 1"  # raise the number when the content changes
+STATE, WEIGHTS = "training state 2", "weights 1"  # raise the number when the content changes
 
 
 class CheckpointError(UsageError):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class Experiment:
         presets: a default of every flag, for every preset; the first one is the default.
         add_flags: adds the flags of model, training and data to a parser, those of the model in a group 'model'.
         load: makes the datasets of flags: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
-        collate: makes a batch of samples, with graphs of class ``'own'`` or ``'dgl'``.
+        collate: makes a batch of samples, as of :class:`EpochLoader`, with graphs of class ``'own'`` or ``'dgl'``.
         make_model: makes the untrained model of flags.
         batch_loss: what is minimised; see :class:`Trainer`.
         report: evaluates the best weights after a training, writes and prints what there is to say; returns what
@@ -55,7 +55,7 @@ class Experiment:
     presets: Presets
     add_flags: Callable[[ArgumentParser], None]
     load: Callable[[Namespace], dict[str, Dataset]]
-    collate: Callable[[list, str], Any]
+    collate: Callable[[Any, str], Any]
     make_model: Callable[[Namespace], nn.Module]
     batch_loss: BatchLoss
     report: Callable[[Namespace, Trainer, Loaders, Path], dict[str, Any]]
@@ -186,7 +186,7 @@ class Experiment:
             options: other arguments of :class:`EpochLoader`; by default all samples in their order.
         """
         dtype = torch.float64 if flags.precision == "64-true" else torch.float32
-        batch = functools.partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
+        batch = partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
         return EpochLoader(dataset, flags.batch_size, batch, seed=flags.seed, num_workers=flags.num_workers, **options)
 
     def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
@@ -195,13 +195,13 @@ class Experiment:
         with blame("--model"):
             model = self._make_model(flags, folder / LAST)
             self.fit_model(model, train.dataset)
-        # Without decay this is Adam. Fused: models have hundreds of small parameters, which cost a call each otherwise.
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=flags.lr, weight_decay=flags.weight_decay or 0.0, fused=True
-        )
-        schedule = cosine_schedule(optimizer, flags.num_epochs * len(train), flags.warmup)
+        # Without decay this is Adam.
+        decay = flags.weight_decay or 0.0
+        adam = partial(torch.optim.AdamW, lr=flags.lr, betas=(0.9, flags.beta2), weight_decay=decay, fused=True)
+        steps = flags.num_epochs * len(train)
+        schedule = partial(cosine_schedule, steps=steps, warmup=flags.warmup, final=flags.lr_final)
         options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe, "flags": lasting(flags)}
-        trainer = Trainer(fabric, model, optimizer, schedule, self.batch_loss, folder, **options)
+        trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
                 trainer.resume()
@@ -247,7 +247,7 @@ def unlost(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _batch(collate: Callable[[list, str], Any], graph: str, dtype: torch.dtype, samples: list) -> Any:
+def _batch(collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, samples: Any) -> Any:
     return cast(collate(samples, graph), dtype)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from utils.cli import NO_RECIPES, Presets, count, fraction, make_parser, positive
 
 TRAINING: dict[str, Any] = {
-    "num_epochs": 100, "batch_size": 64, "lr": 1e-3, "warmup": 0, "clip_norm": None, "weight_decay": None,
-    "ema": None, "seed": 42, "restore": None,
+    "num_epochs": 100, "batch_size": 64, "lr": 1e-3, "lr_final": 0.1, "warmup": 0, "beta2": 0.999, "clip_norm": None,
+    "weight_decay": None, "ema": None, "seed": 42, "restore": None,
 }  # fmt: skip
 MACHINE: dict[str, Any] = {"device": "auto", "graph": "auto", "precision": "32-true", "num_workers": 0}
 RUN: dict[str, Any] = {
@@ -52,8 +52,10 @@ def add_training_flags(parser: ArgumentParser, samples: str) -> None:
     add = parser.add_argument_group("training").add_argument
     add("--num_epochs", type=count(1), help=f"passes over the training {samples}")
     add("--batch_size", type=count(1), help=f"{samples} in a batch (of each process, where torchrun starts several)")
-    add("--lr", type=positive, help="learning rate of Adam at the start; falls to a tenth of it along a cosine")
+    add("--lr", type=positive, help="learning rate of Adam at the start, from where it falls along a cosine")
+    add("--lr_final", type=fraction, help="where it ends, as a fraction of the start")
     add("--warmup", type=count(0), help="steps before that in which the learning rate rises linearly")
+    add("--beta2", type=fraction, help="decay per step of Adam's average of squared gradients")
     add("--clip_norm", type=positive, help="largest norm of a gradient (None: any)")
     add("--weight_decay", type=positive, help="decoupled decay of the weights, as in AdamW (None: none)")
     add("--ema", type=fraction, help="evaluate and keep a moving average of the weights, with this decay (None: none)")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.graphs import Graph, as_graph, import_dgl
+from equivariant_attention.plan import Plan
 from utils.cli import UsageError
 
 
@@ -77,13 +78,15 @@ def cast(batch: Any, dtype: torch.dtype) -> Any:
     """A batch with all its real numbers of one type; a graph's fields are changed in place.
 
     Args:
-        batch: a graph, a tensor, or a tuple of such.
+        batch: a graph, a tensor, a plan (which has no real numbers), or a tuple of such.
         dtype: the type.
     """
     if isinstance(batch, tuple):
         return tuple(cast(part, dtype) for part in batch)
     if isinstance(batch, Tensor):
         return batch.to(dtype) if batch.is_floating_point() else batch
+    if isinstance(batch, Plan):
+        return batch
     graph = as_graph(batch)
     for fields in (graph.ndata, graph.edata):
         for name in list(fields):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,20 @@ class ShorterEpochs(Dataset):
     def __getitem__(self, index: int) -> Any:
         return self.dataset[int(self.indices[index])]
 
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        return samples_of(self.dataset, self.indices[indices].tolist())
+
+
+def samples_of(dataset: Dataset, indices: Sequence[int]) -> Any:
+    """What a DataLoader gives to its collate: what ``dataset.__getitems__`` has for them, else a list of samples.
+
+    Args:
+        dataset: which.
+        indices: of the samples.
+    """
+    at_once = getattr(dataset, "__getitems__", None)
+    return at_once(indices) if at_once else [dataset[index] for index in indices]
+
 
 class EpochLoader(DataLoader):
     """A DataLoader with :meth:`set_epoch`, of all samples or of the share of one of several processes.
@@ -73,7 +87,8 @@ class EpochLoader(DataLoader):
         batch_size: samples in a batch of this process; the last one may be smaller. The batches of all processes side
             by side are those of one process with ``processes`` times the batch size; a last one of fewer samples than
             processes is left out if samples are shuffled.
-        collate: makes a batch of a list of samples.
+        collate: makes a batch of a list of samples; or, where the dataset has DataLoader's ``__getitems__``, of what
+            that gathers for all their indices at once.
         shuffle: whether to permute, differently in each epoch.
         seed: of the permutations.
         num_workers: processes that prepare batches; 0 for none.
@@ -91,7 +106,7 @@ class EpochLoader(DataLoader):
         self,
         dataset: Dataset,
         batch_size: int,
-        collate: Callable[[list], Any],
+        collate: Callable[[Any], Any],
         *,
         shuffle: bool = False,
         seed: int = 0,
@@ -114,7 +129,7 @@ class EpochLoader(DataLoader):
         Args:
             count: how many.
         """
-        return self.collate_fn([self.dataset[i] for i in range(min(len(self.dataset), count))])
+        return self.collate_fn(samples_of(self.dataset, range(min(len(self.dataset), count))))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose what the next iteration gives. Not while one is under way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
 from utils.cli import reason
+from utils.flat import FlatParameters
 from utils.history import Mean, Row, write_csv
 from utils.loaders import EpochLoader
 from utils.trackers import Tracker
@@ -122,9 +123,9 @@ class Trainer:
 
     Args:
         fabric: device and precision; see :func:`make_fabric`.
-        model: moved to the device.
-        optimizer: made with the model's parameters.
-        schedule: stepped once per batch.
+        model: moved to the device; its parameters become views, see :class:`~utils.flat.FlatParameters`.
+        make_optimizer: makes an optimizer of parameters.
+        make_schedule: makes a schedule of the optimizer, stepped once per batch.
         batch_loss: what is minimised (``'loss'``), and what else is recorded.
         folder: of the run.
         clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
@@ -145,8 +146,8 @@ class Trainer:
         self,
         fabric: Fabric,
         model: nn.Module,
-        optimizer: Optimizer,
-        schedule: LRScheduler,
+        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_schedule: Callable[[Optimizer], LRScheduler],
         batch_loss: BatchLoss,
         folder: Path,
         *,
@@ -155,11 +156,13 @@ class Trainer:
         flags: dict[str, Any] | None = None,
         probe: Probe = lambda model: {},
     ) -> None:
-        self.fabric, self.model, self.optimizer, self.schedule = fabric, model, optimizer, schedule
-        self._model, self._optimizer = fabric.setup(model, optimizer)
+        self.fabric, self.model, self._model = fabric, model, fabric.setup_module(model)
+        self.flat = FlatParameters(model)
+        self.optimizer = make_optimizer(self.flat.whole)
+        self.schedule, self._optimizer = make_schedule(self.optimizer), fabric.setup_optimizers(self.optimizer)
         self.average = None
         if ema is not None:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(ema))
+            self.average = AveragedModel(self.flat.whole, multi_avg_fn=get_ema_multi_avg_fn(ema))
         self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm
@@ -217,7 +220,7 @@ class Trainer:
             NonFiniteError: as in :meth:`fit`.
         """
         batch = self.fabric.to_device(batch)
-        self._optimizer.zero_grad()
+        self.flat.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
         values, whole_size = self._over_processes(_numbers(metrics), size)
         self._check_finite("loss", values["loss"], batch, self.step + 1)
@@ -229,8 +232,9 @@ class Trainer:
         self._check_finite("norm of the gradient", float(norm), batch, self.step + 1)
         values |= _numbers(self.probe(self.model))
         self._optimizer.step()
+        self.flat.written()
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update_parameters(self.flat.whole)
         self.schedule.step()
         return values, whole_size, float(norm)
 
@@ -350,10 +354,11 @@ class Trainer:
     def _exchange_weights(self) -> None:
         if self.average is None or not self.average.n_averaged:
             return
-        for own, averaged in zip(self.model.parameters(), self.average.module.parameters(), strict=True):
+        for own, averaged in zip(self.flat.whole, self.average.module, strict=True):
             kept = own.clone()
             own.copy_(averaged)
             averaged.copy_(kept)
+        self.flat.written()
 
     def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
         train.set_epoch(self.epoch)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as TookTooLong
+from dataclasses import replace
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +19,7 @@ from rdkit.Chem import rdDetermineBonds
 from rdkit.Geometry import Point3D
 from tqdm import tqdm
 
-from experiments.qm9.molecules import BONDS
+from experiments.qm9.molecules import BONDS, Molecules
 from utils.caches import load_or_make
 
 VERSION = 2  # raise it when the same positions get other bonds: old caches are then ignored
@@ -87,6 +88,23 @@ def perceive(
     key = _key(num_atoms, numbers, positions, time_limit)
     arrays = load_or_make(Path(cache) / f"bonds_{key[:16]}.npz", key, make, "perceiving bonds")
     return Bonds(*map(arrays.get, Bonds._fields))
+
+
+def with_bonds(
+    molecules: Molecules, cache: str | os.PathLike[str] | None, workers: int | None = None, progress: bool = False
+) -> Molecules:
+    """Molecules with the bonds that :func:`perceive` finds in place of their own.
+
+    Args:
+        molecules: neutral ones.
+        cache, workers, progress: as there.
+    """
+    found = perceive(
+        molecules.num_atoms, molecules.numbers, molecules.positions, cache, workers=workers, progress=progress
+    )
+    return replace(
+        molecules, num_bonds=found.num_bonds, bonds=found.pairs, bond_types=found.types, perceived=found.perceived
+    )
 
 
 Molecule = tuple[np.ndarray, np.ndarray]  # atomic numbers [n], positions [n, 3]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from equivariant_attention.envelope import polynomial_envelope
-from equivariant_attention.graphs import as_graph
+from equivariant_attention.plan import Plan
 from experiments.qm9.molecules import BONDS, Molecules
 from experiments.qm9.targets import ELEMENTS, TARGETS
-from utils.graphs import make_graph
+from utils.graph_table import GraphTable
 
 ATOM_FEATURES = len(ELEMENTS) + 1  # which element, and its atomic number
 NO_BOND = len(BONDS)
+
+Batch = tuple[Any, Plan, Tensor]  # graphs, what is known of them ahead, targets
 
 
 @dataclass(frozen=True)
@@ -68,36 +71,13 @@ class Neighbours:
         dst, src = np.nonzero(connected & ~np.eye(len(x), dtype=bool))
         return src, dst
 
-    def weigh(self, r: np.ndarray) -> np.ndarray:
-        """The envelope at distances r ``[edges]``: ``[edges, 1]``, or ``[edges, 0]`` without one."""
-        if self.envelope is None:
-            return np.empty((len(r), 0))
-        return polynomial_envelope(torch.from_numpy(r), self.cutoff, self.envelope).unsqueeze(1).numpy()
-
-
-class Sample(NamedTuple):
-    """One molecule.
-
-    Attributes:
-        f: features of the atoms ``[n, 6]``.
-        x: positions, Å, ``[n, 3]``.
-        src, dst: int64 ``[edges]``.
-        w: features of the edges ``[edges, edge_dim]``.
-        envelope: ``[edges, 1]``, or ``[edges, 0]`` where edges just end.
-        target: ``[1]``, or ``[3]`` for a vector; NaN where unknown.
-    """
-
-    f: Tensor
-    x: Tensor
-    src: Tensor
-    dst: Tensor
-    w: Tensor
-    envelope: Tensor
-    target: Tensor
+    def weigh(self, r: Tensor) -> Tensor:
+        """The envelope, where there is one, at distances r ``[edges, 1]``."""
+        return polynomial_envelope(r, self.cutoff, self.envelope)
 
 
 class MoleculeDataset(Dataset):
-    """Molecules with one of their targets, made into graphs when asked for.
+    """Molecules with one of their targets, as graphs that are prepared once.
 
     Args:
         molecules: all of them are samples.
@@ -114,9 +94,9 @@ class MoleculeDataset(Dataset):
         columns = 3 if TARGETS[task].vector else 1
         unknown = np.full((len(molecules), columns), np.nan)
         self.targets = molecules.targets.get(task, unknown).reshape(len(molecules), columns)
-        self._first_atom, self._first_bond = molecules.first_atom, molecules.first_bond
-        self._features = atom_features(molecules.numbers)
-        self._edge_features = np.eye(NO_BOND + 1)[:, : neighbours.edge_dim]
+        self._atom_features = torch.from_numpy(atom_features(np.arange(max(ELEMENTS) + 1)))
+        self._edge_features = torch.eye(NO_BOND + 1, dtype=torch.float64)[:, : neighbours.edge_dim]
+        self._table = _table(molecules, neighbours)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the rotations.
@@ -129,21 +109,47 @@ class MoleculeDataset(Dataset):
     def __len__(self) -> int:
         return len(self.molecules)
 
-    def __getitem__(self, index: int) -> Sample:
-        atoms = slice(*self._first_atom[index : index + 2])
-        bonds = slice(*self._first_bond[index : index + 2])
-        x, (a, b) = self.molecules.positions[atoms], self.molecules.bonds[bonds].T
-        types = np.full((len(x), len(x)), NO_BOND)
-        types[a, b] = types[b, a] = self.molecules.bond_types[bonds]
-        src, dst = self.neighbours.edges(types, x)
-        target = self.targets[index]
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """A batch of molecules, see :func:`collate`, gathered at once."""
+        target, rotations = torch.from_numpy(self.targets[np.asarray(indices)]), None
         if self.rotate:
-            quaternion = np.random.default_rng((self.seed, self.epoch, index)).normal(size=4)
-            rotation = Rotation.from_quat(quaternion).as_matrix()
-            x, target = x @ rotation.T, rotation @ target if len(target) == 3 else target
-        envelope = self.neighbours.weigh(np.linalg.norm(x[dst] - x[src], axis=1))
-        arrays = self._features[atoms], x, src, dst, self._edge_features[types[dst, src]], envelope, target
-        return Sample(*map(torch.from_numpy, arrays))
+            drawn = [np.random.default_rng((self.seed, self.epoch, index)).normal(size=4) for index in indices]
+            rotations = torch.from_numpy(Rotation.from_quat(drawn).as_matrix())
+            target = (rotations @ target.unsqueeze(-1)).squeeze(-1) if target.shape[1] == 3 else target
+        G, plan = self._table.batch(indices, rotations)
+        G.ndata["f"] = self._atom_features[G.ndata.pop("z").long()].unsqueeze(-1)
+        G.edata["w"] = self._edge_features[G.edata.pop("bond_type").long()]
+        if self.neighbours.envelope is not None:
+            G.edata["envelope"] = self.neighbours.weigh(G.edata["d"].norm(dim=1, keepdim=True))
+        return G, plan, target
+
+
+def _table(molecules: Molecules, neighbours: Neighbours) -> GraphTable:
+    """Graphs of molecules, with the fields 'z' and 'bond_type'."""
+    first_atom, first_bond = molecules.first_atom, molecules.first_bond
+    sources, destinations, types = ([np.empty(0, np.int16)] for _ in range(3))
+    for number in range(len(molecules)):
+        x = molecules.positions[slice(*first_atom[number : number + 2])]
+        bonds = slice(*first_bond[number : number + 2])
+        a, b = molecules.bonds[bonds].T
+        bond_types = np.full((len(x), len(x)), NO_BOND, np.int16)
+        bond_types[a, b] = bond_types[b, a] = molecules.bond_types[bonds]
+        src, dst = neighbours.edges(bond_types, x)
+        sources.append(src.astype(np.int16))
+        destinations.append(dst.astype(np.int16))
+        types.append(bond_types[dst, src])
+    return GraphTable(
+        molecules.num_atoms,
+        np.array([len(src) for src in sources[1:]], dtype=np.int64),
+        np.concatenate(sources),
+        np.concatenate(destinations),
+        molecules.positions,
+        {"z": molecules.numbers.astype(np.int8)},
+        {"bond_type": np.concatenate(types)},
+    )
 
 
 def atom_features(numbers: np.ndarray) -> np.ndarray:
@@ -155,30 +161,20 @@ def atom_features(numbers: np.ndarray) -> np.ndarray:
     return np.concatenate([numbers[:, None] == [*ELEMENTS], numbers[:, None]], axis=1).astype(np.float64)
 
 
-def collate(samples: list[Sample], graph: str = "own") -> tuple[Any, Tensor]:
+def collate(batch: Batch, graph: str = "own") -> Batch:
     """A batch of molecules.
 
     Args:
-        samples: of a :class:`MoleculeDataset`.
-        graph: as for :func:`utils.graphs.make_graph`.
+        batch: of a :class:`MoleculeDataset`.
+        graph: class of the graphs, ``'own'`` or ``'dgl'``.
 
     Returns:
-        the graphs, with ``ndata['f']`` ``[N, 6, 1]``, ``edata['d']`` ``[E, 3]``, ``edata['w']`` ``[E, edge_dim]`` and,
-        with an envelope, ``edata['envelope']`` ``[E, 1]``; and the targets ``[molecules, 1]`` or ``[molecules, 3]``.
+        the graphs, with ``ndata['f']`` ``[N, 6, 1]``, ``ndata['x']`` ``[N, 3]``, ``edata['d']`` ``[E, 3]``,
+        ``edata['w']`` ``[E, edge_dim]`` and, with an envelope, ``edata['envelope']`` ``[E, 1]``; their plan; and the
+        targets ``[molecules, 1]`` or ``[molecules, 3]``.
     """
-    f, x, src, dst, w, envelope, target = zip(*samples, strict=True)
-    atoms, edges = torch.tensor([len(part) for part in f]), torch.tensor([len(part) for part in src])
-    first = (atoms.cumsum(0) - atoms).repeat_interleave(edges)
-    src, dst, x = torch.cat(src) + first, torch.cat(dst) + first, torch.cat(x)
-    G = make_graph(graph, src, dst, len(x))
-    G.set_batch_num_nodes(atoms)
-    G.set_batch_num_edges(edges)
-    fields = as_graph(G)
-    fields.ndata["f"] = torch.cat(f).unsqueeze(-1)
-    fields.edata["d"], fields.edata["w"] = x[dst] - x[src], torch.cat(w)
-    if envelope[0].shape[1]:
-        fields.edata["envelope"] = torch.cat(envelope)
-    return G, torch.stack(target)
+    G, plan, target = batch
+    return (G.to_dgl() if graph == "dgl" else G), plan, target
 
 
 def with_target(molecules: Molecules, task: str) -> Molecules:

@@ -15,8 +15,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from equivariant_attention.graphs import as_graph
+from equivariant_attention.plan import Plan
 from equivariant_attention.testing import equivariance_error
-from experiments.qm9.data import MoleculeDataset, atom_features
+from experiments.qm9.data import Batch, MoleculeDataset
 from experiments.qm9.models import Scaled
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.targets import TARGETS
@@ -29,19 +30,19 @@ FEW = 32  # molecules whose equivariance is measured
 BASELINES = {"mean": "predicting the mean", "linear": "linear in the atoms"}  # what they are called where printed
 
 
-def batch_loss(model: Scaled, batch: tuple[Any, Tensor]) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: Scaled, batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Mean absolute error, of vectors the length of the error.
 
     Args:
         model: gives predictions in the unit of the target.
-        batch: (G, target) from :func:`experiments.qm9.data.collate`.
+        batch: from :func:`experiments.qm9.data.collate`.
 
     Returns:
         the error in that unit as ``'mae'`` and, in standard deviations of the training set, as ``'loss'``; and the
         number of molecules.
     """
-    G, target = batch
-    error = (model(G) - target).norm(dim=1).mean()
+    G, plan, target = batch
+    error = (model(G, plan=plan) - target).norm(dim=1).mean()
     return {"loss": error / model.std, "mae": error}, len(target)
 
 
@@ -128,7 +129,7 @@ def predict(
         train: the training set, for a fit that is linear in the atoms; None for no such fit.
     """
     forward = as_trained(fabric, model)
-    predicted = torch.cat([forward(fabric.to_device(G)).cpu() for G, _ in loader]).double().numpy()
+    predicted = torch.cat([forward(*fabric.to_device((G, plan))).cpu() for G, plan, _ in loader]).double().numpy()
     dataset = loader.dataset
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     sizes = dataset.molecules.num_atoms[:, None] / model.size.item() if model.per_atom else 1.0
@@ -149,26 +150,25 @@ def linear_in_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules)
     Returns:
         ``[molecules, 1]``.
     """
-    return _atom_counts(molecules) @ np.linalg.lstsq(_atom_counts(train), targets, rcond=None)[0]
+    return _ones_and_counts(molecules) @ np.linalg.lstsq(_ones_and_counts(train), targets, rcond=None)[0]
 
 
-def _atom_counts(molecules: Molecules) -> np.ndarray:
+def _ones_and_counts(molecules: Molecules) -> np.ndarray:
     """One, and how many atoms there are of each element: ``[molecules, 1 + elements]``."""
-    is_element = atom_features(molecules.numbers)[:, :-1]  # without the atomic number
-    return np.insert(np.add.reduceat(is_element, molecules.first_atom[:-1]), 0, 1.0, axis=1)
+    return np.insert(molecules.element_counts.astype(np.float64), 0, 1.0, axis=1)
 
 
-def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:
-    """A model as a function of G in the precision of the training, without gradients.
+def as_trained(fabric: Fabric, model: nn.Module) -> Callable[..., Tensor]:
+    """A model as a function of G, and its plan if it is at hand, in the precision of the training, without gradients.
 
     Args:
         fabric: of the training.
         model: what was trained.
     """
 
-    def forward(G: Any) -> Tensor:
+    def forward(G: Any, plan: Plan | None = None) -> Tensor:
         with torch.no_grad(), fabric.autocast():
-            return model(G).to(as_graph(G).edata["d"].dtype)
+            return model(G, plan=plan).to(as_graph(G).edata["d"].dtype)
 
     return forward
 
@@ -184,7 +184,7 @@ def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoad
         loader: of the molecules.
         task: what it was trained for.
     """
-    G, _ = loader.first(FEW)
+    G, _, _ = loader.first(FEW)
     degree = int(TARGETS[task].vector)
     network = as_trained(fabric, model.net)
     return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")

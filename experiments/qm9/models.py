@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from equivariant_attention import nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import as_graph, with_edge_fields
+from equivariant_attention.graphs import as_graph, graph_of_node, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
+from equivariant_attention.plan import Plan
+from equivariant_attention.segments import segment_sum
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.residual import SE3TransformerResidual
+from experiments.qm9.targets import ELEMENTS, TARGETS
 
 
 class SE3Transformer(nn.Module):
@@ -62,18 +65,19 @@ class SE3Transformer(nn.Module):
         self.Gblock = nn.ModuleList(layers)
         self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule.
 
         Args:
             G: molecules with ``ndata['f']`` ``[atoms, atom_feature_size, 1]``, ``edata['d']`` and ``edata['w']``.
             basis_and_r: of ``G`` if they are at hand, from :func:`get_basis_and_r` with a plan made ahead or from a
                 :class:`~equivariant_attention.precompute.BasisCache`; None to compute them.
+            plan: of ``G`` if it is at hand, to compute them by; None to make it.
 
         Returns:
             ``[molecules, 1]``.
         """
-        return _forward(G, basis_and_r, self.num_degrees, self.Gblock, self.FCblock)
+        return _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, self.FCblock)
 
 
 class TFN(nn.Module):
@@ -114,9 +118,9 @@ class TFN(nn.Module):
         self.block1 = nn.ModuleList([GMaxPooling()])
         self.block2 = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
-        return _forward(G, basis_and_r, self.num_degrees, [*self.block0, *self.block1], self.block2)
+        return _forward(G, basis_and_r, plan, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
 def _attention(
@@ -130,9 +134,11 @@ def _attention(
     return layers, fiber
 
 
-def _forward(G: Any, basis_and_r: BasisAndR | None, num_degrees: int, equivariant: Any, head: Any) -> Tensor:
+def _forward(
+    G: Any, basis_and_r: BasisAndR | None, plan: Plan | None, num_degrees: int, equivariant: Any, head: Any
+) -> Tensor:
     G = as_graph(G)
-    basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1)
+    basis, r = basis_and_r or get_basis_and_r(G, num_degrees - 1, plan=plan)
     h = {"0": G.ndata["f"]}
     for layer in equivariant:
         h = layer(h, G=G, r=r, basis=basis)
@@ -183,10 +189,10 @@ class SE3TransformerVector(nn.Module):
             nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, num_channels)
         )
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One vector per molecule, ``[molecules, 3]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
-        h = _forward(G, basis_and_r, self.num_degrees, self.Gblock, ())
+        h = _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, ())
         weights = self.weigh(h["0"].squeeze(-1))
         vectors = (weights.unsqueeze(-1) * h["1"]).sum(dim=1, keepdim=True)
         return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
@@ -235,11 +241,12 @@ class SE3TransformerPooled(nn.Module):
             tensor_cores=True,  # as its recipe runs on a GPU
         )
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
         molecules = with_edge_fields(G, {"rel_pos": G.edata["d"]})
         edges = {"0": G.edata["w"].unsqueeze(-1)}
+        basis_and_r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         return self.model(molecules, {"0": G.ndata["f"]}, edges, basis_and_r).unsqueeze(-1)
 
 
@@ -268,19 +275,20 @@ class Scaled(nn.Module):
         self.register_buffer("size", torch.ones(()))
         self.register_load_state_dict_pre_hook(_accept_published)
 
-    def fit(self, targets: Tensor, num_atoms: Tensor) -> None:
+    def fit(self, targets: Tensor, counts: Tensor) -> None:
         """Take mean and standard deviation of a training set. Vectors have no mean, which would point somewhere.
 
         Args:
             targets: ``[molecules, 1]``, or ``[molecules, 3]`` for vectors.
-            num_atoms: ``[molecules]``.
+            counts: how many atoms there are of each element, ``[molecules, elements]``.
 
         Raises:
             ValueError: all targets are the same.
         """
         if self.per_atom:
-            self.size.copy_(num_atoms.double().mean())
-            targets = targets * (num_atoms.double().mean() / num_atoms).unsqueeze(1)
+            num_atoms = counts.double().sum(dim=1)
+            self.size.copy_(num_atoms.mean())
+            targets = targets * (num_atoms.mean() / num_atoms).unsqueeze(1)
         if targets.shape[1] == 1:
             self.mean.copy_(targets.mean())
             targets = targets - targets.mean()
@@ -289,12 +297,42 @@ class Scaled(nn.Module):
             raise ValueError("targets: expected more than one value to learn from")
         self.std.copy_(std)
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""
-        y = self.mean + self.std * self.net(G, basis_and_r)
+        y = self.mean + self.std * self.net(G, basis_and_r, plan)
         if not self.per_atom:
             return y
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
+
+
+class AboveLinear(Scaled):
+    r"""A network that learns how a target differs from what is linear in the numbers of atoms.
+
+    .. math:: y = \sum_i \epsilon_{z_i} + \mathrm{mean} + \mathrm{std} \cdot f(G)
+
+    Args:
+        net: f, of one number per molecule.
+
+    Attributes:
+        elements: the contributions of atoms of each element, by least squares; 0 before :meth:`fit`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net)
+        self.register_buffer("elements", torch.zeros(len(ELEMENTS), 1))
+
+    def fit(self, targets: Tensor, counts: Tensor) -> None:
+        """Take the contributions of elements, then the rest, from a training set; arguments as of :class:`Scaled`."""
+        counts = counts.double()
+        spread = torch.linalg.pinv(counts - counts.mean(dim=0))  # no element that is not there contributes
+        self.elements.copy_(spread @ targets.double())
+        super().fit(targets - (counts @ self.elements.double()).to(targets), counts)
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
+        """``[molecules, 1]``, in the unit of the target; arguments as of the network."""
+        graph = as_graph(G)
+        of_atoms = graph.ndata["f"][:, : len(ELEMENTS), 0] @ self.elements
+        return super().forward(G, basis_and_r, plan) + segment_sum(of_atoms, graph_of_node(graph), graph.batch_size)
 
 
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
@@ -307,11 +345,16 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
     metadata = getattr(state_dict, "_metadata", {})  # says whose signs the weights have
     for name in [name for name in metadata if name.startswith(prefix)]:
         metadata.setdefault(f"{prefix}net.{name.removeprefix(prefix)}", metadata[name])
-    for name in ("mean", "std", "size"):
+    for name, _ in module.named_buffers(recurse=False):
         state_dict[prefix + name] = getattr(module, name)
 
 
-MODELS = {"SE3Transformer": SE3Transformer, "TFN": TFN, "SE3TransformerPooled": SE3TransformerPooled}
+MODELS = {
+    "SE3Transformer": SE3Transformer,
+    "TFN": TFN,
+    "SE3TransformerPooled": SE3TransformerPooled,
+    "SE3TransformerResidual": SE3TransformerResidual,
+}
 
 
 def neighbours_of(flags: Namespace) -> Neighbours:
@@ -351,4 +394,6 @@ def make_model(flags: Namespace) -> Scaled:
         n_heads=flags.head,
         nonlinearity=flags.nonlinearity,
     )
+    if flags.model == "SE3TransformerResidual":
+        return AboveLinear(net)
     return Scaled(net, flags.per_atom and target.grows)

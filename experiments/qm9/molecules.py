@@ -11,6 +11,7 @@ import numpy as np
 from experiments.qm9.targets import ELEMENTS, TARGETS
 from utils.arrays import read_npz
 from utils.files import atomic_write
+from utils.ragged import ranges, starts
 
 SPLITS = ("train", "valid", "test")
 BONDS = ("single", "double", "triple", "aromatic")  # bond types, in the order of the edge features
@@ -100,12 +101,18 @@ class Molecules:
     @property
     def first_atom(self) -> np.ndarray:
         """Where the atoms of each molecule begin, and end: int64 ``[molecules + 1]``."""
-        return _starts(self.num_atoms)
+        return starts(self.num_atoms)
 
     @property
     def first_bond(self) -> np.ndarray:
         """Where the bonds of each molecule begin, and end: int64 ``[molecules + 1]``."""
-        return _starts(self.num_bonds)
+        return starts(self.num_bonds)
+
+    @property
+    def element_counts(self) -> np.ndarray:
+        """How many atoms of each element there are, in the order of ``ELEMENTS``: int64 ``[molecules, elements]``."""
+        is_element = (self.numbers[:, None] == [*ELEMENTS]).astype(np.int64)
+        return np.add.reduceat(is_element, self.first_atom[:-1]) if len(self) else is_element
 
     @property
     def summary(self) -> str:
@@ -130,7 +137,7 @@ class Molecules:
             rows: their indices ``[n]``, or a mask ``[molecules]``.
         """
         rows = np.arange(len(self))[rows]
-        atoms, bonds = (_ranges(first[rows], n[rows]) for first, n in (
+        atoms, bonds = (ranges(first[rows], n[rows]) for first, n in (
             (self.first_atom, self.num_atoms), (self.first_bond, self.num_bonds)
         ))  # fmt: skip
         return replace(
@@ -141,6 +148,27 @@ class Molecules:
             targets={name: values[rows] for name, values in self.targets.items()},
         )
 
+    def hold_out(self, ids: np.ndarray) -> Molecules:
+        """The same with the molecules of these numbers in the test split, and no others: none is trained or chosen on.
+
+        Molecules that were in the test split and are not of these take, in a fixed random order, the places of those
+        that leave the training set; the rest are for validation.
+
+        Args:
+            ids: numbers in QM9, int ``[n]``.
+
+        Raises:
+            ValueError: no molecule has one of them.
+        """
+        held = np.isin(self.names, [f"gdb_{number}" for number in ids])
+        _check("ids", bool(held.any()), "numbers of some of the molecules", f"{len(ids)} others")
+        of = {name: number for number, name in enumerate(SPLITS)}
+        split = np.where(held, of["test"], self.split).astype(self.split.dtype)
+        freed = np.random.default_rng(0).permutation(np.flatnonzero((split == of["test"]) & ~held))
+        places = np.count_nonzero(held & (self.split == of["train"]))
+        split[freed[:places]], split[freed[places:]] = of["train"], of["valid"]
+        return replace(self, split=split)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the table as an .npz, atomically.
 
@@ -148,8 +176,24 @@ class Molecules:
             path: file to write.
         """
         with atomic_write(path) as file:
-            targets = {f"target_{name}": values for name, values in self.targets.items()}
-            np.savez_compressed(file, **{name: getattr(self, name) for name in ARRAYS}, **targets)
+            np.savez_compressed(file, **self.arrays())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name, those of targets as ``target_NAME``."""
+        targets = {f"target_{name}": values for name, values in self.targets.items()}
+        return {name: getattr(self, name) for name in ARRAYS} | targets
+
+    @classmethod
+    def of_arrays(cls, content: Mapping[str, np.ndarray]) -> Molecules:
+        """The table of what :meth:`arrays` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if missing := set(ARRAYS) - content.keys():
+            raise ValueError(f"no table of molecules, without {sorted(missing)}")
+        targets = {name.removeprefix("target_"): content[name] for name in content if name.startswith("target_")}
+        return cls(**{name: content[name] for name in ARRAYS}, targets=targets)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Molecules:
@@ -163,11 +207,7 @@ class Molecules:
             OSError: it cannot be read.
         """
         try:
-            content = read_npz(path)
-            if missing := set(ARRAYS) - content.keys():
-                raise ValueError(f"no table of molecules, without {sorted(missing)}")
-            targets = {name.removeprefix("target_"): content[name] for name in content if name.startswith("target_")}
-            return cls(**{name: content[name] for name in ARRAYS}, targets=targets)
+            return cls.of_arrays(read_npz(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -213,13 +253,3 @@ def _named(numbers: Iterable[int]) -> str:
 def _check(name: str, holds: bool, expected: str, got: object) -> None:
     if not holds:
         raise ValueError(f"{name}: expected {expected}, got {got}")
-
-
-def _starts(sizes: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(sizes)])
-
-
-def _ranges(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The integers of [start, start + size), range after range."""
-    ends = np.cumsum(sizes)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + sizes, sizes)

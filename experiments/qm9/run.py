@@ -2,8 +2,9 @@
 
 python experiments/qm9/run.py                                     atomisation energies of the embedded molecules
 python experiments/qm9/run.py --task homo                         another property of theirs
-python experiments/qm9/run.py --preset paper --source download    the SE(3)-Transformer paper's model and recipe on QM9
-python experiments/qm9/run.py --preset nvidia --source download   NVIDIA's model and recipe
+python experiments/qm9/run.py --preset homo                       HOMO energies of QM9 (pip install qm9pack)
+python experiments/qm9/run.py --preset paper                      the SE(3)-Transformer paper's model and recipe
+python experiments/qm9/run.py --preset nvidia --source download   NVIDIA's, on files that are downloaded
 python experiments/qm9/run.py --resume FOLDER                     goes on with an interrupted run
 """
 
@@ -31,6 +32,7 @@ from experiments.qm9.evaluation import batch_loss, predict, relative_equivarianc
 from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from experiments.qm9.targets import TARGETS
+from utils.arrays import as_integers, read_npz
 from utils.experiment import Experiment, Loaders, equivariance_line, summary, summary_lines
 from utils.files import write_json
 from utils.loaders import ShorterEpochs
@@ -52,12 +54,18 @@ def load_molecules(flags: Namespace) -> Molecules:
         UsageError: there are none, or they are damaged.
     """
     source = source_of(flags)
-    if source != "embedded" and flags.data_address is None:
+    if source not in ("embedded", "qm9pack") and flags.data_address is None:
         raise UsageError(f"--data_address: expected a path with --source {source}")
     if source in ("published", "arrays") and not Path(flags.data_address).is_file():
         raise UsageError(f"--data_address: {flags.data_address}: there is no such file")
-    with blame("--data_address"):
-        molecules = _read(source, flags)
+    try:
+        with blame("--source qm9pack" if source == "qm9pack" else "--data_address"):
+            molecules = _read(source, flags)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--source {source}: {error}") from error
+    if flags.test_ids is not None:
+        with blame("--test_ids", ids="--test_ids"):
+            molecules = molecules.hold_out(read_ids(flags.test_ids))
     print(f"{source}: {molecules.summary}{NOTES.get(source, '')}")
     return molecules
 
@@ -67,9 +75,26 @@ def _read(source: str, flags: Namespace) -> Molecules:
         return sources.embedded()
     if source == "arrays":
         return sources.from_arrays(flags.data_address, flags.cache, progress=True)
+    if source == "qm9pack":
+        return sources.from_qm9pack(flags.cache, progress=True)
     if source == "published":
         return sources.from_published(flags.data_address)
     return sources.from_download(flags.data_address, fetch=flags.source == "download", progress=True)
+
+
+def read_ids(path: str) -> np.ndarray:
+    """All whole numbers in an .npz.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: it holds something else, or nothing.
+    """
+    numbers = [as_integers(name, values).ravel() for name, values in read_npz(path).items()]
+    if not numbers:
+        raise ValueError(f"{path}: expected arrays of whole numbers, got none")
+    return np.unique(np.concatenate(numbers))
 
 
 def load(flags: Namespace) -> dict[str, Dataset]:
@@ -133,7 +158,7 @@ def fit_model(model: Scaled, train: Dataset) -> None:
     """
     dataset = whole(train)
     with blame("--task", targets="--task"):
-        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.num_atoms))
+        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.element_counts))
 
 
 def whole(dataset: Dataset) -> MoleculeDataset:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.qm9.bonds import perceive
+from experiments.qm9.bonds import with_bonds
 from experiments.qm9.download import from_download
 from experiments.qm9.molecules import Molecules, draw_split
+from experiments.qm9.packaged import from_qm9pack
 from experiments.qm9.published import from_published
 from experiments.qm9.targets import DEBYE, TARGETS
 from experiments.qm9.units import in_table_units
@@ -19,7 +20,7 @@ from utils.arrays import as_floats, as_integers, read_npz
 
 EMBEDDED = Path(__file__).parent / "embedded" / "molecules.npz"
 
-__all__ = ["embedded", "from_arrays", "from_download", "from_published"]
+__all__ = ["embedded", "from_arrays", "from_download", "from_published", "from_qm9pack"]
 
 # Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit but for energies'.
 OTHER_TARGETS = {
@@ -84,12 +85,7 @@ def from_arrays(
         raise ValueError(f"{path}: {error}") from error
     if limit is not None and limit < len(molecules):
         molecules = molecules.take(np.linspace(0, len(molecules) - 1, limit).round().astype(np.int64))
-    found = perceive(
-        molecules.num_atoms, molecules.numbers, molecules.positions, cache, workers=workers, progress=progress
-    )
-    return replace(
-        molecules, num_bonds=found.num_bonds, bonds=found.pairs, bond_types=found.types, perceived=found.perceived
-    )
+    return with_bonds(molecules, cache, workers, progress)
 
 
 def embedded() -> Molecules:

@@ -56,7 +56,7 @@ def test_foreign_files(path):
     with pytest.raises(CheckpointError, match="expected a whole checkpoint"):
         checkpoints.load(path, STATE)
     torch.save({"epoch": 3}, path)
-    with pytest.raises(CheckpointError, match=r"expected .* of kind 'training state 1', got a dict of \['epoch'\]"):
+    with pytest.raises(CheckpointError, match=r"expected .* of kind 'training state 2', got a dict of \['epoch'\]"):
         checkpoints.load(path, STATE)
     with pytest.raises(CheckpointError, match="there is no such file"):
         checkpoints.load(path.with_name("missing.pt"), STATE)

@@ -48,6 +48,22 @@ def test_the_first_samples_whatever_the_order(count):
     assert EpochLoader(Samples(), 4, list, shuffle=True).first(count) == [(i, 0) for i in range(min(count, 10))]
 
 
+class Gathered(Samples):
+    """Samples that come all at once."""
+
+    def __getitems__(self, indices):
+        return 100 + torch.tensor(indices)
+
+
+def test_datasets_that_gather_samples_at_once():
+    for dataset in (Gathered(), ShorterEpochs(Gathered(), 7, seed=1)):
+        loader = EpochLoader(dataset, 4, torch.Tensor.tolist, shuffle=True)
+        assert sum(map(len, loader)) == len(dataset)
+        assert {*joined(loader)} <= {*range(100, 110)}
+        assert len({*joined(loader)}) == len(dataset)
+        assert len(loader.first(2)) == 2
+
+
 def test_a_dataset_need_not_know_of_epochs():
     loader = EpochLoader(torch.utils.data.TensorDataset(torch.arange(3)), 2, list)
     loader.set_epoch(1)

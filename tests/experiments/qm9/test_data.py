@@ -9,6 +9,7 @@ from experiments.qm9.data import MoleculeDataset, Neighbours, collate, with_targ
 from experiments.qm9.models import SE3Transformer
 from tests.experiments.qm9.cases import SMILES, table
 from utils.graphs import cast
+from utils.loaders import samples_of
 
 KINDS = {
     "bonded": Neighbours(),
@@ -23,30 +24,37 @@ def dataset(kind="bonded", task="homo", **options):
     return MoleculeDataset(table(), task, KINDS[kind], **options)
 
 
+def fields(data, index):
+    """Edges, their features and distances, and features of the atoms, of one molecule."""
+    G, _, _ = data[index]
+    return *G.edges(), G.edata["w"], G.edata["d"].norm(dim=1), G.ndata["f"].squeeze(-1)
+
+
 def test_bonded_edges_are_the_bonds_both_ways():
-    molecules, sample = table(), dataset()[ACETALDEHYDE]
+    molecules = table()
+    src, dst, w, _, _ = fields(dataset(), ACETALDEHYDE)
     start, end = molecules.first_bond[ACETALDEHYDE : ACETALDEHYDE + 2]
     bonds = np.column_stack([molecules.bonds, molecules.bond_types])[start:end].tolist()
     expected = {(a, b, t) for i, j, t in bonds for a, b in ((i, j), (j, i))}
-    found = {*map(tuple, torch.stack([sample.src, sample.dst, sample.w.argmax(dim=1)], dim=1).tolist())}
-    assert found == expected
-    assert sample.w.shape == (12, 4)
-    assert sample.w.sum(dim=1).eq(1).all()
-    assert sorted(sample.w.sum(dim=0).tolist()) == [0, 0, 2, 10]  # one double bond
+    assert {*map(tuple, torch.stack([src, dst, w.argmax(dim=1)], dim=1).tolist())} == expected
+    assert w.shape == (12, 4)
+    assert w.sum(dim=1).eq(1).all()
+    assert sorted(w.sum(dim=0).tolist()) == [0, 0, 2, 10]  # one double bond
 
 
 def test_other_edges_know_which_pairs_are_bonded():
-    bonded, full, near = (dataset(kind)[ACETALDEHYDE] for kind in ("bonded", "fully connected", "cutoff"))
-    n = len(full.x)
-    assert full.w.shape == (n * (n - 1), 5)
-    assert full.w[:, 4].sum() == n * (n - 1) - len(bonded.src)
-    r = (full.x[full.dst] - full.x[full.src]).norm(dim=1)
-    assert len(near.src) == (r <= 2).sum()
+    (bonds, *_), (_, _, w, r, f), (near, *_) = (
+        fields(dataset(kind), ACETALDEHYDE) for kind in ("bonded", "fully connected", "cutoff")
+    )
+    n = len(f)
+    assert w.shape == (n * (n - 1), 5)
+    assert w[:, 4].sum() == n * (n - 1) - len(bonds)
+    assert len(near) == (r <= 2).sum()
     assert KINDS["cutoff"].edge_dim == KINDS["fully connected"].edge_dim == 5
 
 
 def test_atom_features_are_element_and_atomic_number():
-    f = dataset()[ACETALDEHYDE].f  # C C O H H H H
+    *_, f = fields(dataset(), ACETALDEHYDE)  # C C O H H H H
     assert f[:, 5].tolist() == [6, 6, 8, 1, 1, 1, 1]
     assert f[:, :5].argmax(dim=1).tolist() == [1, 1, 3, 0, 0, 0, 0]
 
@@ -57,10 +65,11 @@ def test_batches(name, graph):
     if graph == "dgl":
         pytest.importorskip("dgl")
     data = dataset(name, "dipole")
-    G, target = collate([data[i] for i in range(len(data))], graph)
+    G, plan, target = collate(samples_of(data, range(len(data))), graph)
+    plan.check(G)
     G = as_graph(G)
     assert G.batch_num_nodes().tolist() == data.molecules.num_atoms.tolist()
-    assert G.batch_num_edges().tolist() == [len(data[i].src) for i in range(len(data))]
+    assert G.batch_num_edges().tolist() == [data[i][0].num_edges() for i in range(len(data))]
     src, dst = G.edges()
     x = torch.from_numpy(data.molecules.positions)
     torch.testing.assert_close(G.edata["d"], x[dst.long()] - x[src.long()])
@@ -77,33 +86,35 @@ def test_rotations_are_drawn_from_seed_epoch_and_index_and_turn_the_target():
     turning.set_epoch(1)
     second = turning[1]
     again = dataset("fully connected", "dipole", rotate=True, seed=3)[1]
-    assert torch.equal(first.x, again.x)
-    assert not torch.allclose(first.x, second.x)
-    for sample in (first, second):
-        torch.testing.assert_close(sample.x @ sample.target, still[1].x @ still[1].target)
-        torch.testing.assert_close(torch.cdist(sample.x, sample.x), torch.cdist(still[1].x, still[1].x))
+    assert torch.equal(first[0].edata["d"], again[0].edata["d"])
+    assert not torch.allclose(first[0].edata["d"], second[0].edata["d"])
+    d, target = still[1][0].edata["d"], still[1][2]
+    for G, _, turned in (first, second):
+        torch.testing.assert_close(G.edata["d"] @ turned.T, d @ target.T)
+        torch.testing.assert_close(G.edata["d"] @ G.edata["d"].T, d @ d.T)
     np.testing.assert_array_equal(turning.molecules.positions, before)
 
 
 def test_an_atom_alone_has_no_edges_and_can_be_predicted():
     data = MoleculeDataset(table(("F[H]", "[F]")), "homo", KINDS["bonded"])
-    assert len(data[1].src) == 0
+    assert data[1][0].num_edges() == 0
     model = SE3Transformer(1, 6, 4, num_degrees=2, div=2).double()
-    for samples in ([data[1]], [data[0], data[1]]):
-        assert model(collate(samples)[0]).isfinite().all()
+    for indices in ([1], [0, 1]):
+        G, plan, _ = samples_of(data, indices)
+        assert model(G, plan=plan).isfinite().all()
 
 
 def test_unknown_targets():
     molecules = table()
     molecules = replace(molecules, targets={"homo": np.where(np.arange(6) == 2, np.nan, molecules.targets["homo"])})
     assert [*with_target(molecules, "homo").names] == [*SMILES[:2], *SMILES[3:]]
-    assert MoleculeDataset(molecules, "dipole", KINDS["bonded"])[0].target.isnan().tolist() == [True] * 3
+    assert MoleculeDataset(molecules, "dipole", KINDS["bonded"])[0][2].isnan().tolist() == [[True] * 3]
     with pytest.raises(ValueError, match=r"task: expected one of \['homo'\].*got gap"):
         with_target(molecules, "gap")
 
 
 def test_numbers_become_those_of_the_training():
-    G, target = cast(collate([dataset("smooth")[0]]), torch.float32)
+    G, _, target = cast(collate(dataset("smooth")[0]), torch.float32)
     assert {value.dtype for value in (*G.ndata.values(), *G.edata.values(), target)} == {torch.float32}
 
 

@@ -5,7 +5,15 @@ from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
-from experiments.qm9.models import TFN, Scaled, SE3Transformer, SE3TransformerPooled, SE3TransformerVector
+from experiments.qm9.models import (
+    TFN,
+    AboveLinear,
+    Scaled,
+    SE3Transformer,
+    SE3TransformerPooled,
+    SE3TransformerResidual,
+    SE3TransformerVector,
+)
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
 
@@ -13,6 +21,7 @@ MODELS = {
     "SE3Transformer-avg": lambda: SE3Transformer(2, 6, 4, num_degrees=4, edge_dim=5, div=2, pooling="avg"),
     "SE3Transformer-max": lambda: SE3Transformer(2, 6, 4, num_degrees=3, edge_dim=5, div=2, pooling="max", n_heads=2),
     "SE3TransformerPooled": lambda: SE3TransformerPooled(2, 6, 4, num_degrees=3, edge_dim=5, n_heads=2),
+    "SE3TransformerResidual": lambda: SE3TransformerResidual(2, 6, 48, num_degrees=3, edge_dim=5, n_heads=2),
     "TFN": lambda: TFN(3, 6, 4, num_nlayers=1, num_degrees=3, edge_dim=5),
 }
 
@@ -96,9 +105,10 @@ def test_vectors_need_degree_one():
 def test_scaled_outputs():
     net, G = MODELS["TFN"]().double(), molecules()
     targets, sizes = torch.tensor([[3.0], [5.0], [10.0]]).double(), torch.tensor([5, 4, 6])
+    counts = torch.stack([sizes - 2, torch.full((3,), 2)], dim=1)
     plain, per_atom = Scaled(net).double(), Scaled(net, per_atom=True).double()
     for model in (plain, per_atom):
-        model.fit(targets, sizes)
+        model.fit(targets, counts)
     torch.testing.assert_close(plain(G), 6 + targets.std(correction=0) * net(G))
     in_molecule_of_mean_size = targets[:, 0] * 5 / sizes
     expected = in_molecule_of_mean_size.mean() + in_molecule_of_mean_size.std(correction=0) * net(G)
@@ -107,15 +117,15 @@ def test_scaled_outputs():
 
 def test_scaled_vectors_have_no_mean():
     model = Scaled(vectors()).double()
-    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([5, 4]))
+    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([[5], [4]]))
     assert (model.mean, model.std) == (0, 5)
     with pytest.raises(ValueError, match="targets: expected more than one value"):
-        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([5, 4, 6]))
+        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([[5], [4], [6]]))
 
 
 def test_scaled_accepts_published_weights_and_its_own():
     net, model = MODELS["TFN"](), Scaled(MODELS["TFN"]())
-    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([5, 4]))
+    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([[5], [4]]))
     published = net.state_dict()
     model.load_state_dict(published)
     assert (model.mean, model.std) == (4, 1)
@@ -126,3 +136,18 @@ def test_scaled_accepts_published_weights_and_its_own():
         assert torch.equal(value, model.state_dict()[name])
     with pytest.raises(RuntimeError, match="Missing key"):
         again.load_state_dict({})
+
+
+def test_what_is_linear_in_the_atoms_need_not_be_learned():
+    net, G = MODELS["TFN"]().double(), molecules()
+    elements = torch.tensor([0, 1, 1, 3, 4] * 3)[: G.num_nodes()]
+    G.ndata["f"][:, :5, 0] = torch.eye(5, dtype=torch.float64)[elements]
+    counts = torch.stack([part.sum(dim=0) for part in G.ndata["f"][:, :5, 0].split(G.batch_num_nodes().tolist())])
+    energies, rest = torch.tensor([1.0, -2.0, 7.0, 0.5, 3.0]).double(), torch.tensor([[0.1], [-0.3], [0.2], [0.0]])
+    model = AboveLinear(net).double()
+    several = torch.cat([counts, torch.tensor([[3.0, 1, 0, 0, 2]]).double()])
+    model.fit(several @ energies.unsqueeze(1) + 4, several)
+    assert model.std < 1e-9
+    model.fit(several @ energies.unsqueeze(1) + 4 + rest.double(), several)
+    assert model.elements[2].abs() < 1e-9  # of which there are none
+    torch.testing.assert_close(model(G), counts @ model.elements + model.mean + model.std * net(G))

@@ -102,3 +102,26 @@ def test_drawn_splits_are_the_same_for_a_seed():
     assert np.bincount(split).tolist() == [800, 100, 100]
     np.testing.assert_array_equal(split, draw_split(1000, 800, 100, seed=0))
     assert (split != draw_split(1000, 800, 100, seed=1)).any()
+
+
+def test_molecules_held_out_are_the_test_split_and_no_others():
+    """Those that leave the test split take the places in the training set that become free."""
+    many = join([table()] * 5)
+    split = np.array([0] * 20 + [1] * 5 + [2] * 5, dtype=np.int8)
+    many = replace(many, names=np.array([f"gdb_{number}" for number in range(100, 130)]), split=split)
+    ids = np.array([100, 101, 120, 129, 7])
+    held = many.hold_out(ids)
+    assert [*held.part("test").names] == ["gdb_100", "gdb_101", "gdb_120", "gdb_129"]
+    assert np.bincount(held.split).tolist() == [20, 6, 4]
+    kept = (held.split == split) | np.isin(np.arange(30), [0, 1, 20, *range(25, 29)])
+    assert kept.all()
+    np.testing.assert_array_equal(many.hold_out(ids[::-1]).split, held.split)
+    with pytest.raises(ValueError, match="ids: expected numbers of some of the molecules, got 1 others"):
+        many.hold_out(np.array([7]))
+
+
+def test_atoms_of_each_element_are_counted():
+    counts = table().element_counts  # H C N O F
+    assert counts[SMILES.index("CC=O")].tolist() == [4, 2, 0, 1, 0]
+    assert counts[SMILES.index("FC(F)F")].tolist() == [1, 1, 0, 0, 3]
+    assert table().take(np.array([], dtype=int)).element_counts.shape == (0, 5)

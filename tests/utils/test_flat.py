@@ -1,0 +1,95 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from utils.flat import ALIGNMENT, FlatParameters
+
+
+def make_model(dtype=torch.float32):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.SiLU(), nn.Linear(5, 7, bias=False), nn.LayerNorm(7), nn.Linear(7, 1))
+    model[3].bias.requires_grad_(False)
+    return model.to(dtype)
+
+
+def loss(model, number):
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(number), dtype=model[0].weight.dtype)
+    return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+def test_names_values_and_memory():
+    model, before = make_model(), make_model().state_dict()
+    flat = FlatParameters(model)
+    (whole,) = flat.whole
+    assert model.state_dict().keys() == before.keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    for parameter in model.parameters():
+        inside = 0 <= parameter.data_ptr() - whole.data_ptr() < whole.nbytes
+        assert inside == parameter.requires_grad
+        assert not inside or (parameter.data_ptr() - whole.data_ptr()) % (4 * ALIGNMENT) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_training_is_that_of_the_parameters_themselves(dtype):
+    """Steps, clipping and the average: what PyTorch does with parameters one by one."""
+    models = [make_model(dtype) for _ in range(2)]
+    flat = FlatParameters(models[0])
+    parts = [flat.whole, nn.ParameterList([p for p in models[1].parameters() if p.requires_grad])]
+    adams = [torch.optim.AdamW(part, lr=0.1, weight_decay=0.1) for part in parts]
+    averages = [AveragedModel(part, multi_avg_fn=get_ema_multi_avg_fn(0.9)) for part in parts]
+    for number in range(5):
+        flat.zero_grad()
+        adams[1].zero_grad()
+        norms = []
+        for model, part, adam, average in zip(models, parts, adams, averages, strict=True):
+            loss(model, number).backward()
+            norms.append(nn.utils.clip_grad_norm_(part, 0.5))
+            adam.step()
+            average.update_parameters(part)
+        torch.testing.assert_close(*norms)
+        torch.testing.assert_close(*(dict(model.named_parameters()) for model in models))
+    FlatParameters(copy.deepcopy(models[0]))  # a copy has memory of its own
+    torch.testing.assert_close(*(dict(model.named_parameters()) for model in models))
+    own = FlatParameters(models[1]).whole
+    torch.testing.assert_close(flat.whole[0], own[0])
+
+
+def test_gradients_set_to_none_are_back_for_the_next_step():
+    model = make_model()
+    flat = FlatParameters(model)
+    model.zero_grad(set_to_none=True)
+    flat.zero_grad()
+    loss(model, 0).backward()
+    assert flat.whole[0].grad.norm() == pytest.approx(
+        torch.stack([p.grad.norm() for p in model.parameters() if p.requires_grad]).norm().item()
+    )
+
+
+def test_weights_that_are_loaded_are_those_of_the_whole():
+    model, other = make_model(), make_model()
+    with torch.no_grad():
+        other[0].weight.fill_(7.0)
+    flat = FlatParameters(model)
+    model.load_state_dict(other.state_dict())
+    assert (flat.whole[0] == 7.0).sum() == 15
+
+
+def test_parameters_of_several_dtypes():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).double())
+    assert [whole.dtype for whole in FlatParameters(model).whole] == [torch.float32, torch.float64]
+
+
+def test_writing_to_the_whole_is_counted():
+    """A loss from before is not differentiated with the weights of after."""
+    model = make_model()
+    flat = FlatParameters(model)
+    before = loss(model, 0)
+    with torch.no_grad():
+        flat.whole[0].mul_(2)
+    flat.written()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        before.backward()
