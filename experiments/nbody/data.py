@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.nbody.public_stream import public_trajectories
 from experiments.nbody.simulation import (
     DT,
     PHYSICS_VERSION,
@@ -33,7 +34,9 @@ ARRAYS = ("loc", "vel", "charges", "edges")
 MOST_PARTICLES = 4096  # their graphs have an edge from each to each
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Stream = Literal["own", "egnn"]
+Targets = Literal["both", "positions"]
 
 
 # --------------------------------------------------------------------------------------------------------- files
@@ -46,12 +49,13 @@ def load_or_simulate(
     seed: int,
     split: Literal["train", "valid", "test"],
     *,
+    stream: Stream = "own",
     progress: bool = False,
 ) -> Trajectories:
     """Simulated trajectories, from a file where they were simulated before.
 
-    The file's name and content carry the settings, the number, the seed, the split and the version of the physics. One
-    that cannot be read, or holds something else, is reported by a warning and made anew.
+    The file's name and content carry the settings, the number, the seed, the split, the stream and the version of the
+    physics. One that cannot be read, or holds something else, is reported by a warning and made anew.
 
     Args:
         folder: where the files are; made if missing.
@@ -59,6 +63,7 @@ def load_or_simulate(
         num_simulations: how many trajectories.
         seed: non-negative integer.
         split: equal seeds give independent trajectories in different splits.
+        stream: whose random numbers: ``'own'``, of :func:`simulate`; ``'egnn'``, of :func:`public_trajectories`.
         progress: show a progress bar while simulating.
 
     Raises:
@@ -70,13 +75,16 @@ def load_or_simulate(
         raise ValueError(f"split: expected one of {SPLITS}, got {split!r}")
     check_count("num_simulations", num_simulations)
     check_count("seed", seed, least=0)
-    what = {**asdict(settings), "box_size": float(settings.box_size), "physics": PHYSICS_VERSION}
+    what = {**asdict(settings), "box_size": float(settings.box_size), "physics": PHYSICS_VERSION, "stream": stream}
     key = json.dumps({**what, "num_simulations": num_simulations, "seed": seed, "split": split}, default=int)
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     path = Path(folder) / f"{settings.simulation}{settings.n_balls}_{split}_{digest}.npz"
 
     def make() -> dict[str, np.ndarray]:
-        trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
+        if stream == "egnn":
+            trajectories = public_trajectories(settings, split, num_simulations, seed=seed, progress=progress)
+        else:
+            trajectories = simulate(settings, num_simulations, seed_of(seed, split), progress=progress)
         return {name: getattr(trajectories, name) for name in ARRAYS}
 
     return _trajectories(load_or_make(path, key, make, "simulating"), settings.sample_freq)
@@ -160,8 +168,9 @@ READERS = {".pkl": read_pickle, ".npz": read_npz}
 class NBodyDataset(torch.utils.data.Dataset):
     """Pairs of frames of each trajectory: an initial state and the state ``delta_t`` frames later.
 
-    An item is (x0, v0, charges, edges, xT, vT), float32 ``[n, 3]``, ``[n, 3]``, ``[n, 1]``, ``[n, n]``, ``[n, 3]``,
-    ``[n, 3]``.
+    An item is (x0, v0, charges, edges, target), float32 ``[n, 3]``, ``[n, 3]``, ``[n, 1]``, ``[n, n]``, ``[n, 2, 3]``.
+    The target is displacements and changes of velocity or, where only positions are asked for, displacements alone,
+    ``[n, 1, 3]``.
 
     Args:
         trajectories: simulated or loaded; in 2 dimensions z is 0.
@@ -170,6 +179,9 @@ class NBodyDataset(torch.utils.data.Dataset):
         start_at: ``'zero'`` starts from frame ``burn_in``; ``'all'`` from a random one that leaves ``delta_t`` frames,
             drawn from (seed, epoch, index) alone, so that a resumed training sees what an uninterrupted one would.
         seed: of the random starts.
+        targets: ``'both'`` or ``'positions'``.
+        mirror: turn half of the samples into their mirror images, drawn as the starts are: charges and springs know no
+            left and right, but models of SO(3) have to be shown.
 
     Raises:
         ValueError: an argument, named, is out of range, or no frame leaves ``delta_t`` frames.
@@ -182,16 +194,21 @@ class NBodyDataset(torch.utils.data.Dataset):
         burn_in: int = 0,
         start_at: Literal["all", "zero"] = "all",
         seed: int = 0,
+        targets: Targets = "both",
+        mirror: bool = False,
     ) -> None:
         check_count("delta_t", delta_t)
         check_count("burn_in", burn_in, least=0)
         check_count("seed", seed, least=0)
         if start_at not in ("all", "zero"):
             raise ValueError(f"start_at: expected 'all' or 'zero', got {start_at!r}")
+        if targets not in ("both", "positions"):
+            raise ValueError(f"targets: expected 'both' or 'positions', got {targets!r}")
         simulations, frames, dim, n = trajectories.loc.shape
         if burn_in + delta_t >= frames:
             raise ValueError(f"delta_t: expected at most {frames - 1 - burn_in} frames, got {delta_t}")
         self.delta_t, self.burn_in, self.start_at, self.seed = delta_t, burn_in, start_at, seed
+        self.targets, self.mirror = targets, mirror
         self.sample_freq, self.dt = trajectories.sample_freq, trajectories.dt
         self._states = np.zeros((2, simulations, frames, n, 3), dtype=np.float32)
         self._states[0, ..., :dim] = trajectories.loc.swapaxes(2, 3)
@@ -211,7 +228,7 @@ class NBodyDataset(torch.utils.data.Dataset):
         return self.horizon * self.dt
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the start frames of an epoch.
+        """Draw the start frames and the mirror images of an epoch.
 
         Call it before the data loader is iterated; persistent workers keep their copy of the dataset and do not see it.
 
@@ -222,6 +239,8 @@ class NBodyDataset(torch.utils.data.Dataset):
             ValueError: it is no such number.
         """
         check_count("epoch", epoch, least=0)
+        rng = np.random.default_rng((self.seed, epoch, 1))
+        self._signs = rng.choice((-1, 1), len(self)) if self.mirror else np.ones(len(self))
         if self.start_at == "zero":
             self._starts = np.full(len(self), self.burn_in)
             return
@@ -232,10 +251,11 @@ class NBodyDataset(torch.utils.data.Dataset):
         return self._states.shape[1]
 
     def __getitem__(self, index: int) -> Sample:
-        start = self._starts[index]
-        x0, v0 = self._states[:, index, start]
-        xT, vT = self._states[:, index, start + self.delta_t]
-        return x0, v0, self._charges[index], self._edges[index], xT, vT
+        start, sign = self._starts[index], np.float32(self._signs[index])
+        first, last = sign * self._states[:, index, start], sign * self._states[:, index, start + self.delta_t]
+        (x0, v0), changes = first, last - first
+        target = changes[:1] if self.targets == "positions" else changes
+        return x0, v0, self._charges[index], self._edges[index], target.swapaxes(0, 1)
 
 
 # ------------------------------------------------------------------------------------------------------- batches
@@ -252,7 +272,8 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         G and the target, all float32. With N = S n and E = S n (n - 1), ``G.ndata`` has positions ``'x'``
         ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
         x_dst - x_src, ``[E, 3]`` and strengths of the interactions ``'w'`` ``[E, 1]``, edges in the order of their
-        destinations, then sources. The target ``[N, 2, 3]`` is displacements and changes of velocity.
+        destinations, then sources. The target ``[N, 2, 3]`` is displacements and changes of velocity, or ``[N, 1, 3]``
+        displacements alone.
 
     Raises:
         ValueError: another ``graph``, or samples of different numbers of particles.
@@ -260,7 +281,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     sizes = {len(x0) for x0, *_ in samples}
     if len(sizes) != 1:
         raise ValueError(f"samples: expected one number of particles in all of at least one, got {sorted(sizes)}")
-    x0, v0, charges, edges, xT, vT = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+    x0, v0, charges, edges, target = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*samples, strict=True))
     num_graphs, n, _ = x0.shape
     G, src, dst = fully_connected(graph, num_graphs, n)
     G.ndata["x"] = x0.reshape(-1, 1, 3)
@@ -268,8 +289,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     G.ndata["c"] = charges.reshape(-1, 1, 1)
     G.edata["d"] = (x0[:, dst] - x0[:, src]).reshape(-1, 3)
     G.edata["w"] = edges[:, dst, src].reshape(-1, 1)
-    target = torch.stack([xT - x0, vT - v0], dim=2).reshape(-1, 2, 3)
-    return G, target
+    return G, target.flatten(0, 1)
 
 
 # ----------------------------------------------------------------------------------------------------- baselines

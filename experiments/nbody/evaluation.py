@@ -15,7 +15,7 @@ from utils.history import Row
 from utils.loaders import EpochLoader
 from utils.training import evaluate
 
-METRICS = ("loss", "position", "velocity")
+METRICS = ("position", "velocity")  # of which the loss is the sum
 
 
 def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor]) -> tuple[dict[str, Tensor], int]:
@@ -23,14 +23,14 @@ def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor]) -> tup
 
     Args:
         model: maps G to predictions ``[N, 2, 3]``.
-        batch: (G, target) from :func:`collate`.
+        batch: (G, target) from :func:`collate`; a target of positions alone judges positions alone.
 
     Returns:
-        ``'position'`` and ``'velocity'``, and their sum as ``'loss'``; and N.
+        ``'position'`` and, unless the target has positions alone, ``'velocity'``, and their sum as ``'loss'``; and N.
     """
     G, target = batch
-    position, velocity = (model(G) - target).square().mean(dim=(0, 2))
-    return {"loss": position + velocity, "position": position, "velocity": velocity}, len(target)
+    errors = (model(G)[:, : target.shape[1]] - target).square().mean(dim=(0, 2))
+    return {"loss": errors.sum(), **dict(zip(METRICS, errors, strict=False))}, len(target)
 
 
 def compare(fabric: Fabric, model: nn.Module, loader: EpochLoader) -> dict[str, Row]:
@@ -78,12 +78,13 @@ def relative_equivariance_error(fabric: Fabric, model: nn.Module, G: Any) -> Row
 
 
 def table(results: dict[str, Row]) -> str:
-    """Position and velocity errors as lines of text.
+    """Errors of positions and, if they were asked for, velocities as lines of text.
 
     Args:
         results: metrics of every predictor, by its name.
     """
     width = max(map(len, results))
-    lines = [f"{'':{width}}  MSE position  MSE velocity"]
-    lines += [f"{name:{width}}  {row['position']:12.5f}  {row['velocity']:12.5f}" for name, row in results.items()]
+    metrics = [metric for metric in METRICS if metric in next(iter(results.values()))]
+    lines = ["  ".join([" " * width, *(f"MSE {metric}" for metric in metrics)])]
+    lines += ["  ".join([f"{name:{width}}", *(f"{row[m]:12.5f}" for m in metrics)]) for name, row in results.items()]
     return "\n".join(lines)

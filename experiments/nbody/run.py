@@ -24,6 +24,7 @@ from torch import nn
 from experiments.nbody import models, plots
 from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load_trajectories
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
+from experiments.nbody.integrator import SE3Integrator
 from experiments.nbody.simulation import Settings, Trajectories
 from utils.experiment import Experiment, equivariance_line, summary, summary_lines
 from utils.files import write_json
@@ -44,10 +45,12 @@ def load(flags: Namespace) -> dict[str, NBodyDataset]:
         UsageError: a flag, named, asks for what cannot be done.
     """
     source = "--data" if flags.ri_data is None else "--ri_data"
-    with blame(source, delta_t="--ri_delta_t", burn_in="--ri_burn_in", sample_freq="--sample_freq"):
+    arguments = {"delta_t": "--ri_delta_t", "burn_in": "--ri_burn_in", "sample_freq": "--sample_freq"}
+    with blame(source, **arguments, stream="--stream"):
         splits = _simulate_splits(flags) if flags.ri_data is None else _read_splits(flags)
+        what = flags.ri_delta_t, flags.ri_burn_in, flags.ri_start_at, flags.seed, flags.targets
         datasets = {
-            split: NBodyDataset(trajectories, flags.ri_delta_t, flags.ri_burn_in, flags.ri_start_at, flags.seed)
+            split: NBodyDataset(trajectories, *what, mirror=flags.mirror and split == "train")
             for split, trajectories in splits.items()
         }
     if flags.evaluate is not None:
@@ -57,11 +60,13 @@ def load(flags: Namespace) -> dict[str, NBodyDataset]:
 
 
 def _simulate_splits(flags: Namespace) -> dict[str, Trajectories]:
-    settings = Settings(flags.ri_data_type, flags.n_balls, sample_freq=flags.sample_freq or 100)
+    box_size = Settings.box_size if flags.walls else 0.0
+    settings = Settings(flags.ri_data_type, flags.n_balls, box_size=box_size, sample_freq=flags.sample_freq or 100)
     sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
+    seed = flags.seed if flags.data_seed is None else flags.data_seed
+    options = {"stream": flags.stream, "progress": sys.stderr.isatty()}
     return {
-        split: load_or_simulate(flags.data, settings, size, flags.seed, split, progress=sys.stderr.isatty())
-        for split, size in sizes.items()
+        split: load_or_simulate(flags.data, settings, size, seed, split, **options) for split, size in sizes.items()
     }
 
 
@@ -75,7 +80,8 @@ def _read_splits(flags: Namespace) -> dict[str, Trajectories]:
 
 def _load_extra(flags: Namespace, horizon: int) -> NBodyDataset:
     trajectories = load_trajectories(flags.evaluate, flags.evaluate_sample_freq)
-    dataset = NBodyDataset(trajectories, flags.evaluate_delta_t, start_at=flags.ri_start_at, seed=flags.seed)
+    start_at, targets = flags.ri_start_at, flags.targets
+    dataset = NBodyDataset(trajectories, flags.evaluate_delta_t, start_at=start_at, seed=flags.seed, targets=targets)
     if dataset.horizon != horizon:
         raise UsageError(
             f"--evaluate_delta_t: {flags.evaluate_delta_t} frames of {flags.evaluate} are {dataset.horizon} steps of "
@@ -93,6 +99,8 @@ def make_model(flags: Namespace) -> nn.Module:
     Args:
         flags: every flag.
     """
+    if flags.model == "SE3Integrator":
+        return SE3Integrator(flags.num_layers, flags.num_channels, flags.num_degrees, flags.num_steps)
     return getattr(models, flags.model)(
         num_layers=flags.num_layers,
         num_channels=flags.num_channels,
@@ -103,6 +111,17 @@ def make_model(flags: Namespace) -> nn.Module:
         si_e=flags.siend,
         x_ij=none_or_text(flags.xij),
     )
+
+
+def fit_model(model: nn.Module, dataset: NBodyDataset) -> None:
+    """Tell an integrator how far it is to go.
+
+    Args:
+        model: untrained.
+        dataset: of the training.
+    """
+    if isinstance(model, SE3Integrator):
+        model.horizon.fill_(dataset.horizon_time)
 
 
 # -------------------------------------------------------------------------------------------------------- report
@@ -152,7 +171,8 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
     """
     baselines = {name: row for name, row in results.items() if name != type(trainer.model).__name__}
     if trainer.epochs:
-        learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", baselines)
+        metrics = [metric for metric in ("loss", *METRICS) if f"train_{metric}" in trainer.epochs[0]]
+        learning_curves(trainer.epochs, metrics, folder / "learning_curves.png", baselines)
     batch = test.first(3)
     G, target = trainer.fabric.to_device(batch)
     prediction = as_trained(trainer.fabric, trainer.model)(G)
@@ -169,6 +189,7 @@ EXPERIMENT = Experiment(
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
+    fit_model=fit_model,
     free=FREE,
     idle=idle_flags,
 )

@@ -10,6 +10,7 @@ from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 QUICK = {
     "model": "SE3TransformerIterative", "num_layers": 1, "num_degrees": 2, "num_channels": 4, "num_iter": 3,
     "div": 2, "head": 1, "simid": "1x1", "siend": "att", "xij": "add", "basis_gradients": True, "k_neighbors": None,
+    "edge_features": "potential",
     **TRAINING, "num_epochs": 10, "batch_size": 32, "lr": 1e-2, "warmup": 20, "clip_norm": 1.0, "seed": 54,
     "n_points": 10, "epoch_size": 2000, "num_valid": 500, "num_test": 1000,
     "gd_stepsize": 0.02, "gd_tolerance": 0.01, "gd_post_process": True, "num_runs": 1, "log_steps": True,
@@ -27,7 +28,13 @@ PRESETS = {
     "iterative": ITERATIVE,
     "no-basis-gradients": {**ITERATIVE, "basis_gradients": False},
     "single-pass": {**ITERATIVE, "num_iter": 1},
-}
+    "well": {**ITERATIVE, "edge_features": "well"},
+    "published": {  # the published recipe: 500,000 graphs
+        **ITERATIVE,
+        "div": 1, "num_epochs": 100, "epoch_size": 5000, "batch_size": 128, "lr": 1e-3, "warmup": 0, "clip_norm": 1.0,
+        "ema": None,
+    },
+}  # fmt: skip
 
 FREE = {"gd_stepsize", "gd_tolerance", "gd_post_process", "num_runs", "num_test"}
 
@@ -47,6 +54,9 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions")
     add("--basis_gradients", action=BooleanOptionalAction, help="let gradients flow through the equivariant basis")
     add("--k_neighbors", type=count(1), help="edges of largest potential that a point attends to (None: all)")
+
+    add("--edge_features", choices=("potential", "well"),
+        help="what layers see of an edge: V, or a, V and its derivatives V' and V''")  # fmt: skip
 
     add_training_flags(parser, "graphs")
 

@@ -9,20 +9,9 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.graphs import graph_of_node
-from experiments.toy_optimisation.models import move
+from experiments.toy_optimisation.models import move, potential_slope
 
 LONGEST_MOVE = 0.1  # along one edge, in one step
-
-
-def potential_slope(r: Tensor, parameter: Tensor) -> Tensor:
-    """Derivative of :func:`pair_potential`, :math:`V' = 4 u^3 - 2 u + 1 / 10`, :math:`u = r - a - 1`.
-
-    Args:
-        r: distances, any shape.
-        parameter: a, the same shape.
-    """
-    u = r - parameter - 1
-    return 4 * u**3 - 2 * u + 0.1
 
 
 class GradientDescent:

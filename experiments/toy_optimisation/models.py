@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.graphs import Graph, as_graph
+from equivariant_attention.graphs import Graph, as_graph, with_edge_fields
 from equivariant_attention.modules import GNormBias, GSE3Res, get_basis_and_r
 
-EDGE_DIM = 1  # the potential of the edge
+EDGE_DIMS = {"potential": 1, "well": 4}  # of what the layers see of an edge, see `well`
 
 
 def pair_potential(r: Tensor, parameter: Tensor) -> Tensor:
@@ -21,6 +21,31 @@ def pair_potential(r: Tensor, parameter: Tensor) -> Tensor:
     """
     u = r - parameter - 1
     return u**4 - u**2 + u / 10 + 0.321919
+
+
+def potential_slope(r: Tensor, parameter: Tensor) -> Tensor:
+    """Derivative of :func:`pair_potential`, :math:`V' = 4 u^3 - 2 u + 1 / 10`, :math:`u = r - a - 1`.
+
+    Args:
+        r: distances, any shape.
+        parameter: a, the same shape.
+    """
+    u = r - parameter - 1
+    return 4 * u**3 - 2 * u + 0.1
+
+
+def well(r: Tensor, parameter: Tensor) -> Tensor:
+    """What there is to know of a pair's potential at distance r: a, V, V' and V'', side by side.
+
+    Args:
+        r: distances, ``[edges, 1, 1]``.
+        parameter: a, the same shape.
+
+    Returns:
+        ``[edges, 4, 1]``.
+    """
+    curvature = 12 * (r - parameter - 1) ** 2 - 2
+    return torch.cat([parameter, pair_potential(r, parameter), potential_slope(r, parameter), curvature], dim=1)
 
 
 class SE3TransformerIterative(nn.Module):
@@ -38,6 +63,8 @@ class SE3TransformerIterative(nn.Module):
         x_ij: what becomes of relative positions: None, 'cat' or 'add' (see :class:`GConvSE3Partial`).
         compute_gradients: let gradients flow through the spherical harmonics of every step.
         k_neighbors: if given, each node attends to this many incoming edges of largest potential, where it has more.
+        edge_features: what the layers see of an edge beside its length: 'potential', V, as published; or 'well', all of
+            :func:`well`.
     """
 
     def __init__(
@@ -53,13 +80,15 @@ class SE3TransformerIterative(nn.Module):
         x_ij: str | None = "add",
         compute_gradients: bool = True,
         k_neighbors: int | None = None,
+        edge_features: str = "potential",
         **kwargs,
     ) -> None:
         super().__init__()
-        self.num_degrees = num_degrees
+        self.num_degrees, self.edge_features = num_degrees, edge_features
         self.compute_gradients, self.k_neighbors = compute_gradients, k_neighbors
-        middle = {"edge_dim": EDGE_DIM, "div": div, "n_heads": n_heads, "selfint": si_m, "x_ij": x_ij}
-        last = {"edge_dim": EDGE_DIM, "div": 1, "n_heads": 1, "selfint": si_e, "x_ij": x_ij}
+        edge_dim = EDGE_DIMS[edge_features]
+        middle = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads, "selfint": si_m, "x_ij": x_ij}
+        last = {"edge_dim": edge_dim, "div": 1, "n_heads": 1, "selfint": si_e, "x_ij": x_ij}
         fiber, fiber_mid, fiber_out = Fiber(1, 1), Fiber(num_degrees, num_channels), Fiber(structure=[(1, 1)])
         self.blocks = nn.ModuleList()
         for i in range(num_iter):
@@ -97,6 +126,9 @@ class SE3TransformerIterative(nn.Module):
     def _run(self, block: nn.ModuleList, features: Features, graph: Any) -> Features:
         if self.k_neighbors is not None:
             graph = strongest_neighbors(graph, self.k_neighbors)
+        if self.edge_features == "well":
+            w = well(graph.edata["r"], graph.edata["potential_parameters"])
+            graph = with_edge_fields(graph, {"d": graph.edata["d"], "w": w})
         basis, r = get_basis_and_r(graph, self.num_degrees - 1, compute_gradients=self.compute_gradients)
         for layer in block:
             features = layer(features, G=graph, r=r, basis=basis)
@@ -121,6 +153,6 @@ def strongest_neighbors(graph: Any, k: int) -> Any:
     first = torch.searchsorted(dst[order].contiguous(), dst[order].contiguous())
     kept = order[position - first < k].sort().values
     pruned = Graph(src[kept], dst[kept], num_nodes=graph.num_nodes())
-    for name in ("d", "w"):
+    for name in ("d", "r", "w", "potential_parameters"):
         pruned.edata[name] = graph.edata[name][kept]
     return pruned

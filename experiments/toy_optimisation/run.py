@@ -77,6 +77,7 @@ def make_model(flags: Namespace) -> nn.Module:
         x_ij=none_or_text(flags.xij),
         compute_gradients=flags.basis_gradients,
         k_neighbors=flags.k_neighbors,
+        edge_features=flags.edge_features,
     )
     if flags.log_steps:
         model.gradient_flow = GradientFlow(model)

@@ -14,6 +14,7 @@ from experiments.nbody.data import (
     load_or_simulate,
     load_trajectories,
 )
+from experiments.nbody.public_stream import public_trajectories
 from experiments.nbody.simulation import Settings, simulate
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "nbody_charged5.npz"
@@ -56,6 +57,14 @@ def test_everything_that_matters_has_its_own_file(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "PHYSICS_VERSION", data.PHYSICS_VERSION + 1)
     load()
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_public_data_have_their_own_file(tmp_path):
+    settings = Settings(n_balls=3, box_size=0, length=40, sample_freq=10)
+    own, public = (load_or_simulate(tmp_path, settings, 2, 43, "test", stream=stream) for stream in ("own", "egnn"))
+    assert (own.loc.shape[1], public.loc.shape[1]) == (5, 3)
+    np.testing.assert_array_equal(public.loc, public_trajectories(settings, "test", 2, seed=43).loc)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_splits_differ(tmp_path):
@@ -235,17 +244,44 @@ def test_items_are_states_of_the_trajectories(trajectories):
     assert len(dataset) == 6
     assert dataset.horizon == 20
     assert dataset.horizon_time == pytest.approx(0.02)
-    x0, v0, charges, edges, xT, vT = dataset[4]
+    x0, v0, charges, edges, target = dataset[4]
     assert {a.dtype for a in dataset[4]} == {np.dtype(np.float32)}
-    for array, frames, frame in ((x0, "loc", 1), (v0, "vel", 1), (xT, "loc", 3), (vT, "vel", 3)):
-        np.testing.assert_array_equal(array, getattr(trajectories, frames)[4, frame].T.astype(np.float32))
+    for array, change, frames in ((x0, target[:, 0], "loc"), (v0, target[:, 1], "vel")):
+        first, last = (getattr(trajectories, frames)[4, frame].T.astype(np.float32) for frame in (1, 3))
+        np.testing.assert_array_equal(array, first)
+        np.testing.assert_array_equal(change, last - first)
     np.testing.assert_array_equal(charges, trajectories.charges[4])
     np.testing.assert_array_equal(edges, trajectories.edges[4])
 
 
+def test_targets_may_be_positions_alone(kind, trajectories):
+    both, positions = (NBodyDataset(trajectories, 2, start_at="zero", targets=t) for t in ("both", "positions"))
+    assert positions[4][-1].shape == (3, 1, 3)
+    np.testing.assert_array_equal(positions[4][-1], both[4][-1][:, :1])
+    _, target = collate([positions[0], positions[1]], kind)
+    assert target.shape == (6, 1, 3)
+
+
+def test_mirror_images_are_half_of_an_epoch_and_drawn_anew():
+    trajectories = simulate(SETTINGS, 200, seed=0)
+    plain, mirrored = NBodyDataset(trajectories, 2), NBodyDataset(trajectories, 2, mirror=True)
+    epochs = []
+    for epoch in range(2):
+        plain.set_epoch(epoch)
+        mirrored.set_epoch(epoch)
+        signs = [np.sign(a[0][0, 0] * b[0][0, 0]) for a, b in zip(plain, mirrored, strict=True)]
+        for sign, own, other in zip(signs, plain, mirrored, strict=True):
+            for part, expected in enumerate((sign, sign, 1, 1, sign)):
+                np.testing.assert_array_equal(other[part], expected * own[part])
+        epochs.append(signs)
+    assert all(60 < signs.count(-1) < 140 for signs in epochs)
+    assert epochs[0] != epochs[1]
+
+
 def test_two_dimensions_get_z_zero():
     dataset = NBodyDataset(simulate(Settings(dim=2, length=20, sample_freq=10), 2, 0), delta_t=1)
-    for array in (dataset[1][i] for i in (0, 1, 4, 5)):
+    x0, v0, *_, target = dataset[1]
+    for array in (x0, v0, target[:, 0], target[:, 1]):
         assert array.shape == (5, 3)
         assert (array[:, 2] == 0).all()
         assert (array[:, :2] != 0).all()
@@ -278,10 +314,13 @@ def test_random_starts_depend_on_seed_and_epoch_alone():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"delta_t": 5}, {"delta_t": 0}, {"delta_t": 3, "burn_in": 2}, {"burn_in": -1}, {"start_at": "end"}, {"seed": -1}],
-)
+    [
+        {"delta_t": 5}, {"delta_t": 0}, {"delta_t": 3, "burn_in": 2}, {"burn_in": -1}, {"start_at": "end"},
+        {"seed": -1}, {"targets": "velocities"},
+    ],
+)  # fmt: skip
 def test_bad_dataset_arguments_are_refused(trajectories, bad):
-    with pytest.raises(ValueError, match=r"^(delta_t|burn_in|start_at|seed): expected .* got"):
+    with pytest.raises(ValueError, match=r"^(delta_t|burn_in|start_at|seed|targets): expected .* got"):
         NBodyDataset(trajectories, **{"delta_t": 1, **bad})
 
 
@@ -308,10 +347,10 @@ def test_batch_is_fully_connected_and_labelled_edge_by_edge(kind, simulated):
         charge = G.ndata["c"][:, 0]
         torch.testing.assert_close(G.edata["w"], charge[dst] * charge[src], rtol=0, atol=0)
     for node in range(12):
-        x0, v0, _, _, xT, vT = (array[node % 4] for array in samples[node // 4])
+        x0, v0, _, _, changes = (array[node % 4] for array in samples[node // 4])
         np.testing.assert_array_equal(G.ndata["x"][node, 0], x0)
         np.testing.assert_array_equal(G.ndata["v"][node, 0], v0)
-        np.testing.assert_array_equal(target[node], np.stack([xT - x0, vT - v0]))
+        np.testing.assert_array_equal(target[node], changes)
     assert {tensor.dtype for tensor in (target, *G.ndata.values(), *G.edata.values())} == {torch.float32}
 
 

@@ -4,6 +4,7 @@ import torch
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.plan import Plan
+from experiments.nbody.integrator import SE3Integrator
 from experiments.nbody.models import TFN, SE3Transformer
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant, in_dtype
@@ -23,12 +24,15 @@ MODELS = {
     "no layers": lambda: SE3Transformer(num_layers=0, num_channels=4, si_e="1x1", x_ij=None),
     "many heads": lambda: SE3Transformer(num_layers=1, num_channels=16, num_degrees=3, div=4, n_heads=4),
     "TFN": lambda: TFN(num_layers=4, num_channels=8, num_degrees=4),
+    "law": lambda: SE3Integrator(num_layers=1, num_channels=8, num_steps=4),
+    "integrator": lambda: SE3Integrator(num_layers=2, num_channels=4, num_degrees=3, num_steps=2),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_equivariance(name, kind):
-    assert_model_is_equivariant(lambda m, G: m(G), MODELS[name](), bodies(kind), node_degrees={"v": 1}, output_degree=1)
+    degrees = {"x": 1, "v": 1}
+    assert_model_is_equivariant(lambda m, G: m(G), MODELS[name](), bodies(kind), node_degrees=degrees, output_degree=1)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -74,6 +78,31 @@ def test_forces_of_a_model(name):
     x = G.ndata["x"].clone().requires_grad_()
     assert torch.autograd.gradcheck(function, x, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, x, fast_mode=True)
+
+
+def test_steps_of_an_integrator_are_those_of_leapfrog():
+    """Of a law whose accelerations are v + 2 (x - mean), as its self-interaction alone gives them."""
+    model, G = SE3Integrator(num_layers=1, num_channels=4, num_steps=50).double(), bodies()
+    model.horizon.fill_(0.5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.layers[-1].kernel_self["1"][0, 0] = torch.tensor([1.0, 2.0])
+    state = torch.cat([G.ndata["x"], G.ndata["v"]], dim=1)
+    x, v = state.unbind(1)
+    owner = torch.repeat_interleave(torch.arange(3), G.batch_num_nodes())
+    moves = (G.in_degrees() > 0).double().unsqueeze(1)
+    for _ in range(50):
+        x = x + 0.005 * v
+        mean = torch.stack([x[owner == graph].mean(0) for graph in range(3)])[owner]
+        v = v + 0.01 * moves * (v + 2 * (x - mean))
+        x = x + 0.005 * v
+    torch.testing.assert_close(model(G), torch.stack([x, v], dim=1) - state)
+
+
+def test_parameters_of_an_integrator_do_not_depend_on_its_steps():
+    few, many = (SE3Integrator(2, 4, num_steps=steps) for steps in (1, 8))
+    many.load_state_dict(few.state_dict())
 
 
 def test_published_tfn_checkpoints_repeat_their_parameters():

@@ -54,7 +54,7 @@ def test_every_flag_has_a_value_in_every_preset():
 
 def test_presets_state_their_horizon():
     frames = {name: preset["ri_delta_t"] for name, preset in run.PRESETS.items()}
-    assert frames == {"quick": 5, "paper": 10, "paper-500": 5}
+    assert frames == {"quick": 5, "paper": 10, "paper-500": 5, "integrator": 10, "egnn": 10}
     assert next(iter(run.PRESETS)) == "quick"
 
 
@@ -93,6 +93,10 @@ def test_bad_flags_are_errors(arguments):
         (["--evaluate_sample_freq", "2"], "--evaluate_sample_freq has no effect without --evaluate"),
         (["--ri_data", "nowhere", "--num_test", "9"], "--num_test has no effect with --ri_data"),
         (["--ri_data", "nowhere", "--n_balls", "3"], "--n_balls has no effect with --ri_data"),
+        (["--ri_data", "nowhere", "--stream", "egnn"], "--stream has no effect with --ri_data"),
+        (["--stream", "egnn"], "--stream: its data are of charged particles in 3 dimensions without walls"),
+        (["--num_steps", "2"], "--num_steps has no effect with --model SE3Transformer"),
+        (["--model", "SE3Integrator", "--head", "2"], "--head has no effect with --model SE3Integrator"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_and_leaves_no_run(train, tmp_path, arguments, message):
@@ -139,6 +143,26 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, graph, mode
     printed = capsys.readouterr().out
     for text in ("5 trajectories, 500 steps ahead", "linear motion", "equivariance error", "parameters", "seconds per"):
         assert text in printed
+
+
+@pytest.mark.parametrize("preset", ["egnn", "integrator"])
+def test_presets_of_the_integrator(data, tmp_path, capsys, preset):
+    arguments = ["--preset", preset, "--num_steps", "2", "--batch_size", "4", "--num_epochs", "2", "--device", "cpu"]
+    metrics = run.main([*arguments, *FEW, "--data", data, "--output", str(tmp_path / "run")])
+    errors = {"position"} if preset == "egnn" else {"position", "velocity"}
+    assert metrics["test"]["SE3Integrator"].keys() == {"loss", *errors}
+    assert ("MSE velocity" in capsys.readouterr().out) == ("velocity" in errors)
+    assert (metrics["horizon_steps"], metrics["horizon_time"]) == (1000, pytest.approx(1.0))
+    assert max(metrics["equivariance_error"].values()) < 1e-5
+    flags = run.PRESETS[preset]
+    assert (flags["num_train"], flags["num_valid"], flags["num_test"]) == (3000, 2000, 2000)
+
+
+def test_data_may_have_a_seed_of_their_own(train, tmp_path):
+    options = ["--data_seed", "7", "--ri_start_at", "zero"]
+    tables = [train(*options, "--seed", seed, epochs=1, output=seed)["test"] for seed in "12"]
+    assert tables[0]["linear motion"] == tables[1]["linear motion"]
+    assert tables[0]["SE3Transformer"] != tables[1]["SE3Transformer"]
 
 
 def test_both_graph_classes_train_alike(train, tmp_path):

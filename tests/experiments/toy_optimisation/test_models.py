@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import Graph, as_graph
-from experiments.toy_optimisation.models import SE3TransformerIterative, pair_potential, strongest_neighbors
+from experiments.toy_optimisation.models import SE3TransformerIterative, pair_potential, strongest_neighbors, well
 from tests.cases import as_kind
 from tests.experiments.models import assert_model_is_equivariant
 
@@ -31,7 +31,13 @@ def make(**options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"x_ij": "cat", "k_neighbors": 2}, {"num_iter": 1, "compute_gradients": False}]
+    "options",
+    [
+        {},
+        {"x_ij": "cat", "k_neighbors": 2},
+        {"num_iter": 1, "compute_gradients": False},
+        {"edge_features": "well", "k_neighbors": 2},
+    ],
 )
 def test_equivariance_of_the_last_step(options, kind):
     assert_model_is_equivariant(lambda m, G: m(G)[1][-1], make(**options), points(kind), output_degree=1)
@@ -69,6 +75,36 @@ def test_the_potential():
     assert abs(V.min()) < 1e-6
     wells = ((V[1:-1] < V[:-2]) & (V[1:-1] < V[2:])).sum()
     assert wells == 2
+
+
+def test_well_has_the_derivatives_of_the_potential():
+    r = torch.linspace(0.1, 3, 7, dtype=torch.float64).view(-1, 1, 1).requires_grad_()
+    a = torch.rand_like(r)
+    V = pair_potential(r, a)
+    (slope,) = torch.autograd.grad(V.sum(), r, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), r)
+    torch.testing.assert_close(well(r, a), torch.cat([a, V, slope, curvature], dim=1))
+
+
+def test_layers_see_the_well_where_they_are_to():
+    """Without a, no layer can tell pairs of equal distance and potential apart."""
+    x, a = torch.tensor([[[0.0, 0, 0]], [[1.5, 0, 0]]], dtype=torch.float64), torch.tensor([0.2, 0.8]).double()
+    outputs = {}
+    for features in ("potential", "well"):
+        torch.manual_seed(0)
+        model = make(edge_features=features, num_iter=1).double()
+        steps = []
+        for parameter in a:
+            G = Graph([0, 1], [1, 0])
+            G.ndata["x"], G.ndata["ones"] = x, torch.ones(2, 1, 1, dtype=torch.float64)
+            G.edata["d"] = x[[1, 0]] - x[[0, 1]]
+            G.edata["r"] = torch.full((2, 1, 1), 1.5, dtype=torch.float64)
+            G.edata["potential_parameters"] = parameter.expand(2, 1, 1)
+            G.edata["w"] = torch.full((2, 1, 1), 0.3, dtype=torch.float64)  # the same of both
+            steps.append(model(G)[1][-1])
+        outputs[features] = (steps[0] - steps[1]).abs().max().item()
+    assert outputs["potential"] == 0
+    assert outputs["well"] > 1e-3
 
 
 def test_the_strongest_neighbors_are_kept():

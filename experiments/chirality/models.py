@@ -1,0 +1,55 @@
+"""Which hand: a number for every atom, of an SE(3)-Transformer or of a network that knows distances alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from equivariant_attention.basis import BasisAndR
+from equivariant_attention.fibers import Features, Fiber
+from equivariant_attention.graphs import as_graph
+from equivariant_attention.modules import GGate, GSE3Res, get_basis_and_r
+from experiments.chirality.data import ELEMENTS
+
+
+class SE3Transformer(nn.Module):
+    """Attention layers with gates, and a small network on the scalars of each atom.
+
+    Its outputs turn not with the molecule, but need not stay in a mirror: the message from degree 1 to degree 1 that is
+    of order J = 1 is a cross product, whose product with a vector changes its sign there.
+
+    Args:
+        num_layers: number of attention layers.
+        num_channels: channels per degree.
+        num_degrees: degrees 0 to ``num_degrees - 1``; with 1, all that the network knows of space are distances, and a
+            molecule and its mirror image are the same to it.
+        div: what the channels are divided by for keys and values.
+        n_heads: number of attention heads.
+    """
+
+    def __init__(
+        self, num_layers: int = 4, num_channels: int = 16, num_degrees: int = 2, div: float = 2, n_heads: int = 4
+    ) -> None:
+        super().__init__()
+        self.num_degrees = num_degrees
+        fiber, fiber_mid = Fiber(1, len(ELEMENTS) + 1), Fiber(num_degrees, num_channels)
+        self.layers = nn.ModuleList()
+        for _ in range(num_layers):
+            self.layers.extend([GSE3Res(fiber, fiber_mid, div=div, n_heads=n_heads), GGate(fiber_mid)])
+            fiber = fiber_mid
+        self.head = nn.Sequential(nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, 1))
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+        """The log-odds of R against S, were the atom a stereocentre, ``[nodes]``.
+
+        Args:
+            G: graph with ``ndata['f']`` ``[nodes, 5, 1]`` and ``edata['d']`` ``[edges, 3]``.
+            basis_and_r: of ``G`` if they are at hand; None to compute them.
+        """
+        G = as_graph(G)
+        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1)
+        h: Features = {"0": G.ndata["f"]}
+        for layer in self.layers:
+            h = layer(h, G=G, r=r, basis=basis)
+        return self.head(h["0"].squeeze(-1)).squeeze(-1)

@@ -1,0 +1,161 @@
+"""Tells R from S: the handedness of a molecule's stereocentres, from where its atoms are.
+
+python experiments/chirality/run.py                       an SE(3)-Transformer, in minutes
+python experiments/chirality/run.py --preset distances    a network of distances alone, which is right half the time
+python experiments/chirality/run.py --resume FOLDER       goes on with an interrupted run
+"""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.chirality.flags import FREE, PRESETS, add_flags, idle_flags
+from utils.cli import answer_help, blame, run
+from utils.flags import experiment_parser
+
+if __name__ == "__main__":
+    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags))  # PyTorch takes seconds to import
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from equivariant_attention.testing import equivariance_error
+from experiments.chirality.data import SPLITS, Handed, collate, embedded, from_arrays
+from experiments.chirality.models import SE3Transformer
+from utils.experiment import Experiment, Loaders, equivariance_line, summary, summary_lines
+from utils.files import write_json
+from utils.plots import learning_curves
+from utils.training import Trainer
+
+METRICS = ("loss", "accuracy")
+CHANCE = {"chance": {"loss": math.log(2), "accuracy": 0.5}}
+
+
+def load(flags: Namespace) -> dict[str, Handed]:
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``.
+
+    Args:
+        flags: every flag.
+
+    Raises:
+        UsageError: a flag, named, asks for what cannot be done.
+    """
+    if flags.molecules is None:
+        with blame("--data", molecules="--conformers"):
+            molecules = embedded(flags.conformers, flags.seed, flags.data)
+            return {split: Handed(molecules, split, flags.seed) for split in SPLITS}
+    with blame("--molecules", molecules="--num_molecules"):
+        molecules = from_arrays(flags.molecules, flags.num_molecules, flags.seed, flags.data)
+        return {split: Handed(molecules, split, flags.seed) for split in SPLITS}
+
+
+def make_model(flags: Namespace) -> SE3Transformer:
+    """The untrained model.
+
+    Args:
+        flags: every flag.
+    """
+    return SE3Transformer(flags.num_layers, flags.num_channels, flags.num_degrees, flags.div, flags.head)
+
+
+def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor, Tensor]) -> tuple[dict[str, Tensor], int]:
+    """Cross entropy, and the share of stereocentres that are told right.
+
+    Args:
+        model: maps G to log-odds ``[nodes]``.
+        batch: (G, centres, target) from :func:`collate`.
+
+    Returns:
+        ``'loss'`` and ``'accuracy'``; and the number of centres.
+    """
+    G, centres, target = batch
+    logits = model(G)[centres]
+    right = (logits > 0) == (target > 0.5)
+    return {"loss": binary_cross_entropy_with_logits(logits, target), "accuracy": right.float().mean()}, len(target)
+
+
+def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -> dict[str, Any]:
+    """Test the best weights, write metrics.json and a plot, print figures.
+
+    Args:
+        flags: every flag.
+        trainer: after the training, with the best weights.
+        loaders: batches of every split.
+        folder: of the run.
+
+    Returns:
+        what metrics.json holds.
+    """
+    test = loaders["test"]
+    G, *_ = test.first(100)
+    errors = equivariance_error(trainer.model.eval(), trainer.fabric.to_device(G), output_on="nodes")
+    metrics = {
+        "test": trainer.evaluate(test),
+        "test_centres": sum(len(target) for *_, target in test),
+        "answers_that_a_mirror_changes": mirrored(trainer, test),
+        "equivariance_error": errors,
+        **summary(trainer),
+    }
+    write_json(folder / "metrics.json", metrics)
+    draw(trainer, folder)
+    print(f"\naccuracy            {metrics['test']['accuracy']:.4f} of {metrics['test_centres']} stereocentres,")
+    print("                    those of the test molecules and of their mirror images")
+    print(f"a mirror changes    {metrics['answers_that_a_mirror_changes']:.4f} of the answers")
+    print(equivariance_line(errors))
+    print(summary_lines(metrics, folder))
+    return metrics
+
+
+def mirrored(trainer: Trainer, loader: Any) -> float:
+    """The share of stereocentres of which the model says another hand in the mirror.
+
+    Args:
+        trainer: with the model.
+        loader: of a dataset whose molecules and mirror images follow each other.
+    """
+    changed = total = 0
+    with torch.no_grad(), trainer.fabric.autocast():
+        for first in range(0, len(loader.dataset), 256):
+            samples = [loader.dataset[i] for i in range(first, min(first + 256, len(loader.dataset)))]
+            answers = []
+            for hand in (samples[::2], samples[1::2]):
+                G, centres, _ = trainer.fabric.to_device(loader.collate_fn(hand))
+                answers.append(trainer.model(G)[centres] > 0)
+            changed += int((answers[0] != answers[1]).sum())
+            total += len(answers[0])
+    return changed / total
+
+
+def draw(trainer: Trainer, folder: Path) -> None:
+    """Draw the learning curves.
+
+    Args:
+        trainer: after the training.
+        folder: of the run.
+    """
+    if trainer.epochs:
+        learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", CHANCE)
+
+
+EXPERIMENT = Experiment(
+    description=__doc__,
+    presets=PRESETS,
+    add_flags=add_flags,
+    load=load,
+    collate=collate,
+    make_model=make_model,
+    batch_loss=batch_loss,
+    report=report,
+    free=FREE,
+    idle=idle_flags,
+    unit="molecules",
+)
+main = EXPERIMENT.main
+
+if __name__ == "__main__":
+    run(main)
