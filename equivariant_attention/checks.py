@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 from .fibers import Fiber, check_fiber, check_keys
 
+HALF = (
+    "directions need float32 or float64: leave the model and its inputs in float32 (model.float()), and call it within "
+    "torch.autocast(device_type, dtype=torch.bfloat16), which rounds what may be rounded"
+)
+
 
 def check_whole_number(value: Any, least: int, name: str) -> None:
     """Refuse a ``value`` that is no int of at least ``least`` with a ValueError that calls it ``name``."""
@@ -162,7 +167,16 @@ def check_alike(value: Tensor, name: str, other: Tensor, other_name: str) -> Non
     if value.device != other.device:
         raise ValueError(f"{name} must be on {other.device}, as {other_name} is, got a tensor on {value.device}")
     if value.dtype != other.dtype and not is_autocast_on(value.device):
-        raise TypeError(f"{name} must be {other.dtype}, as {other_name} is, got {value.dtype}")
+        raise TypeError(
+            f"{name} must be {other.dtype}, as {other_name} is, got {value.dtype}{half_remedy(other, value)}"
+        )
+
+
+def half_remedy(*tensors: Tensor) -> str:
+    """What to do about half precision, for the end of a message; empty, if none of the ``tensors`` is of it."""
+    if not any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in tensors):
+        return ""
+    return f"; {HALF}"
 
 
 def is_autocast_on(device: torch.device) -> bool:

@@ -132,7 +132,7 @@ class Fiber:
         return hash(self._identity)
 
     def __repr__(self) -> str:
-        return f"Fiber(structure={self.structure})"
+        return f"Fiber({self.dict})"
 
 
 FiberLike = Fiber | Mapping[int, int] | Iterable[tuple[int, int]]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import as_floating_point, check_floating_point, check_of_graph
+from .checks import as_floating_point, check_floating_point, check_of_graph, half_remedy
 from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph
 from .native.calls import is_recorded
@@ -244,7 +244,7 @@ def relative_positions(G: GraphLike) -> Tensor:
             f"edata['d'] must have shape [{G.num_edges()}, 3] or [{G.num_edges()}, 1, 3], got {list(d.shape)}"
         )
     if d.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}")
+        raise TypeError(f"edata['d'] must be float32 or float64, got {d.dtype}{half_remedy(d)}")
     return d.reshape(-1, 3)
 
 

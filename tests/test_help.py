@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import selection
 from equivariant_attention.contraction import BACKENDS
-from equivariant_attention.models import NONLINEARITIES
+from equivariant_attention.models import NONLINEARITIES, RADIAL_BASES
+from experiments.forces import flags as forces
 from experiments.nbody import models as nbody_models
 from experiments.nbody.flags import PRESETS as NBODY
 from experiments.qm9 import flags
@@ -19,6 +20,7 @@ from experiments.toy_optimisation.flags import PRESETS as TOY
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
+    "experiments.forces.dynamics", "experiments.forces.run", "experiments.forces.run --data FILE",
     "experiments.nbody.generate_dataset", "experiments.nbody.run",
     "experiments.qm9.embedded.generate", "experiments.qm9.eval", "experiments.qm9.learning_curves",
     "experiments.qm9.predict", "experiments.qm9.run",
@@ -31,7 +33,7 @@ SLOW = {"torch", "matplotlib", "rdkit", "lightning_fabric", "ase", "tblite", "dg
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_waits_for_nothing(program):
-    command = [sys.executable, "-X", "importtime", "-m", program, "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", *program.split(), "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("usage: ")
@@ -43,7 +45,8 @@ def test_help_waits_for_nothing(program):
 def test_what_the_help_names_is_what_there_is():
     assert set(selection.BACKENDS) == set(BACKENDS)
     assert tuple(MODELS) == flags.MODELS
-    assert flags.NONLINEARITIES == NONLINEARITIES
+    assert flags.NONLINEARITIES == forces.NONLINEARITIES == NONLINEARITIES
+    assert (None, *forces.RADIAL_BASES) == RADIAL_BASES
     choices = {action.dest: action.choices for action in eval_parser()._actions}
     assert tuple(choices["split"]) == (*SPLITS, "all")
     assert all(hasattr(nbody_models, name) for name in ("SE3Transformer", "TFN"))

@@ -14,6 +14,7 @@ from ..envelope import edge_envelope
 from ..fibers import Fiber, FiberLike, as_fiber
 from ..forces import Prediction, energy_forces_stress
 from ..graphs import as_graph, edges_on, graph_of_node
+from ..models.elements import LARGEST_ATOMIC_NUMBER, symbols
 from ..models.nonlinearity import nonlinearity as named
 from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
@@ -21,8 +22,6 @@ from ..models.se3_transformer import activation_of, attention_layers
 from ..modules import GConvSE3Partial
 from ..plain import check_never_called
 from ..segments import segment_sum
-
-LARGEST_ATOMIC_NUMBER = 118
 
 
 class Potential(Saveable):
@@ -191,8 +190,9 @@ class Potential(Saveable):
     def _checked(self, z: Any, atoms: int) -> Tensor:
         _check_atomic_numbers(z, atoms)
         if not torch.compiler.is_compiling() and self.known.any() and not self.known[z].all():
-            others, own = z[~self.known[z]].unique().tolist(), self.known.nonzero().flatten().tolist()
-            raise ValueError(f"z must be of the elements that the model was trained on, {own}, got also {others}")
+            others, own = z[~self.known[z]].tolist(), self.known.nonzero().flatten().tolist()
+            expected = f"the elements that the model was trained on, {symbols(own)}"
+            raise ValueError(f"z must be of {expected}; got also {symbols(others)}")
         return z
 
 

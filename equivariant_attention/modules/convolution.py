@@ -23,12 +23,13 @@ from ..modules.linear import mixed
 from ..modules.pairwise import PairwiseConv
 from ..plain import check_hooks, check_never_called, has_hooks_of_all, is_plain
 from ..plan import relative_positions
+from ..printing import OneLine
 from ..segments import segment_mean, segment_size, segment_softmax, segment_sum
 
 X_IJ = (None, "cat", "add")
 
 
-class GConvSE3Partial(nn.Module):
+class GConvSE3Partial(OneLine):
     r"""Messages of a tensor field network along the edges, without gathering them on the nodes.
 
     .. math:: m_{ij}^l = \sum_k W^{lk}(x_i - x_j) \, f_j^k
@@ -144,7 +145,7 @@ class GConvSE3Partial(nn.Module):
         return f"f_in={self.f_in}, f_out={self.f_out}, edge_dim={self.edge_dim}, x_ij={self.x_ij!r}{edges}"
 
 
-class GConvSE3(nn.Module):
+class GConvSE3(OneLine):
     r"""Tensor field network layer: the mean of the messages into each node, with an optional self-interaction.
 
     .. math:: f_i^l \leftarrow \frac{1}{|N_i|} \sum_{j \in N_i} \Big( \sum_k W^{lk}(x_i - x_j) f_j^k + S^l f_i^l \Big)

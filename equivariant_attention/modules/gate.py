@@ -10,9 +10,10 @@ from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber, check_fiber
 from ..modules.radial import BN
 from ..plain import check_hooks
+from ..printing import OneLine
 
 
-class GGate(nn.Module):
+class GGate(OneLine):
     r"""Gated nonlinearity: each channel times a function of all invariants of its node.
 
     .. math:: f^l_c \leftarrow \frac{\mathrm{MLP}(s)^l_c}{\sqrt{1 + |f^l_c|^2}} \; f^l_c, \qquad

@@ -12,9 +12,10 @@ from ..fibers import Features, Fiber
 from ..native import linear
 from ..native.operation import halves
 from ..plain import check_hooks
+from ..printing import OneLine
 
 
-class G1x1SE3(nn.Module):
+class G1x1SE3(OneLine):
     r"""Mix the channels of each degree: :math:`f^l \leftarrow W^l f^l` (section 3.3 of arXiv 2006.10503).
 
     Args:

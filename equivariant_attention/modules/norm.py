@@ -15,6 +15,7 @@ from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
 from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..printing import OneLine
 
 SMALLEST_NORM = 1e-12
 # Of the largest norm of a node. Vectors that vanish by symmetry do so as far as positions are symmetric, in files often
@@ -22,7 +23,7 @@ SMALLEST_NORM = 1e-12
 VANISHING = 2**-13
 
 
-class GNormSE3(nn.Module):
+class GNormSE3(OneLine):
     r"""Norm nonlinearity: :math:`f^l \leftarrow \mathrm{MLP}(|f^l|) \; f^l / |f^l|` (section 3.3 of arXiv 2006.10503).
 
     The network sees the norms of all channels of one degree at once. Norms below 1e-12 are raised to it, and there the
@@ -82,7 +83,7 @@ class GNormSE3(nn.Module):
         return f"fiber={self.fiber}, num_layers={self.num_layers}"
 
 
-class GNormBias(nn.Module):
+class GNormBias(OneLine):
     r"""Norm nonlinearity with a bias: :math:`f^l \leftarrow \mathrm{ReLU}(|f^l| + b^l) \; f^l / |f^l|`.
 
     Norms below 1e-12 are raised to it, and there the derivative is defined as 0. The published function jumps at a

@@ -16,9 +16,10 @@ from ..modules.convolution import GConvSE3Partial, called_together
 from ..modules.linear import G1x1SE3
 from ..modules.self_interaction import GAttentiveSelfInt
 from ..plain import check_hooks
+from ..printing import OneLine
 
 
-class GSE3Res(nn.Module):
+class GSE3Res(OneLine):
     r"""SE(3)-Transformer layer (section 3.2 of arXiv 2006.10503).
 
     .. math:: f_i \leftarrow \mathrm{project} \Big( \sum_{j \in N_i} \alpha_{ij} W_V(x_i - x_j) f_j \Vert f_i \Big),
@@ -150,7 +151,8 @@ class GSE3Res(nn.Module):
         return (output, attention) if return_attention else output
 
     def extra_repr(self) -> str:
-        return f"f_in={self.f_in}, f_out={self.f_out}, skip={self.skip!r}, selfint={self.selfint!r}"
+        options = f"edge_dim={self.edge_dim}, div={self.div}, n_heads={self.n_heads}, x_ij={self.GMAB['v'].x_ij!r}"
+        return f"f_in={self.f_in}, f_out={self.f_out}, {options}, skip={self.skip!r}, selfint={self.selfint!r}"
 
 
 def _divided(f_out: Fiber, div: float) -> Fiber:

@@ -8,11 +8,12 @@ from ..fibers import Features, Fiber
 from ..modules.layer_norm import LayerNorm
 from ..modules.linear import mixed
 from ..plain import check_hooks
+from ..printing import OneLine
 
 LARGEST_PRODUCT = 1e12
 
 
-class GAttentiveSelfInt(nn.Module):
+class GAttentiveSelfInt(OneLine):
     r"""Mix the channels of each degree with weights that depend on the features (section 3.3 of arXiv 2006.10503).
 
     .. math:: f^l_{c'} \leftarrow \sum_c w^l_{c'c} f^l_c, \qquad

@@ -7,11 +7,43 @@ python experiments/forces/dynamics.py model.pt structure.xyz --ensemble npt --pr
 
 from __future__ import annotations
 
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from utils.cli import UsageError, answer_help, blame, count, make_parser, parse, positive, run
+
+PRESETS = {
+    "dynamics": {
+        "ensemble": "nve", "temperature": 300.0, "pressure": 0.0, "timestep": 1.0, "steps": 1000, "interval": 10,
+        "seed": 42, "device": "cpu", "output": "dynamics",
+    }
+}  # fmt: skip
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of the command line."""
+    parser = make_parser(__doc__, PRESETS)
+    add = parser.add_argument
+    add("model", help="model.pt of run.py --data, or of Potential.save_pretrained")
+    add("structure", help="where the atoms start, of any format that ASE reads; of several structures the last")
+    add("--ensemble", choices=("nve", "nvt", "npt"), help="what is constant: energy and volume, temperature, pressure")
+    add("--temperature", type=positive, help="of the first velocities and of the bath, in kelvin")
+    add("--pressure", type=float, help="in gigapascal")
+    add("--timestep", type=positive, help="in femtoseconds")
+    add("--steps", type=count(1), help="how many")
+    add("--interval", type=count(1), help="steps from one structure of the trajectory to the next")
+    add("--seed", type=count(0), help="of velocities and bath")
+    add("--device", help="of the model")
+    add("--output", metavar="FOLDER", help="for trajectory, table and plot; without a trajectory in it so far")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_help(build_parser)  # PyTorch takes seconds to import
+
+import time
 
 import numpy as np
 from ase import Atoms, units
@@ -26,7 +58,6 @@ from equivariant_attention.models import Potential
 from experiments.forces.data import ARGON
 from experiments.forces.frames import read_frames
 from experiments.forces.models import ENVELOPE, SE3Transformer
-from utils.cli import UsageError, blame, count, make_parser, parse, positive, run
 from utils.files import make_folder
 from utils.history import Row, write_csv
 from utils.plots import Figure, save_figure
@@ -88,34 +119,6 @@ def conservation(atoms: Atoms, timestep: float, steps: int) -> Row:
             for name, v in (("momentum", momentum), ("angular_momentum", angular))
         },
     }
-
-
-# ---------------------------------------------------------------- the program
-
-PRESETS = {
-    "dynamics": {
-        "ensemble": "nve", "temperature": 300.0, "pressure": 0.0, "timestep": 1.0, "steps": 1000, "interval": 10,
-        "seed": 42, "device": "cpu", "output": "dynamics",
-    }
-}  # fmt: skip
-
-
-def build_parser() -> ArgumentParser:
-    """The parser of the command line."""
-    parser = make_parser(__doc__, PRESETS)
-    add = parser.add_argument
-    add("model", help="model.pt of run.py --data, or of Potential.save_pretrained")
-    add("structure", help="where the atoms start, of any format that ASE reads; of several structures the last")
-    add("--ensemble", choices=("nve", "nvt", "npt"), help="what is constant: energy and volume, temperature, pressure")
-    add("--temperature", type=positive, help="of the first velocities and of the bath, in kelvin")
-    add("--pressure", type=float, help="in gigapascal")
-    add("--timestep", type=positive, help="in femtoseconds")
-    add("--steps", type=count(1), help="how many")
-    add("--interval", type=count(1), help="steps from one structure of the trajectory to the next")
-    add("--seed", type=count(0), help="of velocities and bath")
-    add("--device", help="of the model")
-    add("--output", metavar="FOLDER", help="for trajectory, table and plot; without a trajectory in it so far")
-    return parser
 
 
 def integrator(atoms: Atoms, flags: Namespace) -> MolecularDynamics:

@@ -1,14 +1,8 @@
-"""Trains a potential on structures with energies and forces, and ends with a file that ASE's calculator takes.
-
-python experiments/forces/run.py --data my.extxyz                      a tenth of the structures choose the weights
-python experiments/forces/run.py --data my.extxyz --valid other.extxyz --test third.extxyz --cutoff 6
-python experiments/forces/run.py --resume FOLDER                       goes on with an interrupted run
-"""
+"""Trains a potential on structures with energies and forces, and ends with a file that ASE's calculator takes."""
 
 from __future__ import annotations
 
-import argparse
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +11,18 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.forces import energy_forces_stress
-from equivariant_attention.models import NONLINEARITIES, RADIAL_BASES, Potential
+from equivariant_attention.models import Potential
+from equivariant_attention.models.elements import symbols
+from experiments.forces.flags import FRAMES, OWN_DATA, add_frame_flags
 from experiments.forces.frames import Batch, Frames, collate, read_frames
-from utils.cli import UsageError, blame, count, none_or_text, positive
+from utils.cli import UsageError, blame, none_or_text
 from utils.experiment import Experiment, Loaders, summary, summary_lines
 from utils.files import write_json
-from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
 from utils.plots import learning_curves, parity
 from utils.training import Trainer
 
 MODEL = "model.pt"
 UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV/Å³", 1e3)}  # and how many to eV, Å
-
-DEFAULTS = {
-    "channels": "16,8", "num_layers": 1, "div": 4, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
-    "num_radial": 8, "activation": "relu", "nonlinearity": "gate",
-    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 1e-2, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
-    "data": None, "valid": None, "test": None, "energy_weight": 60.0, "forces_weight": 1.0, "stress_weight": 10.0,
-    **MACHINE,
-    **RUN, "save_dir": "runs/forces",
-}  # fmt: skip
-
-
-def channels(text: str) -> str:
-    """Check channels of degrees 0, 1, ..., such as '16,8,4', for argparse's ``type``.
-
-    Args:
-        text: the word of the command line.
-
-    Raises:
-        argparse.ArgumentTypeError: they are not whole numbers of at least 2.
-    """
-    if not all(part.isascii() and part.isdecimal() and int(part) >= 2 for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"expected channels of degrees 0, 1, ..., such as 16,8,4, got {text}")
-    return text
-
-
-def add_flags(parser: ArgumentParser) -> None:
-    """Add the flags of this experiment alone."""
-    add = parser.add_argument_group("model").add_argument
-    add("--channels", type=channels, help="of degrees 0, 1, ..., between the layers")
-    add("--num_layers", type=count(1), help="attention layers")
-    add("--div", type=positive, help="what channels are divided by for keys and values")
-    add("--head", type=count(1), help="attention heads")
-    add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions")
-    add("--cutoff", type=positive, help="how far edges reach, in Å; they end smoothly")
-    add("--radial_basis", choices=RADIAL_BASES[1:], help="what radial networks see beside the distance")
-    add("--num_radial", type=count(2), help="functions in it")
-    add("--activation", choices=("relu", "silu"), help="of the radial networks (silu: smooth, and many times slower)")
-    add("--nonlinearity", choices=NONLINEARITIES, help="between the layers")
-
-    add_training_flags(parser, "structures")
-    add = parser.add_argument_group("loss, of errors in eV and Å, squared").add_argument
-    add("--energy_weight", type=positive, help="of energies, per atom")
-    add("--forces_weight", type=positive, help="of forces, per coordinate")
-    add("--stress_weight", type=positive, help="of stresses times the volume, per atom and component")
-
-    add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="FILE", help="structures to train on, of any format that ASE reads, such as extxyz")
-    add("--valid", metavar="FILE", help="structures that choose the best weights (None: a tenth of DATA, drawn)")
-    add("--test", metavar="FILE", help="structures to test on (None: those of --valid, which then are no test)")
 
 
 def load(flags: Namespace) -> dict[str, Frames]:
@@ -109,8 +55,8 @@ def load(flags: Namespace) -> dict[str, Frames]:
         with blame("--test"):
             test = Frames(read_frames(flags.test), flags.test, train.reference)
     for name, part in (("--valid", held_out), ("--test", test)):
-        if others := sorted({*part.z.tolist()} - {*train.z.tolist()}):
-            raise UsageError(f"{name}: expected elements that are trained on, got also atomic numbers {others}")
+        if others := {*part.z.tolist()} - {*train.z.tolist()}:
+            raise UsageError(f"{name}: expected elements that are trained on, got also {symbols(others)}")
     return {"train": train, "valid": held_out, "test": test}
 
 
@@ -266,9 +212,9 @@ def draw(found: tuple[dict[str, Tensor], dict[str, Tensor]], trainer: Trainer, f
 
 
 EXPERIMENT = Experiment(
-    description=__doc__,
-    presets={"frames": DEFAULTS},
-    add_flags=add_flags,
+    description=OWN_DATA,
+    presets={"frames": FRAMES},
+    add_flags=add_frame_flags,
     load=load,
     collate=collate,
     make_model=make_model,

@@ -7,12 +7,22 @@ python experiments/forces/run.py --data FILE         trains on your own structur
 
 from __future__ import annotations
 
-import copy
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from experiments.forces.flags import CLUSTERS, FRAMES, OWN_DATA, add_cluster_flags, add_frame_flags, has_own_data
+from utils.cli import UsageError, answer_help, none_or_text, run
+from utils.flags import experiment_parser
+
+if __name__ == "__main__":  # PyTorch takes seconds to import
+    if has_own_data(sys.argv[1:]):
+        answer_help(lambda: experiment_parser(OWN_DATA, {"frames": FRAMES}, add_frame_flags))
+    answer_help(lambda: experiment_parser(__doc__, {"quick": CLUSTERS}, add_cluster_flags))
+
+import copy
 
 import torch
 from torch import Tensor
@@ -21,47 +31,13 @@ from experiments.forces import own_data
 from experiments.forces.data import Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
 from experiments.forces.models import SE3Transformer, energy_and_forces
-from utils.cli import UsageError, count, none_or_text, positive, run
 from utils.experiment import Experiment, Loaders, summary, summary_lines
-from utils.files import read_json, write_json
-from utils.flags import MACHINE, RUN, TRAINING, add_training_flags
+from utils.files import write_json
 from utils.plots import learning_curves
-from utils.runs import CONFIG
 from utils.training import Trainer
 
 NOISE = 0.05  # displacements of the atoms from relaxed clusters
 TEMPERATURE = 500  # kelvin; with wells of 1 eV atoms then move about as far as NOISE
-
-QUICK = {
-    "num_layers": 2, "num_degrees": 3, "num_channels": 8, "div": 2, "head": 2, "xij": "none", "cutoff": 2.5,
-    **TRAINING, "num_epochs": 8, "batch_size": 16, "lr": 5e-3, "clip_norm": 1.0,
-    "data": None, "atoms": 8, "num_train": 768, "num_valid": 64, "num_test": 128, "md_steps": 500, "md_timestep": 0.5,
-    **MACHINE,
-    **RUN, "save_dir": "runs/forces",
-}  # fmt: skip
-
-
-def add_flags(parser: ArgumentParser) -> None:
-    """Add the flags of this experiment alone."""
-    add = parser.add_argument_group("model").add_argument
-    add("--num_layers", type=count(1), help="attention layers")
-    add("--num_degrees", type=count(1), help="degrees 0 to NUM_DEGREES - 1")
-    add("--num_channels", type=count(1), help="channels per degree")
-    add("--div", type=positive, help="what channels are divided by for keys and values")
-    add("--head", type=count(1), help="attention heads")
-    add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions")
-    add("--cutoff", type=positive, help="how far edges reach; they end smoothly")
-
-    add_training_flags(parser, "clusters")
-
-    add = parser.add_argument_group("data").add_argument
-    add("--data", metavar="FILE", help="train on these structures instead; --data FILE --help lists the flags for that")
-    add("--atoms", type=count(2), help="atoms in a cluster")
-    add("--num_train", type=count(1), help="clusters to train on")
-    add("--num_valid", type=count(1), help="clusters that choose the best weights")
-    add("--num_test", type=count(1), help="clusters to test on")
-    add("--md_steps", type=count(1), help="steps of molecular dynamics after the training")
-    add("--md_timestep", type=positive, help="of the dynamics, in femtoseconds")
 
 
 def load(flags: Namespace) -> dict[str, Clusters]:
@@ -178,8 +154,8 @@ def dynamics(flags: Namespace, model: SE3Transformer, x: Tensor) -> dict[str, fl
 
 EXPERIMENT = Experiment(
     description=__doc__,
-    presets={"quick": QUICK},
-    add_flags=add_flags,
+    presets={"quick": CLUSTERS},
+    add_flags=add_cluster_flags,
     load=load,
     collate=collate,
     make_model=make_model,
@@ -204,24 +180,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     return (own_data.EXPERIMENT if has_own_data(words) else EXPERIMENT).main(words)
-
-
-def has_own_data(words: Sequence[str]) -> bool:
-    """Whether a command line is for structures of one's own: it names them, or a run that does.
-
-    Args:
-        words: of the command line.
-    """
-    for word, value in zip(words, [*words[1:], ""], strict=True):
-        name, _, given = word.partition("=")
-        if name == "--data":
-            return True
-        if name == "--resume":
-            try:
-                return read_json(Path(given or value) / CONFIG)["flags"].get("data") is not None
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):
-                return False  # what is wrong with it, says whoever resumes it
-    return False
 
 
 if __name__ == "__main__":

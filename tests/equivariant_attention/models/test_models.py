@@ -195,6 +195,20 @@ def test_autocast(make):
         assert (value - expected[degree]).abs().median() < 0.02 * expected[degree].abs().max()
 
 
+@both
+def test_half_precision_is_refused_and_told_how_to_be_had(make):
+    """Whether the features were converted with the model or not, and positions with them."""
+    model = make().half()
+    G, _, features = with_inputs(model.float(), random_graph(torch.float32, EDGE_DIM))
+    halved = {degree: value.half() for degree, value in features.items()}
+    for inputs in (features, halved):
+        with pytest.raises(TypeError, match=r"torch\.float16.* float32 \(model\.float\(\)\), .* torch\.autocast"):
+            model.half()(G, inputs)
+    G.edata["d"] = G.edata["d"].half()
+    with pytest.raises(TypeError, match=r"edata\['d'\] must be float32 or float64, got torch\.float16; .*autocast"):
+        model(G, halved)
+
+
 @pytest.mark.parametrize(("model", "num_layers"), [(SE3Transformer, 1), (TFN, 2)])
 def test_derivatives(model, num_layers):
     """Forces and their derivatives: of the output with respect to relative positions, edge and node features."""

@@ -135,7 +135,9 @@ def test_references_are_those_of_the_elements():
     assert {i: pytest.approx(float(model.reference[i])) for i in own} == own
     assert model.scale == 0.5
     assert model.known.nonzero().flatten().tolist() == [1, 6, 8]
-    with pytest.raises(ValueError, match=r"z must be of the elements that the model was trained on, .* got also \[7\]"):
+    with pytest.raises(
+        ValueError, match=r"z must be of the elements .* on, H \(1\), C \(6\), O \(8\); got also N \(7\)"
+    ):
         model.predict(torch.tensor([1, 7]), torch.randn(2, 3, dtype=torch.float64))
 
 
