@@ -20,7 +20,7 @@ except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
-LARGEST_JSON = 1 << 24  # bytes
+LARGEST_JSON, LARGEST_TEXT = 1 << 24, 1 << 28  # bytes
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -70,14 +70,23 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a file as others write it: UTF-8 or UTF-16 with a byte-order mark, UTF-8, or else Latin-1.
 
+    Lines end with a line feed, whatever they end with in the file.
+
     Args:
         path: file to read.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has the mark of UTF-16 and is something else.
+        ValueError: it has the mark of UTF-16 and is something else, or is of more than 256 MiB.
     """
-    content = Path(path).read_bytes()
+    with open(path, "rb") as file:  # a device has no size, and no end
+        content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise ValueError(f"expected a text of at most {LARGEST_TEXT:,} bytes, got more")
+    return _decoded(content).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(content: bytes) -> str:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16")
     try:

@@ -23,6 +23,8 @@ from experiments.qm9.xyz import read_frames
 from utils.files import read_text
 
 CLOSEST, FARTHEST = 0.3, 1e4  # Å, between two atoms of a molecule
+LONGEST_TITLE = 80  # letters of a molecule's name that are shown
+MOST_EMBEDDED = 200  # atoms of a SMILES: RDKit takes seconds to find a geometry for so many, and minutes for 300
 LONGEST_BOND = 1.6  # sums of covalent radii; in bohr, bonds are 1.9 of them long
 
 
@@ -101,12 +103,15 @@ def _read_xyz(path: Path) -> Iterator[Structure]:
 
 
 def _read_sdf(path: Path) -> Iterator[Structure]:
-    blocks = re.split(r"(?m)^\$\$\$\$.*\n?", read_text(path).replace("\r\n", "\n"))
+    blocks = re.split(r"(?m)^\$\$\$\$.*\n?", read_text(path))
     with rdBase.BlockLogs():
         for number, block in enumerate(blocks, start=1):
             if not block.strip():
                 continue
-            name = f"{path.name}:{number} {block.splitlines()[0]}".strip()
+            name = f"{path.name}:{number} {block.splitlines()[0][:LONGEST_TITLE]}".strip()
+            if (atoms := _atoms_claimed(block)) > MOST_ATOMS:
+                yield Structure(name, problem=f"expected at most {MOST_ATOMS} atoms, got {atoms:,}")
+                continue
             molecule = Chem.MolFromMolBlock(block, removeHs=False, sanitize=False)
             if molecule is None:
                 yield Structure(name, problem="RDKit makes no sense of it")
@@ -119,14 +124,21 @@ def _read_sdf(path: Path) -> Iterator[Structure]:
             yield _of_rdkit(name, molecule)
 
 
+def _atoms_claimed(block: str) -> int:
+    """How many atoms a block of V3000 says that it has, for which RDKit takes memory before it looks for them."""
+    lines = re.sub(r"-\s*\nM  V30 ", "", block)  # a line that goes on
+    return max((int(number) for number in re.findall(r"COUNTS\s+(\d{1,9})", lines)), default=0)
+
+
 def _of_smiles(smiles: str) -> Structure:
     with rdBase.BlockLogs():
-        molecule = Chem.MolFromSmiles(smiles)
+        # After a space RDKit expects a name, and passes over another molecule.
+        molecule = Chem.MolFromSmiles(smiles) if smiles.split() == [smiles] else None
         if molecule is None or not molecule.GetNumAtoms():
             return Structure(smiles, problem="neither a file nor a SMILES that RDKit makes sense of")
         molecule = Chem.AddHs(molecule)
-        if molecule.GetNumAtoms() > MOST_ATOMS:
-            return Structure(smiles, problem=f"expected at most {MOST_ATOMS} atoms, got {molecule.GetNumAtoms()}")
+        if molecule.GetNumAtoms() > MOST_EMBEDDED:
+            return Structure(smiles, problem=f"expected at most {MOST_EMBEDDED} atoms, got {molecule.GetNumAtoms()}")
         if AllChem.EmbedMolecule(molecule, randomSeed=0) and AllChem.EmbedMolecule(
             molecule, randomSeed=0, useRandomCoords=True
         ):

@@ -41,6 +41,13 @@ def test_reading_names_a_file_that_is_not_json(tmp_path):
         read_json(tmp_path / "b.json")
 
 
+def test_texts_without_an_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.files.LARGEST_TEXT", 1000)
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="expected a text of at most 1,000 bytes, got more"):
+        read_text(tmp_path / "endless")
+
+
 def test_a_lock_is_free_again_after_the_block(tmp_path):
     for _ in range(2):
         with locked(tmp_path):

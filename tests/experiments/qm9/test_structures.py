@@ -53,7 +53,7 @@ def test_xyz_of_qm9_itself(tmp_path):
         ("2\n\nH 0 0 0\nH 0 0 nan\n", "positions: expected finite"),
         ("2\n\nH 0 0 0\nH 0 0 0.01\n", "expected atoms 0.3 to 10000 Å from each other"),
         ("2\n\nH 0 0 0\nH 0 0 1e300\n", "expected atoms 0.3 to 10000 Å from each other"),
-        ("2\n\nH 0 0 0\nH 0 0 one\n", "could not convert"),
+        ("2\n\nH 0 0 0\nH 0 0 one\n", "line 4: expected a coordinate, got 'one'"),
         ("2\n\nH 0 0\nH 0 0\n", "expected an element and three coordinates"),
         ("2\n\nH 0 0 0\nH 0 0\n", "line 4: expected an element and three coordinates, got 'H 0 0'"),
         (
@@ -69,13 +69,22 @@ def test_xyz_of_qm9_itself(tmp_path):
         ("2\nProperties=species:S:1:pos:R\nF 0 0 0\nH 0 0 .92\n", "Properties: expected name:type:columns"),
         ("2\nProperties=pos:R:3:species:S:1:q:R:1\n0 0 0 F\n0 0 .92 H\n", "line 3: expected .* in 5 columns"),
         ('2\nLattice="6 0 0 0 6"\nF 0 0 0\nH 0 0 .92\n', "Lattice: expected nine numbers"),
-        ('2\nLattice="6 0 0 0 6 0 0 0 nan"\nF 0 0 0\nH 0 0 .92\n', "nine finite numbers"),
+        ('2\nLattice="6 0 0 0 6 0 0 0 nan"\nF 0 0 0\nH 0 0 .92\n', "three vectors of at most 10,000 Å"),
         ('2\nLattice="6 0 0 6 0 0 0 0 6"\nF 0 0 0\nH 0 0 .92\n', "a cell with a volume"),
         ('2\nLattice="6 0 0 0 6 0 0 0 1e-9"\nF 0 0 0\nH 0 0 .92\n', "at least 2.0 Å between faces"),
         ('2\nLattice="9 0 0 0 9 0 0 0 2.1"\nC 0 0 0\nC 0 0 1.1\n', "bonded to their own images"),
         ('2\ncell="6 6 6"\nF 0 0 0\nH 0 0 .92\n', "Lattice: expected nine numbers, got '6 6 6'"),
         ('2\nLattice="6 0 0 0 6 0 0 0 6" pbc=T\nF 0 0 0\nH 0 0 .92\n', "three flags"),
         ('2\npbc="T T T"\nF 0 0 0\nH 0 0 .92\n', "Lattice: expected nine numbers, got None"),
+        ('2\nLattice="6 0 0 0 6 0 0 0 6" pbc="T maybe F"\nF 0 0 0\nH 0 0 .92\n', "three flags, T or F"),
+        ('2\nLattice="6 0 0 0 6 0 0 0 0"\nF 0 0 0\nH 0 0 .92\n', "three vectors"),
+        ('2\nLattice="1e9 0 0 0 6 0 0 0 6"\nF 0 0 0\nH 0 0 .92\n', "three vectors of at most 10,000 Å"),
+        ("2\nProperties=species:S:1:pos:R:3:pos:R:3\nF 0 0 0\nH 0 0 .92\n", "Properties: expected name:type:columns"),
+        ("2\ncharge=one\nF 0 0 0\nH 0 0 .92\n", "charge: expected a number, got 'one'"),
+        ('2\nnote="without an end\nF 0 0 0\nH 0 0 .92\n', 'note: expected a value that ends with "'),
+        (f"2\n{'a={ ' * 100_000}\nF 0 0 0\nH 0 0 .92\n", "expected a comment of at most 65,536 letters"),
+        ("2\n\nF 0 0 0\nH 0 0 0_1.92\n", "line 4: expected a coordinate, got '0_1.92'"),
+        ("2\n\nF 0 0 0\n" + "9" * 5000 + " 0 0 1\n", "line 4: there is no element '9"),
         ("0\n\n", "expected 1 lines of atoms, got 0"),
     ],
 )
@@ -154,6 +163,32 @@ def test_every_encoding_of_text(tmp_path, encoding):
     assert structures[1].name == "some.sdf:1 méthanol"
 
 
+@pytest.mark.parametrize("comment", ["a\x85b", "a\x0bb", "a\x1cb", "a\u2028b", 'note="a \\" b" charge=0'])
+def test_comments_may_hold_any_letter(tmp_path, comment):
+    (structure,) = read_text(tmp_path, "some.xyz", f"3\n{comment}\n{WATER}")
+    assert structure.problem is None
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
+def test_every_end_of_line(tmp_path, end):
+    for name, text in (("some.xyz", f"3\n\n{WATER}"), ("some.sdf", Chem.MolToMolBlock(rdkit_molecule("CC=O")))):
+        (tmp_path / name).write_bytes(text.replace("\n", end).encode())
+        (structure,) = read([f"{tmp_path}/{name}"])
+        assert structure.problem is None
+
+
+def test_numbers_as_fortran_writes_them(tmp_path):
+    (structure,) = read_text(tmp_path, "some.xyz", f"3\n\n{WATER.replace('0.96', '9.6D-01')}")
+    assert structure.molecule.positions[1, 0] == 0.96
+
+
+@pytest.mark.parametrize("counts", ["COUNTS 99999999", "COU-\nM  V30 NTS 99999999", "COUNTS 9999999999999999999"])
+def test_sdf_that_claims_many_atoms(tmp_path, counts):
+    block = Chem.MolToMolBlock(rdkit_molecule("CC=O"), forceV3000=True)
+    (structure,) = read_text(tmp_path, "some.sdf", block.replace("COUNTS 7", counts))
+    assert structure.problem.startswith("expected at most 1000 atoms, got ")
+
+
 @pytest.mark.parametrize("name", ["empty.xyz", "empty.sdf", "empty.mol"])
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_empty_files_are_named(tmp_path, name, content):
@@ -216,12 +251,13 @@ def test_sdf_in_other_units(tmp_path):
 
 def test_smiles_of_thousands_of_atoms():
     long, hydrogen = read(["C" * 5000, "[H]"])
-    assert long.problem.startswith("expected at most 1000 atoms")
+    assert long.problem.startswith("expected at most 200 atoms")
     assert hydrogen.problem.startswith("no bonds")
 
 
 def test_smiles_get_hydrogen_atoms_and_a_geometry():
     ethanol, nonsense, ammonium, pair, chlorine = read(["CCO", "C(", "[NH4+]", "O.O", "CCl"])
+    assert read(["CC O"])[0].problem.startswith("neither a file nor a SMILES")
     assert ethanol.molecule.num_atoms.tolist() == [9]
     assert ethanol.name == "CCO"
     assert "neither a file nor a SMILES" in nonsense.problem
