@@ -63,7 +63,7 @@ class SE3Transformer(nn.Module):
         norm: whether a :class:`NormSE3` follows each block.
         use_layer_norm: whether the radial networks have LayerNorms.
         tensor_cores, low_memory: how far radial networks are shared in a new model: not at all with ``low_memory``,
-            else fully with ``tensor_cores``, else in part. Speed and memory do not depend on it.
+            else fully with ``tensor_cores``, else in part. Memory does not depend on it, and speed little.
         compute_gradients: let gradients flow from the basis to ``edata['rel_pos']``; from lengths they always do.
         final_layer: 'conv', as above; 'lin', :class:`LinearSE3`; 'att', :class:`AttentionBlockSE3` with one head.
         populate_edge: what of the length is appended to the scalars of edges, see :func:`get_populated_edge_features`;

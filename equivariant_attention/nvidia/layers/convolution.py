@@ -40,9 +40,10 @@ class ConvSE3(nn.Module):
     .. math:: f_i^l \leftarrow \sum_{j \in N_i} \Big( \sum_k W^{lk}(x_{ij}) \, (f_j^k \Vert e_{ij}^k) + S^l f_i^l \Big)
 
     Features e of the edges of degrees above 0 are appended to what is sent; those of degree 0 go into the radial
-    networks. The networks are kept in one of four layouts, see :class:`ConvSE3FuseLevel`; all run at the same speed. A
-    state dict of another layout than the layer was made with, which these fibers can have, is loaded into that layout:
-    the parameters are new ones then, so an optimizer is to be made after loading.
+    networks. The networks are kept in one of four layouts, see :class:`ConvSE3FuseLevel`; they differ in speed by the
+    hidden layers alone, of which there are fewer the more is shared. A state dict of another layout than the layer was
+    made with, which these fibers can have, is loaded into that layout: the parameters are new ones then, so an
+    optimizer is to be made after loading.
 
     Args:
         fiber_in: fiber of the node features.
