@@ -19,7 +19,7 @@ from experiments.toy_optimisation.flags import PRESETS as TOY
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
-    "experiments.nbody.generate_dataset", "experiments.nbody.run",
+    "experiments.chirality.run", "experiments.nbody.generate_dataset", "experiments.nbody.run",
     "experiments.qm9.embedded.generate", "experiments.qm9.eval", "experiments.qm9.learning_curves",
     "experiments.qm9.predict", "experiments.qm9.run",
     "experiments.toy_optimisation.collect", "experiments.toy_optimisation.run",
