@@ -31,7 +31,7 @@ from utils.graphs import fully_connected
 
 ARRAYS = ("loc", "vel", "charges", "edges")
 MOST_PARTICLES = 4096  # their graphs have an edge from each to each
-FEW, PER_NUMBER = 1 << 24, 32  # edges that a file without them may stand for, or so many times its positions
+FEW, PER_NUMBER = 1 << 26, 2  # edges that a file without them may stand for, or so many times its positions
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -202,7 +202,7 @@ def test_wrong_content_is_refused_by_name(tmp_path, trajectories, change, messag
 def test_few_numbers_do_not_stand_for_many_edges(tmp_path):
     few = {name: np.zeros((1000, 1, 2, 4096), np.int8) for name in ("loc", "vel")}
     path = write(tmp_path, {**few, "charges": np.ones((1000, 4096, 1), np.int8)}, "ds.npz")
-    with pytest.raises(ValueError, match=r"loc: expected at most 262,144,000 edges .*, got 16,777,216,000"):
+    with pytest.raises(ValueError, match=r"loc: expected at most 67,108,864 edges .*, got 16,777,216,000"):
         load_trajectories(path, sample_freq=10)
 
 
