@@ -88,15 +88,16 @@ def install_as(prefix: str) -> ModuleType:
     """
     if not isinstance(prefix, str) or not all(part.isidentifier() for part in prefix.split(".")):
         raise ValueError(f"prefix must be the name of a module, such as 'se3_transformer', got {prefix!r}")
-    if not isinstance(sys.modules.get(prefix), DropIn):
+    root = sys.modules.get(prefix)
+    if not isinstance(root, DropIn):
         if there := sorted(name for name in sys.modules if f"{name}.".startswith(f"{prefix}.")):
             raise ImportError(f"prefix must name no package that is imported already, and {there[0]} is: install first")
         file = f"<equivariant_attention.nvidia>/{prefix.replace('.', '/')}/__init__.py"
-        _register(root := DropIn(prefix, file, __doc__))
+        sys.modules[prefix] = root = DropIn(prefix, file, __doc__)
         fill(root)
-    _import_parents(prefix)
-    _register(sys.modules[prefix])
-    return sys.modules[prefix]
+    _import_parents(prefix)  # which may import the module itself: it is there already
+    _register(root)
+    return root
 
 
 def _import_parents(name: str) -> None:

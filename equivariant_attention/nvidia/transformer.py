@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_features, check_floating_point, check_positive, check_whole_number, first_parameter
+from ..checks import check_features, check_floating_point, check_whole_number, first_parameter
 from ..contraction.networks import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
@@ -139,7 +139,8 @@ class SE3Transformer(nn.Module):
         elif final_layer == "lin":
             modules.append(LinearSE3(fiber_in, fiber_out))
         else:
-            check_positive(channels_div, "channels_div with final_layer='att'")
+            if isinstance(channels_div, Mapping):
+                raise ValueError(f"channels_div must be one number with final_layer='att', got {dict(channels_div)}")
             divisors = {degree: 1 if degree else channels_div for degree in fiber_out.degrees}
             modules.append(AttentionBlockSE3(fiber_in, fiber_out, num_heads=1, channels_div=divisors, **options))
         self.graph_modules = Sequential(*modules)

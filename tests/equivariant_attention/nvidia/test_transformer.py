@@ -379,7 +379,7 @@ def test_a_step_of_training_lowers_the_loss():
         ({"populate_edge": "exp"}, "populate_edge must be one of"),
         ({"num_layers": -1}, "num_layers must be a whole number"),
         ({"channels_div": 16}, "leaves none of 8"),
-        ({"channels_div": {"0": 2}, "final_layer": "att"}, "channels_div with final_layer='att' must be"),
+        ({"channels_div": {0: 2, 1: 2}, "final_layer": "att"}, "channels_div must be one number with"),
     ],
 )
 def test_arguments_that_make_no_model_are_refused(options, message):
