@@ -145,7 +145,8 @@ class Problem:
         """Make the messages."""
         t = self.like(tensors)
         _call("forward", self, t, self.like([None] * len(tensors)), made=output)
-        self._add_without_direction(t, output, self.isotropic(tensors))
+        if len(t.graph[3]):
+            self._add_without_direction(t, output, self.isotropic(tensors))
 
     def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
         """First derivatives."""

@@ -80,7 +80,7 @@ class Part(NamedTuple):
 
 
 def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterable[Part], t: T, needed: T) -> T:
-    """First derivatives of messages, as a function that autograd can differentiate again.
+    """First derivatives of messages, as a function that autograd can differentiate again, where it is enabled.
 
     Args:
         messages: makes the messages of a block.
@@ -120,7 +120,9 @@ def zeros(t: T, needed: T) -> T:
 def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:
     if whole is None:
         return None
-    return whole + part if rows is None else whole.index_add(0, rows, part)
+    if torch.is_grad_enabled():
+        return whole + part if rows is None else whole.index_add(0, rows, part)
+    return whole.add_(part) if rows is None else whole.index_add_(0, rows, part)
 
 
 def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:

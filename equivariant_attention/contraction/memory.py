@@ -14,7 +14,7 @@ from ..compiling import constant_when_compiled
 DEFAULTS = {
     "cache": {"cpu": 2**22, "cuda": 2**28},
     "block": {"cpu": 24 * 2**20, "cuda": 2**30},
-    "graph": {"cpu": 2**28, "cuda": 2**32},
+    "graph": {"cpu": 2**26, "cuda": 2**32},
 }
 _limit: ContextVar[int | None] = ContextVar("memory", default=None)
 

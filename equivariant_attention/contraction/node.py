@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
+from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated
 from ..contraction.inputs import Inputs
 from ..contraction.memory import room_for
 from ..contraction.networks import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
@@ -221,7 +221,7 @@ class Problem:
 
     @property
     def passes(self) -> Passes:
-        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _differentiable_gradient)))
+        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _gradient)))
 
     def blocks(self, t: Tensors) -> Iterator[Block]:
         """Blocks of rows: the largest P stays in cache."""
@@ -288,60 +288,6 @@ class Problem:
         """The basis of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
         return _cat([b.basis[term.basis] for term in terms], 2, room, "W")
 
-    def gradient(self, b: Tensors, g: Tensor, arriving: Sequence[Tensor], d: Tensors, room: Room) -> Tensor:
-        """Add derivatives with respect to the tensors of a block to ``d``, but for scalars and hidden layers.
-
-        Args:
-            b: from :meth:`on_block`.
-            g: the hidden values, ``[networks, slots, 33]``.
-            arriving: derivatives with respect to the messages, ``[slots, 2l+1, channels]``.
-            d: where they are added; None where they are not needed.
-            room: the workspace.
-
-        Returns:
-            the derivatives with respect to g.
-        """
-        dg = torch.zeros_like(g)
-        for terms, dy in zip(self.layout.terms, arriving, strict=True):
-            widths = [(2 * term.k + 1) * b.weights[term.pair].shape[2] for term in terms]
-            dT = _bmm(self.steering(b, terms, room).mT, dy, room, "dT").view(len(b.features[0]), -1, sum(widths))
-            for term, dT_k in zip(terms, dT.split(widths, dim=2), strict=True):
-                P = self.on_nodes(b, term, room)
-                dg[term.network].view(*dT_k.shape[:2], VALUES).baddbmm_(dT_k, P.mT)
-                if d.basis[term.basis] is not None:
-                    T = self.on_edges(b, term, g[term.network], P, room)
-                    d.basis[term.basis] += dy @ T.view(len(dy), -1, dy.shape[2]).mT
-                self.gradient_on_nodes(b, term, g[term.network], dT_k, d, room)
-                if b.on_edges[term.feature] is not None:
-                    self.gradient_on_edges(b, term, g[term.network], dT_k.flatten(0, 1), d, dg[term.network])
-        return dg
-
-    def gradient_on_nodes(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, room: Room) -> None:
-        """Add the derivatives with respect to features and weights, through P."""
-        f, A = b.features[term.feature].flatten(0, 1), b.weights[term.pair]
-        df, dA = d.features[term.feature], d.weights[term.pair]
-        if df is None and dA is None:
-            return
-        dP_by_row = _bmm(g.view(*dT.shape[:2], VALUES).mT, dT, room, "dP by row")
-        # What follows is a product for each hidden value, over all rows.
-        dP = room("P", VALUES, len(dT), dT.shape[2]).copy_(dP_by_row.transpose(0, 1)).view(VALUES, len(f), -1)
-        if df is not None:
-            df += _bmm(dP, A.mT, room, "df").sum(0).view_as(df)
-        if dA is not None:
-            dA.baddbmm_(f.T.expand(VALUES, -1, -1), dP)
-
-    def gradient_on_edges(self, b: Tensors, term: Term, g: Tensor, dT: Tensor, d: Tensors, dg: Tensor) -> None:
-        """Add the derivatives through what edges send of their own, and its radial weights."""
-        own, A, dT = b.on_edges[term.feature], self.of_edges(b, term), dT.unflatten(1, (2 * term.k + 1, -1))
-        if d.on_edges[term.feature] is not None:
-            d.on_edges[term.feature].add_((g @ A).unflatten(1, (own.shape[1], -1)) @ dT.mT)
-        dR = (own @ dT).flatten(1)
-        dg += dR @ A.T
-        dA = d.weights[term.pair]
-        if dA is not None:
-            first = self.first[term.feature]
-            dA[:, first : first + own.shape[1]] += (g.T @ dR).unflatten(1, (own.shape[1], -1))
-
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
     room = Room(t.scalars)
@@ -355,23 +301,7 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives."""
-    total, room = zeros(t, needed), Room(t.scalars)
-    shared = [False] * len(t.trunk), [False] * len(t.weights)
-    of_block = needed._replace(scalars=False, trunk=shared[0], weights=shared[1])
-    for block in problem.blocks(t):
-        b = problem.on_block(t, block)
-        d = zeros(b, of_block)._replace(trunk=total.trunk, weights=total.weights)
-        radial = Hidden(b.scalars, b.trunk, keep=True)
-        dg = problem.gradient(b, radial.output, [block.by_slot(v).mT for v in gradients], d, room)
-        d = d._replace(scalars=radial.gradient(dg, total.trunk, needed.scalars))
-        for whole, part, rows in zip(total.flat(), d.flat(), block.rows(d).flat(), strict=True):
-            if part is not None and rows is not None:
-                whole.index_add_(0, rows, part)
-    return total
-
-
-def _differentiable_gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+    """First derivatives, which autograd can differentiate again."""
     parts = (
         Part(problem.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
         for block in problem.blocks_with_graph(t)

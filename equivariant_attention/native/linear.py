@@ -58,10 +58,8 @@ def _second(
     tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
 ) -> tuple[Tensors, Sequence[Tensor]]:
     """Second derivatives: products are linear in matrices and in features."""
-    (W, v), (tW, tv) = (
-        halves(tensors),
-        halves([_or_zeros(t, like) for t, like in zip(directions, tensors, strict=True)]),
-    )
+    every = [_or_zeros(t, like) for t, like in zip(directions, tensors, strict=True)]
+    (W, v), (tW, tv) = halves(tensors), halves(every)
     tangents = _room(tensors)
     _forward([*W, *tv], tangents)
     if any(t is not None for t in directions[: len(W)]):

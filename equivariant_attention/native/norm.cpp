@@ -271,7 +271,55 @@ struct Normalised {
     }
 };
 
-// The same with tangents beside all numbers.
+template <class T>
+void store_each_part(const Norm& norm, Sums<T>& dscale, Sums<T>& dshift) {
+    for (int64_t n = 0; n < norm.num_parts; ++n) {
+        dscale.store(n, norm.parts[n].dscale);
+        dshift.store(n, norm.parts[n].dshift);
+    }
+}
+
+template <class T>
+int normalised(const Norm* p) {
+    std::vector<Normalised<T>> of_share(p->threads.count);
+    return for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
+        const Part& part = p->parts[n];
+        Normalised<T>& norms = of_share[share];
+        norms.evaluate(*p, part, node, squares, noise);
+        T* out = static_cast<T*>(part.output) + node * part.channels * part.orders;
+        for (int64_t c = 0; c < part.channels; ++c, out += part.orders) {
+            const Row<T>& row = norms.rows[c];
+            const T scale = T(norms.output[c]);
+            for (int64_t a = 0; a < part.orders; ++a) out[a] = scale * (row.v[a] * row.inverse);
+        }
+    });
+}
+
+template <class T>
+int normalised_gradient(const Norm* p) {
+    std::vector<Normalised<T>> of_share(p->threads.count);
+    Sums<T> dscale(*p), dshift(*p);
+    const int status = for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
+        const Part& part = p->parts[n];
+        Normalised<T>& norms = of_share[share];
+        norms.evaluate(*p, part, node, squares, noise);
+        const int64_t first = node * part.channels * part.orders;
+        const T* d = static_cast<const T*>(part.output) + first;
+        for (int64_t c = 0; c < part.channels; ++c) {
+            norms.along[c] = norms.rows[c].dot(d + c * part.orders) * norms.rows[c].inverse;
+        }
+        norms.gradient(part, dscale.of(share, n), dshift.of(share, n));
+        for (int64_t c = 0; part.dvalues && c < part.channels; ++c) {
+            T* dv = static_cast<T*>(part.dvalues) + first + c * part.orders;
+            const T scale = T(norms.output[c]), along = T(norms.along[c]), by_norm = T(norms.by_norm[c]);
+            store_gradient(norms.rows[c], d + c * part.orders, scale, along, by_norm, dv);
+        }
+    });
+    store_each_part(*p, dscale, dshift);
+    return status;
+}
+
+// Normalised, with tangents beside all numbers.
 template <class T>
 struct NormalisedSecond {
     Normalised<T> norms;
@@ -364,14 +412,6 @@ struct NormalisedSecond {
 };
 
 template <class T>
-void store_each_part(const Norm& norm, Sums<T>& dscale, Sums<T>& dshift) {
-    for (int64_t n = 0; n < norm.num_parts; ++n) {
-        dscale.store(n, norm.parts[n].dscale);
-        dshift.store(n, norm.parts[n].dshift);
-    }
-}
-
-template <class T>
 int normalised_second(const Norm* p) {
     std::vector<NormalisedSecond<T>> of_share(p->threads.count);
     Sums<T> dscale(*p), dshift(*p);
@@ -388,46 +428,6 @@ int normalised_second(const Norm* p) {
         for (int64_t c = 0; c < part.channels; ++c) {
             const int64_t at_row = c * part.orders;
             norms.row(part, node, c, dout + at_row, tout + at_row, tdv ? tdv + at_row : nullptr);
-        }
-    });
-    store_each_part(*p, dscale, dshift);
-    return status;
-}
-
-template <class T>
-int normalised(const Norm* p) {
-    std::vector<Normalised<T>> of_share(p->threads.count);
-    return for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
-        const Part& part = p->parts[n];
-        Normalised<T>& norms = of_share[share];
-        norms.evaluate(*p, part, node, squares, noise);
-        T* out = static_cast<T*>(part.output) + node * part.channels * part.orders;
-        for (int64_t c = 0; c < part.channels; ++c, out += part.orders) {
-            const Row<T>& row = norms.rows[c];
-            const T scale = T(norms.output[c]);
-            for (int64_t a = 0; a < part.orders; ++a) out[a] = scale * (row.v[a] * row.inverse);
-        }
-    });
-}
-
-template <class T>
-int normalised_gradient(const Norm* p) {
-    std::vector<Normalised<T>> of_share(p->threads.count);
-    Sums<T> dscale(*p), dshift(*p);
-    const int status = for_parts<T, double>(*p, [&](int64_t share, int64_t n, int64_t node, const double* squares, double noise) {
-        const Part& part = p->parts[n];
-        Normalised<T>& norms = of_share[share];
-        norms.evaluate(*p, part, node, squares, noise);
-        const int64_t first = node * part.channels * part.orders;
-        const T* d = static_cast<const T*>(part.output) + first;
-        for (int64_t c = 0; c < part.channels; ++c) {
-            norms.along[c] = norms.rows[c].dot(d + c * part.orders) * norms.rows[c].inverse;
-        }
-        norms.gradient(part, dscale.of(share, n), dshift.of(share, n));
-        for (int64_t c = 0; part.dvalues && c < part.channels; ++c) {
-            T* dv = static_cast<T*>(part.dvalues) + first + c * part.orders;
-            const T scale = T(norms.output[c]), along = T(norms.along[c]), by_norm = T(norms.by_norm[c]);
-            store_gradient(norms.rows[c], d + c * part.orders, scale, along, by_norm, dv);
         }
     });
     store_each_part(*p, dscale, dshift);

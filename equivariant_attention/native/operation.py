@@ -100,10 +100,8 @@ class Operation:
         if torch.is_grad_enabled() or not is_recorded():
             raise self.unusual
         given, present = _without_none(tensors)
-        operator, wanted = (
-            getattr(OPERATORS, f"{self.name}_gradient"),
-            [n for n, p in zip(needed, present, strict=True) if p],
-        )
+        operator = getattr(OPERATORS, f"{self.name}_gradient")
+        wanted = [n for n, p in zip(needed, present, strict=True) if p]
         found = iter(operator(given, present, list(gradients), wanted, *self.statics))
         return [next(found) if n else None for n in needed]
 
@@ -138,7 +136,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
         needed: Sequence[bool],
         *rest: Any,
     ) -> list[Tensor]:
-        operation, wanted = make(*rest), _spread(needed, present)
+        operation, wanted = make(*rest), with_none(needed, present, absent=False)
         given = operation.readable(with_none(tensors, present))
         found = operation.gradient(given, wanted, contiguous(gradients))
         return [d for d in found if d is not None]
@@ -196,15 +194,10 @@ def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
     return [v for v in tensors if v is not None], [v is not None for v in tensors]
 
 
-def with_none(tensors: Sequence[Tensor], present: Sequence[bool]) -> list[Tensor | None]:
-    """The inverse of :func:`_without_none`."""
-    rest = iter(tensors)
-    return [next(rest) if p else None for p in present]
-
-
-def _spread(needed: Sequence[bool], present: Sequence[bool]) -> list[bool]:
-    rest = iter(needed)
-    return [next(rest) if p else False for p in present]
+def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None) -> list[Any]:
+    """The inverse of :func:`_without_none`, also for values that go with the tensors."""
+    rest = iter(values)
+    return [next(rest) if p else absent for p in present]
 
 
 def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
