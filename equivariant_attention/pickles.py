@@ -11,7 +11,8 @@ import pickletools
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from math import prod
 from typing import IO, Any, TypeAlias
 
@@ -22,6 +23,7 @@ Names: TypeAlias = Mapping[tuple[str, str], Any]  # (module, name) -> what stand
 SCALARS = (str, bytes, int, float, type(None))  # of keys
 LARGEST_KEY = 2**60  # whole numbers that are larger can all be made to have one hash, and to fill a dict takes for ever
 LONGEST_KEY, DEEPEST_KEY = 8, 2  # of tuples that are keys
+CONTAINERS, DEEPEST_VALUE = (list, tuple, set, frozenset, dict), 100
 COPIED = (str, bytes, bytearray, list, tuple, set, dict)
 MOST_COPIES = 4  # of each byte; bytes that are written as text and then read as memory are copied twice
 EMPTY: dict[str, Callable[[], Any]] = {
@@ -93,6 +95,7 @@ class Machine:
                 step(argument)
         if self.unfinished:
             raise ValueError("an array or a data type without its content")
+        check_nesting(self.stack[-1])
         return self.stack.pop()
 
     def _remember(self, key: int) -> None:
@@ -266,6 +269,32 @@ def filled(table: Any, items: list[Any]) -> Any:
         raise ValueError(f"expected a dict, got a {type(table).__name__}")
     table.update(zip(_as_keys(items[::2]), items[1::2], strict=True))
     return table
+
+
+def check_nesting(value: Any) -> None:
+    """Refuse containers in each other that are too deep to be printed, compared or copied, or without an end.
+
+    Args:
+        value: of a file.
+
+    Raises:
+        ValueError: they are more than 100 deep.
+    """
+    level = [value]
+    for _ in range(DEEPEST_VALUE):
+        parts = [part for each in level for part in _parts(each)]
+        level = [*{id(part): part for part in parts if isinstance(part, (*CONTAINERS, np.ndarray))}.values()]
+        if not level:
+            return
+    raise ValueError(f"values that are nested more than {DEEPEST_VALUE} deep are refused")
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return chain(value, value.values())
+    if isinstance(value, np.ndarray):
+        return value.flat if value.dtype.kind == "O" else ()
+    return value if isinstance(value, CONTAINERS) else ()
 
 
 def _versions(state: Any) -> OrderedDict[str, dict[str, int]]:

@@ -134,19 +134,19 @@ def _table(presets: Presets) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)
 
 
-def count(least: int) -> Callable[[str], int]:
+def count(least: int, most: int = MOST) -> Callable[[str], int]:
     """A converter to integers, for argparse's ``type``.
 
     Args:
-        least: the smallest integer that it accepts; the largest is 2^31 - 1.
+        least, most: the smallest and the largest integer that it accepts.
     """
 
     def convert(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
-        if value > MOST:
-            raise argparse.ArgumentTypeError(f"expected an integer of at most {MOST}, got a larger one")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"expected an integer of at most {most}, got a larger one")
         return value
 
     convert.__name__ = "integer"  # what argparse calls it where int(text) fails

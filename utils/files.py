@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from equivariant_attention.files import atomic_write
+from equivariant_attention.pickles import check_nesting
 
 try:
     import fcntl
@@ -119,12 +120,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: it cannot be read; FileNotFoundError where there is none.
-        ValueError: it is not JSON, which has no NaN and no infinity, or of more than 16 MiB.
+        ValueError: it is not JSON, which has no NaN and no infinity, of more than 16 MiB, or nested too deeply.
     """
     if (size := Path(path).stat().st_size) > LARGEST_JSON:
         raise ValueError(f"{path}: expected a JSON file of at most {LARGEST_JSON:,} bytes, got {size:,}")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        content = json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        check_nesting(content)
+        return content
     except (ValueError, RecursionError) as error:  # the latter where it is nested too deeply
         raise ValueError(f"{path}: expected a JSON file: {error}") from error
 

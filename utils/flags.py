@@ -9,6 +9,8 @@ from typing import Any
 
 from utils.cli import NO_RECIPES, Presets, count, fraction, make_parser, positive
 
+MOST_WORKERS = 256  # flags may come from a file of another, and each is a process
+
 TRAINING: dict[str, Any] = {
     "num_epochs": 100, "batch_size": 64, "lr": 1e-3, "lr_final": 0.1, "warmup": 0, "beta2": 0.999, "clip_norm": None,
     "weight_decay": None, "ema": None, "seed": 42, "restore": None,
@@ -73,7 +75,7 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     add("--device", help="auto, cpu, cuda or cuda:N")
     add("--graph", choices=("auto", "dgl", "own"), help="graph class (auto: DGL on a CPU where it is installed)")
     add("--precision", choices=("32-true", "tf32", "bf16-mixed", "64-true"))
-    add("--num_workers", type=count(0), help="processes that prepare batches")
+    add("--num_workers", type=count(0, MOST_WORKERS), help="processes that prepare batches")
 
 
 def add_run_flags(parser: ArgumentParser) -> None:

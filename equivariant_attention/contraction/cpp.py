@@ -354,9 +354,9 @@ def _call(
         gradients=_addresses(d.parameters),
         frames=_addresses(_by_degree(convolution, t.frames)),
         dframes=_addresses(_by_degree(convolution, d.frames)),
-        src=src.data_ptr(),
-        order=order.data_ptr(),
-        scalars=t.scalars.data_ptr(),
+        src=address(src),
+        order=address(order),
+        scalars=address(t.scalars),
         dscalars=address(d.scalars),
         threads=calls.Threads(),
     )
@@ -458,5 +458,5 @@ def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> lis
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
     """Pointers to tensors, null for None; None, if all are."""
-    numbers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in tensors])
+    numbers = array("Q", [address(tensor) or 0 for tensor in tensors])
     return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None

@@ -120,8 +120,17 @@ def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Stru
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where the numbers of a tensor begin."""
-    return None if tensor is None else tensor.data_ptr()
+    """Where the numbers of a tensor begin.
+
+    Raises:
+        ValueError: it has numbers and no memory for them, as after ``untyped_storage().resize_(0)``.
+    """
+    if tensor is None:
+        return None
+    found = tensor.data_ptr()
+    if not found and tensor.numel():
+        raise ValueError(f"a tensor of shape {list(tensor.shape)} has no memory: its storage was resized to nothing")
+    return found
 
 
 @constant_when_compiled

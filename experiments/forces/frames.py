@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,9 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from equivariant_attention.checkpoints import in_few_lines
 from equivariant_attention.models import reference_energies
+from equivariant_attention.models.potential import LARGEST_ATOMIC_NUMBER
 
 # Under which names programs write them; ASE itself knows the first of each.
 KEYS = {
@@ -37,12 +40,14 @@ def read_frames(path: str) -> list[Atoms]:
         ValueError: it cannot be read, or there are none in it.
         OSError: from the file system.
     """
+    if os.path.exists(path) and not os.path.isfile(path):  # a device may have no end
+        raise ValueError(f"{path}: expected a file")
     try:
         frames = ase.io.read(path, index=":")
     except Exception as error:  # every format of ASE fails in its own way, some with an OSError of their own
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(f"{path}: ASE cannot read it: {error}") from error
+        raise ValueError(f"{path}: ASE cannot read it: {in_few_lines(error, 1)}") from error
     if not frames:
         raise ValueError(f"{path}: expected structures, got none")
     return frames
@@ -56,20 +61,35 @@ def labels(atoms: Atoms, where: str) -> dict[str, Any]:
         where: it comes from, for the message.
 
     Raises:
-        ValueError: it has no energy or no forces, or something is not finite or of another shape.
+        ValueError: it has no energy or no forces, something is not finite or of another shape, a periodic cell has no
+            volume, or an atom is of no element.
     """
+    try:
+        return _labels(atoms)
+    except (TypeError, ValueError) as error:  # what is no number, or of another shape, fails in many ways
+        raise ValueError(f"{where}: {in_few_lines(error, 1)}") from error
+
+
+def _labels(atoms: Atoms) -> dict[str, Any]:
     stored: dict[str, Any] = {**atoms.info, **atoms.arrays, **(atoms.calc.results if atoms.calc is not None else {})}
     energy, forces, stress, virial = (_first(stored, names) for names in KEYS.values())
     if energy is None or forces is None:
-        raise ValueError(f"{where}: expected energy and forces, under one of {KEYS['energy']} and {KEYS['forces']}")
+        raise ValueError(f"expected energy and forces, under one of {KEYS['energy']} and {KEYS['forces']}")
+    vectors = atoms.cell.array[atoms.pbc]
+    if np.size(energy) != 1:
+        raise ValueError(f"expected one energy, got {np.size(energy)}")
+    if atoms.pbc.any() and not (vectors.any(axis=1).all() and abs(atoms.cell.complete().volume) > 0):  # NaN is none
+        raise ValueError(f"expected a periodic cell with a volume, got {atoms.cell.array.tolist()}")
     if stress is None and virial is not None:
-        stress = -_matrix(virial, where) / atoms.get_volume()
-    stress = None if stress is None or not atoms.pbc.any() else _matrix(stress, where)
-    found = {"energy": float(energy), "forces": np.asarray(forces, dtype=float), "stress": stress}
+        stress = -_matrix(virial) / atoms.get_volume()
+    stress = None if stress is None or not atoms.pbc.any() else _matrix(stress)
+    found = {"energy": float(np.asarray(energy).item()), "forces": np.asarray(forces, dtype=float), "stress": stress}
     if found["forces"].shape != (len(atoms), 3):
-        raise ValueError(f"{where}: expected forces [{len(atoms)}, 3], got {list(found['forces'].shape)}")
+        raise ValueError(f"expected forces [{len(atoms)}, 3], got {list(found['forces'].shape)}")
     if not all(value is None or np.isfinite(value).all() for value in (*found.values(), atoms.positions)):
-        raise ValueError(f"{where}: expected finite numbers, got NaN or infinity")
+        raise ValueError("expected finite numbers, got NaN or infinity")
+    if not ((atoms.numbers >= 1) & (atoms.numbers <= LARGEST_ATOMIC_NUMBER)).all():
+        raise ValueError(f"expected elements 1 to {LARGEST_ATOMIC_NUMBER}, got {sorted({*atoms.numbers.tolist()})}")
     return found
 
 
@@ -77,12 +97,12 @@ def _first(stored: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((stored[name] for name in names if stored.get(name) is not None), None)
 
 
-def _matrix(value: Any, where: str) -> np.ndarray:
+def _matrix(value: Any) -> np.ndarray:
     array = np.asarray(value, dtype=float)
     if array.shape == (6,):
         return voigt_6_to_full_3x3_stress(array)
     if array.size != 9:
-        raise ValueError(f"{where}: expected 6 or 9 numbers of a stress or virial, got {list(array.shape)}")
+        raise ValueError(f"expected 6 or 9 numbers of a stress or virial, got {list(array.shape)}")
     return array.reshape(3, 3)
 
 

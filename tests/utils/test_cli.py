@@ -194,3 +194,9 @@ def test_what_is_printed_to_a_pipe_is_there_at_once():
     script = "import os; from utils.cli import run; run(lambda: (print('epoch 1'), os._exit(0)))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert ended.stdout == "epoch 1\n"
+
+
+def test_counts_have_a_largest_number():
+    assert cli.count(0, 5)("5") == 5
+    with pytest.raises(argparse.ArgumentTypeError, match="expected an integer of at most 5, got a larger one"):
+        cli.count(0, 5)("6")

@@ -41,6 +41,12 @@ def test_reading_names_a_file_that_is_not_json(tmp_path):
         read_json(tmp_path / "b.json")
 
 
+def test_json_that_is_nested_too_deeply(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 200 + "]" * 200)
+    with pytest.raises(ValueError, match=r"a\.json: expected a JSON file: .* more than 100 deep"):
+        read_json(tmp_path / "a.json")
+
+
 def test_texts_without_an_end_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("utils.files.LARGEST_TEXT", 1000)
     (tmp_path / "endless").symlink_to("/dev/zero")

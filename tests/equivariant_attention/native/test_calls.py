@@ -52,3 +52,13 @@ def test_what_is_no_surprise_is_not_told(forgotten, monkeypatch, variable, value
         warnings.simplefilter("always")
         assert calls.not_built(norm.SOURCE)
     assert not caught
+
+
+def test_tensors_without_memory_have_no_address():
+    """As fully sharded parameters are between two passes."""
+    assert calls.address(None) is None
+    tensor = torch.ones(2, 3)
+    assert calls.address(tensor) == tensor.data_ptr()
+    tensor.untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match=r"a tensor of shape \[2, 3\] has no memory"):
+        calls.address(tensor)

@@ -75,12 +75,23 @@ def without(**changes):
     return atoms
 
 
+def still(atoms):
+    """With labels of 0, for what EMT knows nothing of."""
+    atoms.calc = SinglePointCalculator(atoms, energy=0.0, forces=np.zeros((len(atoms), 3)))
+    return atoms
+
+
 @pytest.mark.parametrize(
     ("atoms", "message"),
     [
         (Atoms("Cu"), "here, structure 1: expected energy and forces, under one of"),
         (without(energy=float("nan")), "here, structure 1: expected finite numbers, got NaN or infinity"),
         (without(forces=np.zeros((3, 3))), r"here, structure 1: expected forces \[4, 3\], got \[3, 3\]"),
+        (without(energy=np.zeros(4)), "here, structure 1: expected one energy, got 4"),
+        (without(energy="low"), "here, structure 1: could not convert string to float"),
+        (still(Atoms("X")), r"here, structure 1: expected elements 1 to 118, got \[0\]"),
+        (still(Atoms("Cu", pbc=True)), "here, structure 1: expected a periodic cell with a volume"),
+        (still(Atoms("Cu", cell=[[9, 0, 0], [9, 0, 0], [0, 0, 9]], pbc=True)), "a periodic cell with a volume"),
         (without(stress=np.zeros(5)), r"here, structure 1: expected 6 or 9 numbers of a stress or virial, got \[5\]"),
     ],
 )
@@ -93,5 +104,8 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "text.extxyz").write_text("no structures\n")
     with pytest.raises(ValueError, match=r"text\.extxyz: ASE cannot read it"):
         read_frames(str(tmp_path / "text.extxyz"))
+    (tmp_path / "endless.extxyz").symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"endless\.extxyz: expected a file"):
+        read_frames(str(tmp_path / "endless.extxyz"))
     with pytest.raises(FileNotFoundError):
         read_frames(str(tmp_path / "none.extxyz"))
