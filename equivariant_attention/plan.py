@@ -272,6 +272,22 @@ def relative_positions(G: GraphLike) -> Tensor:
     return d.reshape(-1, 3)
 
 
+def check_values(G: GraphLike) -> None:
+    """Refuse ``G`` where the numbers on its edges are not as a :class:`Plan` needs them, for what makes none.
+
+    In code that PyTorch compiles or exports nothing can be looked at; relative positions are then when it runs.
+
+    Raises:
+        KeyError, TypeError, ValueError: as of :class:`Plan`.
+    """
+    if is_recorded():
+        fits = (relative_positions(G).abs() <= LARGEST_DISTANCE).all()
+        torch._assert_async(fits, f"edata['d'] must be finite and at most {LARGEST_DISTANCE:.0e}")
+        return
+    with torch.no_grad():
+        _check_values(*_read(G))
+
+
 def _read(G: GraphLike) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, int]:
     """All of a graph that a plan depends on: both nodes of the edges, and the fields that layers compute with."""
     return *G.edges(), relative_positions(G).detach(), edge_features(G), edge_envelope(G), G.num_nodes()

@@ -22,10 +22,10 @@ CLUSTERS = {
     **RUN, "save_dir": "runs/forces",
 }  # fmt: skip
 FRAMES = {
-    "channels": "16,8", "num_layers": 1, "div": 4, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
+    "channels": "16,8,8", "num_layers": 0, "div": 4, "head": 1, "xij": "none", "cutoff": 5.0, "radial_basis": "bessel",
     "num_radial": 8, "activation": "relu", "nonlinearity": "gate",
-    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 1e-2, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
-    "data": None, "valid": None, "test": None, "energy_weight": 60.0, "forces_weight": 1.0, "stress_weight": 10.0,
+    **TRAINING, "num_epochs": 100, "batch_size": 5, "lr": 2e-2, "warmup": 20, "clip_norm": 5.0, "ema": 0.99,
+    "data": None, "valid": None, "test": None, "energy_weight": 10.0, "forces_weight": 1.0, "stress_weight": 10.0,
     **MACHINE,
     **RUN, "save_dir": "runs/forces",
 }  # fmt: skip
@@ -64,7 +64,7 @@ def add_frame_flags(parser: ArgumentParser) -> None:
     """Add the flags of training on structures of one's own."""
     add = parser.add_argument_group("model").add_argument
     add("--channels", type=channels, help="of degrees 0, 1, ..., between the layers")
-    add("--num_layers", type=count(1), help="attention layers")
+    add("--num_layers", type=count(0), help="attention layers upon the densities; with some, several times slower")
     add("--div", type=positive, help="what channels are divided by for keys and values")
     add("--head", type=count(1), help="attention heads")
     add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from equivariant_attention.graphs import Graph
 from equivariant_attention.models import Potential, reference_energies
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.testing import assert_equivariant
@@ -10,7 +11,14 @@ from tests.equivariant_attention.test_envelope import jump
 
 CUTOFF, STEP = 2.0, 1e-7  # so small that it crosses no kink of a ReLU
 OPTIONS = {
-    "default": {},
+    "densities": {"num_layers": 0},
+    "densities, gaussian, no degree 1, no envelope": {
+        "num_layers": 0,
+        "radial_basis": "gaussian",
+        "fiber_hidden": {0: 3, 2: 2},
+        "envelope": None,
+    },
+    "attention": {},
     "silu": {"activation": "silu"},
     "gaussian, cat, heads": {"radial_basis": "gaussian", "x_ij": "cat", "n_heads": 2},
     "att, two layers, no envelope": {"selfint": "att", "num_layers": 2, "envelope": None},
@@ -21,7 +29,8 @@ every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 def build(**options):
     torch.manual_seed(0)
-    small = {"fiber_hidden": {0: 4, 1: 4, 2: 4}, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0, "div": 2}
+    small = {"num_layers": 1, "num_embedding": 4, "num_radial": 4, "num_neighbors": 6.0, "num_hidden": 8, "div": 2}
+    small["fiber_hidden"] = {0: 4, 1: 4, 2: 4}
     return Potential(CUTOFF, **{**small, **options}).double()
 
 
@@ -67,8 +76,9 @@ def test_forces_and_stress_are_derivatives_of_the_energy(options):
     torch.testing.assert_close(found.stress[:, 0, 2], stress, rtol=1e-4, atol=1e-7)
 
 
-def test_a_loss_of_all_three_reaches_every_weight():
-    model, (z, x, batch, cell) = build(), systems()
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_a_loss_of_all_three_reaches_every_weight(num_layers):
+    model, (z, x, batch, cell) = build(num_layers=num_layers), systems()
     found = model.predict(z, x, batch, cell)
     sum(v.square().sum() for v in found).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in model.parameters())
@@ -90,8 +100,9 @@ def test_energies_are_those_of_the_atoms_repeated_and_add_up():
     torch.testing.assert_close(repeated.forces, alone.forces.repeat(2, 1), rtol=0, atol=1e-9)
 
 
-def test_energy_and_forces_are_continuous_at_the_cutoff():
-    model = build(radial_basis="gaussian", activation="silu")
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_energy_and_forces_are_continuous_at_the_cutoff(num_layers):
+    model = build(radial_basis="gaussian", activation="silu", num_layers=num_layers)
 
     def energy(x, envelope):
         G = radius_graph(x * CUTOFF, CUTOFF, envelope=envelope)
@@ -106,8 +117,10 @@ def test_energy_and_forces_are_continuous_at_the_cutoff():
         assert smooth[1] < 1e4 * step**2
 
 
-def test_with_silu_second_derivatives_exist():
-    model, (z, x, batch, cell) = build(activation="silu"), systems()
+@pytest.mark.parametrize("options", [{"activation": "silu"}, {"num_layers": 0}], ids=str)
+def test_second_derivatives_exist(options):
+    """Of densities, and with SiLU in the radial networks of attention."""
+    model, (z, x, batch, cell) = build(**options), systems()
 
     def energies(x):
         G = radius_graph(x, CUTOFF, batch, cell, envelope=6)
@@ -139,6 +152,40 @@ def test_references_are_those_of_the_elements():
         ValueError, match=r"z must be of the elements .* on, H \(1\), C \(6\), O \(8\); got also N \(7\)"
     ):
         model.predict(torch.tensor([1, 7]), torch.randn(2, 3, dtype=torch.float64))
+
+
+def test_a_graph_whose_numbers_are_not_finite_is_refused():
+    G = graph({})
+    G.edata["d"] = torch.full_like(G.edata["d"], float("nan"))
+    with pytest.raises(ValueError, match=r"edata\['d'\] must be finite"):
+        build(num_layers=0)(G)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_it_is_exported_for_structures_of_all_sizes(strict):
+    """Energies as a function of positions and edges."""
+
+    class Energies(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = build(num_layers=0)
+
+        def forward(self, z, d, envelope, src, dst):
+            G = Graph(src, dst, z.shape[0])
+            G.ndata["z"], G.edata["d"], G.edata["envelope"] = z, d, envelope
+            return self.model(G)
+
+    def inputs(atoms):
+        z, x, *_ = systems()
+        G = radius_graph(x[:atoms], CUTOFF, envelope=6)
+        return z[:atoms], G.edata["d"], G.edata["envelope"], *G.edges()
+
+    atoms, edges = torch.export.Dim("atoms", min=2), torch.export.Dim("edges", min=2)
+    shapes = ({0: atoms}, *[{0: edges}] * 4)
+    module = Energies()
+    program = torch.export.export(module, inputs(9), dynamic_shapes=shapes, strict=strict).module()
+    for size in (9, 6):
+        torch.testing.assert_close(program(*inputs(size)), module(*inputs(size)))
 
 
 def test_references_that_do_not_go_together_are_refused():
@@ -180,7 +227,8 @@ def test_it_is_saved_with_its_cutoff_and_references(tmp_path):
         ({"fiber_hidden": {0: 4, 1: 1}}, "fiber_hidden must have degree 0, and at least 2 channels"),
         ({"num_embedding": 0}, "num_embedding must be a whole number of at least 1, got 0"),
         ({"num_neighbors": 0}, "num_neighbors must be larger than 0, got 0"),
-        ({"num_layers": 0}, "num_layers must be a whole number of at least 1, got 0"),
+        ({"num_layers": -1}, "num_layers must be a whole number of at least 0, got -1"),
+        ({"num_hidden": 0}, "num_hidden must be a whole number of at least 1, got 0"),
         ({"envelope": 0}, "envelope must be a whole number of at least 1, got 0"),
         ({"activation": "tanh"}, r"activation must be one of \('relu', 'silu'\), got 'tanh'"),
         ({"nonlinearity": "none"}, "nonlinearity must be one of"),
