@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import PairwiseConv
 from equivariant_attention.modules.radial import HIDDEN
+from equivariant_attention.nvidia import ConvSE3
 
 
 def multiply_adds(model: nn.Module, graph: Graph) -> dict[str, int]:
@@ -22,8 +25,7 @@ def multiply_adds(model: nn.Module, graph: Graph) -> dict[str, int]:
         directions of an undirected edge share it; ``'mixing'``, the product with the features in the edge's frame.
     """
     radial, mixing = 0, 0
-    for kernel in (module for module in model.modules() if isinstance(module, PairwiseConv)):
-        channels, F = kernel.nc_in * kernel.nc_out, kernel.num_freq
+    for channels, F in _kernels(model):
         radial += channels * HIDDEN * F
         mixing += channels * (2 * F - 1)  # one product for order 0, four for every pair of orders +m and -m
     src, dst = graph.edges()
@@ -33,3 +35,12 @@ def multiply_adds(model: nn.Module, graph: Graph) -> dict[str, int]:
         "radial_shared": radial * undirected,
         "mixing": mixing * graph.num_edges(),
     }
+
+
+def _kernels(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """Of every kernel between two degrees: channels in times channels out, and the number of radial functions F."""
+    for module in model.modules():
+        if isinstance(module, PairwiseConv):
+            yield module.nc_in * module.nc_out, module.num_freq
+        elif isinstance(module, ConvSE3):
+            yield from ((m_in * m_out, 2 * min(k, l) + 1) for k, m_in in module.sent for l, m_out in module.made)

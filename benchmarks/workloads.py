@@ -14,6 +14,8 @@ from equivariant_attention.graphs import Graph, batch
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
 from equivariant_attention.neighbors import fully_connected_graph, knn_graph
+from equivariant_attention.nvidia import Fiber as NvidiaFiber
+from equivariant_attention.nvidia import SE3Transformer as NvidiaTransformer
 from experiments.nbody import models as nbody_models
 from experiments.qm9 import models as qm9_models
 
@@ -83,6 +85,19 @@ class Layers(nn.Module):
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
         return h
+
+
+class NvidiasLayers(nn.Module):
+    """A network of NVIDIA's dialect, on features that the graph carries as for :class:`Layers`, and ``edata['w']``."""
+
+    def __init__(self, network: NvidiaTransformer) -> None:
+        super().__init__()
+        self.network, self.num_degrees = network, network.max_degree + 1
+
+    def forward(self, G: Graph) -> Features | Tensor:
+        """What the network gives."""
+        node = {str(degree): G.ndata[f"h{degree}"] for degree in self.network.fiber_in.degrees}
+        return self.network(G, node, {"0": G.edata["w"].unsqueeze(-1)})
 
 
 def qm9_bonded(
@@ -160,10 +175,28 @@ def protein(tiny: bool) -> tuple[nn.Module, Graph]:
     return _residues(graph, 32, 1 if tiny else 2)
 
 
-def protein_full(tiny: bool) -> tuple[nn.Module, Graph]:
+def protein_full(tiny: bool, residues: int = 200) -> tuple[nn.Module, Graph]:
     """The main block of RFdiffusion: residues with an edge each way between every two."""
-    graph = _fully_connected(1, TINY_CLOUD if tiny else 200)
+    graph = _fully_connected(1, TINY_CLOUD if tiny else residues)
     return _residues(graph, 8, 1)
+
+
+def in_nvidias_dialect(tiny: bool, build: Build, **options: bool) -> tuple[nn.Module, Graph]:
+    """The network of :func:`protein` or :func:`protein_full` as programs make it that embed NVIDIA's package.
+
+    Args:
+        tiny: as of a :data:`Build`.
+        build: one of these.
+        options: other arguments of the model.
+    """
+    published, graph = build(tiny)
+    attention = [layer for layer in published.modules() if isinstance(layer, GSE3Res)]
+    fiber_in = NvidiaFiber({l: m for m, l in attention[0].f_in.structure})
+    output, hidden = NvidiaFiber({0: 8, 1: 2}), NvidiaFiber.create(2, 32)
+    edges = NvidiaFiber({0: RESIDUE_SCALARS})
+    network = NvidiaTransformer(len(attention), fiber_in, hidden, output, 4, 4, edges, **options)
+    graph.edata["rel_pos"] = graph.edata["d"]
+    return NvidiasLayers(network), graph
 
 
 def _residues(graph: Graph, num_scalars: int, num_layers: int) -> tuple[nn.Module, Graph]:
@@ -264,6 +297,15 @@ WORKLOADS: dict[str, Workload] = {
         {"200 residues": protein_full},
         Goal(0.15),
         target="an eighth of what NVIDIA's package takes, 748 ms at 240 GFLOP/s",
+    ),
+    "nvidia": Workload(
+        "protein and protein-full in NVIDIA's dialect, which RFdiffusion speaks, the latter also of 600 residues",
+        {
+            "protein": partial(in_nvidias_dialect, build=protein),
+            "protein-full": partial(in_nvidias_dialect, build=protein_full),
+            "600 residues": partial(in_nvidias_dialect, build=partial(protein_full, residues=600)),
+        },
+        target="at most 1.1 times the time of these workloads; 600 residues within 1.5 GB forward and 3 GB in training",
     ),
     "cloud": Workload(
         "1,024 points with 16 neighbours; 4 attention layers, 16 channels, 4 degrees, 4 heads",

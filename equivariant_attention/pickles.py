@@ -19,7 +19,8 @@ import numpy as np
 
 Names: TypeAlias = Mapping[tuple[str, str], Any]  # (module, name) -> what stands for it
 
-SCALARS = (str, bytes, int, float, complex, type(None))
+SCALARS = (str, bytes, int, float, type(None))  # of keys
+LARGEST_KEY = 2**60  # whole numbers that are larger can all be made to have one hash, and to fill a dict takes for ever
 LONGEST_KEY, DEEPEST_KEY = 8, 2  # of tuples that are keys
 COPIED = (str, bytes, bytearray, list, tuple, set, dict)
 MOST_COPIES = 4  # of each byte; bytes that are written as text and then read as memory are copied twice
@@ -293,6 +294,8 @@ def _is_key(item: Any, depth: int) -> bool:
     """Whether to hash it is little work: that of nested tuples takes a stack as deep as they are."""
     if type(item) is tuple:
         return depth > 0 and len(item) <= LONGEST_KEY and all(_is_key(part, depth - 1) for part in item)
+    if isinstance(item, int):
+        return -LARGEST_KEY < item < LARGEST_KEY
     return isinstance(item, (*SCALARS, frozenset))  # a frozenset knows its hash
 
 

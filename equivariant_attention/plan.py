@@ -14,7 +14,7 @@ from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph
 from .native.calls import is_recorded
 from .native.operation import LIBRARY, NAMESPACE, OPERATORS
-from .segments import segment_size
+from .segments import Segments, segment_size
 from .so3.vectors import length_and_direction
 
 LARGEST_DISTANCE = 1e18  # its square is still a float32, as the LayerNorm of the radial network asks
@@ -74,6 +74,8 @@ class Plan:
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
         # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
         self._out_edges = None if src.device.type == "cpu" or is_recorded() else OutEdges.of(src, num_nodes)
+        self._by_source: Segments | None = None
+        self._by_destination: Segments | None = None
         self._versions = self._count()
 
     @property
@@ -85,6 +87,28 @@ class Plan:
                 self._out_edges = OutEdges.of(self.src, self.num_nodes)
             self._versions = self._count()
         return self._out_edges
+
+    @property
+    def by_source(self) -> Segments:
+        """Places in :attr:`order`, node by node, of the edges that lead from it; made when first asked for."""
+        if self._by_source is None:
+            with torch.inference_mode(False):
+                found = Segments.of(self.src[self.order], self.num_nodes)
+            if is_recorded():  # and may hold no numbers
+                return found
+            self._by_source = found
+        return self._by_source
+
+    @property
+    def by_destination(self) -> Segments:
+        """The edges that lead to each node, node by node; made when first asked for."""
+        if self._by_destination is None:
+            with torch.inference_mode(False):
+                found = Segments.of(self.dst, self.num_nodes)
+            if is_recorded():  # and may hold no numbers
+                return found
+            self._by_destination = found
+        return self._by_destination
 
     def _count(self) -> list[int]:
         """How often each tensor has been written to; empty in code that is compiled, where that is not counted."""
@@ -117,7 +141,7 @@ class Plan:
         moved = copy.copy(self)
         with torch.inference_mode(False):
             for name, value in vars(self).items():
-                if isinstance(value, Tensor | OutEdges):
+                if isinstance(value, Tensor | OutEdges | Segments):
                     setattr(moved, name, value.to(device))
         moved._versions = moved._count()
         return moved

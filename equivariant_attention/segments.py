@@ -1,7 +1,50 @@
 """Sums, means, maxima and softmaxes over segments: the edges into a node, the nodes of a graph."""
 
+from __future__ import annotations
+
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class Segments(NamedTuple):
+    """Rows by segment.
+
+    Attributes:
+        rows: all rows, segment by segment, ascending in each, int64.
+        ends: where in ``rows`` each segment ends, after a zero, int64 ``[num_segments + 1]``.
+    """
+
+    rows: Tensor
+    ends: Tensor
+
+    @classmethod
+    def of(cls, segment: Tensor, num_segments: int) -> Segments:
+        """From the ``segment`` of each row, one of ``num_segments``, without looking at values."""
+        ends = segment.new_zeros(num_segments + 1)
+        ends[1:] = segment_size(segment, num_segments).cumsum(0)
+        return cls(segment.argsort(stable=True), ends)
+
+    def to(self, device: torch.device | str) -> Segments:
+        """The same on another ``device``."""
+        return Segments(self.rows.to(device), self.ends.to(device))
+
+
+_known = WeakIdKeyDictionary()  # from the tensor to how often it had been written to, and the segments
+
+
+def segments_of(segment: Tensor, num_segments: int) -> Segments:
+    """The :class:`Segments` of rows, made once for the same ``segment`` of each and ``num_segments``."""
+    if segment.is_inference() or torch.compiler.is_compiling():
+        return Segments.of(segment, num_segments)
+    version = segment._version, num_segments
+    seen, found = _known.get(segment, (None, None))
+    if seen != version:
+        found = Segments.of(segment, num_segments)
+        _known[segment] = version, found
+    return found
 
 
 def segment_sum(values: Tensor, segment: Tensor, num_segments: int) -> Tensor:

@@ -2,15 +2,16 @@
 
 import torch
 
-from equivariant_attention.contraction import BACKENDS, cpp, triton_mix
+from equivariant_attention.contraction import BACKENDS, cpp
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph, as_graph
+from equivariant_attention.kernels import launch
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.native.calls import not_built
 
 # 'triton' runs on CUDA, or on a CPU in its interpreter; those in C++ where there is a compiler.
 MISSING = {name: bool(not_built(source)) for name, source in cpp.SOURCES.items()}
-MISSING["triton"] = not triton_mix.available(torch.device("cpu"))
+MISSING["triton"] = bool(launch.missing(torch.device("cpu")))
 BACKENDS_HERE = sorted(b for b in BACKENDS if not MISSING.get(b))
 SCALARS = Fiber(structure=[(6, 0)])
 VECTORS = Fiber(structure=[(2, 1)])

@@ -95,6 +95,8 @@ PICKLES = {
     "instance": raw("(ios\nmkdir\n."),
     "extension": b"\x80\x02\x82\x01.",
     "key of nested tuples": DEEP,
+    "keys of one hash": {n * (2**61 - 1): None for n in range(1000)},
+    "complex keys of one hash": {complex(-1000003 * n, n): None for n in range(1000)},
     "set of nested tuples": {(((1,),),)},
     "set of a long tuple": {(None,) * 9},
     "unfinished": Call(np.dtype, ("f8", False, True)),

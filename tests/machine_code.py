@@ -7,6 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 CAPABILITIES = (80, 90, 100)  # of A100, H100 and B200
 
 
@@ -28,31 +30,43 @@ class MachineCode:
     loops: list[Counter]
 
 
-def compiled(kernel, types, constants, capability, **options):
-    """The machine code of a kernel.
-
-    Args:
-        kernel: what ``triton.jit`` returned.
-        types: of every argument that is not a constant, in Triton's words: ``'*fp32'``, ``'i32'``; or (type, number),
-            where numbers that are one, or divisible by 16, are compiled for that. Pointers are aligned to 16 bytes.
-        constants: values of the ``tl.constexpr``.
-        capability: of the GPU, 90 for sm_90.
-        options: of the compiler, such as ``num_warps``.
-    """
+def of_launch(launch, capability):
+    """The machine code of what a recorded launch would have run on a GPU of this capability, 90 for sm_90."""
     import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    signature, fixed, attributes = {}, dict(constants), {}
-    for i, name in enumerate(kernel.arg_names):
-        kind, number = ("constexpr", None) if name in constants else _pair(types[name])
-        if number == 1:
-            kind, fixed[name] = "constexpr", 1
-        signature[name] = kind
-        if kind.startswith("*") or (number is not None and number > 1 and number % 16 == 0):
-            attributes[i,] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attributes)
-    code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    kernel, options = launch.kernel, dict(launch.arguments)
+    given = [options.pop(name) for name in kernel.arg_names]
+    constant = {i for i, parameter in enumerate(kernel.params) if parameter.is_constexpr}
+    signature, fixed, attributes = {}, {}, {}
+    for i, (name, value) in enumerate(zip(kernel.arg_names, given, strict=True)):
+        if i in constant:
+            signature[name], fixed[i,] = "constexpr", value
+        else:
+            signature[name] = _specialised(value, (i,), fixed, attributes)
+    return compiled(triton, kernel, signature, fixed, attributes, capability, **options)
+
+
+def _specialised(value, path, fixed, attributes):
+    """The type of an argument, in Triton's words; what it is specialised for goes to ``fixed`` and ``attributes``."""
+    if isinstance(value, tuple):
+        return tuple(_specialised(v, (*path, i), fixed, attributes) for i, v in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        attributes[path] = [["tt.divisibility", 16]]
+        return "*" + {"float32": "fp32", "float64": "fp64", "int32": "i32", "int64": "i64"}[str(value.dtype)[6:]]
+    if value == 1:
+        fixed[path] = 1
+        return "constexpr"
+    if value % 16 == 0:
+        attributes[path] = [["tt.divisibility", 16]]
+    return "i32"
+
+
+def compiled(triton, kernel, signature, constants, attributes, capability, **options):
+    """The machine code of a kernel for these types of arguments."""
+    options.setdefault("enable_fp_fusion", True)
+    source = triton.compiler.ASTSource(kernel, signature, constants, attributes)
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    code = triton.compile(source, target=target, options=options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(code.asm["cubin"])
@@ -60,10 +74,6 @@ def compiled(kernel, types, constants, capability, **options):
     registers, stack, local = (int(re.search(rf"{name}:(\d+)", usage)[1]) for name in ("REG", "STACK", "LOCAL"))
     lines, labels = _read(text)
     return MachineCode(registers, max(stack, local), code.metadata.shared, _count(lines), _loops(lines, labels))
-
-
-def _pair(kind):
-    return kind if isinstance(kind, tuple) else (kind, None)
 
 
 def _output(tool, *arguments):

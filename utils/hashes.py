@@ -52,6 +52,6 @@ def verify(folder: str | os.PathLike[str]) -> bool:
     for line in sums.read_text(encoding="utf-8").splitlines():
         expected, _, name = line.partition("  ")
         path = sums.parent / name
-        if not path.is_file() or sha256(path) != expected:
+        if Path(name).name != name or not path.is_file() or sha256(path) != expected:
             raise ValueError(f"{path} is not as it was written (see {SUMS} there)")
     return True

@@ -22,12 +22,14 @@ from torch import Tensor
 from ..basis import Basis
 from ..checks import check_whole_number, first_parameter
 from ..compiling import constant_when_compiled
-from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair, triton_mix
+from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair, triton_messages
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
 from ..contraction.networks import changed
 from ..contraction.precision import full_precision
+from ..kernels import launch
+from ..native import on_gpu
 from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..plain import has_hooks_of_all
 
@@ -43,7 +45,7 @@ BACKENDS: dict[str, Backend] = {
     "cpp": partial(cpp.messages, "cpp"),
     "cpp-node": partial(cpp.messages, "cpp-node"),
     "node": node.messages,
-    "triton": partial(blockwise.messages, fused=True),
+    "triton": triton_messages.messages,
 }
 NEEDS = {
     "frame": "frames",
@@ -63,8 +65,8 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     Args:
         name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
             :func:`~equivariant_attention.native.compiler.library`), 'node', 'cpp-node' ('node' in C++, and in frames,
-            on a CPU; built likewise), 'triton' ('frame' with its products in a kernel of their own, on CUDA; never
-            chosen by the library, as no GPU was at hand to measure it) or None.
+            on a CPU; built likewise), 'triton' ('frame' in a few kernels for a GPU; never chosen by the library, as
+            no GPU was at hand to measure it) or None.
             With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
@@ -114,6 +116,23 @@ def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor
     return all(v.dtype == dtype for v in tensors) and not missing(source, [*tensors, *others], dtype)
 
 
+def operators_for(module: Any, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> Any:
+    """What has the operations of a layer: a module in C++, or ``on_gpu``; None where PyTorch is to compute.
+
+    Args:
+        module: in C++, such as :mod:`equivariant_attention.native.linear`.
+        tensors, others: as of :func:`runs_in_cpp`.
+
+    Returns:
+        the module, or None.
+    """
+    if runs_in_cpp(module.SOURCE, tensors, others):
+        return module
+    if _named() != "triton" or is_transformed() or not all(v.dtype == tensors[0].dtype for v in tensors):
+        return None
+    return None if launch.missing(tensors[0].device, tensors[0].dtype) else on_gpu
+
+
 def contract(
     convolution: Convolution, networks: Sequence[Any], inputs: Inputs, backend: str | None = None
 ) -> list[Tensor]:
@@ -149,16 +168,13 @@ def contract(
         raise ValueError(
             f"backend {name!r} needs the basis of get_basis_and_r, got a plain dict, which has no {NEEDS[name]}"
         )
-    if name == "triton" and not triton_mix.available(inputs.src.device):
-        raise ValueError(
-            f"backend 'triton' needs Triton 3.3 or later and tensors on CUDA, got tensors on {inputs.src.device} "
-            "(on a CPU it runs in Triton's interpreter, with TRITON_INTERPRET=1)"
-        )
     needs_values = name == "node" and (is_looked_into() or not holds_numbers(inputs.src))
-    if (name in cpp.SOURCES and is_transformed()) or needs_values:
+    if (name in (*cpp.SOURCES, "triton") and is_transformed()) or needs_values:
         name = "frame"  # the same, in operations that PyTorch can look into
     if name in cpp.SOURCES and (reason := cpp.missing(name, inputs, dtype)):
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
+    if name == "triton" and (reason := triton_messages.missing(inputs, convolution, dtype)):
+        raise ValueError(f"backend 'triton' cannot run here: {reason}")
     with full_precision(inputs.src.device):
         messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
         return messages(convolution, networks, inputs.to(dtype))

@@ -42,8 +42,15 @@ def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge, by 'cpp' or 'cpp-node'; or '', by whichever is faster for the graph at hand."""
+    return Problem(
+        backend, convolution, tuple(sizes_of(convolution, inputs)), inputs.pairs_share, inputs, networks
+    ).operation(tensors_of(convolution, networks, inputs).flat())
+
+
+def tensors_of(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> Tensors:
+    """The tensors that messages are made from."""
     basis, plan = inputs.basis, inputs.basis.plan
-    t = Tensors(
+    return Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
@@ -51,8 +58,6 @@ def messages(backend: str, convolution: Convolution, networks: Sequence[Any], in
         parameters=[p for network in networks for p in parameters(network)],
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
-    sizes = tuple(_sizes(convolution, inputs))
-    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
 
 
 class Tensors(NamedTuple):
@@ -150,7 +155,7 @@ class Problem:
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
             arriving = self._without_direction(t, gradients)
-            _add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
+            add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
         return found
 
     def second(
@@ -170,7 +175,7 @@ class Problem:
             wanted = [*needed, *(d is not None for d in gradients)]
             plain = partial(plain_gradient, self.isotropic)
             both = differentiated(plain, len(tensors), every, wanted)
-            _add_all(found, both[: len(tensors)])
+            add_all(found, both[: len(tensors)])
             self._add_without_direction(t, output, both[len(tensors) :])
         return found, output
 
@@ -198,7 +203,7 @@ class Problem:
         total = [next(by_inputs) if n else None for n in needed]
         if len(leaves.graph[3]):
             arriving = self._without_direction(leaves, gradients)
-            _add_all(total, plain_gradient(self.isotropic, tensors, needed, arriving))
+            add_all(total, plain_gradient(self.isotropic, tensors, needed, arriving))
         return total
 
     def _inputs(self, t: Tensors) -> Inputs:
@@ -227,7 +232,8 @@ class Problem:
                 value.index_add_(0, t.graph[3], part)
 
 
-def _add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> None:
+def add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> None:
+    """Add to each value the other; None stands for zero."""
     for i, other in enumerate(others):
         if other is not None:
             values[i] = other if values[i] is None else values[i] + other
@@ -394,7 +400,7 @@ class Sizes(NamedTuple):
     first: int
 
 
-def _sizes(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
+def sizes_of(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
     """The sizes of every feature; an error where they do not fit its channels."""
     found = []
     for k, channels in convolution.features:

@@ -1,5 +1,6 @@
 """Ready-made models, which are saved and loaded with their configuration."""
 
+from ..models.adapters import OnData, OnEdges, OnPadded
 from ..models.nonlinearity import NONLINEARITIES, nonlinearity
 from ..models.potential import Potential, reference_energies
 from ..models.radial_basis import RADIAL_BASES, RadialBasis
@@ -10,6 +11,9 @@ __all__ = [
     "NONLINEARITIES",
     "RADIAL_BASES",
     "TFN",
+    "OnData",
+    "OnEdges",
+    "OnPadded",
     "Potential",
     "RadialBasis",
     "SE3Transformer",

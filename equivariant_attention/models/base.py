@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ class NodeModel(Saveable):
             G: a (batched) DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with
                 ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``, ``[edges, 1]``, if
                 edges end smoothly.
-            features: of fiber ``fiber_in``, ``{degree: [nodes, channels, 2 degree + 1]}``, the degree as a string.
+            features: of fiber ``fiber_in``, ``{degree: [nodes, channels, 2 degree + 1]}``, the degree a string or int.
             basis_and_r: of ``G`` if they are at hand, from :func:`~equivariant_attention.basis.get_basis_and_r` up to
                 ``max_degree`` or from a :class:`~equivariant_attention.precompute.BasisCache`; None to compute
                 them, with derivatives with respect to ``edata['d']``.
@@ -102,6 +103,8 @@ class NodeModel(Saveable):
         if self.return_type is None:
             check_hooks(self)
         G = as_graph(G)
+        if isinstance(features, Mapping):
+            features = {str(degree): value for degree, value in features.items()}
         check_features(features, self.fiber_in, G.num_nodes(), layer=self)
         if self.radial is not None:
             G = self.radial.on_edges(G, None if basis_and_r is None else basis_and_r[1])

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checks import check_alike, check_features, check_whole_number
-from ..contraction import runs_in_cpp
+from ..contraction import operators_for
 from ..envelope import edge_envelope
 from ..fibers import Features, Fiber, check_heads, fiber2head
 from ..graphs import as_graph, edges_on
@@ -90,9 +90,9 @@ class GMABSE3(nn.Module):
         tensors = [*(v[d] for d in degrees), *(k[d] for d in key_degrees), *(q[d] for d in key_degrees)]
         attend = partial(self._attend, G.num_nodes())
         # Weights that are returned have hooks and derivatives on the way to the output; in C++ there are none.
-        if not return_attention and runs_in_cpp(
-            attention.SOURCE, tensors, [dst] if envelope is None else [dst, envelope]
-        ):
+        others = [dst] if envelope is None else [dst, envelope]
+        operators = None if return_attention else operators_for(attention, tensors, others)
+        if operators:
             shape = attention.Shape(
                 num_nodes=G.num_nodes(),
                 n_heads=self.n_heads,
@@ -101,7 +101,7 @@ class GMABSE3(nn.Module):
                 num_keys=len(key_degrees),
             )
             envelope, dst = None if envelope is None else envelope.to(like.dtype), dst.long()
-            values = attention.attention(shape, lambda t: attend(t)[0])([*tensors, envelope, dst])
+            values = operators.attention(shape, lambda t: attend(t)[0])([*tensors, envelope, dst])
             return dict(zip(degrees, values, strict=True))
         values, weights = attend([*tensors, envelope, dst])
         output = dict(zip(degrees, values, strict=True))

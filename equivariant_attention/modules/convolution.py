@@ -27,6 +27,7 @@ from ..printing import OneLine
 from ..segments import segment_mean, segment_size, segment_softmax, segment_sum
 
 X_IJ = (None, "cat", "add")
+REDUCE = ("mean", "sum")
 
 
 class GConvSE3Partial(OneLine):
@@ -164,9 +165,11 @@ class GConvSE3(OneLine):
         flavor: 'skip', S f_i is added for the degrees in both fibers; 'TFN', the message is multiplied by S.
         mid_dim, act_fn: as in :class:`RadialFunc`.
         f_edge: as in :class:`GConvSE3Partial`.
+        reduce: 'mean', as above and as published; 'sum', without the division by :math:`|N_i|`, or with an envelope
+            :math:`\sum_j u_{ij} ( \cdot )`. A mean is the same if every edge is there twice; a sum counts neighbours.
 
     Raises:
-        ValueError: ``flavor`` is neither.
+        ValueError: ``flavor`` or ``reduce`` has another value.
     """
 
     def __init__(
@@ -179,12 +182,15 @@ class GConvSE3(OneLine):
         mid_dim: int = HIDDEN,
         act_fn: nn.Module | Callable[[], nn.Module] = nn.ReLU,
         f_edge: Fiber | None = None,
+        reduce: str = "mean",
     ) -> None:
         super().__init__()
         if flavor not in ("skip", "TFN"):
             raise ValueError(f"flavor must be 'skip' or 'TFN', got {flavor!r}")
+        if reduce not in REDUCE:
+            raise ValueError(f"reduce must be one of {REDUCE}, got {reduce!r}")
         self.f_in, self.f_out, self.edge_dim, self.f_edge = f_in, f_out, edge_dim, f_edge
-        self.self_interaction, self.flavor = self_interaction, flavor
+        self.self_interaction, self.flavor, self.reduce = self_interaction, flavor, reduce
         check_fiber(f_in, "f_in")
         f_sent = _with_edges(f_in, f_edge)
         self.kernel_unary = pairwise_kernels(f_sent, f_out, edge_dim, mid_dim, act_fn)
@@ -227,7 +233,8 @@ class GConvSE3(OneLine):
         inputs = checked_inputs(self, h, G, r, basis, edge_features)
         _, dst = edges_on(G, inputs.src.device)
         (found,) = messages(self.convolution, [self], inputs)
-        output, presence = _mean(found, dst, G.num_nodes(), edge_envelope(G))
+        gathered = _mean if self.reduce == "mean" else _sum
+        output, presence = gathered(found, dst, G.num_nodes(), edge_envelope(G))
         return self._interact_with_self(output, h, presence)
 
     def _interact_with_self(self, output: Features, h: Features, presence: Tensor) -> Features:
@@ -241,7 +248,7 @@ class GConvSE3(OneLine):
     def extra_repr(self) -> str:
         return (
             f"f_in={self.f_in}, f_out={self.f_out}, self_interaction={self.self_interaction}, "
-            f"edge_dim={self.edge_dim}, flavor={self.flavor!r}"
+            f"edge_dim={self.edge_dim}, flavor={self.flavor!r}, reduce={self.reduce!r}"
         )
 
 
@@ -285,9 +292,15 @@ def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | No
     if envelope is None:
         incoming = segment_size(dst, num_nodes)
         return {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}, incoming > 0
-    weights = segment_softmax(torch.zeros_like(envelope), dst, num_nodes, envelope)
-    mean = {d: segment_sum(weights[:, :, None].to(m.dtype) * m, dst, num_nodes) for d, m in messages.items()}
-    return mean, segment_sum(weights, dst, num_nodes).squeeze(-1)
+    return _sum(messages, dst, num_nodes, segment_softmax(torch.zeros_like(envelope), dst, num_nodes, envelope))
+
+
+def _sum(messages: Features, dst: Tensor, num_nodes: int, weights: Tensor | None) -> tuple[Features, Tensor]:
+    """The same of the sum, with weights of the edges, ``[edges, 1]``."""
+    if weights is None:
+        return {d: segment_sum(m, dst, num_nodes) for d, m in messages.items()}, segment_size(dst, num_nodes)
+    total = {d: segment_sum(weights[:, :, None].to(m.dtype) * m, dst, num_nodes) for d, m in messages.items()}
+    return total, segment_sum(weights, dst, num_nodes).squeeze(-1)
 
 
 def pairwise_kernels(

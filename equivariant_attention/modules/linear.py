@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_degrees, check_features, of_fiber, with_three_dimensions
-from ..contraction import runs_in_cpp
+from ..contraction import operators_for
 from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber
 from ..native import linear
@@ -74,7 +74,8 @@ def mixed_by_degree(matrices: nn.ParameterDict, features: Features) -> Features:
         values.append(features[degree].to(W.dtype))
     tensors = [*weights, *values]
     fits = all(W.dim() == 2 and W.shape[1] == v.shape[1] for W, v in zip(weights, values, strict=True))
-    evaluate = linear.linear(_mixed) if fits and runs_in_cpp(linear.SOURCE, tensors) else _mixed
+    operators = operators_for(linear, tensors) if fits else None
+    evaluate = operators.linear(_mixed) if operators else _mixed
     return dict(zip(matrices, evaluate(tensors), strict=True))
 
 

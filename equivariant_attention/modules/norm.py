@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_features, check_makes_module, check_whole_number
-from ..contraction import runs_in_cpp
+from ..contraction import operators_for, runs_in_cpp
 from ..fibers import Features, Fiber, check_fiber
 from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
@@ -125,9 +125,10 @@ class GNormBias(OneLine):
         check_hooks(self, "bias")
         check_features(features, self.fiber, layer=self)
         values, biases = [features[degree] for degree in self.bias], list(self.bias.values())
-        if is_plain(self.nonlin, nn.ReLU) and not has_hooks_of_all() and _fit(values, biases):
+        plain = is_plain(self.nonlin, nn.ReLU) and not has_hooks_of_all()
+        if plain and (operators := _operators(values, biases)):
             zero = norm.Zero(SMALLEST_NORM, [_noise(v) for v in values])
-            output = norm.biased(zero, self._plain)([*values, *biases])
+            output = operators.biased(zero, self._plain)([*values, *biases])
             return dict(zip(self.bias, output, strict=True))
         functions = [partial(self._biased, bias) for bias in biases]
         return with_norms(features, list(self.bias), _each(functions), keepdim=True)
@@ -160,10 +161,11 @@ def _plain_norms(transform: nn.ModuleDict) -> list[nn.LayerNorm]:
     return norms if same_eps and not has_hooks_of_all() else []
 
 
-def _fit(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> bool:
-    """Whether features and parameters of their channels, for each degree in turn, can be computed with in C++."""
+def _operators(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> Any:
+    """What computes with features and parameters of their channels, for each degree in turn; None for PyTorch."""
     channels = [v.shape[1] for v in values] * (len(parameters) // len(values))
-    return runs_in_cpp(norm.SOURCE, [*values, *parameters]) and [p.numel() for p in parameters] == channels
+    fit = [p.numel() for p in parameters] == channels
+    return operators_for(norm, [*values, *parameters]) if fit else None
 
 
 def _norm_network(m: int, nonlin: nn.Module | Callable[[], nn.Module], num_layers: int) -> nn.Sequential:
@@ -193,10 +195,11 @@ def normalised(
         eps: of all LayerNorms.
     """
     values, parameters = [features[degree] for degree in degrees], [*weights, *biases]
-    if not _fit(values, parameters):
+    operators = _operators(values, parameters)
+    if not operators:
         return None
     zero = norm.Zero(smallest, [_noise(v) for v in values])
-    output = norm.normalised(zero, eps, partial(_normalised, smallest, eps))([*values, *parameters])
+    output = operators.normalised(zero, eps, partial(_normalised, smallest, eps))([*values, *parameters])
     return dict(zip(degrees, output, strict=True))
 
 

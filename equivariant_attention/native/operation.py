@@ -28,6 +28,7 @@ Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
 NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")  # two copies of the package may be at work
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 OPERATORS = getattr(torch.ops, NAMESPACE)
+INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # what each operator does, for those who count that
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ class Operation:
         return [next(found) if n else None for n in needed]
 
 
-def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
+def register(name: str, statics: str, make: Callable[..., Operation], devices: Sequence[str] = ("CPU",)) -> None:
     """Make an operation known to PyTorch.
 
     Args:
         name: of the operator; the operator of its derivatives has ``_gradient`` after it.
         statics: its arguments beside tensors, in the language of PyTorch's schemas: ``'int heads, float scale'``.
         make: from these arguments to the operation.
+        devices: where it can run.
     """
     qualified, by = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}_gradient"
     after = f", {statics}" if statics else ""
@@ -157,7 +159,9 @@ def register(name: str, statics: str, make: Callable[..., Operation]) -> None:
         return [next(found) if n else None for n in needed], *[None] * (1 + len(ctx.statics))
 
     for operator, kernel, fake in ((qualified, forward, shapes), (by, gradient, shapes_of_gradient)):
-        LIBRARY.impl(operator, kernel, "CPU")
+        for device in devices:
+            LIBRARY.impl(operator, kernel, device)
+        INSIDE[operator] = kernel
         torch.library.register_fake(operator, fake, lib=LIBRARY)
         torch.library.register_vmap(operator, _one_by_one(operator), lib=LIBRARY)
     torch.library.register_autograd(qualified, backward, setup_context=keep, lib=LIBRARY)

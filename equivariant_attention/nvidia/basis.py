@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..basis import BasisAndR, get_basis_and_r
-from ..checks import check_trailing, check_whole_number
+from ..checks import check_floating_point, check_trailing, check_whole_number
 from ..graphs import Graph, GraphLike, with_edge_fields
 from ..nvidia.layout import coupling_sign
 from ..nvidia.utils import degree_to_dim
@@ -137,18 +137,35 @@ class GivenBasis(Mapping[str, Tensor]):
     """A basis of the package in this library's layout, ``'k,l'``: ``[edges, 1, 2l+1, 1, 2k+1, F]``: views of it.
 
     Args:
-        basis: ``{'k,l': [edges, 2k+1, F, 2l+1]}``, the last dimension possibly padded; other keys are left out.
+        basis: ``{'k,l': [edges, 2k+1, F, 2l+1]}``, of any floating-point dtype, the last dimension possibly padded;
+            other keys are left out.
         scalar: what stands for ``'0,0'`` where ``basis`` lacks it.
-        like: a tensor ``[edges, ...]`` of the dtype that this is to have.
+        like: a tensor ``[edges, ...]`` of the dtype that this is to have, and of its device.
     """
 
     def __init__(self, basis: Mapping[str, Tensor], scalar: float, like: Tensor) -> None:
         self._basis, self._scalar, self._like = basis, scalar, like
 
+    def check(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Refuse a basis that lacks one of these pairs (k, l), or has it of other edges, with an error that says so.
+
+        Raises:
+            TypeError, ValueError: as said.
+        """
+        for k, l in pairs:
+            name = f"basis['{k},{l}']"
+            if f"{k},{l}" not in self:
+                raise ValueError(f"basis must hold '{k},{l}': get_basis needs max_degree of at least {max(k, l)}")
+            value = self._basis.get(f"{k},{l}", self._like)
+            check_floating_point(value, name)
+            if value.device != self._like.device:
+                raise ValueError(f"{name} must be on {self._like.device}, got a tensor on {value.device}")
+            self[f"{k},{l}"]
+
     def __getitem__(self, pair: str) -> Tensor:
         if pair == "0,0" and pair not in self._basis:
             return self._like.new_full((1,) * 6, self._scalar).expand(len(self._like), *(1,) * 5)
-        value = self._basis[pair]
+        value = self._basis[pair].to(self._like.dtype)
         k, l = map(int, pair.split(","))
         shape = [len(self._like), degree_to_dim(k), 2 * min(k, l) + 1]
         if value.dim() != 4 or list(value.shape[:3]) != shape or value.shape[3] < degree_to_dim(l):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import first_parameter
+from ..contraction.networks import HIDDEN, changed
+from ..fibers import Fiber as PlainFiber
 from ..modules import (
     G1x1SE3,
     GAvgPooling,
@@ -21,7 +23,7 @@ from ..modules import (
     PairwiseConv,
 )
 from ..nvidia.fiber import plain_fiber
-from ..nvidia.layers import AttentionBlockSE3, ConvSE3, GPooling, LinearSE3, NormSE3
+from ..nvidia.layers import AttentionBlockSE3, ConvSE3, GPooling, LinearSE3, NormSE3, RadialProfile
 from ..nvidia.layout import Layout, Network, networks_of, scales
 from ..nvidia.transformer import SE3Transformer
 from ..published.conversion import check_signs
@@ -87,20 +89,24 @@ def _with_signs(weight: Any, network: Network, signs: Mapping[Triple, int], name
 def to_published(model: nn.Module) -> nn.Module:
     """The published layers that compute the same function as layers of NVIDIA's dialect, with weights of their own.
 
-    These take ``edata['d']``, NVIDIA's ``'rel_pos'``, and ``edata['w']``, its scalars of the edges.
+    A radial network that serves several pairs of degrees becomes one for each pair: they begin as copies, and differ
+    once they are trained. The layers take ``edata['d']``, NVIDIA's ``'rel_pos'``; ``edata['w']``, its scalars of the
+    edges; and ``edata['f1']``, ``edata['f2']``, ..., its other edge features.
 
     Args:
         model: a :class:`LinearSE3`, :class:`NormSE3`, :class:`ConvSE3`, :class:`AttentionBlockSE3`, :class:`GPooling`
             or :class:`SE3Transformer`.
 
     Returns:
-        :class:`~equivariant_attention.modules.G1x1SE3`, ``GNormSE3``, ``GConvSE3`` or (without ``pool``)
-        ``GConvSE3Partial``, ``GSE3Res``, a pooling; or for a whole transformer an ``nn.ModuleList`` of these, to be
-        called one after the other.
+        :class:`~equivariant_attention.modules.G1x1SE3`, ``GNormSE3``, ``GConvSE3`` (which adds the messages up where
+        ``model`` does) or (without ``pool``) ``GConvSE3Partial``, ``GSE3Res``, a pooling; or for a whole transformer
+        an ``nn.ModuleList`` of these, to be called one after the other.
 
     Raises:
         TypeError: ``model`` is of another class.
-        ValueError: no published layer computes this function; the message says why.
+        ValueError: no published layer computes this function: a radial network has no LayerNorms, or sees of the
+            distance what ``populate_edge`` makes of it; messages have a self-interaction; or no number of channels
+            that each divide among the heads has room for keys and values of several divisors.
     """
     for kind, convert in _CONVERTERS.items():
         if isinstance(model, kind):
@@ -127,7 +133,7 @@ def _transformer(model: SE3Transformer) -> nn.ModuleList:
 
 
 def _linear(layer: LinearSE3) -> G1x1SE3:
-    made = _like(layer, G1x1SE3(plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out")))
+    made = _like(layer, G1x1SE3(*_fibers(layer)))
     made.load_state_dict({f"transform.{degree}": W for degree, W in layer.weights.items()})
     return made
 
@@ -151,83 +157,105 @@ def _pooling(layer: GPooling) -> nn.Module:
 
 
 def _convolution(layer: ConvSE3) -> nn.Module:
-    _check_kernels(layer)
-    f_in, f_out = plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out")
-    options: dict[str, Any] = {
-        "edge_dim": layer.fiber_edge[0],
-        "mid_dim": layer.mid_dim,
-        "act_fn": layer.nonlinearity or nn.ReLU,
-    }
+    (f_in, f_out), options = _fibers(layer), _options(layer)
+    made: GConvSE3Partial | GConvSE3
     if not layer.pool:
         if layer.self_interaction:
             raise ValueError("published messages have no self-interaction: it needs pool=True")
         made = _like(layer, GConvSE3Partial(f_in, f_out, **options))
-        _fill_kernels(made.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
-        return made
-    if layer.sum_over_edge:
-        raise ValueError(
-            "published convolutions take the mean over incoming edges, not the sum: with sum_over_edge=False, or "
-            "final_layer='lin' or 'att', there is one of the same function"
-        )
-    pooled = _like(layer, GConvSE3(f_in, f_out, self_interaction=layer.self_interaction, **options))
-    _fill_kernels(pooled.kernel_unary, layer, dict.fromkeys(f_out.degrees, 0))
-    for degree, S in layer.to_kernel_self.items():
-        pooled.kernel_self[degree].copy_(S[None])
-    return pooled
-
-
-def _attention(block: AttentionBlockSE3) -> GSE3Res:
-    layer = block.to_key_value
-    _check_kernels(layer)
-    f_in, f_out = plain_fiber(block.fiber_in, "fiber_in"), plain_fiber(block.fiber_out, "fiber_out")
-    divisors = {block.divisors[degree] for degree in f_out.degrees}
-    if len(divisors) > 1:
-        raise ValueError(f"published layers have one divisor for all degrees, got channels_div of {sorted(divisors)}")
-    made = GSE3Res(
-        f_in,
-        f_out,
-        edge_dim=layer.fiber_edge[0],
-        div=divisors.pop(),
-        n_heads=block.attention.num_heads,
-        mid_dim=layer.mid_dim,
-        act_fn=layer.nonlinearity or nn.ReLU,
-    )
-    _like(layer, made)
-    for part, first in (("v", dict.fromkeys(f_out.degrees, 0)), ("k", dict(block.value_fiber.items()))):
-        partial: Any = made.GMAB[part]
-        _fill_kernels(partial.kernel_unary, layer, first)
-    made.GMAB["q"], made.project = _linear(block.to_query), _linear(block.project)
+    else:
+        reduce = "sum" if layer.sum_over_edge else "mean"
+        made = GConvSE3(f_in, f_out, self_interaction=layer.self_interaction, reduce=reduce, **options)
+        _like(layer, made)
+        for degree, S in layer.to_kernel_self.items():
+            made.kernel_self[degree].copy_(S[None])
+    _fill_kernels(made.kernel_unary, layer, {l: (0, range(m)) for l, m in layer.fiber_out.items()})
     return made
 
 
-def _check_kernels(layer: ConvSE3) -> None:
-    if layer.layout is not Layout.PAIR:
-        raise ValueError(
-            "published convolutions have a radial network for every pair of degrees, and here one serves several: "
-            "this is a model of fuse level NONE, low_memory=True, alone"
-        )
+def _attention(block: AttentionBlockSE3) -> GSE3Res:
+    """With one divisor for all degrees, the smallest: where it leaves more channels, the rest of every head is 0."""
+    layer, heads = block.to_key_value, block.attention.num_heads
+    f_in, f_out = _fibers(block)
+    div = min(block.divisors[degree] for degree in f_out.degrees)
+    made = _like(layer, GSE3Res(f_in, f_out, div=div, n_heads=heads, **_options(layer)))
+    value, key = made.f_mid_out.dict, made.f_mid_in
+    q: Any = made.GMAB["q"]
+    project: Any = made.project
+    places = {
+        l: torch.arange(value[l]).view(heads, -1)[:, : m // heads].flatten().tolist()
+        for l, m in block.value_fiber.items()
+    }
+    of_parts = {
+        "v": {l: (0, at) for l, at in places.items()},
+        "k": {l: (block.value_fiber[l], places[l]) for l in key.degrees},
+    }
+    for part, channels in of_parts.items():
+        kernels: Any = made.GMAB[part].kernel_unary
+        _fill_kernels(kernels, layer, channels)
+    scale = (key.n_features / block.key_fiber.num_features) ** 0.5  # by which the logits are divided too much
+    for degree, W in block.to_query.weights.items():
+        q.transform[degree].zero_()[places[int(degree)]] = scale * W
+    for degree, W in block.project.weights.items():
+        l = int(degree)
+        columns = [*places[l], *range(value[l], value[l] + block.fiber_in[l])]
+        project.transform[degree].zero_()[:, columns] = W
+    return made
+
+
+def _fibers(layer: Any) -> tuple[PlainFiber, PlainFiber]:
+    return plain_fiber(layer.fiber_in, "fiber_in"), plain_fiber(layer.fiber_out, "fiber_out")
+
+
+def _options(layer: ConvSE3) -> dict[str, Any]:
+    """The arguments that all published layers with messages share."""
     if not layer.use_layer_norm:
-        raise ValueError("published radial networks have LayerNorms: this needs use_layer_norm=True")
-    if dict(layer.sent) != dict(layer.fiber_in.items()):
-        raise ValueError(f"published layers have no edge features above degree 0, got {layer.fiber_edge}")
+        raise ValueError(
+            "published radial networks have LayerNorms, so that their hidden values do not grow with their input: "
+            "those of use_layer_norm=False are other functions"
+        )
+    on_edges = {k: m - layer.fiber_in[k] for k, m in layer.sent if m > layer.fiber_in[k]}
+    return {
+        "edge_dim": layer.fiber_edge[0],
+        "mid_dim": layer.mid_dim,
+        "act_fn": layer.nonlinearity or nn.ReLU,
+        "f_edge": PlainFiber(dictionary=on_edges) if on_edges else None,
+    }
 
 
-def _fill_kernels(kernels: nn.ModuleDict, layer: ConvSE3, first: Mapping[int, int]) -> None:
-    """Give published kernels the weights for some channels out of each degree, from the ``first`` on."""
-    networks: Any = layer.conv
+def _fill_kernels(kernels: nn.ModuleDict, layer: ConvSE3, channels: Mapping[int, tuple[int, Sequence[int]]]) -> None:
+    """Give published kernels the weights of the radial networks that serve their pairs of degrees.
+
+    Args:
+        kernels: what is given; channels out that get none are 0.
+        layer: whose networks they are.
+        channels: by degree out, the first of the layer's channels, and where it and those after it belong.
+    """
+    networks = zip(networks_of(layer.layout, layer.sent, layer.made), layer.networks, strict=True)
+    serving = {pair: (network, module) for network, module in networks for pair in network.pairs}
     for kernel in kernels.values():
         assert isinstance(kernel, PairwiseConv)
         k, l = kernel.degree_in, kernel.degree_out
-        source = networks[f"{k},{l}"].radial_func.net
+        network, module = serving[k, l]
+        _check_as_made(layer, module, network.name)
         for i in (0, 1, 3, 4):  # Linear, LayerNorm, twice
-            target: Any = kernel.rp.net[i]
-            target = getattr(target, "bn", target)
-            target.weight.copy_(source[i].weight)
-            target.bias.copy_(source[i].bias)
-        rows = source[6].weight.unflatten(0, (-1, kernel.nc_in, kernel.num_freq))
-        rows = rows[first[l] : first[l] + kernel.nc_out] * rows.new_tensor(scales(k, l, is_alone=True))[:, None]
-        kernel.rp.last.weight.copy_(rows.flatten(0, 2))
+            source, target = cast(nn.Linear, module.net[i]), kernel.rp.net[i]
+            target = cast(nn.Linear, getattr(target, "bn", target))
+            target.weight.copy_(source.weight)
+            target.bias.copy_(source.bias)
+        first, places = channels[l]
+        rows = cast(nn.Linear, module.net[6]).weight.unflatten(0, (network.channels_out, network.channels_in, -1))
+        rows = rows[first : first + len(places), :, network.before((k, l)) :][:, :, : kernel.num_freq]
+        factors = rows.new_tensor(scales(k, l, is_alone=layer.layout is Layout.PAIR))
+        own = kernel.rp.last.weight.zero_().unflatten(0, (kernel.nc_out, kernel.nc_in, -1))
+        own[list(places)] = rows * factors[:, None]
         kernel.rp.last.bias.zero_()
+
+
+def _check_as_made(layer: ConvSE3, network: RadialProfile, name: str) -> None:
+    """Refuse a radial network that computes something else than its parameters tell."""
+    if layer.nonlinearity is None and layer.mid_dim == HIDDEN and (which := changed(network)):
+        raise ValueError(f"{name}{which} must be as it was made: it has hooks, or another class or epsilon")
 
 
 _CONVERTERS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from importlib.util import module_from_spec
 from types import ModuleType
 from typing import Any
 
@@ -41,29 +42,39 @@ MODELS = {kind.__name__: kind for kind in (SE3Transformer, SE3TransformerPooled)
 
 
 class DropIn(ModuleType):
-    """A module of the tree; of names that it lacks it says what to use."""
+    """A module of the tree; of names that it lacks it says what to use.
+
+    Every one is a package: of packages alone Python asks the finders, and so :class:`_Finder`, for what a
+    ``from ... import`` does not find in them.
+    """
+
+    def __init__(self, name: str, file: str, doc: str | None = None) -> None:
+        super().__init__(name, doc)
+        self.__file__, self.__path__ = file, []
+        self.__spec__ = ModuleSpec(name, None, origin=file, is_package=True)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        raise ImportError(_missing(self.__name__, name), name=self.__name__)
+        raise AttributeError(_missing(self.__name__, name))
 
 
 class _Finder(MetaPathFinder):
-    """Finds nothing: it comes last, and says of modules that the trees lack what to use."""
+    """Finds what is there already; it comes last, and says of what the trees lack what to use."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         parent, _, name = fullname.rpartition(".")
-        if isinstance(sys.modules.get(parent), DropIn):
-            raise ModuleNotFoundError(_missing(parent, name), name=fullname)
-        return None
+        if not isinstance(sys.modules.get(parent), DropIn):
+            return None
+        if isinstance(there := sys.modules.get(fullname), DropIn):
+            return there.__spec__
+        raise ModuleNotFoundError(_missing(parent, name))  # with its name, Python would go on, and say less
 
 
 def install_as(prefix: str) -> ModuleType:
     """Have ``import prefix`` and what NVIDIA's package has below it find this library, in this process.
 
     A program that embeds the package is run unchanged after this line. The two models are classes of their own under
-    each prefix, derived from those here, so that they say that they come from there; all else is what is here.
+    each prefix, derived from those here, so that they say that they come from there; all else is what is here. The
+    packages around it are imported, as far as the program has them.
 
     Args:
         prefix: 'se3_transformer', or where a program has it: 'rf2aa.SE3Transformer.se3_transformer'.
@@ -77,42 +88,34 @@ def install_as(prefix: str) -> ModuleType:
     """
     if not isinstance(prefix, str) or not all(part.isidentifier() for part in prefix.split(".")):
         raise ValueError(f"prefix must be the name of a module, such as 'se3_transformer', got {prefix!r}")
-    if isinstance(installed := sys.modules.get(prefix), DropIn):
-        return installed
-    if there := sorted(name for name in sys.modules if f"{name}.".startswith(f"{prefix}.")):
-        raise ImportError(f"prefix must name no package that is imported already, and {there[0]} is: install first")
-    root = ModuleType(prefix, __doc__)
-    root.__path__ = []
-    root.__file__ = f"<equivariant_attention.nvidia>/{prefix.replace('.', '/')}/__init__.py"
-    _make_parents(prefix)
-    _register(root)
-    fill(root)
-    return root
+    if not isinstance(sys.modules.get(prefix), DropIn):
+        if there := sorted(name for name in sys.modules if f"{name}.".startswith(f"{prefix}.")):
+            raise ImportError(f"prefix must name no package that is imported already, and {there[0]} is: install first")
+        file = f"<equivariant_attention.nvidia>/{prefix.replace('.', '/')}/__init__.py"
+        _register(root := DropIn(prefix, file, __doc__))
+        fill(root)
+    _import_parents(prefix)
+    _register(sys.modules[prefix])
+    return sys.modules[prefix]
 
 
-class _Empty(ModuleType):
-    """A package around a drop-in, where the program has none."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__path__: list[str] = []
-
-
-def _make_parents(name: str) -> None:
-    """Make the packages around a module ``name``, as far as there are none that can be imported."""
-    parent, _, _ = name.rpartition(".")
-    if not parent or parent in sys.modules:
-        return
-    _make_parents(parent)
-    above, _, _ = parent.rpartition(".")
-    if isinstance(sys.modules.get(above), _Empty) if above else find_spec(parent) is None:
-        _register(_Empty(parent))
+def _import_parents(name: str) -> None:
+    """Import the packages around a module, or make those that the program lacks."""
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        parent = ".".join(parts[:end])
+        try:
+            import_module(parent)
+        except ModuleNotFoundError as error:
+            if error.name != parent:
+                raise
+            _register(module_from_spec(ModuleSpec(parent, None, is_package=True)))
 
 
 def _register(module: ModuleType) -> None:
-    """Have a module be imported already, as a part of the package around it, where that is imported too."""
-    parent, _, name = module.__name__.rpartition(".")
+    """Have a module be imported, and be an attribute of the package around it, where that is imported too."""
     sys.modules[module.__name__] = module
+    parent, _, name = module.__name__.rpartition(".")
     if parent in sys.modules:
         setattr(sys.modules[parent], name, module)
 
@@ -124,11 +127,8 @@ def fill(root: ModuleType) -> None:
     of_models = f"{prefix}.model.transformer"
     models = {name: type(name, (kind,), _attributes(kind, of_models)) for name, kind in MODELS.items()}
     for path, names in TREE.items():
-        module = DropIn(f"{prefix}.{path}")
         is_package = any(other.startswith(f"{path}.") for other in TREE)
-        module.__file__ = f"{folder}/{path.replace('.', '/')}{'/__init__' if is_package else ''}.py"
-        if is_package:
-            module.__path__ = []
+        module = DropIn(f"{prefix}.{path}", f"{folder}/{path.replace('.', '/')}{'/__init__' * is_package}.py")
         for name in names:
             setattr(module, name, models.get(name) or getattr(nvidia, name))
         module.__all__ = names  # type: ignore[attr-defined]

@@ -132,7 +132,7 @@ def plain_fiber(fiber: Any, name: str) -> PlainFiber:
         TypeError, ValueError: it is none, or has no degree, or one without channels; the message calls it ``name``.
     """
     if not isinstance(fiber, Fiber):
-        raise TypeError(f"{name} must be an equivariant_attention.nvidia.Fiber, got {type(fiber).__name__}")
+        raise TypeError(f"{name} must be an equivariant_attention.nvidia.Fiber, got {_type_name(fiber)}")
     if not fiber or min(fiber.values()) < 1:
         raise ValueError(f"{name} must have a degree, and channels of every degree, got {fiber}")
     return PlainFiber(dictionary=dict(fiber.items()))
@@ -141,10 +141,14 @@ def plain_fiber(fiber: Any, name: str) -> PlainFiber:
 def edge_fiber(fiber: Any) -> Fiber:
     """A fiber of edge features, empty for None; a TypeError for what is none."""
     if fiber is not None and not isinstance(fiber, Fiber):
-        raise TypeError(f"fiber_edge must be an equivariant_attention.nvidia.Fiber or None, got {type(fiber).__name__}")
+        raise TypeError(f"fiber_edge must be an equivariant_attention.nvidia.Fiber or None, got {_type_name(fiber)}")
     return Fiber({}) if fiber is None else fiber
 
 
 def _whole(number: Any) -> int:
     """Also from text: the package takes the keys of features."""
     return int(number) if isinstance(number, str) else index(number)
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")

@@ -64,7 +64,12 @@ class Network(NamedTuple):
     @property
     def freq_sum(self) -> int:
         """Number of basis kernels of all pairs."""
-        return sum(_num_freq(*pair) for pair in self.pairs)
+        return self.before(None)
+
+    def before(self, pair: tuple[int, int] | None) -> int:
+        """Number of basis kernels of the pairs in front of one; None for all."""
+        pairs = self.pairs if pair is None else self.pairs[: self.pairs.index(pair)]
+        return sum(2 * min(k, l) + 1 for k, l in pairs)
 
     @property
     def rows(self) -> int:
@@ -90,6 +95,13 @@ def layouts(sent: Fiber, fiber_out: Fiber, max_degree: int) -> list[Layout]:
 def layout_of(level: ConvSE3FuseLevel, allowed: Sequence[Layout]) -> Layout:
     """The layout of a fuse ``level``, of those that are ``allowed``."""
     return next(layout for layout in allowed if layout in _LAYOUTS[level])
+
+
+def layout_named(name: str) -> Layout:
+    """The layout that has a radial network's parameter of this ``name`` within its layer."""
+    container, _, rest = name.partition(".")
+    is_all = rest.startswith("radial_func")
+    return next(l for l in Layout if l.container == container and (l is Layout.ALL) == is_all)
 
 
 _LAYOUTS = {
@@ -135,9 +147,8 @@ def convolution_of(
         for l in part.degrees:
             for feature, (k, _) in enumerate(features):
                 number, network = place[k, l]
-                before = network.pairs[: network.pairs.index((k, l))]
                 step_in, step_out = network.freq_sum, network.freq_sum * network.channels_in
-                first = done[l] * step_out + sum(_num_freq(*pair) for pair in before)
+                first = done[l] * step_out + network.before((k, l))
                 factors = scales(k, l, layout is Layout.PAIR) if published else ()
                 factors = () if set(factors) == {1.0} else factors
                 pairs.append(Pair(feature, len(messages), number, first, step_out, step_in, factors))
@@ -145,10 +156,6 @@ def convolution_of(
             done[l] += part[l]
     rows = tuple(network.rows for network in networks)
     return Convolution(tuple(features), tuple(messages), tuple(pairs), rows, has_norm, has_bias=False)
-
-
-def _num_freq(k: int, l: int) -> int:
-    return 2 * min(k, l) + 1
 
 
 def scales(k: int, l: int, is_alone: bool) -> tuple[float, ...]:

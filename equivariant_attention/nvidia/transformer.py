@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from ..checks import check_features, check_floating_point, check_whole_number
+from ..checks import check_features, check_floating_point, check_positive, check_whole_number, first_parameter
 from ..contraction.networks import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
@@ -62,7 +63,7 @@ class SE3Transformer(nn.Module):
         norm: whether a :class:`NormSE3` follows each block.
         use_layer_norm: whether the radial networks have LayerNorms.
         tensor_cores, low_memory: how far radial networks are shared in a new model: not at all with ``low_memory``,
-            else fully with ``tensor_cores``, else in part. Speed and memory do not depend on it.
+            else fully with ``tensor_cores``, else in part. Memory does not depend on it, and speed little.
         compute_gradients: let gradients flow from the basis to ``edata['rel_pos']``; from lengths they always do.
         final_layer: 'conv', as above; 'lin', :class:`LinearSE3`; 'att', :class:`AttentionBlockSE3` with one head.
         populate_edge: what of the length is appended to the scalars of edges, see :func:`get_populated_edge_features`;
@@ -138,6 +139,7 @@ class SE3Transformer(nn.Module):
         elif final_layer == "lin":
             modules.append(LinearSE3(fiber_in, fiber_out))
         else:
+            check_positive(channels_div, "channels_div with final_layer='att'")
             divisors = {degree: 1 if degree else channels_div for degree in fiber_out.degrees}
             modules.append(AttentionBlockSE3(fiber_in, fiber_out, num_heads=1, channels_div=divisors, **options))
         self.graph_modules = Sequential(*modules)
@@ -171,6 +173,7 @@ class SE3Transformer(nn.Module):
             TypeError, ValueError: features, edge features or basis are not those of the model and the graph.
         """
         G = as_graph(graph)
+        _check_precision(self)
         check_features(node_feats, self._plain_in, G.num_nodes(), "node_feats", self)
         edges = self._populated(edge_feats, G)
         own = as_here(G, scalars_of(edges, G.num_edges()))
@@ -196,6 +199,15 @@ class SE3Transformer(nn.Module):
             return dict(edge_feats)
         check_floating_point(relative_positions(G), "edata['rel_pos']", self)
         return get_populated_edge_features(relative_positions(G), edge_feats, str(self.populate_edge))
+
+
+def _check_precision(model: nn.Module) -> None:
+    parameter = first_parameter(model)
+    if parameter is not None and parameter.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"the model must be of float32 or float64, got {parameter.dtype}: for less use torch.autocast, under which "
+            "the parameters stay as they are"
+        )
 
 
 def _check_returned(return_type: int | None, pooling: str | None, degrees: tuple[int, ...]) -> None:

@@ -84,14 +84,20 @@ def labelled(candidates: Sequence[tuple[np.ndarray, np.ndarray, int]]) -> dict[s
 
     Args:
         candidates: atomic numbers, positions and split of each.
+
+    Raises:
+        ValueError: there are none.
     """
-    found = [(numbers, positions, handedness(numbers, positions), split) for numbers, positions, split in candidates]
-    kept = [(*row[:2], signs, row[3]) for row in found if (signs := row[2]) is not None and signs.any()]
-    if not kept:
-        raise ValueError(f"none of {len(candidates)} molecules has a stereocentre that RDKit knows")
-    numbers, positions, signs, split = zip(*kept, strict=True)
+    rows = []
+    for numbers, positions, split in candidates:
+        signs = handedness(numbers, positions)
+        if signs is not None and signs.any():
+            rows.append((len(numbers), numbers, positions, signs, split))
+    if not rows:
+        raise ValueError(f"molecules: expected some with stereocentres, got none among {len(candidates)}: take more")
+    num_atoms, numbers, positions, signs, split = zip(*rows, strict=True)
     return {
-        "num_atoms": np.array([len(of_one) for of_one in numbers], dtype=np.int64),
+        "num_atoms": np.array(num_atoms, dtype=np.int64),
         "numbers": np.concatenate(numbers).astype(np.int64),
         "positions": np.concatenate(positions).astype(np.float64),
         "signs": np.concatenate(signs),
@@ -150,41 +156,39 @@ def from_arrays(path: str | os.PathLike[str], limit: int | None, seed: int, cach
     return _cached(cache, key.hexdigest(), make)
 
 
-def embedded(conformers: int, seed: int, cache: str | os.PathLike[str]) -> Molecules:
+def embedded(conformers: int, limit: int | None, seed: int, cache: str | os.PathLike[str]) -> Molecules:
     """Molecules of the SMILES that come with QM9's experiment, put into space by RDKit.
 
-    SMILES that do not say which hand a stereocentre has get either at random. Splits are of SMILES: a tenth each for
-    validation and test.
+    SMILES that do not say which hand a stereocentre has get either at random. Of every ten of them with stereocentres
+    one is for the test and one for validation, with all its conformers.
 
     Args:
         conformers: of each.
-        seed: of conformers and splits.
+        limit: how many SMILES to look at, drawn at random; None for all.
+        seed: of draws and conformers.
         cache: folder in which the result is kept and found again.
 
     Raises:
+        ValueError: there is no stereocentre among them.
         OSError: the cache cannot be written to.
     """
-    smiles = EMBEDDED.with_suffix(".smi").read_text().split()
+    smiles = np.random.default_rng(seed).permutation(EMBEDDED.with_suffix(".smi").read_text().split())[:limit].tolist()
 
     def make() -> dict[str, np.ndarray]:
+        molecules = [Chem.AddHs(Chem.MolFromSmiles(name)) for name in smiles]
+        chiral = [molecule for molecule in molecules if Chem.FindMolChiralCenters(molecule, includeUnassigned=True)]
         candidates = []
-        for name, split in zip(smiles, _drawn(len(smiles), seed), strict=True):
-            molecule = Chem.AddHs(Chem.MolFromSmiles(name))
-            if not Chem.FindMolChiralCenters(molecule, includeUnassigned=True):
-                continue
+        for number, molecule in enumerate(chiral):
             numbers = np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()])
             parameters = rdDistGeom.ETKDGv3()
             parameters.randomSeed = seed
-            made = rdDistGeom.EmbedMultipleConfs(molecule, conformers, parameters)
-            candidates += [(numbers, molecule.GetConformer(which).GetPositions(), split) for which in made]
+            found = rdDistGeom.EmbedMultipleConfs(molecule, conformers, parameters)
+            split = {0: 2, 1: 1}.get(number % 10, 0)
+            candidates += [(numbers, molecule.GetConformer(one).GetPositions(), split) for one in found]
         return labelled(candidates)
 
     key = hashlib.sha256(f"{VERSION} {rdBase.rdkitVersion} {conformers} {seed} {smiles}".encode())
     return _cached(cache, key.hexdigest(), make)
-
-
-def _drawn(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).choice(3, size=count, p=(0.8, 0.1, 0.1))
 
 
 def _cached(cache: str | os.PathLike[str], key: str, make: Any) -> Molecules:

@@ -36,7 +36,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument_group("data").add_argument
     add("--molecules", metavar="FILE",
         help="an .npz with N, Z, R and maybe validation (None: molecules that RDKit puts into space)")  # fmt: skip
-    add("--num_molecules", type=count(1), help="how many of the file to look at (None: all)")
+    add("--num_molecules", type=count(1), help="how many to look at (None: all)")
     add("--conformers", type=count(1), help="of each molecule that RDKit puts into space")
     add("--data", metavar="FOLDER", help="where labels are kept")
 
@@ -47,6 +47,4 @@ def idle_flags(flags: Namespace) -> dict[str, str]:
     Args:
         flags: every flag.
     """
-    if flags.molecules is None:
-        return {"num_molecules": "without --molecules"}
-    return {"conformers": "with --molecules"}
+    return {} if flags.molecules is None else {"conformers": "with --molecules"}

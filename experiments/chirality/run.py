@@ -45,12 +45,12 @@ def load(flags: Namespace) -> dict[str, Handed]:
     Raises:
         UsageError: a flag, named, asks for what cannot be done.
     """
-    if flags.molecules is None:
-        with blame("--data", molecules="--conformers"):
-            molecules = embedded(flags.conformers, flags.seed, flags.data)
-            return {split: Handed(molecules, split, flags.seed) for split in SPLITS}
-    with blame("--molecules", molecules="--num_molecules"):
-        molecules = from_arrays(flags.molecules, flags.num_molecules, flags.seed, flags.data)
+    source = "--data" if flags.molecules is None else "--molecules"
+    with blame(source, molecules="--num_molecules"):
+        if flags.molecules is None:
+            molecules = embedded(flags.conformers, flags.num_molecules, flags.seed, flags.data)
+        else:
+            molecules = from_arrays(flags.molecules, flags.num_molecules, flags.seed, flags.data)
         return {split: Handed(molecules, split, flags.seed) for split in SPLITS}
 
 

@@ -32,6 +32,7 @@ from utils.graphs import fully_connected
 
 ARRAYS = ("loc", "vel", "charges", "edges")
 MOST_PARTICLES = 4096  # their graphs have an edge from each to each
+FEW, PER_NUMBER = 1 << 26, 2  # edges that a file without them may stand for, or so many times its positions
 SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name -> the name used here
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -146,6 +147,8 @@ def _check_sizes(arrays: Mapping[str, np.ndarray]) -> None:
     simulations, _, _, n = arrays["loc"].shape
     if n > MOST_PARTICLES:
         raise ValueError(f"loc: expected at most {MOST_PARTICLES} particles, got {n}")
+    if "edges" not in arrays and simulations * n**2 > (most := max(FEW, PER_NUMBER * arrays["loc"].size)):
+        raise ValueError(f"loc: expected at most {most:,} edges between its particles, got {simulations * n**2:,}")
     for name, columns in (("charges", 1), ("edges", n)):
         if name in arrays:
             check_array(name, arrays[name], (simulations, n, columns))

@@ -57,6 +57,9 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--simid", choices=("1x1", "att"), help="self-interaction of the middle layers (SE3Transformer)")
     add("--siend", choices=("1x1", "att"), help="self-interaction of the last layer (SE3Transformer)")
     add("--xij", choices=("add", "cat", "none"), help="what becomes of relative positions (SE3Transformer)")
+
+    # Not of the model: weights of another number of steps are a good start, see --restore.
+    add = parser.add_argument_group("integration").add_argument
     add("--num_steps", type=count(1), help="steps to the horizon, all with the same layers (SE3Integrator)")
 
     add_training_flags(parser, "trajectories")

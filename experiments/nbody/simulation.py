@@ -21,6 +21,7 @@ PHYSICS_VERSION = 1  # raise it whenever equal settings and seeds give other num
 
 SPLITS = ("train", "valid", "test")
 
+LARGEST_NUMBER = 1e18  # its square is still a float32
 SMALLEST_SQUARE = 1e-100  # squared distances below it count as this, so that coincident particles do not divide by zero
 
 # dim * n * n * simulations in a block. For 5 particles that is about 1,000 simulations: fewer pay NumPy's overhead per
@@ -89,7 +90,7 @@ class Trajectories:
         dt: duration of a step.
 
     Raises:
-        ValueError: the shape of an array, named, does not fit, or it is not finite.
+        ValueError: the shape of an array, named, does not fit, or its numbers are not finite and at most 1e18.
     """
 
     loc: Array
@@ -131,7 +132,7 @@ def check_count(name: str, value: object, least: int = 1) -> None:
 
 
 def check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:
-    """Refuse an array of another shape, or that is not finite.
+    """Refuse an array of another shape, or with numbers that are not finite or too large for float32 and its squares.
 
     Args:
         name: of the argument.
@@ -145,6 +146,8 @@ def check_array(name: str, value: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {list(shape)}, got {list(value.shape)}")
     if not np.isfinite(value).all():
         raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    if np.abs(value).max(initial=0) > LARGEST_NUMBER:
+        raise ValueError(f"{name}: expected numbers up to {LARGEST_NUMBER:.0e}, got {np.abs(value).max():.3g}")
 
 
 def simulate(

@@ -63,7 +63,7 @@ def from_download(root: str | os.PathLike[str], *, fetch: bool = True, progress:
     """
     root = Path(root)
     raw = [root / "raw" / name for name in (*ARCHIVED, UNCHARACTERIZED)]
-    has_raw = all(path.exists() for path in raw)
+    has_raw = all(path.is_file() for path in raw)
     if not (fetch or has_raw):
         raise FileNotFoundError(f"{root} does not hold QM9; --source download gets it from the internet")
     kept = root / "processed" / "molecules.npz"
@@ -115,13 +115,16 @@ def _read_raw(folder: Path, progress: bool) -> Molecules:
             raise ValueError(f"expected the {MOLECULES:,} molecules of QM9, got {count:,}; remove the folder")
         split = draw_split(MOLECULES, TRAIN, VALID)
         return Molecules(**table, split=split, perceived=np.ones(MOLECULES, dtype=bool), targets=targets)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (csv.Error, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: expected the files of QM9, got others: {error}") from error
 
 
 def _read_molecules(path: Path, skipped: set[int], progress: bool) -> dict[str, np.ndarray]:
     """Names, atoms and bonds; bonds of each molecule from the lower to the higher atom, in order."""
     names, numbers, positions, bonds = [], [], [], []
+    with open(path, "rb") as file:
+        if any(b"V30" in line for line in file):  # RDKit takes memory for as many atoms as a line in there says
+            raise ValueError(f"{path.name}: expected molecules of format V2000, got V3000")
     with rdBase.BlockLogs():
         molecules = Chem.SDMolSupplier(str(path), removeHs=False, sanitize=False)
         for place, molecule in enumerate(tqdm(molecules, desc="molecules", disable=None if progress else True)):

@@ -22,6 +22,8 @@ EMBEDDED = Path(__file__).parent / "embedded" / "molecules.npz"
 
 __all__ = ["embedded", "from_arrays", "from_download", "from_published", "from_qm9pack"]
 
+MOST_MOLECULES = 1 << 20  # whose bonds are perceived: their arrays take gigabytes
+
 # Targets of other methods than QM9's, as files call them: the name here, and the factor to its unit but for energies'.
 OTHER_TARGETS = {
     "g4mp2_atom": ("atomisation", 1.0),
@@ -68,6 +70,8 @@ def from_arrays(
         if missing := {"N", "Z", "R"} - content.keys():
             raise ValueError(f"expected N, Z and R, without {sorted(missing)}")
         num_atoms, numbers = as_integers("N", content["N"]), as_integers("Z", content["Z"])
+        if num_atoms.size > MOST_MOLECULES:
+            raise ValueError(f"N: expected at most {MOST_MOLECULES:,} molecules, got {num_atoms.size:,}")
         molecules = Molecules(
             names=np.array([f"gdb_{n}" for n in as_integers("idx", content.get("idx", np.arange(len(num_atoms))))]),
             split=_split_of(content, len(num_atoms)),

@@ -13,6 +13,9 @@ from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.graphs import batch
 from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.modules import GConvSE3, GNormBias, GNormSE3, get_basis_and_r
+from equivariant_attention.nvidia import Fiber as NvidiaFiber
+from equivariant_attention.nvidia import NormSE3
+from equivariant_attention.nvidia import SE3Transformer as NvidiaTransformer
 from equivariant_attention.testing import TOLERANCE, assert_equivariant
 from tests.cases import SCALARS
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS
@@ -96,6 +99,16 @@ def on_scalars(model, G):
     return model(G, {"0": G.ndata["f"]})
 
 
+def nvidia(hidden, **options):
+    fibers = NvidiaFiber({0: 6}), NvidiaFiber(hidden), NvidiaFiber({0: 3, 1: 2})
+    return NvidiaTransformer(1, *fibers, 2, 2, NvidiaFiber({0: 1}), **options)
+
+
+def in_nvidias_terms(degree, model, G):
+    G.edata["rel_pos"] = G.edata["d"]
+    return model(G, {"0": G.ndata["f"]}, {"0": G.edata["w"].unsqueeze(-1)})[str(degree)]
+
+
 def alone(model, G):
     return model(G)
 
@@ -148,6 +161,16 @@ MODELS = {
         lambda: toy.SE3TransformerIterative(1, num_iter=2, **SMALL), last_step, 1,
         {"output_degree": 1, "without": "coincident"},
     ),
+    "nvidia": (lambda: nvidia({0: 4, 1: 4, 2: 4}), partial(in_nvidias_terms, 0), 1, {}),
+    "nvidia-vectors": (
+        lambda: nvidia({0: 4, 1: 4, 2: 4}, tensor_cores=True), partial(in_nvidias_terms, 1), 1, {"output_degree": 1},
+    ),
+    "nvidia-lin": (
+        lambda: nvidia({0: 8, 1: 4}, final_layer="lin"), partial(in_nvidias_terms, 1), 1, {"output_degree": 1},
+    ),
+    "nvidia-att": (
+        lambda: nvidia({0: 4, 1: 4}, final_layer="att", low_memory=True), partial(in_nvidias_terms, 0), 1, {},
+    ),
     "forces-energy": (lambda: forces.SE3Transformer(2, 4), alone, 0, {}),
     "forces": (lambda: forces.SE3Transformer(2, 4), forces_on_nodes, 0, {"output_degree": 1}),
 }  # fmt: skip
@@ -158,6 +181,6 @@ MODELS = {
 def test_models(name, displacement, dtype):
     make, run, edge_dim, options = MODELS[name]
     model = make().to(dtype)
-    jumps = any(isinstance(layer, GNormSE3 | GNormBias) for layer in model.modules())
+    jumps = any(isinstance(layer, GNormSE3 | GNormBias | NormSE3) for layer in model.modules())
     options = {**options, "tolerance": tolerance(name, jumps, displacement, dtype)}
     assert_equivariant_close_to_symmetry(partial(run, model), dtype, displacement, edge_dim, **options)

@@ -16,6 +16,7 @@ TINY = {
     "forces": [*TWO_EPOCHS[:-2], "--num_train", "8", "--num_valid", "4", "--num_test", "4", "--atoms", "3",
                "--md_steps", "2"],
     "qm9": [*TWO_EPOCHS, "--num_train", "8", "--num_valid", "4"],
+    "chirality": [*TWO_EPOCHS, "--num_molecules", "30", "--conformers", "1"],
 }  # fmt: skip
 
 

@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
 
 
+CACHES = ("nbody", "chirality")  # keep their data in a folder
+
+
 @pytest.fixture(params=TINY)
 def experiment(request):
     return request.param
@@ -32,7 +35,7 @@ def experiment(request):
 @pytest.fixture
 def arguments(experiment, tmp_path):
     """The words of a small run's command line, but for its folder."""
-    return [*TINY[experiment], *(["--data", str(tmp_path / "data")] if experiment == "nbody" else [])]
+    return [*TINY[experiment], *(["--data", str(tmp_path / "data")] if experiment in CACHES else [])]
 
 
 @pytest.fixture

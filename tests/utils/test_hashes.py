@@ -27,6 +27,14 @@ def test_what_has_changed_is_named(tmp_path):
         verify(tmp_path)
 
 
+def test_files_elsewhere_are_not_read(tmp_path):
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "SHA256SUMS").write_text(f"{sha256(tmp_path / 'a')}  ../a\n")
+    with pytest.raises(ValueError, match="a is not as it was written"):
+        verify(tmp_path / "folder")
+
+
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no coreutils")
 def test_sha256sum_reads_it(tmp_path):
     (tmp_path / "a").write_text("a")

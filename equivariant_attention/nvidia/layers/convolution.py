@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,15 @@ from ...modules.linear import mixed_by_degree
 from ...nvidia.basis import GivenBasis, as_here, frames_of, scalars_of
 from ...nvidia.fiber import Fiber, edge_fiber, plain_fiber
 from ...nvidia.layers.radial import RadialProfile, VersatileConvSE3
-from ...nvidia.layout import ConvSE3FuseLevel, Layout, convolution_of, layout_of, layouts, networks_of
+from ...nvidia.layout import (
+    ConvSE3FuseLevel,
+    Layout,
+    convolution_of,
+    layout_named,
+    layout_of,
+    layouts,
+    networks_of,
+)
 from ...plain import check_hooks, check_never_called
 from ...segments import segment_mean, segment_size, segment_sum
 
@@ -32,9 +40,10 @@ class ConvSE3(nn.Module):
     .. math:: f_i^l \leftarrow \sum_{j \in N_i} \Big( \sum_k W^{lk}(x_{ij}) \, (f_j^k \Vert e_{ij}^k) + S^l f_i^l \Big)
 
     Features e of the edges of degrees above 0 are appended to what is sent; those of degree 0 go into the radial
-    networks. The networks are kept in one of four layouts, see :class:`ConvSE3FuseLevel`; all run at the same speed. A
-    state dict of another layout than the layer was made with, which these fibers can have, is loaded into that layout:
-    the parameters are new ones then, so an optimizer is to be made after loading.
+    networks. The networks are kept in one of four layouts, see :class:`ConvSE3FuseLevel`; they differ in speed by the
+    hidden layers alone, of which there are fewer the more is shared. A state dict of another layout than the layer was
+    made with, which these fibers can have, is loaded into that layout: the parameters are new ones then, so an
+    optimizer is to be made after loading.
 
     Args:
         fiber_in: fiber of the node features.
@@ -145,7 +154,23 @@ class ConvSE3(nn.Module):
         found = self.layout_in(state_dict, prefix)
         if found is not None and found is not self.layout:
             self._change_layout(found)
+        *_, errors = rest
+        errors += self._misfits(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def _misfits(self, state_dict: Mapping[str, Any], prefix: str) -> Iterator[str]:
+        """What names of parameters tell of arguments that this layer was not made with."""
+        names = [name[len(prefix) :] for name in state_dict if name.startswith(prefix) and ".net." in name]
+        where = f"{prefix.rstrip('.')}: " if prefix else ""
+        allowed = layouts(Fiber(self.sent), self.fiber_out, self.max_degree)
+        for layout in {layout_named(name): None for name in names}:
+            if layout not in allowed:
+                yield (
+                    f"{where}a radial network there serves {layout.value}, which needs equal channels of all degrees "
+                    f"up to max_degree={self.max_degree}; fibers here are {Fiber(self.sent)} and {self.fiber_out}"
+                )
+        if names and (has_norms := any(".net.6." in name for name in names)) != self.use_layer_norm:
+            yield f"{where}the radial networks there need use_layer_norm={has_norms}"
 
     def _change_layout(self, layout: Layout) -> None:
         before, own = self._modules.pop(self.layout.container), self._modules.pop("to_kernel_self")
@@ -207,8 +232,9 @@ class ConvSE3(nn.Module):
             G = as_here(G, scalars)
             basis = frames_of(G, self.max_degree, compute_gradients=False)
         if isinstance(basis, Mapping):
-            scalar = 1.0 if self.layout is Layout.PAIR else Y_0
-            return Inputs(node_feats, src, scalars, GivenBasis(basis, scalar, scalars), False, on_edges, first)
+            given = GivenBasis(basis, 1.0 if self.layout is Layout.PAIR else Y_0, scalars)
+            given.check((k, l) for k, _ in self.sent for l, _ in self.made)
+            return Inputs(node_feats, src, scalars, given, False, on_edges, first)
         frames, r = _basis_and_r(basis)
         frames.check(G)
         # The plan's own copy: the graph's edges may be written to before the backward pass reads them.

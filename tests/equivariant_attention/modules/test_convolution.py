@@ -29,6 +29,22 @@ def test_the_convolution_is_the_mean_of_the_partial_one():
             torch.testing.assert_close(value[node], expected)
 
 
+@pytest.mark.parametrize("flavor", ["skip", "TFN"])
+@pytest.mark.parametrize("has_envelope", [True, False])
+def test_the_sum_is_the_mean_times_the_number_of_neighbours(flavor, has_envelope):
+    G, features = random_graph(), random_features(MIXED, 15, torch.float64)
+    mean, total = (
+        GConvSE3(MIXED, FULL, self_interaction=True, flavor=flavor, reduce=reduce).double()
+        for reduce in ("mean", "sum")
+    )
+    total.load_state_dict(mean.state_dict())
+    times = G.in_degrees()[:, None, None].double()
+    if has_envelope:  # u (u / sum of u), for u that is the same on all edges: the mean times u
+        G.edata["envelope"] = torch.full((G.num_edges(), 1), 0.25, dtype=torch.float64)
+    for degree, value in run(mean, G, features).items():
+        torch.testing.assert_close(run(total, G, features)[degree], times * value)
+
+
 def test_self_interaction():
     G, features = random_graph(), random_features(MIXED, 15, torch.float64)
     plain = GConvSE3(MIXED, FULL).double()
@@ -192,6 +208,8 @@ def test_other_degrees_are_ignored_as_published():
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="flavor must be 'skip' or 'TFN', got 'tfn'"):
         GConvSE3(MIXED, FULL, flavor="tfn")
+    with pytest.raises(ValueError, match="reduce must be one of"):
+        GConvSE3(MIXED, FULL, reduce="max")
     with pytest.raises(ValueError, match="x_ij must be one of"):
         GConvSE3Partial(MIXED, FULL, x_ij="concat")
     with pytest.raises(ValueError, match="edge_dim must be a whole number of at least 0, got -1"):

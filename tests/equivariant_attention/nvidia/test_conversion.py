@@ -92,21 +92,36 @@ def test_what_cannot_be_converted_is_refused(arguments, error, message):
 
 def published(G, node, edge):
     """What published layers are called with."""
-    own = with_edge_fields(G, {"d": G.edata["rel_pos"], "w": edge["0"].squeeze(-1)})
+    fields = {"d": G.edata["rel_pos"]} | {f"f{k}": value for k, value in edge.items()}
+    if "0" in edge:
+        fields["w"] = fields.pop("f0").squeeze(-1)
+    own = with_edge_fields(G, fields)
     basis, r = get_basis_and_r(own, 2)
-    return lambda layer: layer(node, G=own, r=r, basis=basis)
+
+    def call(*layers):
+        features = node
+        for layer in layers:
+            features = layer(features, G=own, r=r, basis=basis)
+        return features
+
+    return call
 
 
+@pytest.mark.parametrize("level", ConvSE3FuseLevel)
+@pytest.mark.parametrize("mean", [True, False])
 @pytest.mark.parametrize("self_interaction", [True, False])
-@pytest.mark.parametrize("fiber_out", [{0: 4, 1: 4, 2: 4}, {1: 2, 2: 3}])
-def test_convolutions(dtype, fiber_out, self_interaction):
-    G, fiber_in = graph(dtype), {0: 4, 1: 3}
+@pytest.mark.parametrize(
+    ("fiber_in", "fiber_out"),
+    [({0: 4, 1: 4, 2: 4}, {0: 4, 1: 4, 2: 4}), ({0: 4, 1: 3}, {0: 4, 1: 4, 2: 4}), ({0: 4, 1: 3}, {1: 2, 2: 3})],
+)
+def test_convolutions(fiber_in, fiber_out, self_interaction, mean, level):
+    G = graph()
     layer = ConvSE3(
         Fiber(fiber_in), Fiber(fiber_out), Fiber({0: 2}), use_layer_norm=True, self_interaction=self_interaction,
-        max_degree=2, fuse_level=NONE, sum_over_edge=False,
-    ).to(dtype)  # fmt: skip
+        max_degree=2, fuse_level=level, sum_over_edge=not mean,
+    ).double()  # fmt: skip
     with_other_norms(layer)
-    node, edge = features(fiber_in, G.num_nodes(), dtype), features({0: 2}, G.num_edges(), dtype)
+    node, edge = features(fiber_in, G.num_nodes()), features({0: 2}, G.num_edges())
     made, populated = to_published(layer), get_populated_edge_features(G.edata["rel_pos"], edge)
     assert isinstance(made, GConvSE3)
     for degree, value in layer(node, populated, G).items():
@@ -119,18 +134,39 @@ def test_convolutions(dtype, fiber_out, self_interaction):
         torch.testing.assert_close(published(G, node, edge)(messages)[degree], value)
 
 
-@pytest.mark.parametrize(("fiber_in", "fiber_out"), [({0: 4}, {0: 8, 1: 8, 2: 8}), ({0: 4, 1: 3}, {0: 8, 1: 4})])
-def test_attention(fiber_in, fiber_out):
-    G = graph()
+@pytest.mark.parametrize("level", ConvSE3FuseLevel)
+@pytest.mark.parametrize(
+    ("fiber_in", "fiber_out", "div", "heads"),
+    [
+        ({0: 4}, {0: 8, 1: 8, 2: 8}, 2, 2),
+        ({0: 4, 1: 3}, {0: 8, 1: 4}, 2, 2),
+        ({0: 4, 1: 4, 2: 4}, {0: 8, 1: 8, 2: 8}, 4, 2),
+        ({0: 4, 1: 3}, {0: 8, 1: 4}, {0: 4, 1: 1}, 2),
+        ({0: 4, 1: 3}, {0: 9, 1: 2, 2: 1}, {0: 4, 1: 1, 2: 1}, 1),
+    ],
+)
+def test_attention(fiber_in, fiber_out, div, heads, level):
+    G, fiber_edge = graph(), {0: 2, 1: 1}
     block = AttentionBlockSE3(
-        Fiber(fiber_in), Fiber(fiber_out), Fiber({0: 2}), 2, 2, use_layer_norm=True, max_degree=2, fuse_level=NONE
+        *map(Fiber, (fiber_in, fiber_out, fiber_edge)), heads, div, use_layer_norm=True, max_degree=2, fuse_level=level
     ).double()
     with_other_norms(block)
-    node, edge = features(fiber_in, G.num_nodes()), features({0: 2}, G.num_edges())
+    node, edge = features(fiber_in, G.num_nodes()), features(fiber_edge, G.num_edges())
+    if 1 not in fiber_in:
+        del edge["1"]
     made = to_published(block)
     assert isinstance(made, GSE3Res)
     for degree, value in block(node, get_populated_edge_features(G.edata["rel_pos"], edge), G).items():
         torch.testing.assert_close(published(G, node, edge)(made)[degree], value)
+
+
+def test_what_is_made_of_a_shared_network_is_a_copy_for_each_pair():
+    fiber = Fiber({0: 4, 1: 4})
+    made = to_published(ConvSE3(fiber, fiber, use_layer_norm=True, max_degree=1))
+    assert sorted(made.kernel_unary) == ["(0,0)", "(0,1)", "(1,0)", "(1,1)"]
+    hidden = [kernel.rp.net[0].weight for kernel in made.kernel_unary.values()]
+    assert all(torch.equal(weight, hidden[0]) for weight in hidden)
+    assert len({weight.data_ptr() for weight in hidden}) == 4
 
 
 @pytest.mark.parametrize("fiber", [{0: 4, 1: 4}, {0: 4, 1: 3}])
@@ -145,7 +181,9 @@ def test_norms_and_linear_layers(fiber):
 @pytest.mark.parametrize(
     "options",
     [
-        {"final_layer": "lin"},
+        {},
+        {"tensor_cores": True, "final_layer": "att"},
+        {"low_memory": True, "final_layer": "lin"},
         {"sum_over_edge": False},
         {"final_layer": "lin", "return_type": 0, "pooling": "max"},
         {"sum_over_edge": False, "return_type": 1, "pooling": "avg", "norm": False},
@@ -153,16 +191,13 @@ def test_norms_and_linear_layers(fiber):
     ],
 )
 def test_whole_transformers(options):
-    G = graph()
-    made = model(low_memory=True, **options)
-    node, edge = features({0: 4, 1: 3}, G.num_nodes()), features({0: 3}, G.num_edges())
-    own = with_edge_fields(G, {"d": G.edata["rel_pos"], "w": edge["0"].squeeze(-1)})
-    basis, r = get_basis_and_r(own, 1)
-    state, found = torch.get_rng_state(), node
-    for layer in to_published(made):
-        found = layer(found, G=own, r=r, basis=basis)
+    G, fiber_edge = graph(), {0: 3, 1: 2}
+    made = model(fibers={"fiber_edge": fiber_edge}, **options)
+    node, edge = features({0: 4, 1: 3}, G.num_nodes()), features(fiber_edge, G.num_edges())
+    state = torch.get_rng_state()
+    layers = to_published(made)
     assert torch.equal(torch.get_rng_state(), state)
-    expected = made(G, node, edge)
+    found, expected = published(G, node, edge)(*layers), made(G, node, edge)
     if "return_type" in options:
         value = found if isinstance(found, torch.Tensor) else found[str(options["return_type"])]
         torch.testing.assert_close(value, expected)
@@ -176,22 +211,22 @@ def test_pooling():
 
 
 def layer(**options):
-    arguments = {"use_layer_norm": True, "sum_over_edge": False, "fuse_level": NONE, "max_degree": 1, **options}
-    return ConvSE3(Fiber({0: 4, 1: 4}), Fiber({0: 4, 1: 4}), **arguments)
+    return ConvSE3(Fiber({0: 4, 1: 4}), Fiber({0: 4, 1: 4}), **{"use_layer_norm": True, "max_degree": 1, **options})
+
+
+def changed():
+    other = layer()
+    other.conv.radial_func.net[2] = torch.nn.Tanh()
+    return other
 
 
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: layer(fuse_level=ConvSE3FuseLevel.PARTIAL), ValueError, "a radial network for every pair"),
-        (lambda: layer(sum_over_edge=True), ValueError, "the mean over incoming edges, not the sum"),
         (lambda: layer(use_layer_norm=False), ValueError, "have LayerNorms"),
-        (lambda: layer(fiber_edge=Fiber({1: 2})), ValueError, "no edge features above degree 0"),
         (lambda: layer(pool=False, self_interaction=True), ValueError, "needs pool=True"),
-        (lambda: model(low_memory=True), ValueError, "the mean over incoming edges, not the sum"),
-        (lambda: model(final_layer="lin"), ValueError, "a radial network for every pair"),
-        (lambda: model(final_layer="att", low_memory=True), ValueError, "one divisor for all degrees"),
-        (lambda: model(final_layer="lin", low_memory=True, populate_edge="log"), ValueError, "not populate_edge='log'"),
+        (lambda: model(populate_edge="log"), ValueError, "not populate_edge='log'"),
+        (lambda: changed(), ValueError, r"conv\.net\.2 must be as it was made"),
         (lambda: torch.nn.Linear(2, 2), TypeError, "model must be a layer or model"),
     ],
 )

@@ -1,5 +1,8 @@
 """Programs that import NVIDIA's package, in processes of their own without DGL."""
 
+import importlib
+import importlib.util
+import inspect
 import os
 import subprocess
 import sys
@@ -155,23 +158,50 @@ def test_names_that_are_not_here_say_what_to_use(line, message):
     assert message.format(prefix) in str(raised.value)
 
 
-def test_the_packages_around_it_may_be_those_of_the_program(tmp_path):
-    (tmp_path / "program" / "inner").mkdir(parents=True)
-    for folder in ("program", "program/inner"):
-        (tmp_path / folder / "__init__.py").write_text("own = True")
+@pytest.mark.parametrize("middle", ["package", "folder", None])
+def test_the_packages_around_it_may_be_those_of_the_program(tmp_path, middle):
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").write_text("own = True")
+    (tmp_path / "program" / "user.py").write_text("from program.inner.se3_transformer.model.fiber import Fiber")
+    if middle is not None:
+        copy = tmp_path / "program" / "inner" / "se3_transformer"
+        copy.mkdir(parents=True)
+        (copy / "__init__.py").write_text("raise ImportError('the copy was to be left alone')")
+    if middle == "package":
+        (tmp_path / "program" / "inner" / "__init__.py").write_text("from program.inner import se3_transformer")
     lines = [
-        "import program",
         "from equivariant_attention.nvidia import Fiber, install_as",
         "install_as('program.inner.se3_transformer')",
-        "from program.inner.se3_transformer.model.fiber import Fiber as found",
-        "from program.inner import se3_transformer, own",
-        "assert found is Fiber and program.own and se3_transformer.model.fiber.Fiber is Fiber",
+        "import program.user, program.inner.se3_transformer.model.fiber",
+        "from program.inner import se3_transformer",
+        "assert program.own and program.user.Fiber is Fiber",
+        "assert program.inner.se3_transformer.model.fiber.Fiber is se3_transformer.model.fiber.Fiber is Fiber",
         "install_as('nowhere.one.se3'); install_as('nowhere.two.se3')",
         "import nowhere.two.se3.model.fiber, nowhere.one.se3",
         "assert nowhere.two.se3.model.fiber.Fiber is Fiber and nowhere.one.se3 is not nowhere.two.se3",
         "print('done')",
     ]
     assert run("\n".join(lines), PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}") == "done\n"
+
+
+def test_an_error_in_a_package_around_it_is_not_taken_for_its_absence(tmp_path, monkeypatch):
+    (tmp_path / "broken_program").mkdir()
+    (tmp_path / "broken_program" / "__init__.py").write_text("import something_that_is_not_there")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="something_that_is_not_there"):
+        install_as("broken_program.se3")
+
+
+def test_modules_can_be_looked_into_as_any():
+    root = install_as("third_program.se3")
+    assert not hasattr(root, "unknown")
+    assert getattr(root.model.fiber, "unknown", 3) == 3
+    with pytest.raises(AttributeError, match="no 'unknown': there are Fiber, FiberEl"):
+        root.model.fiber.unknown  # noqa: B018
+    for name in ("third_program", root.__name__, root.model.fiber.__name__):
+        assert importlib.util.find_spec(name).name == name
+    assert importlib.reload(root.model.fiber) is root.model.fiber
+    assert inspect.getmodule(root.model.SE3Transformer) is root.model.transformer
 
 
 @pytest.mark.parametrize("prefix", ["torch", "torch.nn", "equivariant_attention"])

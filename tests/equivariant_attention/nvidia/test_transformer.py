@@ -47,6 +47,7 @@ def expected(made, node, edge, G, **options):
 
 @settings(max_examples=25, deadline=None)
 @given(
+    st.sampled_from(BACKENDS_HERE),
     st.fixed_dictionaries(
         {
             "fiber_in": st.sampled_from([{0: 3}, {0: 2, 1: 3}, {1: 2}]),
@@ -67,11 +68,12 @@ def expected(made, node, edge, G, **options):
     st.sampled_from([{}, {"tensor_cores": True}, {"low_memory": True}]),
     st.booleans(),
 )
-def test_any_transformer_is_that_of_the_oracle(fibers, options, level, use_layer_norm):
+def test_any_transformer_is_that_of_the_oracle(backend, fibers, options, level, use_layer_norm):
     G = graph(sizes=(5, 4))
     made = model(fibers=fibers, use_layer_norm=use_layer_norm, **options, **level)
     node, edge = inputs(G, fibers=fibers)
-    found = made(G, node, edge)
+    with use_backend(backend):
+        found = made(G, node, edge)
     for degree, value in expected(made, node, edge, G, **options).items():
         torch.testing.assert_close(found[str(degree)], value)
 
@@ -328,6 +330,24 @@ def test_autocast_and_bfloat16_leave_vectors_alone():
         assert (found[degree] - value).abs().max() < 0.05 * value.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_whole_models_in_half_precision_are_refused(dtype):
+    G = graph(torch.float32)
+    with pytest.raises(TypeError, match=r"must be of float32 or float64, got .*: for less use torch\.autocast"):
+        model(dtype)(G, *inputs(G, dtype))
+
+
+def test_a_model_made_without_memory_is_filled_by_a_checkpoint_of_another_level():
+    G = graph(torch.float32)
+    trained = model(torch.float32, low_memory=True)
+    with torch.device("meta"):
+        empty = SE3Transformer(**{k: Fiber(v) for k, v in VECTORS.items()}, num_layers=2, num_heads=2, channels_div=2)
+    empty.load_state_dict(trained.state_dict(), assign=True)
+    node, edge = inputs(G, torch.float32)
+    for degree, value in trained(G, node, edge).items():
+        assert torch.equal(empty(G, node, edge)[degree], value)
+
+
 def test_copies_and_pickles_are_the_same_model():
     G = graph()
     made, (node, edge) = model(), inputs(G)
@@ -359,6 +379,7 @@ def test_a_step_of_training_lowers_the_loss():
         ({"populate_edge": "exp"}, "populate_edge must be one of"),
         ({"num_layers": -1}, "num_layers must be a whole number"),
         ({"channels_div": 16}, "leaves none of 8"),
+        ({"channels_div": {"0": 2}, "final_layer": "att"}, "channels_div with final_layer='att' must be"),
     ],
 )
 def test_arguments_that_make_no_model_are_refused(options, message):

@@ -200,11 +200,19 @@ def test_files_that_are_not_what_they_should_be(tmp_path, trajectories):
         ({"sample_freq": 0.5}, "sample_freq: expected the file's 0.5, got 10"),
         ({"points": np.zeros((1, 2, 3, 5000))}, "loc: expected at most 4096 particles, got 5000"),
         ({"E": np.zeros((10**6, 10**6, 0))}, "edges: expected shape"),
+        ({"charges": np.full((6, 3, 1), 1e200)}, "charges: expected numbers up to 1e\\+18"),
     ],
 )
 def test_wrong_content_is_refused_by_name(tmp_path, trajectories, change, message):
     with pytest.raises(ValueError, match=rf"ds\.pkl: {message}"):
         load_trajectories(write(tmp_path, {**published(trajectories), **change}), sample_freq=10)
+
+
+def test_few_numbers_do_not_stand_for_many_edges(tmp_path):
+    few = {name: np.zeros((1000, 1, 2, 4096), np.int8) for name in ("loc", "vel")}
+    path = write(tmp_path, {**few, "charges": np.ones((1000, 4096, 1), np.int8)}, "ds.npz")
+    with pytest.raises(ValueError, match=r"loc: expected at most 67,108,864 edges .*, got 16,777,216,000"):
+        load_trajectories(path, sample_freq=10)
 
 
 @pytest.mark.parametrize("one", [lambda n: np.array([n]), lambda n: np.array([[n]], dtype=float), np.float64, float])

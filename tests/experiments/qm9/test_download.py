@@ -172,7 +172,10 @@ def test_a_folder_of_others_runs_nothing(web, tmp_path, name):
     [
         ("gdb9.sdf", b""),
         ("gdb9.sdf", b"nonsense"),
+        ("gdb9.sdf", b"\n\n\n  0  0  0     0  0            999 V3000\nM  V30 COUNTS 99999999 0 0 0 0\nM  END\n$$$$\n"),
         ("gdb9.sdf.csv", b""),
+        ("gdb9.sdf.csv", COLUMNS.encode() + b"\n" + b"1" * 200_000),
+        ("gdb9.sdf.csv", b"mol_id\0,mu\n"),
         ("gdb9.sdf.csv", b"mol_id,mu\ngdb_1,\xff\n"),
         ("gdb9.sdf.csv", COLUMNS.encode() + b"\ngdb_1,1,2\n"),
         ("uncharacterized.txt", b"\n" * 12 + b"x\n\n"),

@@ -177,6 +177,17 @@ def test_a_state_dict_that_fits_no_layout_is_refused_as_ever():
     assert layer.layout is Layout.DEGREE_OUT
 
 
+@pytest.mark.parametrize(("source", "message"), [
+    ({"fiber_in": EQUAL}, "a radial network there serves all pairs of degrees, which needs equal channels"),
+    ({"fiber_in": UNEQUAL, "fuse_level": NONE, "use_layer_norm": True}, "need use_layer_norm=True"),
+])  # fmt: skip
+def test_what_a_state_dict_that_does_not_fit_was_made_with_is_said(source, message):
+    made = {"fiber_out": Fiber(EQUAL), "max_degree": 2}
+    other = ConvSE3(**made, **{**source, "fiber_in": Fiber(source["fiber_in"])})
+    with pytest.raises(RuntimeError, match=message):
+        ConvSE3(Fiber(UNEQUAL), **made).load_state_dict(other.state_dict())
+
+
 def test_zero_zero_in_a_basis_is_honoured_and_what_is_given_is_not_changed():
     G = graph()
     layer = ConvSE3(Fiber({0: 3}), Fiber({0: 2}), max_degree=0, fuse_level=NONE).double()
@@ -199,6 +210,17 @@ def test_a_padded_basis_is_the_same():
     assert padded["1,2"].shape[-1] == 6
     for degree, value in layer(node, edge, G).items():
         torch.testing.assert_close(layer(node, edge, G, padded)[degree], value)
+
+
+def test_a_basis_for_mixed_precision_is_the_same_to_its_rounding():
+    G = graph()
+    layer = ConvSE3(Fiber(EQUAL), Fiber(EQUAL), max_degree=2).double()
+    node, edge = inputs(EQUAL, {}, G)
+    half = get_basis(G.edata["rel_pos"], 2, use_pad_trick=True, amp=True)
+    for degree, value in layer(node, edge, G).items():
+        found = layer(node, edge, G, half)[degree]
+        assert found.dtype == torch.float64
+        assert (found - value).abs().max() < 2e-3 * value.abs().max()
 
 
 @pytest.mark.parametrize("nonlinearity", [torch.nn.ELU(), None])

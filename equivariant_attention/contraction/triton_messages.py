@@ -1,0 +1,501 @@
+r"""Backend 'triton': messages in a few kernels on a GPU, in the frames of the edges; radial weights never leave a chip.
+
+Forward: last layers in the basis of the orders, hidden values, features turned, messages of order 0, those of all other
+orders, messages turned back. Each is one launch for all degrees (messages: two, where some edges share radial weights
+and others do not). First derivatives make all of this again and keep nothing but the input. Sums are in a fixed order.
+
+Rotations, mixing and sums are in float32 whatever the precision; products of hidden values and last layers follow
+``torch.get_float32_matmul_precision()``: 'highest' is three products in TF32, which is as exact as float32 ('tf32x3'),
+'high' is TF32, 'medium' bfloat16.
+
+It has run in Triton's interpreter, and is compiled for GPUs in the tests; on one it has never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..contraction import cpp
+from ..contraction.convolution import Convolution
+from ..contraction.inputs import Inputs
+from ..contraction.networks import HIDDEN, PARAMETERS
+from ..contraction.precision import exact_products
+from ..contraction.triton_layout import Layout, couplings, reads_something_twice
+from ..kernels import launch
+from ..kernels.launch import launch as run
+from ..kernels.launch import power_of_two
+from ..native.operation import Operation, plain_gradient, register
+
+PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
+ROWS = 64  # of edges, in a program
+BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
+
+
+def missing(inputs: Inputs, convolution: Convolution, dtype: torch.dtype) -> str:
+    """Why 'triton' cannot run; empty, if it can."""
+    if reads_something_twice(convolution):
+        return "two pairs of degrees read the same radial weights"
+    return launch.missing(inputs.src.device, dtype)
+
+
+def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge."""
+    basis, plan = inputs.basis, inputs.basis.plan
+    graph = [inputs.src, plan.order, plan.pairs, basis.without_direction, *plan.by_source]
+    t = cpp.tensors_of(convolution, networks, inputs)._replace(graph=graph)
+    sizes = tuple(cpp.sizes_of(convolution, inputs))
+    return Problem("triton", convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
+
+
+@dataclass(frozen=True)
+class Problem(cpp.Problem):
+    """The same as of the backends in C++, with kernels in the place of C++."""
+
+    @property
+    def operation(self) -> Operation:
+        """Messages as a function of tensors."""
+        return replace(super().operation, name="messages_in_triton", second=None)
+
+    def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
+        """Make the messages."""
+        t = self.like(tensors)
+        call = Call(self, t, self.pairs_share)
+        y = call.mixed(call.features(), call.hidden(), call.last_layers())
+        call.messages(y, output)
+        self._add_without_direction(t, output, self.isotropic(tensors))
+
+    def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
+        """First derivatives."""
+        t, n = self.like(tensors), self.like(needed)
+        # Edges that share radial weights still have their own derivatives with respect to their scalars.
+        call = Call(self, t, self.pairs_share and not n.scalars)
+        total = self.like([None] * len(tensors))
+        arriving = self._all_there(t, gradients)
+        g, x, dy, A = call.hidden(), call.features(), call.arriving(arriving), call.last_layers(transposed=True)
+        if any(n.parameters) or n.scalars:
+            d, dscalars = call.by_networks(x, dy, g, A, bool(n.scalars))
+            total = total._replace(parameters=call.by_parameters(d, n.parameters), scalars=dscalars)
+        if any(n.features) or any(n.on_edges) or any(n.frames):
+            dx = call.mixed_back(dy, g, A)
+            total = total._replace(features=call.by_nodes(dx, n.features), on_edges=call.by_edges(dx, n.on_edges))
+            if any(n.frames):
+                y = call.mixed(x, g, A)
+                total = total._replace(frames=call.by_frames(dx, y, arriving, self._inputs(t)))
+        found = [d if w else None for d, w in zip(total.flat(), needed, strict=True)]
+        if len(t.graph[3]):
+            arriving = self._without_direction(t, gradients)
+            cpp.add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
+        return found
+
+
+@lru_cache(maxsize=1024)
+def _registered(text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
+    grouped = tuple(cpp.Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
+    return Problem("triton", Convolution.of(text), grouped, pairs_share).operation
+
+
+register(
+    "messages_in_triton",
+    "str backend, str convolution, int[] sizes, bool pairs_share",
+    lambda _, text, sizes, share: _registered(text, tuple(sizes), share),
+    devices=("CPU", "CUDA"),
+)
+
+
+class Rows(NamedTuple):
+    """Rows of D edges each: the first, how many, and the first edge in the order of the plan."""
+
+    D: int
+    first: int
+    count: int
+    first_edge: int
+
+
+class ByOrder(NamedTuple):
+    """Features or messages by order, as ``kernels/frames.py`` has them: m = 0, and all others."""
+
+    m0: Tensor
+    m: Tensor
+
+
+class Ends(NamedTuple):
+    """Features or messages, or some of them.
+
+    Attributes:
+        degrees, parts: of each, its degree and its number.
+        channels: of all of them, a power of two.
+        slots: the name of their table.
+    """
+
+    degrees: tuple[int, ...]
+    parts: tuple[int, ...]
+    channels: int
+    slots: str
+
+    def only(self, which: Sequence[int]) -> Ends:
+        """Some of them."""
+        degrees, parts = (tuple(values[i] for i in which) for values in (self.degrees, self.parts))
+        return self._replace(degrees=degrees, parts=parts)
+
+
+class LastLayers(NamedTuple):
+    """The last layers in the basis of the orders, for m = 0 and for all others, and those of the transposed map."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+    transposed: list[Tensor]
+    transposed_biases: list[Tensor]
+
+
+class Call:
+    """The launches for one call.
+
+    Args:
+        problem: what is computed.
+        t: from which tensors.
+        share: whether pairs of edges are a row.
+    """
+
+    def __init__(self, problem: Problem, t: cpp.Tensors, share: bool) -> None:
+        self.problem, self.t, self.convolution = problem, t, problem.convolution
+        self.layout = Layout.of(problem.convolution)
+        self.device, self.dtype = t.scalars.device, t.scalars.dtype
+        self.edges, self.nodes = t.num_edges, t.num_nodes
+        src, self.order, pairs, _, *self.by_source = t.graph
+        self.src, self.pairs = src, len(pairs) if share else 0
+        self.rows = self.edges - self.pairs
+        self.frames = dict(zip(self.convolution.degrees, t.frames, strict=True))
+        self.parameters = launch.addresses(t.parameters, self.device)
+        self.size_of_parameters = launch.num_bytes([p for p in t.parameters if p is not None])
+
+    # ------------------------------------------------------------------------------------------- values
+
+    def features(self) -> ByOrder:
+        """What the edges send, in their frames."""
+        own = tuple((size.first, size.of_edge) for size in self.problem.sizes)
+        channels = tuple(size.of_node for size in self.problem.sizes)
+        values, on_edges = tuple(self.t.features), tuple(self.t.on_edges)
+        values, on_edges = (
+            tuple(b if a is None else a for a, b in zip(*both, strict=True))  # something to point to
+            for both in ((values, on_edges), (on_edges, values))
+        )
+        return self._turned(self._features, values, on_edges, channels, own, gather=True)
+
+    def arriving(self, gradients: Sequence[Tensor]) -> ByOrder:
+        """Derivatives with respect to the messages, in the frames of the edges."""
+        values, messages = tuple(gradients), self.convolution.messages
+        channels = tuple(c for _, c in messages)
+        return self._turned(self._messages, values, values, channels, ((0, 0),) * len(messages), gather=False)
+
+    def _turned(self, ends: Ends, values: Any, own: Any, channels: Any, owned: Any, gather: bool) -> ByOrder:
+        made, tile = self._by_order(ends), _edges(ends)
+        run(
+            frames().turned, (_blocks(self.edges, tile), len(ends.degrees)),
+            values, own, self._frames(ends), self.order, self.src, self._table(ends.slots), *made, self.edges,
+            DEGREES=ends.degrees, CHANNELS=channels, OWN=owned, GATHER=gather, ORDERS=self.layout.orders,
+            C=ends.channels, EDGES=tile, num_warps=4,
+        )  # fmt: skip
+        return made
+
+    def messages(self, y: ByOrder, output: Sequence[Tensor]) -> None:
+        """Write messages, turned back."""
+        self._turned_back(self._messages, y, tuple(output), (0,) * len(output))
+
+    def _turned_back(self, ends: Ends, y: ByOrder, values: tuple[Tensor, ...], firsts: tuple[int, ...]) -> None:
+        tile, channels = _edges(ends), tuple(v.shape[1] for v in values)
+        run(
+            frames().turned_back, (_blocks(self.edges, tile), len(values)),
+            values, self._frames(ends), self.order, self._table(ends.slots), *y, self.edges,
+            DEGREES=ends.degrees, PARTS=ends.parts, FIRST=firsts, CHANNELS=channels, ORDERS=self.layout.orders,
+            C=ends.channels, EDGES=tile, num_warps=4,
+        )  # fmt: skip
+
+    def hidden(self) -> Tensor:
+        """The hidden values, ``[networks, rows, 32]``."""
+        networks, scalars = len(self.convolution.rows), self.t.scalars
+        g = scalars.new_empty(networks, self.rows, HIDDEN)
+        run(
+            radial().hidden, (_blocks(self.rows, ROWS), networks),
+            self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1],
+            HAS_NORM=self.convolution.has_norm, ROWS=ROWS, TYPE=self._sum, num_warps=4,
+        )  # fmt: skip
+        return g
+
+    def last_layers(self, transposed: bool = False) -> LastLayers:
+        """The last layers; ``transposed`` makes those of the transposed map as well."""
+        made, layout = LastLayers([], [], [], []), self.layout
+        for which in (0, 1):
+            kernels, AB = len(layout.kernels[which].pairs), 1 + which
+            A = self.t.scalars.new_empty(kernels, layout.channels_out, AB, layout.channels_in, HIDDEN)
+            b = A.new_empty(A.shape[:-1])
+            AT, bT = (torch.empty_like(v) if transposed else v[:0] for v in (A, b))
+            run(
+                radial().last_layers, (kernels, layout.channels_out),
+                self.parameters, self._table("numbers", which), self._couplings(which), A, b, AT, bT,
+                also=self.size_of_parameters,
+                AB=AB, P=layout.channels_out, C=layout.channels_in, F=layout.num_freq,
+                HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed, num_warps=4,
+            )  # fmt: skip
+            for into, value in zip(made, (A, b, AT, bT), strict=True):
+                into.append(value)
+        return made
+
+    def mixed(self, x: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
+        """The messages, in the frames of the edges."""
+        biases = A.biases if self.convolution.has_bias else None
+        return self._mixed(self._features, self._messages, x, g, A.weights, biases, "networks", "targets")
+
+    def mixed_back(self, dy: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
+        """From derivatives with respect to messages to those with respect to features, in the frames of the edges."""
+        biases = A.transposed_biases if self.convolution.has_bias else None
+        return self._mixed(
+            self._messages, self._features, dy, g, A.transposed, biases, "networks_transposed", "sources"
+        )
+
+    def _mixed(
+        self, inside: Ends, outside: Ends, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
+    ) -> ByOrder:
+        made, C, P = self._by_order(outside), inside.channels, outside.channels
+        for which, rows in self._launches():
+            AB, into = 1 + which, made[which]
+            PT, PD, stages = _tiles(launch.capability(self.device), AB, C, P)
+            run(
+                mixing().messages, (_blocks(rows.count, ROWS), len(into) * (P // PT)),
+                g, weights[which], (biases or weights)[which], x[which], into, self._table(targets, which),
+                self._table(networks, which), self.edges, self.rows, *rows[1:],
+                AB=AB, D=rows.D, P=P, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS, num_warps=4,
+                num_stages=stages, **self._precision,
+            )  # fmt: skip
+        return made
+
+    # -------------------------------------------------------------------------------------- derivatives
+
+    def by_networks(
+        self, x: ByOrder, dy: ByOrder, g: Tensor, A: LastLayers, by_scalars: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """With respect to all parameters, side by side (hidden layers of every network, weights and then biases of all
+        last layers), and to the scalars.
+        """
+        scalars, networks, layout = self.t.scalars, len(g), self.layout
+        of_network = HIDDEN * scalars.shape[1] + BEHIND
+        d = g.new_zeros(networks * of_network + layout.num_weights + layout.num_biases)
+        self._by_last_layers(x, dy, g, d[networks * of_network :])
+        of_part, parts = _parts(self.rows, networks)
+        sums = g.new_empty(parts, networks * of_network)
+        dscalars = scalars.new_empty(networks if by_scalars else 0, *scalars.shape)
+        run(
+            radial().hidden_gradient, (networks, parts),
+            self.parameters, scalars, self.order, self._by_hidden(x, dy, A), sums, dscalars, self.rows, self.pairs,
+            scalars.shape[1], of_part,
+            HAS_NORM=self.convolution.has_norm, BY_SCALARS=by_scalars, SCALARS=power_of_two(scalars.shape[1], 16),
+            ROWS=ROWS // 2, TYPE=self._sum, num_warps=8,
+        )  # fmt: skip
+        torch.sum(sums, 0, out=d[: networks * of_network])
+        return d, dscalars.sum(0) if by_scalars else None
+
+    def _by_hidden(self, x: ByOrder, dy: ByOrder, A: LastLayers) -> Tensor:
+        C, P = self.layout.channels_in, self.layout.channels_out
+        dg = x.m0.new_empty(len(self.convolution.rows), self.rows, HIDDEN)
+        for rows in self._row_sets():
+            run(
+                mixing().by_hidden, (_blocks(rows.count, ROWS), len(dg)),
+                A.weights[0], x.m0, dy.m0, A.weights[1], x.m, dy.m, dg, self._table("of_networks"),
+                *(self._table(name, which) for name in ("by_network", "ends") for which in (0, 1)),
+                self.edges, self.rows, *rows[1:],
+                D=rows.D, P=P, PT=_channels(C, P), C=C, ROWS=ROWS, num_warps=4, num_stages=1, **self._precision,
+            )  # fmt: skip
+        return dg
+
+    def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, d: Tensor) -> None:
+        """Write the derivatives with respect to the last layers."""
+        layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
+        PT, counts = _channels(C, P), [len(kernels.pairs) for kernels in layout.kernels]
+        parts = [(rows, *_parts(rows.count, counts[0] * P // PT)) for rows in self._row_sets()]
+        total, sums = sum(n for *_, n in parts), []
+        for which in (0, 1):
+            b = g.new_empty(total, counts[which], P, 1 + which, C)
+            sums += [g.new_empty(*b.shape, HIDDEN), b]
+            first = 0
+            for rows, of_part, count in parts:
+                run(
+                    mixing().by_weights, (counts[which], P // PT * (1 + which), count),
+                    g, x[which], dy[which], sums[-2], b, self._table("ends", which), self._table("networks", which),
+                    counts[which], self.edges, self.rows, *rows[1:], of_part, first,
+                    AB=1 + which, D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=2, **self._precision,
+                )  # fmt: skip
+                first += count
+        run(
+            radial().last_layers_gradient, (len(self.convolution.pairs), P, layout.num_freq),
+            *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
+            *(self._couplings(which) for which in (0, 1)), d, *(b[0].numel() for b in sums[1::2]), total,
+            ORDERS=layout.orders, P=P, C=C, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias, num_warps=4,
+        )  # fmt: skip
+
+    def by_parameters(self, d: Tensor, needed: Sequence[bool]) -> list[Tensor | None]:
+        """The parts of ``d`` that are the derivatives with respect to each parameter."""
+        scalars, rows = self.t.scalars.shape[1], self.convolution.rows
+        hidden = [HIDDEN * scalars, HIDDEN, HIDDEN, HIDDEN, HIDDEN * HIDDEN, HIDDEN, HIDDEN, HIDDEN]
+        sizes = [*hidden * len(rows), *(HIDDEN * r for r in rows), *rows]
+        pieces = d.split(sizes)
+        trunk, weights, biases = pieces[: 8 * len(rows)], pieces[8 * len(rows) : 9 * len(rows)], pieces[9 * len(rows) :]
+        found: list[Tensor | None] = []
+        for network in range(len(rows)):
+            own = [*trunk[8 * network : 8 * network + 8], weights[network], biases[network]]
+            values = self.t.parameters[PARAMETERS * network : PARAMETERS * (network + 1)]
+            found += [None if v is None else piece.view(v.shape) for v, piece in zip(values, own, strict=True)]
+        return [v if n else None for v, n in zip(found, needed, strict=True)]
+
+    def by_nodes(self, dx: ByOrder, needed: Sequence[bool]) -> list[Tensor | None]:
+        """With respect to the features of the nodes."""
+        made = [torch.empty_like(v) if n else None for v, n in zip(self.t.features, needed, strict=True)]
+        ends = self._features.only([i for i, n in enumerate(needed) if n])
+        values = tuple(v for v in made if v is not None)
+        run(
+            frames().summed_at_nodes, (self.nodes, len(values)),
+            values, self._frames(ends), *self.by_source, self._table(ends.slots), *dx, self.edges,
+            DEGREES=ends.degrees, PARTS=ends.parts, CHANNELS=tuple(v.shape[1] for v in values),
+            ORDERS=self.layout.orders, C=ends.channels, EDGES=4, num_warps=1,
+        )  # fmt: skip
+        return made
+
+    def by_edges(self, dx: ByOrder, needed: Sequence[bool]) -> list[Tensor | None]:
+        """With respect to what edges send of their own."""
+        made = [torch.empty_like(v) if n else None for v, n in zip(self.t.on_edges, needed, strict=True)]
+        which = [i for i, n in enumerate(needed) if n]
+        firsts = tuple(self.problem.sizes[i].first for i in which)
+        self._turned_back(self._features.only(which), dx, tuple(v for v in made if v is not None), firsts)
+        return made
+
+    def by_frames(self, dx: ByOrder, y: ByOrder, gradients: Sequence[Tensor], inputs: Inputs) -> list[Tensor]:
+        """With respect to the frames, in PyTorch: what was turned, times what it became."""
+        found = {degree: torch.zeros_like(frame) for degree, frame in self.frames.items()}
+        sent = [inputs.sent(k, c) for k, c in self.convolution.features]
+        for ends, by_order, values in ((self._features, dx, sent), (self._messages, y, gradients)):
+            for part, (degree, value) in enumerate(zip(ends.degrees, values, strict=True)):
+                if degree:
+                    rows = self._rows(by_order, ends, part, degree)[..., : value.shape[1]]
+                    with exact_products(self.device):
+                        found[degree].baddbmm_(rows, value[self.order])
+        return list(found.values())
+
+    def _rows(self, values: ByOrder, ends: Ends, part: int, degree: int) -> Tensor:
+        """Orders -k to k of one part, ``[edges, 2k+1, channels]``."""
+        slots = getattr(self.layout, ends.slots)(0)[part]
+        rows = {0: values.m0[part, 0]}
+        for m in range(1, min(degree + 1, self.layout.orders)):
+            rows[-m], rows[m] = values.m[slots[m]]
+        zero = torch.zeros_like(rows[0])
+        return torch.stack([rows.get(m, zero) for m in range(-degree, degree + 1)], dim=1)
+
+    # ---------------------------------------------------------------------------------- sizes and tables
+
+    @property
+    def _features(self) -> Ends:
+        features = self.convolution.features
+        return Ends(tuple(k for k, _ in features), tuple(range(len(features))), self.layout.channels_in, "slots_in")
+
+    @property
+    def _messages(self) -> Ends:
+        messages = self.convolution.messages
+        return Ends(tuple(l for l, _ in messages), tuple(range(len(messages))), self.layout.channels_out, "slots_out")
+
+    def _by_order(self, ends: Ends) -> ByOrder:
+        """Room for features or messages."""
+        slots = self.layout.inside if ends.slots == "slots_in" else self.layout.outside
+        m0 = self.t.scalars.new_empty(len(slots.table), 1, self.edges, ends.channels)
+        return ByOrder(m0, m0.new_empty(slots.count, 2, self.edges, ends.channels))
+
+    def _frames(self, ends: Ends) -> tuple[Tensor, ...]:
+        return tuple(self.frames[degree] for degree in ends.degrees)
+
+    def _table(self, name: str, which: int = 0) -> Tensor:
+        return self.layout.table(name, which, self.device)
+
+    def _couplings(self, which: int) -> Tensor:
+        return couplings(self.layout, which, self.dtype, self.device)
+
+    def _row_sets(self) -> Iterator[Rows]:
+        if self.pairs:
+            yield Rows(2, 0, self.pairs, 0)
+        if self.edges > 2 * self.pairs:
+            yield Rows(1, self.pairs, self.edges - 2 * self.pairs, 2 * self.pairs)
+
+    def _launches(self) -> Iterator[tuple[int, Rows]]:
+        """Orders m = 0 or all others, rows by rows."""
+        return ((which, rows) for which in (0, 1) for rows in self._row_sets())
+
+    @property
+    def _sum(self) -> Any:
+        import triton.language as tl
+
+        return tl.float64 if self.dtype == torch.float64 else tl.float32
+
+    @property
+    def _precision(self) -> dict[str, Any]:
+        """How products are made."""
+        import triton.language as tl
+
+        if self.dtype == torch.float64:
+            return {"H": HIDDEN, "DOT": tl.float64, "SUM": tl.float64, "PRECISION": "ieee"}
+        how = {"highest": (tl.float32, "tf32x3"), "high": (tl.float32, "tf32"), "medium": (tl.bfloat16, "ieee")}
+        dot, precision = how[torch.get_float32_matmul_precision()]
+        return {"H": HIDDEN, "DOT": dot, "SUM": tl.float32, "PRECISION": precision}
+
+
+def frames() -> Any:
+    """The kernels of that name; this imports Triton."""
+    from ..kernels import frames
+
+    return frames
+
+
+def radial() -> Any:
+    """The kernels of that name; this imports Triton."""
+    from ..kernels import radial
+
+    return radial
+
+
+def mixing() -> Any:
+    """The kernels of that name; this imports Triton."""
+    from ..kernels import mixing
+
+    return mixing
+
+
+def _blocks(count: int, tile: int) -> int:
+    return -(-count // tile)
+
+
+def _parts(rows: int, programs: int) -> tuple[int, int]:
+    """Rows of a part of a sum over rows, and how many parts: so many that they fill a GPU, times so many programs."""
+    parts = max(1, min(_blocks(PROGRAMS, programs), _blocks(rows, ROWS)))
+    of_part = _blocks(_blocks(rows, parts), ROWS) * ROWS
+    return of_part, _blocks(rows, of_part) if rows else 0
+
+
+def _edges(ends: Ends) -> int:
+    """Edges of a program that turns them: so many that all orders stay in registers."""
+    return max(4, min(32, 1024 // ends.channels))
+
+
+def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int, int]:
+    """For a program that mixes: its channels out, how many of them one product makes, and stages of its pipeline.
+
+    As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
+    """
+    roomy = capability // 10 == 9  # products of sm_90 read shared memory, not registers
+    PT = min(P, 8 if AB == 1 else 4 if roomy else 2)
+    columns = 128 if AB == 2 and not roomy else 64
+    return PT, max(1, min(PT, columns // (AB * C))), 3 if roomy else 1
+
+
+def _channels(C: int, P: int) -> int:
+    """Channels out of a tile of derivatives with respect to radial weights, which has 64 columns."""
+    return max(1, min(P, 64 // C))

@@ -1,0 +1,130 @@
+"""Multi-head attention over the incoming edges of every node, all degrees in one launch; a program is a node.
+
+A degree's numbers of an edge lie side by side, ``[channels, orders]``, and a head has a range of them. The softmax is
+online: its largest logit so far, its sum, and the weighted sum of the values are corrected as edges come.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _load(at, row, H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    """The numbers of a row by heads, ``[H, WIDTH]``, of which HEADS and SIZE are there."""
+    h, i = tl.arange(0, H)[:, None], tl.arange(0, WIDTH)[None, :]
+    return tl.load(at + row * (HEADS * SIZE) + h * SIZE + i, mask=(h < HEADS) & (i < SIZE), other=0.0)
+
+
+@triton.jit
+def _store(at, row, value, H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    h, i = tl.arange(0, H)[:, None], tl.arange(0, WIDTH)[None, :]
+    tl.store(at + row * (HEADS * SIZE) + h * SIZE + i, value, mask=(h < HEADS) & (i < SIZE))
+
+
+@triton.jit
+def _load_all(parts, row, H: tl.constexpr, HEADS: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr):
+    found = ()
+    for i in tl.static_range(len(SIZES)):
+        found += (_load(parts[i], row, H, HEADS, SIZES[i], WIDTHS[i]),)
+    return found
+
+
+@triton.jit
+def _dot(a, parts, row, H: tl.constexpr, HEADS: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr):
+    """The product of each head with a row of the other, summed over degrees, ``[H]``."""
+    total = tl.sum(a[0] * _load(parts[0], row, H, HEADS, SIZES[0], WIDTHS[0]), axis=1)
+    for i in tl.static_range(1, len(SIZES)):
+        total += tl.sum(a[i] * _load(parts[i], row, H, HEADS, SIZES[i], WIDTHS[i]), axis=1)
+    return total
+
+
+@triton.jit
+def _with_envelope(logit, envelope_at, edge, TINY: tl.constexpr, LEAST: tl.constexpr, HAS_ENVELOPE: tl.constexpr):
+    """The logits with the envelope as a part of them, and the envelope."""
+    u = tl.sum(logit * 0, axis=0) + 1
+    if HAS_ENVELOPE:
+        u = tl.load(envelope_at + edge)
+        logit = tl.where(u >= TINY, logit + tl.log(tl.where(u >= TINY, u, 1.0)), LEAST)
+    return logit, u
+
+
+@triton.jit
+def forward(
+    values, keys, queries, outputs, envelope_at, edges_at, ends_at, scale,
+    HEADS: tl.constexpr, H: tl.constexpr, VALUES: tl.constexpr, VALUE_WIDTHS: tl.constexpr, KEYS: tl.constexpr,
+    KEY_WIDTHS: tl.constexpr, HAS_ENVELOPE: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """The output at every node."""
+    node = tl.program_id(0).to(tl.int64)
+    q = _load_all(queries, node, H, HEADS, KEYS, KEY_WIDTHS)
+    largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
+    acc = ()
+    for i in tl.static_range(len(VALUES)):
+        acc += (tl.zeros((H, VALUE_WIDTHS[i]), dtype=SUM),)
+    for place in range(tl.load(ends_at + node), tl.load(ends_at + node + 1)):
+        edge = tl.load(edges_at + place)
+        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
+        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+        new = tl.maximum(largest, logit)
+        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
+        largest, total = new, total * correction + weight
+        weight *= u
+        added = ()
+        for i in tl.static_range(len(VALUES)):
+            v = _load(values[i], edge, H, HEADS, VALUES[i], VALUE_WIDTHS[i])
+            added += (acc[i] * correction[:, None] + weight[:, None] * v,)
+        acc = added
+    total = tl.where(total > 0, total, 1.0)
+    for i in tl.static_range(len(VALUES)):
+        _store(outputs[i], node, acc[i] / total[:, None], H, HEADS, VALUES[i], VALUE_WIDTHS[i])
+
+
+@triton.jit
+def gradient(
+    values, keys, queries, gradients, dvalues, dkeys, dqueries, envelope_at, denvelope_at, edges_at, ends_at, scale,
+    HEADS: tl.constexpr, H: tl.constexpr, VALUES: tl.constexpr, VALUE_WIDTHS: tl.constexpr, KEYS: tl.constexpr,
+    KEY_WIDTHS: tl.constexpr, HAS_ENVELOPE: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """All derivatives: the softmax is made again, then its derivatives, edge by edge."""
+    node = tl.program_id(0).to(tl.int64)
+    first, last = tl.load(ends_at + node), tl.load(ends_at + node + 1)
+    q = _load_all(queries, node, H, HEADS, KEYS, KEY_WIDTHS)
+    d = _load_all(gradients, node, H, HEADS, VALUES, VALUE_WIDTHS)
+    largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
+    along = tl.zeros((H,), dtype=SUM)  # the product of output and gradient
+    for place in range(first, last):
+        edge = tl.load(edges_at + place)
+        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
+        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+        new = tl.maximum(largest, logit)
+        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
+        largest, total = new, total * correction + weight
+        along = along * correction + weight * u * _dot(d, values, edge, H, HEADS, VALUES, VALUE_WIDTHS)
+    total = tl.where(total > 0, total, 1.0)
+    along /= total
+    dq = ()
+    for i in tl.static_range(len(KEYS)):
+        dq += (tl.zeros((H, KEY_WIDTHS[i]), dtype=SUM),)
+    for place in range(first, last):
+        edge = tl.load(edges_at + place)
+        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
+        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+        weight = tl.exp(logit - largest) / total
+        by_weight = _dot(d, values, edge, H, HEADS, VALUES, VALUE_WIDTHS)
+        by_logit = weight * (u * by_weight - along)
+        if HAS_ENVELOPE:
+            # The logit holds log u, but for the smallest; a head that is not there has neither weight nor gradient.
+            found = tl.sum(weight * by_weight, axis=0)
+            found += tl.where(u >= TINY, tl.sum(by_logit, axis=0) / tl.where(u >= TINY, u, 1.0), 0.0)
+            tl.store(denvelope_at + edge, found)
+            by_logit = tl.where(u >= TINY, by_logit, 0.0)
+        for i in tl.static_range(len(VALUES)):
+            _store(dvalues[i], edge, (weight * u)[:, None] * d[i], H, HEADS, VALUES[i], VALUE_WIDTHS[i])
+        new = ()
+        for i in tl.static_range(len(KEYS)):
+            _store(dkeys[i], edge, (by_logit * scale)[:, None] * q[i], H, HEADS, KEYS[i], KEY_WIDTHS[i])
+            k = _load(keys[i], edge, H, HEADS, KEYS[i], KEY_WIDTHS[i])
+            new += (dq[i] + (by_logit * scale)[:, None] * k,)
+        dq = new
+    for i in tl.static_range(len(KEYS)):
+        _store(dqueries[i], node, dq[i], H, HEADS, KEYS[i], KEY_WIDTHS[i])

@@ -1,0 +1,190 @@
+"""Features and messages in the frames of their edges, sorted by order m, and back.
+
+By order: what has degree k has orders -k to k. Orders m = 0 of everything are one tensor, ``[keys, edges, channels]``,
+and orders m > 0 another, ``[slots, (-m, +m), edges, channels]``; a slot is an order m of one feature or message. Edges
+are in the order of the plan. All have as many channels, a power of two, of which a feature fills the first.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def turned(
+    values,  # per part, [rows, channels, 2k+1]
+    own,  # per part, [edges, channels of its own, 2k+1]; some tensor where there is none
+    frames,  # per part, [edges, 2k+1, 2k+1]
+    order_at,
+    src_at,
+    slots_at,
+    m0_at,
+    m_at,
+    edges,
+    DEGREES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    OWN: tl.constexpr,  # per part, (first channel, channels)
+    GATHER: tl.constexpr,  # whether rows are nodes, or edges
+    ORDERS: tl.constexpr,  # 0, ..., ORDERS - 1
+    C: tl.constexpr,
+    EDGES: tl.constexpr,
+):
+    """Gather values along edges, and turn them."""
+    for i in tl.static_range(len(DEGREES)):
+        if tl.program_id(1) == i:
+            _turned(
+                values[i], own[i], frames[i], order_at, src_at, slots_at + i * ORDERS, m0_at, m_at, edges, DEGREES[i],
+                CHANNELS[i], OWN[i][0], OWN[i][1], GATHER, ORDERS, C, EDGES,
+            )  # fmt: skip
+
+
+@triton.jit
+def _turned(
+    values_at, own_at, frame_at, order_at, src_at, slots_at, m0_at, m_at, edges,
+    K: tl.constexpr, CHANNELS: tl.constexpr, FIRST: tl.constexpr, OWN: tl.constexpr, GATHER: tl.constexpr,
+    ORDERS: tl.constexpr, C: tl.constexpr, EDGES: tl.constexpr,
+):  # fmt: skip
+    e, c = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES), tl.arange(0, C)
+    is_e, is_c = e < edges, (c < CHANNELS)[None, :]
+    edge = tl.load(order_at + e, mask=is_e, other=0)
+    row = tl.load(src_at + edge, mask=is_e, other=0) if GATHER else edge
+    v = ()
+    for j in tl.static_range(2 * K + 1):
+        at = values_at + (row[:, None] * CHANNELS + c[None, :]) * (2 * K + 1) + j
+        one = tl.load(at, mask=is_e[:, None] & is_c, other=0.0)
+        if OWN:
+            at = own_at + (edge[:, None] * OWN + c[None, :] - FIRST) * (2 * K + 1) + j
+            one += tl.load(at, mask=is_e[:, None] & ((c >= FIRST) & (c < FIRST + OWN))[None, :], other=0.0)
+        v += (one,)
+    to = e[:, None] * C + c[None, :]
+    for m in tl.static_range(min(K + 1, ORDERS)):
+        slot = tl.load(slots_at + m).to(tl.int64)
+        for sign in tl.static_range(2 if m else 1):
+            total = v[0]
+            if K:
+                at = frame_at + (e * (2 * K + 1) + (K + m if sign else K - m)) * (2 * K + 1)
+                total = tl.load(at, mask=is_e, other=0.0)[:, None] * v[0]
+                for j in tl.static_range(1, 2 * K + 1):
+                    total += tl.load(at + j, mask=is_e, other=0.0)[:, None] * v[j]
+            if m:
+                tl.store(m_at + (2 * slot + sign) * edges * C + to, total, mask=is_e[:, None])
+            else:
+                tl.store(m0_at + slot * edges * C + to, total, mask=is_e[:, None])
+
+
+@triton.jit
+def turned_back(
+    values,  # per part, [edges, channels, 2l+1]
+    frames,
+    order_at,
+    slots_at,
+    m0_at,
+    m_at,
+    edges,
+    DEGREES: tl.constexpr,
+    PARTS: tl.constexpr,  # their numbers in the table of slots
+    FIRST: tl.constexpr,  # per part, the first channel
+    CHANNELS: tl.constexpr,
+    ORDERS: tl.constexpr,
+    C: tl.constexpr,
+    EDGES: tl.constexpr,
+):
+    """The transpose of ``turned``, on every edge: orders that are not there are zero."""
+    for i in tl.static_range(len(DEGREES)):
+        if tl.program_id(1) == i:
+            _turned_back(
+                values[i], frames[i], order_at, slots_at + PARTS[i] * ORDERS, m0_at, m_at, edges, DEGREES[i],
+                FIRST[i], CHANNELS[i], ORDERS, C, EDGES,
+            )  # fmt: skip
+
+
+@triton.jit
+def _turned_back(
+    values_at, frame_at, order_at, slots_at, m0_at, m_at, edges,
+    L: tl.constexpr, FIRST: tl.constexpr, CHANNELS: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr,
+    EDGES: tl.constexpr,
+):  # fmt: skip
+    e, c = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES), tl.arange(0, C)
+    is_e, is_c = e < edges, ((c >= FIRST) & (c < FIRST + CHANNELS))[None, :]
+    edge = tl.load(order_at + e, mask=is_e, other=0)
+    y = ()
+    for m in tl.static_range(min(L + 1, ORDERS)):
+        y += _orders(slots_at, m0_at, m_at, e[:, None] * C + c[None, :], edges * C, is_e[:, None], m)
+    at = values_at + (edge[:, None] * CHANNELS + c[None, :] - FIRST) * (2 * L + 1)
+    for j in tl.static_range(2 * L + 1):
+        tl.store(at + j, _back(y, frame_at + e * (2 * L + 1) * (2 * L + 1) + j, is_e, L), mask=is_e[:, None] & is_c)
+
+
+@triton.jit
+def _orders(slots_at, m0_at, m_at, at, size, mask, M: tl.constexpr):
+    """Order M, or orders -M and M, of one part."""
+    slot = tl.load(slots_at + M).to(tl.int64)
+    if M == 0:
+        found = (tl.load(m0_at + slot * size + at, mask=mask, other=0.0),)
+    else:
+        at = m_at + 2 * slot * size + at
+        found = (tl.load(at, mask=mask, other=0.0), tl.load(at + size, mask=mask, other=0.0))
+    return found
+
+
+@triton.jit
+def _back(y, column_at, is_e, L: tl.constexpr):
+    """One row of the value: from the orders 0, -1, 1, -2, ... and a column of the frame."""
+    total = y[0]
+    if L:
+        total = tl.load(column_at + L * (2 * L + 1), mask=is_e, other=0.0)[:, None] * y[0]
+        for i in tl.static_range(1, len(y)):
+            at = column_at + (L + (i // 2 if i % 2 == 0 else -(i // 2) - 1)) * (2 * L + 1)
+            total += tl.load(at, mask=is_e, other=0.0)[:, None] * y[i]
+    return total
+
+
+@triton.jit
+def summed_at_nodes(
+    values,  # per part, [nodes, channels, 2k+1]
+    frames,
+    places_at,
+    ends_at,
+    slots_at,
+    m0_at,
+    m_at,
+    edges,
+    DEGREES: tl.constexpr,
+    PARTS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    ORDERS: tl.constexpr,
+    C: tl.constexpr,
+    EDGES: tl.constexpr,
+):
+    """Turn back on every edge, and sum over those of each node: ``places``, node by node, up to ``ends``."""
+    for i in tl.static_range(len(DEGREES)):
+        if tl.program_id(1) == i:
+            _summed_at_nodes(
+                values[i], frames[i], places_at, ends_at, slots_at + PARTS[i] * ORDERS, m0_at, m_at, edges,
+                DEGREES[i], CHANNELS[i], ORDERS, C, EDGES,
+            )  # fmt: skip
+
+
+@triton.jit
+def _summed_at_nodes(
+    values_at, frame_at, places_at, ends_at, slots_at, m0_at, m_at, edges,
+    K: tl.constexpr, CHANNELS: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr, EDGES: tl.constexpr,
+):  # fmt: skip
+    node, c = tl.program_id(0).to(tl.int64), tl.arange(0, C)
+    first, last = tl.load(ends_at + node), tl.load(ends_at + node + 1)
+    totals = ()
+    for _ in tl.static_range(2 * K + 1):
+        totals += (tl.zeros((EDGES, C), dtype=m0_at.dtype.element_ty),)
+    for start in range(first, last, EDGES):
+        place = start + tl.arange(0, EDGES)
+        is_e = place < last
+        e = tl.load(places_at + place, mask=is_e, other=0)
+        y = ()
+        for m in tl.static_range(min(K + 1, ORDERS)):
+            y += _orders(slots_at, m0_at, m_at, e[:, None] * C + c[None, :], edges * C, is_e[:, None], m)
+        new = ()
+        for j in tl.static_range(2 * K + 1):
+            new += (totals[j] + _back(y, frame_at + e * (2 * K + 1) * (2 * K + 1) + j, is_e, K),)
+        totals = new
+    for j in tl.static_range(2 * K + 1):
+        at = values_at + (node * CHANNELS + c) * (2 * K + 1) + j
+        tl.store(at, tl.sum(totals[j], axis=0), mask=c < CHANNELS)

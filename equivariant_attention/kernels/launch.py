@@ -1,0 +1,159 @@
+"""Launches kernels, or records what would be launched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import torch
+from packaging.version import Version
+from torch import Tensor
+
+OLDEST = Version("3.3")  # the first with tuples
+SUPPOSED = 90  # capability, where there is no GPU
+FLOAT64 = Version("3.9")  # the first that multiplies matrices of it
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a kernel.
+
+    Attributes:
+        kernel: what ``triton.jit`` returned.
+        grid: how many programs.
+        arguments: of the kernel, by name.
+        num_bytes: of all tensors that it reads or writes, each counted once.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    num_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Of the kernel."""
+        return self.kernel.__name__
+
+
+class Record(list[Launch]):
+    """Launches for a GPU of some capability."""
+
+    def __init__(self, capability: int) -> None:
+        super().__init__()
+        self.capability = capability
+
+
+_record: ContextVar[Record | None] = ContextVar("record", default=None)
+
+
+@contextmanager
+def recorded(capability: int = SUPPOSED) -> Iterator[Record]:
+    """Within this context nothing is launched, but listed; layers on a CPU, too, take the way that they take on CUDA.
+
+    So launches can be counted where there is no GPU. What the kernels would have written is left as it is.
+
+    Args:
+        capability: of the GPU that they would be for, 90 for sm_90.
+    """
+    record = Record(capability)
+    token = _record.set(record)
+    try:
+        yield record
+    finally:
+        _record.reset(token)
+
+
+def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
+    """Why kernels cannot run on a device in a dtype; empty, if they can."""
+    if dtype not in (torch.float32, torch.float64):
+        return f"they need float32 or float64, got {dtype}"
+    if _record.get() is not None:
+        return ""
+    if device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+        return (
+            f"they need Triton {OLDEST} or later and tensors on CUDA, got tensors on {device} (on a CPU they run in "
+            "Triton's interpreter, with TRITON_INTERPRET=1)"
+        )
+    try:
+        import triton
+    except ImportError:
+        return "they need Triton, which is not installed: pip install triton"
+    version = Version(triton.__version__)
+    if version < (FLOAT64 if dtype == torch.float64 and device.type == "cuda" else OLDEST):
+        return f"they need Triton {FLOAT64 if version >= OLDEST else OLDEST} or later for {dtype}, this is {version}"
+    return "" if device.type == "cuda" or _is_interpreter() else "they run on a CPU in Triton's interpreter alone"
+
+
+@cache
+def _is_interpreter() -> bool:
+    """Whether Triton was imported with its interpreter on."""
+    import triton
+
+    return not isinstance(triton.jit(_is_interpreter), triton.JITFunction)
+
+
+def capability(device: torch.device) -> int:
+    """Of the GPU that kernels are for, 90 for sm_90; that, too, where there is none."""
+    record = _record.get()
+    if record is not None or device.type != "cuda":
+        return SUPPOSED if record is None else record.capability
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **constants: Any) -> None:
+    """Run a kernel on the GPU where its tensors are.
+
+    Args:
+        kernel: what ``triton.jit`` returned.
+        grid: how many programs; nothing runs where there are none.
+        arguments: of the kernel, in its order: tensors, numbers, tuples of these.
+        also: bytes that it reads or writes beside these tensors.
+        constants: its ``tl.constexpr``, and options of the compiler.
+    """
+    if 0 in grid:
+        return
+    tensors = [v for v in _flat(arguments) if isinstance(v, Tensor)]
+    record = _record.get()
+    if record is not None:
+        names = dict(zip(kernel.arg_names, arguments, strict=False))
+        record.append(Launch(kernel, tuple(grid), {**names, **constants}, also + num_bytes(tensors)))
+        return
+    with torch.cuda.device_of(tensors[0]):
+        kernel[tuple(grid)](*arguments, **constants)
+
+
+def num_bytes(tensors: Sequence[Tensor]) -> int:
+    """Of tensors that are read or written; what occurs twice is counted once."""
+    return sum({id(v): v.numel() * v.element_size() for v in tensors}.values())
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, tuple):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def addresses(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
+    """Where tensors begin, int64, on a device; 0 for None. It is made once for the same tensors."""
+    if _record.get() is not None:
+        return torch.empty(len(tensors), dtype=torch.int64, device=device)
+    return _addresses(tuple(0 if v is None else v.data_ptr() for v in tensors), device)
+
+
+@lru_cache(maxsize=1024)
+def _addresses(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
+
+
+def power_of_two(size: int, smallest: int = 1) -> int:
+    """The least power of two of at least this size."""
+    return max(smallest, 1 << (size - 1).bit_length())

@@ -1,0 +1,82 @@
+"""Channels mixed by a matrix, all degrees in one launch.
+
+A degree has ``values[nodes, channels, orders]``; a row is a node and an order. Products are exact to float32 whatever
+the precision: vectors that are rounded turn no longer.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def mixed(
+    weights, values, outputs, nodes,
+    ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, TRANSPOSED: tl.constexpr,
+    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``output = W v``, or W transposed: per degree, ORDERS, and channels INSIDE and OUTSIDE of the sum."""
+    for i in tl.static_range(len(ORDERS)):
+        if tl.program_id(1) == i:
+            _mixed(
+                weights[i], values[i], outputs[i], nodes, ORDERS[i], INSIDE[i], OUTSIDE[i], TRANSPOSED, ROWS, OUT, IN,
+                SUM, PRECISION,
+            )  # fmt: skip
+
+
+@triton.jit
+def _mixed(
+    weight_at, values_at, output_at, nodes, N: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
+    TRANSPOSED: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o, is_row = tl.program_id(2) * OUT + tl.arange(0, OUT), row < nodes * N
+    total = tl.zeros((ROWS, OUT), dtype=SUM)
+    for first in range(0, INSIDE, IN):
+        c = first + tl.arange(0, IN)
+        is_c = c < INSIDE
+        at = values_at + (row // N * INSIDE * N + row % N)[:, None] + c[None, :] * N
+        v = tl.load(at, mask=is_row[:, None] & is_c[None, :], other=0.0)
+        at = c[:, None] * OUTSIDE + o[None, :] if TRANSPOSED else o[None, :] * INSIDE + c[:, None]
+        W = tl.load(weight_at + at, mask=is_c[:, None] & (o < OUTSIDE)[None, :], other=0.0)
+        total = tl.dot(v, W, total, input_precision=PRECISION, out_dtype=SUM)
+    at = output_at + (row // N * OUTSIDE * N + row % N)[:, None] + o[None, :] * N
+    tl.store(at, total, mask=is_row[:, None] & (o < OUTSIDE)[None, :])
+
+
+@triton.jit
+def by_weights(
+    values, gradients, sums_at, nodes, of_part, total,
+    PLACES: tl.constexpr, ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
+    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``dW = gradient v^T``, a part for some of the nodes; those of all degrees lie side by side, from PLACES on."""
+    for i in tl.static_range(len(ORDERS)):
+        if tl.program_id(1) == i:
+            _by_weights(
+                values[i], gradients[i], sums_at + tl.program_id(2).to(tl.int64) * total + PLACES[i], nodes, of_part,
+                ORDERS[i], INSIDE[i], OUTSIDE[i], ROWS, OUT, IN, SUM, PRECISION,
+            )  # fmt: skip
+
+
+@triton.jit
+def _by_weights(
+    values_at, gradient_at, sum_at, nodes, of_part, N: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
+    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    tiles: tl.constexpr = (INSIDE + IN - 1) // IN
+    o = tl.program_id(0) // tiles * OUT + tl.arange(0, OUT)
+    c = tl.program_id(0) % tiles * IN + tl.arange(0, IN)
+    is_o, is_c = o < OUTSIDE, c < INSIDE
+    total = tl.zeros((OUT, IN), dtype=SUM)
+    part = tl.program_id(2)
+    end = tl.minimum((part + 1) * of_part, nodes) * N
+    for start in range(part * of_part * N, end, ROWS):
+        row = start + tl.arange(0, ROWS).to(tl.int64)
+        is_row = row < end
+        at = values_at + (row // N * INSIDE * N + row % N)[:, None] + c[None, :] * N
+        v = tl.load(at, mask=is_row[:, None] & is_c[None, :], other=0.0)
+        at = gradient_at + (row // N * OUTSIDE * N + row % N)[:, None] + o[None, :] * N
+        d = tl.load(at, mask=is_row[:, None] & is_o[None, :], other=0.0)
+        total = tl.dot(tl.trans(d), v, total, input_precision=PRECISION, out_dtype=SUM)
+    tl.store(sum_at + o[:, None] * INSIDE + c[None, :], total, mask=is_o[:, None] & is_c[None, :])

@@ -1,0 +1,141 @@
+"""Features of other norms, which LayerNorm and ReLU, or a bias and ReLU, make of theirs: all degrees in one launch.
+
+Norms below the smallest are raised to it; those below a part of the largest of their node are rounding noise, and count
+as zero. In either case they are constants to derivatives.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _squares(values_at, node, is_node, nodes, N: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr):
+    """The squared norms of some nodes, ``[nodes, C]``."""
+    c = tl.arange(0, C)
+    at = values_at + (node[:, None] * CHANNELS + c[None, :]) * N
+    mask = is_node[:, None] & (c < CHANNELS)[None, :]
+    v = tl.load(at, mask=mask, other=0.0)
+    total = v * v
+    for j in tl.static_range(1, N):
+        v = tl.load(at + j, mask=mask, other=0.0)
+        total += v * v
+    return total
+
+
+@triton.jit
+def _all_squares(values, node, is_node, nodes, ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr):
+    """Those of all degrees, and the largest of each node."""
+    first = _squares(values[0], node, is_node, nodes, ORDERS[0], CHANNELS[0], WIDTHS[0])
+    found, largest = (first,), tl.max(first, axis=1)
+    for i in tl.static_range(1, len(ORDERS)):
+        squares = _squares(values[i], node, is_node, nodes, ORDERS[i], CHANNELS[i], WIDTHS[i])
+        found += (squares,)
+        largest = tl.maximum(largest, tl.max(squares, axis=1))
+    return found, largest
+
+
+@triton.jit
+def _norm(squares, largest, SMALLEST: tl.constexpr, NOISE: tl.constexpr):
+    """The norms; whether they are noise; whether they are constants."""
+    is_noise = squares < NOISE * NOISE * largest[:, None]
+    constant = is_noise | (squares < SMALLEST * SMALLEST)
+    return tl.sqrt(tl.where(constant, SMALLEST * SMALLEST, squares)), is_noise, constant
+
+
+@triton.jit
+def _changed(
+    norm, scale_at, shift_at, EPS: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr, LAYER_NORM: tl.constexpr
+):
+    """What ReLU sees; and of the LayerNorm, its normed values and the factor that normed them."""
+    c = tl.arange(0, C)
+    is_c = c < CHANNELS
+    scale = tl.load(scale_at + c, mask=is_c, other=0.0)
+    inverse = tl.sum(norm * 0, axis=1) + 1
+    if LAYER_NORM:
+        centred = tl.where(
+            is_c[None, :], norm - (tl.sum(tl.where(is_c[None, :], norm, 0.0), axis=1) / CHANNELS)[:, None], 0.0
+        )
+        inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / CHANNELS + EPS)
+        normed = centred * inverse[:, None]
+        z = normed * scale[None, :] + tl.load(shift_at + c, mask=is_c, other=0.0)[None, :]
+    else:
+        normed = norm
+        z = norm + scale[None, :]
+    return z, normed, inverse
+
+
+@triton.jit
+def forward(
+    values, scales, shifts, outputs, nodes,
+    ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr, SMALLEST: tl.constexpr,
+    EPS: tl.constexpr, LAYER_NORM: tl.constexpr, NODES: tl.constexpr,
+):  # fmt: skip
+    """The features."""
+    node = tl.program_id(0).to(tl.int64) * NODES + tl.arange(0, NODES)
+    is_node = node < nodes
+    squares, largest = _all_squares(values, node, is_node, nodes, ORDERS, CHANNELS, WIDTHS)
+    for i in tl.static_range(len(ORDERS)):
+        norm, is_noise, _ = _norm(squares[i], largest, SMALLEST, NOISE[i])
+        z, _, _ = _changed(norm, scales[i], shifts[i], EPS, CHANNELS[i], WIDTHS[i], LAYER_NORM)
+        factor = tl.where(is_noise, 0.0, tl.maximum(z, 0.0) / norm)
+        c = tl.arange(0, WIDTHS[i])
+        at = (node[:, None] * CHANNELS[i] + c[None, :]) * ORDERS[i]
+        mask = is_node[:, None] & (c < CHANNELS[i])[None, :]
+        for j in tl.static_range(ORDERS[i]):
+            tl.store(outputs[i] + at + j, factor * tl.load(values[i] + at + j, mask=mask, other=0.0), mask=mask)
+
+
+@triton.jit
+def gradient(
+    values, scales, shifts, gradients, dvalues, sums_at, nodes, of_part, total,
+    PLACES: tl.constexpr, ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr,
+    SMALLEST: tl.constexpr, EPS: tl.constexpr, LAYER_NORM: tl.constexpr, NODES: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
+    """With respect to the features; to scales and shifts, parts for some of the nodes, side by side from PLACES."""
+    part = tl.program_id(0)
+    dscales, dshifts = (), ()
+    for i in tl.static_range(len(ORDERS)):
+        dscales += (tl.zeros((WIDTHS[i],), dtype=SUM),)
+        dshifts += (tl.zeros((WIDTHS[i],), dtype=SUM),)
+    end = tl.minimum((part + 1) * of_part, nodes)
+    for start in range(part * of_part, end, NODES):
+        node = start + tl.arange(0, NODES).to(tl.int64)
+        is_node = node < end
+        squares, largest = _all_squares(values, node, is_node, nodes, ORDERS, CHANNELS, WIDTHS)
+        new_scales, new_shifts = (), ()
+        for i in tl.static_range(len(ORDERS)):
+            norm, is_noise, constant = _norm(squares[i], largest, SMALLEST, NOISE[i])
+            z, normed, inverse = _changed(norm, scales[i], shifts[i], EPS, CHANNELS[i], WIDTHS[i], LAYER_NORM)
+            c = tl.arange(0, WIDTHS[i])
+            at = (node[:, None] * CHANNELS[i] + c[None, :]) * ORDERS[i]
+            mask = is_node[:, None] & (c < CHANNELS[i])[None, :]
+            along = tl.zeros((NODES, WIDTHS[i]), dtype=SUM)
+            for j in tl.static_range(ORDERS[i]):
+                v = tl.load(values[i] + at + j, mask=mask, other=0.0)
+                along += v * tl.load(gradients[i] + at + j, mask=mask, other=0.0)
+            along = tl.where(is_noise, 0.0, along / norm)  # by the changed norm, times the phase
+            d = tl.where(z > 0, along, 0.0)
+            if LAYER_NORM:
+                new_scales += (dscales[i] + tl.sum(d * normed, axis=0),)
+                new_shifts += (dshifts[i] + tl.sum(d, axis=0),)
+                d *= tl.load(scales[i] + c, mask=c < CHANNELS[i], other=0.0)[None, :]
+                mean, product = tl.sum(d, axis=1) / CHANNELS[i], tl.sum(d * normed, axis=1) / CHANNELS[i]
+                d = (d - mean[:, None] - normed * product[:, None]) * inverse[:, None]
+            else:
+                new_scales += (dscales[i] + tl.sum(d, axis=0),)
+                new_shifts += (dshifts[i],)
+            # Of what is not a constant: the phase turns, and the norm changes.
+            factor = tl.maximum(z, 0.0) / norm
+            by_norm = tl.where(constant, 0.0, (d - factor * along) / norm)
+            factor = tl.where(constant, 0.0, factor)
+            for j in tl.static_range(ORDERS[i]):
+                v = tl.load(values[i] + at + j, mask=mask, other=0.0)
+                arriving = tl.load(gradients[i] + at + j, mask=mask, other=0.0)
+                tl.store(dvalues[i] + at + j, factor * arriving + by_norm * v, mask=mask)
+        dscales, dshifts = new_scales, new_shifts
+    for i in tl.static_range(len(ORDERS)):
+        c = tl.arange(0, WIDTHS[i])
+        at = sums_at + part.to(tl.int64) * total + PLACES[i]
+        tl.store(at + c, dscales[i], mask=c < CHANNELS[i])
+        if LAYER_NORM:
+            tl.store(at + CHANNELS[i] + c, dshifts[i], mask=c < CHANNELS[i])

@@ -1,0 +1,78 @@
+"""Backend 'triton' in Triton's interpreter; ``test_contraction`` compares it with the oracle, as all backends."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from equivariant_attention.contraction import use_backend
+from equivariant_attention.fibers import Fiber
+from equivariant_attention.kernels import launch
+from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from tests.cases import random_features
+from tests.equivariant_attention.contraction.test_contraction import undirected_graph
+
+FIBER = Fiber(3, 4)
+interpreted = pytest.mark.skipif(bool(launch.missing(torch.device("cpu"))), reason="needs Triton's interpreter")
+
+
+def values_and_gradients(backend, layer, G, features):
+    """Of a layer, by features and parameters, where the two directions of an edge share radial weights."""
+    leaves = [*features.values(), *layer.parameters()]
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend(backend):
+        output = list(layer(features, G=G, r=r, basis=basis).values())
+    loss = sum((i + 1) * v.square().sum() for i, v in enumerate(output))
+    return [*output, *torch.autograd.grad(loss, leaves, allow_unused=True)]
+
+
+def case(dtype):
+    G = undirected_graph(dtype, edge_dim=2)
+    layer = GSE3Res(FIBER, FIBER, edge_dim=2, div=2, n_heads=2, x_ij="add").to(dtype)
+    return layer, G, {d: v.requires_grad_() for d, v in random_features(FIBER, G.num_nodes(), dtype).items()}
+
+
+@interpreted
+def test_a_layer_is_the_oracles_where_edges_share_radial_weights(dtype):
+    given = case(dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    found = values_and_gradients("triton", *given)
+    for a, b in zip(found, values_and_gradients("oracle", *given), strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
+    for a, b in zip(found, values_and_gradients("triton", *given), strict=True):
+        assert a is b is None or torch.equal(a, b)
+
+
+@pytest.fixture
+def recorded():
+    pytest.importorskip("triton")
+    with launch.recorded() as record:
+        yield record
+
+
+def test_launches_of_a_layer(recorded):
+    """Each kernel once for all degrees; those that mix for m = 0, for others, and for edges that share or do not."""
+    layer, G, features = case(torch.float32)
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend("triton"):
+        output = layer(features, G=G, r=r, basis=basis)
+    forward = Counter(one.name for one in recorded)
+    expected = {"turned": 1, "hidden": 1, "last_layers": 2, "messages": 4, "turned_back": 1}
+    assert forward == expected
+    recorded.clear()
+    sum(v.sum() for v in output.values()).backward()
+    expected |= {"turned": 2, "by_weights": 4, "by_hidden": 2, "last_layers_gradient": 1, "hidden_gradient": 1}
+    del expected["turned_back"]
+    assert Counter(one.name for one in recorded) == {**expected, "summed_at_nodes": 1}
+
+
+def test_only_what_is_needed_is_launched(recorded):
+    layer, G, features = case(torch.float32)
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend("triton"):
+        output = layer.requires_grad_(False)(features, G=G, r=r, basis=basis)
+    recorded.clear()
+    sum(v.sum() for v in output.values()).backward()
+    assert not {one.name for one in recorded} & {"by_weights", "by_hidden", "hidden_gradient"}
