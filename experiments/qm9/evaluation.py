@@ -119,7 +119,7 @@ class Predictions:
 def predict(
     fabric: Fabric, model: Scaled, loader: EpochLoader, task: str, train: MoleculeDataset | None = None
 ) -> Predictions:
-    """What a model predicts of all molecules of a dataset, in its order, and what the mean of its training set does.
+    """What a model predicts of all molecules of a dataset, in its order, and what it would without its network.
 
     Args:
         fabric: of the training.
@@ -132,8 +132,9 @@ def predict(
     predicted = torch.cat([forward(*fabric.to_device((G, plan))).cpu() for G, plan, _ in loader]).double().numpy()
     dataset = loader.dataset
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
-    sizes = dataset.molecules.num_atoms[:, None] / model.size.item() if model.per_atom else 1.0
-    baselines = {"mean": np.broadcast_to(sizes * model.mean.item(), predicted.shape)}
+    counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
+    name, values = model.without_network(counts)
+    baselines = {name: np.broadcast_to(values.double().cpu().numpy(), predicted.shape)}
     if train is not None and not TARGETS[task].vector:
         baselines["linear"] = linear_in_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)

@@ -297,6 +297,18 @@ class Scaled(nn.Module):
             raise ValueError("targets: expected more than one value to learn from")
         self.std.copy_(std)
 
+    def without_network(self, counts: Tensor) -> tuple[str, Tensor]:
+        """What it predicts where the network gives 0, and what that is called: the mean of the training set.
+
+        Args:
+            counts: how many atoms there are of each element, ``[molecules, elements]``.
+
+        Returns:
+            'mean', and ``[molecules, 1]``.
+        """
+        num_atoms = counts.sum(dim=1, keepdim=True)
+        return "mean", self.mean * (num_atoms / self.size if self.per_atom else torch.ones_like(num_atoms))
+
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""
         y = self.mean + self.std * self.net(G, basis_and_r, plan)
@@ -327,6 +339,10 @@ class AboveLinear(Scaled):
         spread = torch.linalg.pinv(counts - counts.mean(dim=0))  # no element that is not there contributes
         self.elements.copy_(spread @ targets.double())
         super().fit(targets - (counts @ self.elements.double()).to(targets), counts)
+
+    def without_network(self, counts: Tensor) -> tuple[str, Tensor]:
+        """'linear', and what is linear in the atoms; arguments as of :class:`Scaled`."""
+        return "linear", self.mean + counts.to(self.elements) @ self.elements
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]``, in the unit of the target; arguments as of the network."""

@@ -180,11 +180,12 @@ class NodeNetwork(nn.Module):
 
 
 class StreamNorm(nn.Module):
-    r"""LayerNorm of scalars, and the same without a mean of each other degree.
+    r"""LayerNorm of scalars, and something like it of each other degree.
 
-    .. math:: v_c \leftarrow \gamma_c \, v_c \Big/ \sqrt{0.01 + \tfrac{1}{m} \sum_{c'} |v_{c'}|^2}
+    .. math:: v_c \leftarrow \gamma_c \, v_c \Big/ \sqrt{1 + \tfrac{1}{m} \sum_{c'} |v_{c'}|^2}
 
-    Nothing jumps, and what vanishes by symmetry is at most 10 times as large after it.
+    The 1 is not to be a small number: what vanishes by symmetry, up to rounding, would grow in every layer, and the
+    model, although it is continuous, would jump.
 
     Args:
         fiber: of input and output; degree 0 is its first.
@@ -198,7 +199,7 @@ class StreamNorm(nn.Module):
     def forward(self, h: Features) -> Features:
         """The normalised features."""
         others = {
-            l: scale * h[l] / (0.01 + h[l].square().sum(dim=2, keepdim=True).mean(dim=1, keepdim=True)).sqrt()
+            l: scale * h[l] / (1 + h[l].square().sum(dim=2, keepdim=True).mean(dim=1, keepdim=True)).sqrt()
             for l, scale in self.scale.items()
         }
         return {"0": self.scalars(h["0"].squeeze(-1)).unsqueeze(-1), **others}

@@ -113,6 +113,10 @@ def test_scaled_outputs():
     in_molecule_of_mean_size = targets[:, 0] * 5 / sizes
     expected = in_molecule_of_mean_size.mean() + in_molecule_of_mean_size.std(correction=0) * net(G)
     torch.testing.assert_close(per_atom(G), expected * sizes.unsqueeze(1) / 5)
+    for model, known in ((plain, 6 * torch.ones(3, 1)), (per_atom, in_molecule_of_mean_size.mean() * sizes / 5)):
+        name, values = model.without_network(counts)
+        assert name == "mean"
+        torch.testing.assert_close(values, known.reshape(3, 1).double())
 
 
 def test_scaled_vectors_have_no_mean():
@@ -150,4 +154,6 @@ def test_what_is_linear_in_the_atoms_need_not_be_learned():
     assert model.std < 1e-9
     model.fit(several @ energies.unsqueeze(1) + 4 + rest.double(), several)
     assert model.elements[2].abs() < 1e-9  # of which there are none
-    torch.testing.assert_close(model(G), counts @ model.elements + model.mean + model.std * net(G))
+    name, known = model.without_network(counts)
+    assert name == "linear"
+    torch.testing.assert_close(model(G), known + model.std * net(G))
