@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import as_graph
-from equivariant_attention.modules import GGate, GSE3Res, get_basis_and_r
+from equivariant_attention.modules import G1x1SE3, GGate, GSE3Res, get_basis_and_r
 from experiments.chirality.data import ELEMENTS
 
 
 class SE3Transformer(nn.Module):
-    """Attention layers with gates, and a small network on the scalars of each atom.
+    r"""Attention layers with gates, and a small network on scalars and triple products of vectors of each atom.
 
-    Its outputs turn not with the molecule, but need not stay in a mirror: the message from degree 1 to degree 1 that is
-    of order J = 1 is a cross product, whose product with a vector changes its sign there.
+    .. math:: \mathrm{MLP}\big(f^0, \; (A f^1 \times B f^1) \cdot C f^1\big)
+
+    Triple products do not turn with a molecule, but change their sign in a mirror. (So do some of the scalars: the
+    messages from degree 1 to degree 1 that are of order J = 1 are cross products.)
 
     Args:
         num_layers: number of attention layers.
@@ -38,7 +41,9 @@ class SE3Transformer(nn.Module):
         for _ in range(num_layers):
             self.layers.extend([GSE3Res(fiber, fiber_mid, div=div, n_heads=n_heads), GGate(fiber_mid)])
             fiber = fiber_mid
-        self.head = nn.Sequential(nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, 1))
+        self.factors = G1x1SE3(fiber, Fiber(structure=[(3 * num_channels, 1)])) if num_degrees > 1 else None
+        invariants = num_channels * (1 if self.factors is None else 2)
+        self.head = nn.Sequential(nn.Linear(invariants, num_channels), nn.SiLU(), nn.Linear(num_channels, 1))
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
         """The log-odds of R against S, were the atom a stereocentre, ``[nodes]``.
@@ -52,4 +57,8 @@ class SE3Transformer(nn.Module):
         h: Features = {"0": G.ndata["f"]}
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
-        return self.head(h["0"].squeeze(-1)).squeeze(-1)
+        invariants = h["0"].squeeze(-1)
+        if self.factors is not None:
+            a, b, c = self.factors(h)["1"].chunk(3, dim=1)
+            invariants = torch.cat([invariants, (torch.linalg.cross(a, b) * c).sum(-1)], dim=1)
+        return self.head(invariants).squeeze(-1)

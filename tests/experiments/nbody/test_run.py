@@ -158,14 +158,6 @@ def test_presets_of_the_integrator(data, tmp_path, capsys, preset):
     assert (flags["num_train"], flags["num_valid"], flags["num_test"]) == (3000, 2000, 2000)
 
 
-def test_steps_may_become_smaller_as_a_training_goes_on(data, tmp_path):
-    arguments = ["--preset", "egnn", "--batch_size", "4", "--num_epochs", "1", "--device", "cpu", *FEW, "--data", data]
-    run.main([*arguments, "--num_steps", "2", "--output", str(tmp_path / "few")])
-    best = str(tmp_path / "few" / "checkpoints" / "best.pt")
-    metrics = run.main([*arguments, "--num_steps", "4", "--restore", best, "--output", str(tmp_path / "more")])
-    assert metrics["epochs"] == 1
-
-
 def test_data_may_have_a_seed_of_their_own(train, tmp_path):
     options = ["--data_seed", "7", "--ri_start_at", "zero"]
     tables = [train(*options, "--seed", seed, epochs=1, output=seed)["test"] for seed in "12"]
