@@ -101,16 +101,18 @@ class NvidiasLayers(nn.Module):
 
 
 def qm9_bonded(
-    tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4
+    tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4, molecules: int = 32
 ) -> tuple[nn.Module, Graph]:
     """Molecules with an edge each way along every bond: a random tree and one bond more, which closes a ring."""
-    graph = batch([_molecule() for _ in range(1 if tiny else 32)])
+    graph = batch([_molecule() for _ in range(1 if tiny else molecules)])
     return _qm9(graph, 4, num_channels, 1 if tiny else num_layers, num_degrees)
 
 
-def qm9_dense(tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4) -> tuple[nn.Module, Graph]:
+def qm9_dense(
+    tiny: bool, num_channels: int = 32, num_layers: int = 7, num_degrees: int = 4, molecules: int = 32
+) -> tuple[nn.Module, Graph]:
     """Molecules with an edge each way between every two atoms."""
-    graph = _fully_connected(1 if tiny else 32, ATOMS)
+    graph = _fully_connected(1 if tiny else molecules, ATOMS)
     return _qm9(graph, 5, num_channels, 1 if tiny else num_layers, num_degrees)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_of_graph, check_whole_number, is_autocast_on
+from .checks import check_of_graph, check_whole_number, exact_products, is_autocast_on
 from .graphs import GraphLike, as_graph
 from .native.calls import is_watched
 from .plan import Plan, relative_positions
@@ -154,7 +154,7 @@ class Basis(Mapping[str, Tensor]):
         device = self.direction.device
         autocast = torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
         inference = nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(self._inference)
-        with inference, torch.set_grad_enabled(self._gradients), autocast:
+        with inference, torch.set_grad_enabled(self._gradients), autocast, exact_products(device):
             yield
 
     def _form(self, k: int, l: int) -> Tensor:

@@ -94,6 +94,7 @@ class Layout:
         channels_in, channels_out: of all features and all messages: the others' are zero.
         num_freq: the largest F.
         num_weights, num_biases: of all last layers.
+        reads_everything: whether each output of the networks is read, once.
     """
 
     def __init__(self, convolution: Convolution) -> None:
@@ -109,6 +110,8 @@ class Layout:
         self.num_freq = max(ends.num_freq for ends in convolution.ends)
         self.num_biases = sum(convolution.rows)
         self.num_weights = HIDDEN * self.num_biases
+        read = sum(ends.channels_out * ends.channels_in * ends.num_freq for ends in convolution.ends)
+        self.reads_everything = read == self.num_biases
 
     @staticmethod
     @lru_cache(maxsize=1024)

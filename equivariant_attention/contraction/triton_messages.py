@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..checks import exact_products
 from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.networks import HIDDEN, PARAMETERS
-from ..contraction.precision import exact_products
 from ..contraction.triton_layout import Layout, couplings, reads_something_twice
 from ..kernels import launch
 from ..kernels.launch import launch as run
@@ -229,21 +229,23 @@ class Call:
 
     def last_layers(self, transposed: bool = False) -> LastLayers:
         """The last layers; ``transposed`` makes those of the transposed map as well."""
-        made, layout = LastLayers([], [], [], []), self.layout
+        made, layout, given = LastLayers([], [], [], []), self.layout, []
         for which in (0, 1):
-            kernels, AB = len(layout.kernels[which].pairs), 1 + which
-            A = self.t.scalars.new_empty(kernels, layout.channels_out, AB, layout.channels_in, HIDDEN)
+            A = self.t.scalars.new_empty(
+                self._kernels(which), layout.channels_out, 1 + which, layout.channels_in, HIDDEN
+            )
             b = A.new_empty(A.shape[:-1])
             AT, bT = (torch.empty_like(v) if transposed else v[:0] for v in (A, b))
-            run(
-                radial().last_layers, (kernels, layout.channels_out),
-                self.parameters, self._table("numbers", which), self._couplings(which), A, b, AT, bT,
-                also=self.size_of_parameters,
-                AB=AB, P=layout.channels_out, C=layout.channels_in, F=layout.num_freq,
-                HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed, num_warps=4,
-            )  # fmt: skip
+            given += [self._table("numbers", which), self._couplings(which), A, b, AT, bT]
             for into, value in zip(made, (A, b, AT, bT), strict=True):
                 into.append(value)
+        run(
+            radial().last_layers, (self._kernels(0) + self._kernels(1), layout.channels_out),
+            self.parameters, *given, self._kernels(0),
+            also=self.size_of_parameters,
+            P=layout.channels_out, C=layout.channels_in, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias,
+            TRANSPOSED=transposed, num_warps=4,
+        )  # fmt: skip
         return made
 
     def mixed(self, x: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
@@ -284,7 +286,8 @@ class Call:
         """
         scalars, networks, layout = self.t.scalars, len(g), self.layout
         of_network = HIDDEN * scalars.shape[1] + BEHIND
-        d = g.new_zeros(networks * of_network + layout.num_weights + layout.num_biases)
+        made = g.new_empty if layout.reads_everything else g.new_zeros
+        d = made(networks * of_network + layout.num_weights + layout.num_biases)
         self._by_last_layers(x, dy, g, d[networks * of_network :])
         of_part, parts = _parts(self.rows, networks)
         sums = g.new_empty(parts, networks * of_network)
@@ -315,21 +318,21 @@ class Call:
     def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, d: Tensor) -> None:
         """Write the derivatives with respect to the last layers."""
         layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
-        PT, counts = _channels(C, P), [len(kernels.pairs) for kernels in layout.kernels]
+        PT, counts = _channels(C, P), [self._kernels(which) for which in (0, 1)]
         parts = [(rows, *_parts(rows.count, counts[0] * P // PT)) for rows in self._row_sets()]
-        total, sums = sum(n for *_, n in parts), []
+        total, sums, given = sum(n for *_, n in parts), [], []
         for which in (0, 1):
             b = g.new_empty(total, counts[which], P, 1 + which, C)
             sums += [g.new_empty(*b.shape, HIDDEN), b]
-            first = 0
-            for rows, of_part, count in parts:
-                run(
-                    mixing().by_weights, (counts[which], P // PT * (1 + which), count),
-                    g, x[which], dy[which], sums[-2], b, self._table("ends", which), self._table("networks", which),
-                    counts[which], self.edges, self.rows, *rows[1:], of_part, first,
-                    AB=1 + which, D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=2, **self._precision,
-                )  # fmt: skip
-                first += count
+            given += [x[which], dy[which], *sums[-2:], self._table("ends", which), self._table("networks", which)]
+        first = 0
+        for rows, of_part, count in parts:
+            run(
+                mixing().by_weights, ((counts[0] + 2 * counts[1]) * P // PT, count),
+                g, *given, *counts, self.edges, self.rows, *rows[1:], of_part, first,
+                D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=2, **self._precision,
+            )  # fmt: skip
+            first += count
         run(
             radial().last_layers_gradient, (len(self.convolution.pairs), P, layout.num_freq),
             *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
@@ -413,6 +416,9 @@ class Call:
 
     def _frames(self, ends: Ends) -> tuple[Tensor, ...]:
         return tuple(self.frames[degree] for degree in ends.degrees)
+
+    def _kernels(self, which: int) -> int:
+        return len(self.layout.kernels[which].pairs)
 
     def _table(self, name: str, which: int = 0) -> Tensor:
         return self.layout.table(name, which, self.device)

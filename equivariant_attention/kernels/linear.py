@@ -10,36 +10,62 @@ import triton.language as tl
 
 @triton.jit
 def mixed(
-    weights, values, outputs, nodes,
-    ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, TRANSPOSED: tl.constexpr,
+    weights, values, others, outputs, nodes,
+    ORDERS: tl.constexpr, INSIDE: tl.constexpr, BESIDE: tl.constexpr, OUTSIDE: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``output = W v``, or W transposed: per degree, ORDERS, and channels INSIDE and OUTSIDE of the sum."""
+    """``output = W v``: per degree: its ORDERS, channels INSIDE, those of others BESIDE them, and OUTSIDE."""
     for i in tl.static_range(len(ORDERS)):
         if tl.program_id(1) == i:
-            _mixed(
-                weights[i], values[i], outputs[i], nodes, ORDERS[i], INSIDE[i], OUTSIDE[i], TRANSPOSED, ROWS, OUT, IN,
-                SUM, PRECISION,
-            )  # fmt: skip
+            row, o, is_row, total = _room(nodes, ORDERS[i], ROWS, OUT, SUM)
+            total = _added(total, weights[i], values[i], row, o, is_row, ORDERS[i], INSIDE[i], OUTSIDE[i],
+                           INSIDE[i] + BESIDE[i], 1, IN, SUM, PRECISION)  # fmt: skip
+            if BESIDE[i]:
+                total = _added(total, weights[i] + INSIDE[i], others[i], row, o, is_row, ORDERS[i], BESIDE[i],
+                               OUTSIDE[i], INSIDE[i] + BESIDE[i], 1, IN, SUM, PRECISION)  # fmt: skip
+            _stored(outputs[i], total, row, o, is_row, ORDERS[i], OUTSIDE[i])
 
 
 @triton.jit
-def _mixed(
-    weight_at, values_at, output_at, nodes, N: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
-    TRANSPOSED: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr,
-    PRECISION: tl.constexpr,
+def by_values(
+    weights, gradients, outputs, nodes,
+    ORDERS: tl.constexpr, INSIDE: tl.constexpr, FIRST: tl.constexpr, OUTSIDE: tl.constexpr, COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """``W^T gradient``, per degree: of its COLUMNS, those from FIRST on, OUTSIDE of them."""
+    for i in tl.static_range(len(ORDERS)):
+        if tl.program_id(1) == i:
+            row, o, is_row, total = _room(nodes, ORDERS[i], ROWS, OUT, SUM)
+            total = _added(total, weights[i] + FIRST[i], gradients[i], row, o, is_row, ORDERS[i], INSIDE[i], OUTSIDE[i],
+                           1, COLUMNS[i], IN, SUM, PRECISION)  # fmt: skip
+            _stored(outputs[i], total, row, o, is_row, ORDERS[i], OUTSIDE[i])
+
+
+@triton.jit
+def _room(nodes, N: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, SUM: tl.constexpr):
+    """The rows and channels of a program, which rows are there, and zeros."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o, is_row = tl.program_id(2) * OUT + tl.arange(0, OUT), row < nodes * N
-    total = tl.zeros((ROWS, OUT), dtype=SUM)
+    return row, tl.program_id(2) * OUT + tl.arange(0, OUT), row < nodes * N, tl.zeros((ROWS, OUT), dtype=SUM)
+
+
+@triton.jit
+def _added(
+    total, weight_at, values_at, row, o, is_row, N: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
+    STEP_OUT: tl.constexpr, STEP_IN: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     for first in range(0, INSIDE, IN):
         c = first + tl.arange(0, IN)
         is_c = c < INSIDE
         at = values_at + (row // N * INSIDE * N + row % N)[:, None] + c[None, :] * N
         v = tl.load(at, mask=is_row[:, None] & is_c[None, :], other=0.0)
-        at = c[:, None] * OUTSIDE + o[None, :] if TRANSPOSED else o[None, :] * INSIDE + c[:, None]
-        W = tl.load(weight_at + at, mask=is_c[:, None] & (o < OUTSIDE)[None, :], other=0.0)
+        at = weight_at + o[None, :] * STEP_OUT + c[:, None] * STEP_IN
+        W = tl.load(at, mask=is_c[:, None] & (o < OUTSIDE)[None, :], other=0.0)
         total = tl.dot(v, W, total, input_precision=PRECISION, out_dtype=SUM)
+    return total
+
+
+@triton.jit
+def _stored(output_at, total, row, o, is_row, N: tl.constexpr, OUTSIDE: tl.constexpr):
     at = output_at + (row // N * OUTSIDE * N + row % N)[:, None] + o[None, :] * N
     tl.store(at, total, mask=is_row[:, None] & (o < OUTSIDE)[None, :])
 
@@ -47,7 +73,7 @@ def _mixed(
 @triton.jit
 def by_weights(
     values, gradients, sums_at, nodes, of_part, total,
-    PLACES: tl.constexpr, ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
+    PLACES: tl.constexpr, ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``dW = gradient v^T``, a part for some of the nodes; those of all degrees lie side by side, from PLACES on."""
@@ -55,14 +81,15 @@ def by_weights(
         if tl.program_id(1) == i:
             _by_weights(
                 values[i], gradients[i], sums_at + tl.program_id(2).to(tl.int64) * total + PLACES[i], nodes, of_part,
-                ORDERS[i], INSIDE[i], OUTSIDE[i], ROWS, OUT, IN, SUM, PRECISION,
+                ORDERS[i], INSIDE[i], OUTSIDE[i], COLUMNS[i], ROWS, OUT, IN, SUM, PRECISION,
             )  # fmt: skip
 
 
 @triton.jit
 def _by_weights(
     values_at, gradient_at, sum_at, nodes, of_part, N: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr,
-    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    COLUMNS: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     tiles: tl.constexpr = (INSIDE + IN - 1) // IN
     o = tl.program_id(0) // tiles * OUT + tl.arange(0, OUT)
@@ -79,4 +106,4 @@ def _by_weights(
         at = gradient_at + (row // N * OUTSIDE * N + row % N)[:, None] + o[None, :] * N
         d = tl.load(at, mask=is_row[:, None] & is_o[None, :], other=0.0)
         total = tl.dot(tl.trans(d), v, total, input_precision=PRECISION, out_dtype=SUM)
-    tl.store(sum_at + o[:, None] * INSIDE + c[None, :], total, mask=is_o[:, None] & is_c[None, :])
+    tl.store(sum_at + o[:, None] * COLUMNS + c[None, :], total, mask=is_o[:, None] & is_c[None, :])

@@ -200,18 +200,37 @@ def by_hidden(
 
 @triton.jit
 def by_weights(
-    g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at,
-    kernels, edges, rows, first_row, count, first_edge, of_part, first_part,
-    AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
+    g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at,
+    kernels0, kernels, edges, rows, first_row, count, first_edge, of_part, first_part,
+    D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
     ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The derivatives with respect to A and b, a part for some of the rows."""
-    kernel, tile, b = tl.program_id(0).to(tl.int64), tl.program_id(1) // AB, tl.program_id(1) % AB
-    part, p, j, n = tl.program_id(2), tile * PT + tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * C)
+    """The derivatives with respect to A and b, for m = 0 and for all others; a part for some of the rows."""
+    tiles: tl.constexpr = P // PT
+    number, end = tl.program_id(0), tl.minimum((tl.program_id(1) + 1) * of_part, count)
+    if number < kernels0 * tiles:
+        _by_weights(g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, number // tiles, number % tiles, 0,
+                    kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT, C, H, ROWS,
+                    DOT, SUM, PRECISION)  # fmt: skip
+    else:
+        number -= kernels0 * tiles
+        _by_weights(g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, number // (2 * tiles), number // 2 % tiles,
+                    number % 2, kernels, edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, C,
+                    H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
+
+
+@triton.jit
+def _by_weights(
+    g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, kernel, tile, b, kernels, edges, rows, first_row, end,
+    first_edge, of_part, first_part, AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    kernel, part = kernel.to(tl.int64), tl.program_id(1)
+    p, j, n = tile * PT + tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * C)
     x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
     y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
     first = tl.load(nets_at + kernel).to(tl.int64) * rows + first_row
-    end = tl.minimum((part + 1) * of_part, count)
     dA, db = tl.zeros((PT * C, H), dtype=SUM), tl.zeros((PT * C,), dtype=SUM)
     for start in range(part * of_part, end, ROWS):
         e = start + tl.arange(0, ROWS).to(tl.int64)

@@ -91,7 +91,7 @@ def gradient(
     PLACES: tl.constexpr, ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr,
     SMALLEST: tl.constexpr, EPS: tl.constexpr, LAYER_NORM: tl.constexpr, NODES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """With respect to the features; to scales and shifts, parts for some of the nodes, side by side from PLACES."""
+    """With respect to the features; and to scales and shifts, a part for some nodes, side by side from PLACES."""
     part = tl.program_id(0)
     dscales, dshifts = (), ()
     for i in tl.static_range(len(ORDERS)):

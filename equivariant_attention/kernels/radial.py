@@ -151,13 +151,19 @@ def hidden_gradient(
 @triton.jit
 def last_layers(
     table_at,
-    numbers_at,  # int32 per kernel: network, first, step_out, step_in, F, channels out, channels in, transposed number
-    coupling_at,  # per kernel, [2, F]
+    numbers0_at,  # int32 per kernel: network, first, step_out, step_in, F, channels out, channels in, transposed number
+    coupling0_at,  # per kernel, [2, F]
+    A0_at,
+    b0_at,
+    AT0_at,
+    bT0_at,
+    numbers_at,
+    coupling_at,
     A_at,
     b_at,
     AT_at,
     bT_at,
-    AB: tl.constexpr,
+    kernels0,
     P: tl.constexpr,
     C: tl.constexpr,
     F: tl.constexpr,
@@ -166,9 +172,24 @@ def last_layers(
 ):
     """In the basis of the orders: ``A[kernels, P, (a, b), C, 32]`` and biases ``b[kernels, P, (a, b), C]``.
 
-    Also, if wanted, those of the transposed map ``AT[kernels, C, (a, -b), P, 32]``, and its biases.
+    First those of m = 0, then all others. Also, if wanted, those of the transposed map, ``AT[kernels, C, (a, -b), P,
+    32]``, and its biases.
     """
-    kernel, p = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    kernel = tl.program_id(0)
+    if kernel < kernels0:
+        _last_layers(table_at, numbers0_at, coupling0_at, A0_at, b0_at, AT0_at, bT0_at, kernel, 1, P, C, F, HAS_BIAS,
+                     TRANSPOSED)  # fmt: skip
+    else:
+        _last_layers(table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, kernel - kernels0, 2, P, C, F,
+                     HAS_BIAS, TRANSPOSED)  # fmt: skip
+
+
+@triton.jit
+def _last_layers(
+    table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, number, AB: tl.constexpr, P: tl.constexpr,
+    C: tl.constexpr, F: tl.constexpr, HAS_BIAS: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
+    kernel, p = number.to(tl.int64), tl.program_id(1)
     h, c = tl.arange(0, HIDDEN), tl.arange(0, C)
     at = numbers_at + kernel * 8
     network, num_freq, channels_out, channels_in = tl.load(at), tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)

@@ -9,7 +9,7 @@ from ..checks import check_degrees, check_features, of_fiber, with_three_dimensi
 from ..contraction import operators_for
 from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber
-from ..native import linear
+from ..native import linear, on_gpu
 from ..native.operation import halves
 from ..plain import check_hooks
 from ..printing import OneLine
@@ -77,6 +77,31 @@ def mixed_by_degree(matrices: nn.ParameterDict, features: Features) -> Features:
     operators = operators_for(linear, tensors) if fits else None
     evaluate = operators.linear(_mixed) if operators else _mixed
     return dict(zip(matrices, evaluate(tensors), strict=True))
+
+
+def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: Features) -> Features | None:
+    """Channels of two features mixed as if the second's came after the first's, without putting them side by side.
+
+    Args:
+        matrices: ``{degree: [m_out, m_first + m_second]}``.
+        first: of the degrees of the matrices, ``{degree: [nodes, m_first, 2 degree + 1]}``.
+        second: the same, of some of these degrees.
+
+    Returns:
+        ``{degree: [nodes, m_out, 2 degree + 1]}``; None where that is not done, as but on a GPU.
+    """
+    weights, values = list(matrices.values()), [first[degree] for degree in matrices]
+    others = [second.get(degree) for degree in matrices]
+    operators = operators_for(linear, [*weights, *values, *(v for v in others if v is not None)])
+    if operators is not on_gpu:
+        return None
+    return dict(zip(matrices, on_gpu.joined(_joined_and_mixed)([*weights, *values, *others]), strict=True))
+
+
+def _joined_and_mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    weights, values, others = on_gpu.thirds(tensors)
+    joined = (v if o is None else torch.cat([v, o], dim=1) for v, o in zip(values, others, strict=True))
+    return [mixed(W, value) for W, value in zip(weights, joined, strict=True)]
 
 
 def mixed(W: Tensor, value: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from ..fibers import Features, Fiber, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
 from ..modules.convolution import GConvSE3Partial, called_together
-from ..modules.linear import G1x1SE3
+from ..modules.linear import G1x1SE3, mixed_without_joining
 from ..modules.self_interaction import GAttentiveSelfInt
-from ..plain import check_hooks
+from ..plain import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
 
@@ -145,10 +145,17 @@ class GSE3Res(OneLine):
         attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
         output, attention = attended if return_attention else (attended, cast(Tensor, None))
         if self.skip == "cat":
-            output = self.project(self.cat(output, features))
+            output = self._joined_and_projected(output, features)
         elif self.skip == "sum":
             output = self.add(self.project(output), features)
         return (output, attention) if return_attention else output
+
+    def _joined_and_projected(self, output: Features, features: Features) -> Features:
+        if is_plain(self.cat, GCat) and is_plain(self.project, G1x1SE3) and not has_hooks_of_all():
+            projected = mixed_without_joining(cast(G1x1SE3, self.project).transform, output, features)
+            if projected is not None:
+                return projected
+        return self.project(self.cat(output, features))
 
     def extra_repr(self) -> str:
         options = f"edge_dim={self.edge_dim}, div={self.div}, n_heads={self.n_heads}, x_ij={self.GMAB['v'].x_ij!r}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,20 @@ def linear(plain: Plain = None) -> Operation:
     return replace(operation, name="linear_on_gpu", forward=_mixed, gradient=_linear_gradient, second=None)
 
 
+def joined(plain: Plain = None) -> Operation:
+    """The same for values that consist of two parts, which need not be put side by side.
+
+    First come the matrices of all degrees, ``[m_out, m_first + m_second]``, then the first parts, then the second ones,
+    None for a degree that has none.
+    """
+
+    def room(tensors: Tensors) -> list[Tensor]:
+        weights, values, _ = thirds(tensors)
+        return linear_in_cpp.linear().room([*weights, *values])
+
+    return Operation("joined_on_gpu", (), room, _joined, _joined_gradient, plain)
+
+
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
     """As :func:`equivariant_attention.native.norm.normalised`."""
     return _norm(norm_in_cpp.normalised(zero, eps, plain), "normalised_on_gpu", zero, eps)
@@ -60,6 +74,7 @@ register(
     DEVICES,
 )
 register("linear_on_gpu", "", linear, DEVICES)
+register("joined_on_gpu", "", joined, DEVICES)
 register(
     "normalised_on_gpu", "float smallest, float[] noise, float eps", lambda s, n, e: normalised(Zero(s, n), e), DEVICES
 )
@@ -113,54 +128,112 @@ def _attention_gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], 
 
 
 def _mixed(tensors: Tensors, output: Sequence[Tensor]) -> None:
-    _products(*halves(tensors), output, transposed=False)
-
-
-def _products(weights: Tensors, values: Tensors, output: Tensors, transposed: bool) -> None:
-    """Products with the matrices, or with what they are transposed."""
-    from ..kernels import linear as kernels
-
-    inside, outside = (tuple(v.shape[1] for v in part) for part in (values, output))
-    nodes, out = len(values[0]), _tile(max(outside))
-    grid = -(-nodes * max(v.shape[2] for v in values) // ROWS), len(values), -(-max(outside) // out)
-    launch(
-        kernels.mixed, grid, tuple(weights), tuple(values), tuple(output), nodes,
-        ORDERS=tuple(v.shape[2] for v in values), INSIDE=inside, OUTSIDE=outside, TRANSPOSED=transposed, ROWS=ROWS,
-        OUT=out, IN=_tile(max(inside)), SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
-    )  # fmt: skip
+    weights, values = halves(tensors)
+    _joined([*weights, *values, *[None] * len(values)], output)
 
 
 def _linear_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-    weights, values = halves(tensors)
-    by_weights, by_values = halves(if_used(needed, gradients))
-    made = [torch.empty_like(v) if n else None for v, n in zip(values, by_values, strict=True)]
-    which = [i for i, n in enumerate(by_values) if n]
-    if which:
-        chosen, arriving, output = ([parts[i] for i in which] for parts in (weights, gradients, made))
-        _products(chosen, arriving, output, transposed=True)
-    which = [i for i, n in enumerate(by_weights) if n]
-    found = iter(_by_weights(*([parts[i] for i in which] for parts in (weights, values, gradients))))
-    return [*(next(found) if n else None for n in by_weights), *made]
+    n = len(tensors) // 2
+    return _joined_gradient([*tensors, *[None] * n], [*needed, *[False] * n], gradients)[: 2 * n]
 
 
-def _by_weights(weights: Tensors, values: Tensors, gradients: Tensors) -> list[Tensor]:
+def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
     from ..kernels import linear as kernels
 
-    if not weights:
-        return []
-    nodes, sizes = len(values[0]), [W.numel() for W in weights]
-    inside, outside = (tuple(v.shape[1] for v in part) for part in (values, gradients))
+    weights, values, others = thirds(tensors)
+    inside, beside, outside = (_channels(part) for part in (values, others, output))
+    nodes, out = len(values[0]), _tile(max(outside))
+    launch(
+        kernels.mixed, _grid(nodes, values, outside),
+        tuple(weights), tuple(values), tuple(v if o is None else o for v, o in zip(values, others, strict=True)),
+        tuple(output), nodes,
+        ORDERS=tuple(v.shape[2] for v in values), INSIDE=inside, BESIDE=beside, OUTSIDE=outside, ROWS=ROWS, OUT=out,
+        IN=_tile(max(inside)), SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
+    )  # fmt: skip
+
+
+def _joined_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
+    weights, *both = thirds(tensors)
+    wanted = if_used(needed, gradients)
+    parts = [
+        Part(W, v, d, first, i)
+        for part, firsts in zip(both, ([0] * len(weights), _channels(both[0])), strict=True)
+        for i, (W, v, d, first) in enumerate(zip(weights, part, gradients, firsts, strict=True))
+        if v is not None and d is not None
+    ]
+    by_weights = _by_weights(weights, [part for part in parts if wanted[part.degree]])
+    made = [None if v is None or not w else torch.empty_like(v) for v, w in zip(tensors, wanted, strict=True)]
+    n = len(weights)
+    output = [made[n + i] for i, v in enumerate(tensors[n:]) if v is not None and gradients[i % n] is not None]
+    _by_values([(part, d) for part, d in zip(parts, output, strict=True) if d is not None])
+    return [*(by_weights.get(i) for i in range(n)), *made[n:]]
+
+
+class Part(NamedTuple):
+    """Values of a degree, the columns of its matrix that they are multiplied with, and what arrives."""
+
+    weight: Tensor
+    values: Tensor
+    gradient: Tensor
+    first: int
+    degree: int
+
+
+def _by_values(parts: Sequence[tuple[Part, Tensor]]) -> None:
+    from ..kernels import linear as kernels
+
+    if not parts:
+        return
+    weights, gradients, output = (
+        tuple(values) for values in zip(*((p.weight, p.gradient, d) for p, d in parts), strict=True)
+    )
+    inside, outside, nodes = _channels(gradients), _channels(output), len(output[0])
+    launch(
+        kernels.by_values, _grid(nodes, gradients, outside), weights, gradients, output, nodes,
+        ORDERS=tuple(v.shape[2] for v in output), INSIDE=inside, FIRST=tuple(p.first for p, _ in parts),
+        OUTSIDE=outside, COLUMNS=_channels(weights), ROWS=ROWS, OUT=_tile(max(outside)), IN=_tile(max(inside)),
+        SUM=_type(output[0]), PRECISION=_precision(output[0]), num_warps=4,
+    )  # fmt: skip
+
+
+def _by_weights(weights: Tensors, parts: Sequence[Part]) -> dict[int, Tensor]:
+    """Derivatives with respect to the matrices of these degrees."""
+    from ..kernels import linear as kernels
+
+    if not parts:
+        return {}
+    values, gradients = tuple(p.values for p in parts), tuple(p.gradient for p in parts)
+    which = sorted({p.degree for p in parts})
+    sizes = [weights[i].numel() for i in which]
+    places = dict(zip(which, accumulate(sizes[:-1], initial=0), strict=True))
+    inside, outside, nodes = _channels(values), _channels(gradients), len(values[0])
     out, into = _tile(max(outside)), _tile(max(inside))
     tiles = -(-max(outside) // out) * -(-max(inside) // into)
-    of_part, parts = _parts(nodes, tiles * len(weights), ROWS // 4)
-    sums = values[0].new_empty(parts, sum(sizes))
+    of_part, count = _parts(nodes, tiles * len(parts), ROWS // 4)
+    sums = values[0].new_empty(count, sum(sizes))
     launch(
-        kernels.by_weights, (tiles, len(weights), parts), tuple(values), tuple(gradients), sums, nodes, of_part,
-        sum(sizes), PLACES=tuple(accumulate(sizes[:-1], initial=0)), ORDERS=tuple(v.shape[2] for v in values),
-        INSIDE=inside, OUTSIDE=outside, ROWS=ROWS // 2, OUT=out, IN=into, SUM=_type(values[0]),
-        PRECISION=_precision(values[0]), num_warps=4,
+        kernels.by_weights, (tiles, len(parts), count), values, gradients, sums, nodes, of_part, sum(sizes),
+        PLACES=tuple(places[p.degree] + p.first for p in parts), ORDERS=tuple(v.shape[2] for v in values),
+        INSIDE=inside, OUTSIDE=outside, COLUMNS=_channels([p.weight for p in parts]), ROWS=ROWS // 2, OUT=out, IN=into,
+        SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
     )  # fmt: skip
-    return [d.view_as(W) for d, W in zip(sums.sum(0).split(sizes), weights, strict=True)]
+    pieces = zip(which, sums.sum(0).split(sizes), strict=True)
+    return {i: d.view_as(weights[i]) for i, d in pieces}
+
+
+def thirds(tensors: Tensors) -> tuple[Tensors, Tensors, Tensors]:
+    """Matrices, values and others."""
+    n = len(tensors) // 3
+    return tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
+
+
+def _channels(values: Sequence[Tensor | None]) -> tuple[int, ...]:
+    return tuple(0 if v is None else v.shape[1] for v in values)
+
+
+def _grid(nodes: int, values: Sequence[Tensor], outside: Sequence[int]) -> tuple[int, int, int]:
+    rows = nodes * max(v.shape[2] for v in values)
+    return -(-rows // ROWS), len(values), -(-max(outside) // _tile(max(outside)))
 
 
 # ------------------------------------------------------------------------------------------------------------ norms

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from equivariant_attention.checks import exact_products
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import Basis, GConvSE3, get_basis, get_basis_and_r, get_r
 from equivariant_attention.so3 import aligned_coupling, coupling, random_rotation, wigner_d
@@ -210,3 +211,16 @@ def test_bad_relative_positions_are_refused(d, error, message):
     G.edata["d"] = d
     with pytest.raises(error, match=message):
         get_basis_and_r(G, 1)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_rotations_on_a_gpu_are_not_rounded(precision):
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with exact_products(torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        with exact_products(torch.device("cpu")):
+            assert torch.get_float32_matmul_precision() == precision
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -1,37 +1,126 @@
-"""What only a GPU can show: no waiting for it, and a training step captured as a CUDA graph."""
+"""What only a GPU can show, of every backend: values, derivatives, equivariance, the same bits again; no waiting,
+and a training step captured as a CUDA graph.
+"""
 
 import pytest
 import torch
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
+from equivariant_attention.graphs import Graph
+from equivariant_attention.kernels.launch import missing
 from equivariant_attention.modules import GNormSE3, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
-from tests.cases import random_features, random_graph
+from equivariant_attention.so3 import random_rotation, wigner_d
+from tests.cases import random_features
+from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 FIBER = Fiber(3, 4)
+BACKENDS = ["frame", "node", "edge", "oracle", "triton"]
+TOLERANCE = {
+    "highest": 1e-5,
+    "high": 3e-3,
+    "medium": 3e-2,
+}  # of radial weights, and in 'frame' and others of all products
 
 
-def training_step(backend="frame"):
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    if request.param == "triton" and (reason := missing(torch.device("cuda"))):
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(params=TOLERANCE)
+def precision(request):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield request.param
+    torch.set_float32_matmul_precision(before)
+
+
+def case():
+    """Layers, a graph and features, in float64 on the CPU."""
+    layers = torch.nn.ModuleList([GSE3Res(FIBER, FIBER, edge_dim=2, div=2, n_heads=2), GNormSE3(FIBER)]).double()
+    G = undirected_graph(edge_dim=2)
+    return layers, G, random_features(FIBER, G.num_nodes(), torch.float64)
+
+
+def on_device(G, device, dtype, rotation=None):
+    """The graph there, turned."""
+    moved = Graph(*G.edges(), num_nodes=G.num_nodes())
+    turned = G.edata["d"] if rotation is None else G.edata["d"] @ rotation.T
+    moved.edata["d"], moved.edata["w"] = turned.to(dtype), G.edata["w"].to(dtype)
+    return Plan(moved).to(device), moved.to(device)
+
+
+def evaluated(backend, layers, G, features, device, dtype, rotation=None):
+    """Values, and derivatives by parameters and features, on a device."""
+    plan, graph = on_device(G, device, dtype, rotation)
+    layers = layers.to(device, dtype)
+    h = {}
+    for degree, v in features.items():
+        turned = v if rotation is None else v @ wigner_d(int(degree), rotation).T
+        h[degree] = turned.to(device, dtype).requires_grad_()
+    leaves = [*h.values(), *layers.parameters()]
+    with use_backend(backend):
+        basis, r = get_basis_and_r(graph, 2, plan=plan)
+        for layer in layers:
+            h = layer(h, G=graph, r=r, basis=basis)
+        gradients = torch.autograd.grad(sum(v.square().sum() for v in h.values()), leaves)
+    return [*h.values()], gradients
+
+
+def assert_near(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert float((a.detach().double().cpu() - b.detach().cpu()).norm()) <= tolerance * float(b.detach().norm())
+
+
+def test_values_and_derivatives_are_those_in_float64_on_the_cpu(backend, precision):
+    layers, G, features = case()
+    expected = evaluated("frame", layers, G, features, "cpu", torch.float64)
+    found = evaluated(backend, layers, G, features, "cuda", torch.float32)
+    for a, b in zip(found, expected, strict=True):
+        assert_near(a, b, TOLERANCE[precision])
+
+
+def test_equivariance(backend):
+    layers, G, features = case()
+    rotation = random_rotation(dtype=torch.float64)
+    values, _ = evaluated(backend, layers, G, features, "cuda", torch.float32)
+    turned, _ = evaluated(backend, layers, G, features, "cuda", torch.float32, rotation)
+    expected = [v.detach().double().cpu() @ wigner_d(l, rotation).T for l, v in enumerate(values)]
+    assert_near(turned, expected, 1e-5)
+
+
+@pytest.mark.skipif(bool(missing(torch.device("cuda"))), reason="needs Triton")
+def test_the_same_bits_again():
+    layers, G, features = case()
+    first, second = (evaluated("triton", layers, G, features, "cuda", torch.float32) for _ in range(2))
+    assert all(
+        torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def training_step(backend):
     """A function that computes gradients on the GPU, and where they are left."""
-    cpu = random_graph(torch.float32, edge_dim=2)
-    plan, G = Plan(cpu).to("cuda"), cpu.to("cuda")
-    layers = torch.nn.ModuleList([GSE3Res(FIBER, FIBER, edge_dim=2, n_heads=2), GNormSE3(FIBER)]).cuda()
-    features = {d: v.cuda() for d, v in random_features(FIBER, G.num_nodes(), torch.float32).items()}
+    layers, G, features = case()
+    plan, graph = on_device(G, "cuda", torch.float32)
+    layers = layers.to("cuda", torch.float32)
+    features = {d: v.to("cuda", torch.float32) for d, v in features.items()}
 
     def step():
         with use_backend(backend):
-            basis, r = get_basis_and_r(G, 2, plan=plan)
+            basis, r = get_basis_and_r(graph, 2, plan=plan)
             h = features
             for layer in layers:
-                h = layer(h, G=G, r=r, basis=basis)
+                h = layer(h, G=graph, r=r, basis=basis)
             sum(v.square().sum() for v in h.values()).backward()
 
     return step, list(layers.parameters())
 
 
-@pytest.mark.parametrize("backend", ["frame", "node", "edge", "oracle"])
 def test_the_host_never_waits_given_a_plan(backend):
     step, _ = training_step(backend)
     step()  # constants are made by the first call
@@ -42,8 +131,11 @@ def test_the_host_never_waits_given_a_plan(backend):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_a_training_step_is_captured():
-    step, parameters = training_step()
+@pytest.mark.parametrize("name", ["frame", "triton"])
+def test_a_training_step_is_captured(name):
+    if name == "triton" and (reason := missing(torch.device("cuda"))):
+        pytest.skip(reason)
+    step, parameters = training_step(name)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
