@@ -21,7 +21,10 @@ PROJECT = DECLARED["project"]
 PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
 # Distributions that are imported under another name, or are not imported: tools, and what others need.
 NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
-TOOLS = {"pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser", "se3-transformer"}
+TOOLS = {
+    "pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser", "sphinx-copybutton",
+    "se3-transformer",
+}  # fmt: skip
 
 
 def imported(*folders):
