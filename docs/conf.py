@@ -34,8 +34,17 @@ root_doc = "docs/index"
 source_suffix = {".md": "markdown", ".py": "script"}
 exclude_patterns = ["**/.*", ".*", "**/_build", "venv", "build", "runs", "data"]
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "formulas",
+]
 
+html_math_renderer = "mathml"
+copybutton_exclude = ".linenos, .gp, .go"  # prompts and outputs of a console stay behind
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
@@ -57,6 +66,8 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"equivariant-attention {__version__}"
 html_extra_path = ["front_page"]
+html_static_path = ["style"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 pygments_style, pygments_dark_style = "friendly", "monokai"
 

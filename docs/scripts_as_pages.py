@@ -1,12 +1,22 @@
-"""Scripts in cells as pages of the site: comments become text, code becomes code, and nothing is run."""
+"""Scripts in cells as pages of the site: comments become text, code becomes code, followed by its prints and drawings.
+
+The scripts are run when the site is built, unless the environment variable ``RUN_TUTORIALS`` is 0.
+"""
 
 import ast
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import indent
 
 from docutils import nodes
 from sphinx.parsers import RSTParser
+
+RUNNER = Path(__file__).with_name("run_cells.py")
+OUTPUTS = Path("docs/_build/tutorials")  # from the root of the project
 
 
 class ScriptParser(RSTParser):
@@ -20,23 +30,59 @@ class ScriptParser(RSTParser):
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Add the page to the document."""
-        name = Path(document["source"]).name
-        super().parse(f"{page(str(inputstring))}\n:download:`This page as a script <{name}>`\n", document)
+        path = Path(document["source"])
+        outputs = []
+        if os.environ.get("RUN_TUTORIALS") != "0":
+            outputs = outputs_of(path, RUNNER.parents[1])
+        super().parse(f"{page(str(inputstring), outputs)}\n:download:`This page as a script <{path.name}>`\n", document)
 
 
-def page(script: str) -> str:
-    """The page of a script, in reStructuredText."""
+def cells_of(script: str) -> list[tuple[str, str]]:
+    """Text and code of the head of a script and of its cells; the code of all, joined, is the script's."""
     head, *cells = re.split(r"^# %%.*\n", script, flags=re.MULTILINE)
     docstring = ast.get_docstring(ast.parse(script)) or ""
     first = ast.parse(head).body[0].end_lineno if docstring else 0
-    parts = [docstring, _code(head.splitlines()[first:])]
+    found = [(docstring, "\n".join(head.splitlines()[first:]))]
     for cell in cells:
         lines = cell.splitlines()
         count = next((i for i, line in enumerate(lines) if not line.startswith("#")), len(lines))
-        parts += ["\n".join(re.sub("^# ?", "", line) for line in lines[:count]), _code(lines[count:])]
+        found.append(("\n".join(re.sub("^# ?", "", line) for line in lines[:count]), "\n".join(lines[count:])))
+    return found
+
+
+def page(script: str, outputs: list[dict] | tuple = ()) -> str:
+    """The page of a script, in reStructuredText, with what its cells printed and drew."""
+    parts = []
+    for i, (text, code) in enumerate(cells_of(script)):
+        parts += [text, _block("python", code)]
+        if i < len(outputs):
+            parts.append(_block("text", outputs[i]["printed"]))
+            parts += [
+                f".. image:: /{picture}\n   :alt: what the code above draws" for picture in outputs[i]["pictures"]
+            ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _code(lines: list[str]) -> str:
-    code = "\n".join(lines).strip("\n")
-    return code and ".. code-block:: python\n\n" + indent(code, "   ")
+def outputs_of(path: Path, root: Path) -> list[dict]:
+    """Run a script; what each of its cells printed, and the files of what it drew.
+
+    Raises:
+        RuntimeError: the script fails.
+    """
+    folder = root / OUTPUTS / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, RUNNER, path, folder], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{path} fails:\n{done.stderr}")
+    found = json.loads((folder / "outputs.json").read_text())
+    for cell in found:
+        cell["pictures"] = [(OUTPUTS / path.stem / name).as_posix() for name in cell["pictures"]]
+    return found
+
+
+def _block(language: str, code: str) -> str:
+    code = code.strip("\n")
+    return code and f".. code-block:: {language}\n\n" + indent(code, "   ")

@@ -21,8 +21,11 @@ PROJECT = DECLARED["project"]
 PACKAGES = ("equivariant_attention", "utils", "experiments", "benchmarks", "tests", "docs")
 # Distributions that are imported under another name, or are not imported: tools, and what others need.
 NAMES = {"PIL": "pillow", "mpl_toolkits": "matplotlib", "docutils": "sphinx", "markdown_it": "markdown-it-py"}
-TOOLS = {"pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser", "se3-transformer"}
-TOOLS |= {"qm9pack"}  # is found and read, and never imported
+TOOLS = {
+    "pytest-xdist", "pytest-cov", "ruff", "mypy", "tensorboard", "furo", "myst-parser", "sphinx-copybutton",
+    "se3-transformer",
+    "qm9pack",  # is found and read, and never imported
+}  # fmt: skip
 
 
 def imported(*folders):

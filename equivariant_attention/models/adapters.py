@@ -12,6 +12,8 @@ from ..checks import check_trailing, check_whole_number
 from ..fibers import Features
 from ..graphs import Graph, graph_sizes
 from ..models.base import NodeModel
+from ..models.se3_transformer import SE3Transformer
+from ..models.tfn import TFN
 from ..neighbors import fully_connected_graph, knn_graph, radius_graph
 
 Values = Tensor | Mapping[int | str, Tensor]
@@ -30,7 +32,7 @@ class OnEdges(nn.Module):
         TypeError: it is neither.
     """
 
-    def __init__(self, model: NodeModel) -> None:
+    def __init__(self, model: SE3Transformer | TFN) -> None:
         super().__init__()
         self.model = _checked_model(model)
 
@@ -88,7 +90,7 @@ class OnData(nn.Module):
         TypeError: ``model`` is no such model.
     """
 
-    def __init__(self, model: NodeModel, attributes: Mapping[int, str] | None = None) -> None:
+    def __init__(self, model: SE3Transformer | TFN, attributes: Mapping[int, str] | None = None) -> None:
         super().__init__()
         self.on_edges = OnEdges(model)
         self.attributes = {0: "x"} if attributes is None else dict(attributes)
@@ -133,7 +135,7 @@ class OnPadded(nn.Module):
         ValueError: both ``k`` and ``radius`` are given.
     """
 
-    def __init__(self, model: NodeModel, k: int | None = None, radius: float | None = None) -> None:
+    def __init__(self, model: SE3Transformer | TFN, k: int | None = None, radius: float | None = None) -> None:
         super().__init__()
         if k is not None and radius is not None:
             raise ValueError(f"k and radius must not be given together, got {k} and {radius}")
@@ -184,7 +186,7 @@ class OnPadded(nn.Module):
         return fully_connected_graph(pos, batch) if self.radius is None else radius_graph(pos, self.radius, batch)
 
 
-def _checked_model(model: NodeModel) -> NodeModel:
+def _checked_model(model: SE3Transformer | TFN) -> SE3Transformer | TFN:
     if not isinstance(model, NodeModel):
         raise TypeError(f"model must be an SE3Transformer or a TFN of this library, got {type(model).__name__}")
     return model

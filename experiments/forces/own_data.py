@@ -211,6 +211,18 @@ def draw(found: tuple[dict[str, Tensor], dict[str, Tensor]], trainer: Trainer, f
         learning_curves(trainer.epochs, names, folder / "learning_curves.png")
 
 
+def idle_flags(flags: Namespace) -> dict[str, str]:
+    """The flags that have no effect, and why.
+
+    Args:
+        flags: every flag.
+    """
+    idle = {"graph": "here: graphs are made of positions, by the library"}
+    if not flags.num_layers:
+        idle |= dict.fromkeys(("div", "head", "xij", "activation", "nonlinearity"), "unless --num_layers is at least 1")
+    return idle
+
+
 EXPERIMENT = Experiment(
     description=OWN_DATA,
     presets={"frames": FRAMES},
@@ -221,6 +233,6 @@ EXPERIMENT = Experiment(
     batch_loss=batch_loss,
     report=report,
     fit_model=fit_model,
-    idle=lambda flags: {"graph": "here: graphs are made of positions, by the library"},
+    idle=idle_flags,
     unit="structures",
 )

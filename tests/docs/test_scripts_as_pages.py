@@ -70,6 +70,23 @@ def test_a_script_without_docstring_or_cells_is_code(page):
     assert page("x = 1\n") == ".. code-block:: python\n\n   x = 1\n"
 
 
+def test_what_a_script_prints_and_draws_follows_its_code(page, tmp_path):
+    from scripts_as_pages import outputs_of
+
+    script = "import matplotlib.pyplot as plt\n\n# %%\n# Text.\n\nprint(7 * 6)\nplt.plot([0, 1])\nplt.show()\n"
+    (tmp_path / "drawing.py").write_text(script)
+    outputs = outputs_of(tmp_path / "drawing.py", tmp_path)
+    assert [cell["printed"] for cell in outputs] == ["", "42\n"]
+    picture = tmp_path / "docs" / "_build" / "tutorials" / "drawing" / "1-0.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = page(script, outputs)
+    assert ".. code-block:: text\n\n   42\n" in told
+    assert ".. image:: /docs/_build/tutorials/drawing/1-0.png" in told
+    (tmp_path / "drawing.py").write_text("1 / 0\n")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        outputs_of(tmp_path / "drawing.py", tmp_path)
+
+
 def test_every_tutorial_is_in_the_table():
     index = (DOCS / "tutorials" / "index.md").read_text()
     assert all(f"]({path.name})" in index for path in DOCS.glob("tutorials/*.py"))

@@ -86,6 +86,15 @@ def test_again_and_again_in_one_process(order):
         assert_same(program.module(), module, (4, 3, 5, 2), (3, 3), (6, 5, 4, 3, 2))
 
 
+def test_of_one_size_and_then_of_all():
+    """An export of all sizes, after two of one size, strict and not, computes the same."""
+    module, given = OnEdges(), inputs(4, 3, 5, 2)
+    for strict in (True, False):
+        program = torch.export.export(module, given, strict=strict).module()
+        torch.testing.assert_close(program(*given), module(*given))
+    assert_same(exported(module, False, True).module(), module, (4, 3, 5, 2), (3, 3))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_of_one_size(name):
     module = OnEdges(name)

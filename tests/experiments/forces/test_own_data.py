@@ -13,19 +13,9 @@ from utils.cli import UsageError
 from utils.files import read_json
 
 SMALL = [
-    "--channels",
-    "4,4",
-    "--div",
-    "2",
-    "--num_radial",
-    "4",
-    "--cutoff",
-    "3",
-    "--batch_size",
-    "2",
-    "--device",
-    "cpu",
-]
+    "--channels", "4,4", "--num_layers", "1", "--div", "2", "--num_radial", "4", "--cutoff", "3", "--batch_size", "2",
+    "--device", "cpu",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -82,6 +72,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, data):
         (["--data", data, "--precision", "bf16-mixed"], "^--precision: forces are derivatives"),
         (["--data", data, "--channels", "4,1"], "--channels: expected channels of degrees 0, 1, ..., such as 16,8,4"),
         (["--data", data, "--graph", "own"], "^--graph has no effect here"),
+        (["--data", data, "--num_layers", "0"], "^--div has no effect unless --num_layers is at least 1"),
     ):
         with pytest.raises(UsageError, match=message):
             train(tmp_path / "run", *arguments)
