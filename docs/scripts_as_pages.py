@@ -67,15 +67,16 @@ def outputs_of(path: Path, root: Path) -> list[dict]:
     """Run a script; what each of its cells printed, and the files of what it drew.
 
     Raises:
-        RuntimeError: the script fails.
+        RuntimeError: the script fails, or warns.
     """
     folder = root / OUTPUTS / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
+    strict = {"PYTHONWARNINGS": "error,ignore::DeprecationWarning", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **strict, "MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, RUNNER, path, folder], env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
+    if done.returncode or done.stderr:
         raise RuntimeError(f"{path} fails:\n{done.stderr}")
     found = json.loads((folder / "outputs.json").read_text())
     for cell in found:
