@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -66,7 +67,8 @@ class Problem(cpp.Problem):
         """Make the messages."""
         t = self.like(tensors)
         call = Call(self, t, self.pairs_share)
-        y = call.mixed(call.features(), call.hidden(), call.last_layers())
+        (x,) = call.turned()
+        y = call.mixed(x, *call.networks())
         call.messages(y, output)
         self._add_without_direction(t, output, self.isotropic(tensors))
 
@@ -77,7 +79,7 @@ class Problem(cpp.Problem):
         call = Call(self, t, self.pairs_share and not n.scalars)
         total = self.like([None] * len(tensors))
         arriving = self._all_there(t, gradients)
-        g, x, dy, A = call.hidden(), call.features(), call.arriving(arriving), call.last_layers(transposed=True)
+        (x, dy), (g, A) = call.turned(arriving), call.networks(transposed=True)
         if any(n.parameters) or n.scalars:
             d, dscalars = call.by_networks(x, dy, g, A, bool(n.scalars))
             total = total._replace(parameters=call.by_parameters(d, n.parameters), scalars=dscalars)
@@ -176,30 +178,28 @@ class Call:
 
     # ------------------------------------------------------------------------------------------- values
 
-    def features(self) -> ByOrder:
-        """What the edges send, in their frames."""
-        own = tuple((size.first, size.of_edge) for size in self.problem.sizes)
-        channels = tuple(size.of_node for size in self.problem.sizes)
-        values, on_edges = tuple(self.t.features), tuple(self.t.on_edges)
-        values, on_edges = (
-            tuple(b if a is None else a for a, b in zip(*both, strict=True))  # something to point to
-            for both in ((values, on_edges), (on_edges, values))
+    def turned(self, arriving: Sequence[Tensor] = ()) -> list[ByOrder]:
+        """In the frames of the edges: what they send; and if given, derivatives with respect to the messages."""
+        sizes, ends = self.problem.sizes, [self._features]
+        values, own = (
+            [b if a is None else a for a, b in zip(*both, strict=True)]  # something to point to
+            for both in ((self.t.features, self.t.on_edges), (self.t.on_edges, self.t.features))
         )
-        return self._turned(self._features, values, on_edges, channels, own, gather=True)
-
-    def arriving(self, gradients: Sequence[Tensor]) -> ByOrder:
-        """Derivatives with respect to the messages, in the frames of the edges."""
-        values, messages = tuple(gradients), self.convolution.messages
-        channels = tuple(c for _, c in messages)
-        return self._turned(self._messages, values, values, channels, ((0, 0),) * len(messages), gather=False)
-
-    def _turned(self, ends: Ends, values: Any, own: Any, channels: Any, owned: Any, gather: bool) -> ByOrder:
-        made, tile = self._by_order(ends), _edges(ends)
+        channels, owned = [size.of_node for size in sizes], [(size.first, size.of_edge) for size in sizes]
+        if arriving:
+            ends.append(self._messages)
+            values, own = [*values, *arriving], [*own, *arriving]
+            channels, owned = [*channels, *(v.shape[1] for v in arriving)], [*owned, *[(0, 0)] * len(arriving)]
+        made, tile = [self._by_order(e) for e in ends], min(map(_edges, ends))
+        each = [(e, m) for e, m in zip(ends, made, strict=True) for _ in e.parts]
         run(
-            frames().turned, (_blocks(self.edges, tile), len(ends.degrees)),
-            values, own, self._frames(ends), self.order, self.src, self._table(ends.slots), *made, self.edges,
-            DEGREES=ends.degrees, CHANNELS=channels, OWN=owned, GATHER=gather, ORDERS=self.layout.orders,
-            C=ends.channels, EDGES=tile, num_warps=4,
+            frames().turned, (_blocks(self.edges, tile), len(each)),
+            tuple(values), tuple(own), sum((self._frames(e) for e in ends), ()), self.order, self.src,
+            tuple(self._table(e.slots) for e, _ in each), tuple(m.m0 for _, m in each), tuple(m.m for _, m in each),
+            self.edges,
+            DEGREES=sum((e.degrees for e in ends), ()), PARTS=sum((e.parts for e in ends), ()),
+            CHANNELS=tuple(channels), OWN=tuple(owned), GATHER=tuple(e.slots == "slots_in" for e, _ in each),
+            ORDERS=self.layout.orders, C=tuple(e.channels for e, _ in each), EDGES=tile, num_warps=4,
         )  # fmt: skip
         return made
 
@@ -216,37 +216,28 @@ class Call:
             C=ends.channels, EDGES=tile, num_warps=4,
         )  # fmt: skip
 
-    def hidden(self) -> Tensor:
-        """The hidden values, ``[networks, rows, 32]``."""
-        networks, scalars = len(self.convolution.rows), self.t.scalars
-        g = scalars.new_empty(networks, self.rows, HIDDEN)
-        run(
-            radial().hidden, (_blocks(self.rows, ROWS), networks),
-            self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1],
-            HAS_NORM=self.convolution.has_norm, ROWS=ROWS, TYPE=self._sum, num_warps=4,
-        )  # fmt: skip
-        return g
-
-    def last_layers(self, transposed: bool = False) -> LastLayers:
-        """The last layers; ``transposed`` makes those of the transposed map as well."""
-        made, layout, given = LastLayers([], [], [], []), self.layout, []
+    def networks(self, transposed: bool = False) -> tuple[Tensor, LastLayers]:
+        """The hidden values, ``[networks, rows, 32]``, and the last layers, also ``transposed`` if wanted."""
+        made, layout, scalars, given = LastLayers([], [], [], []), self.layout, self.t.scalars, []
+        g = scalars.new_empty(len(self.convolution.rows), self.rows, HIDDEN)
         for which in (0, 1):
-            A = self.t.scalars.new_empty(
-                self._kernels(which), layout.channels_out, 1 + which, layout.channels_in, HIDDEN
-            )
+            A = g.new_empty(self._kernels(which), layout.channels_out, 1 + which, layout.channels_in, HIDDEN)
             b = A.new_empty(A.shape[:-1])
             AT, bT = (torch.empty_like(v) if transposed else v[:0] for v in (A, b))
             given += [self._table("numbers", which), self._couplings(which), A, b, AT, bT]
             for into, value in zip(made, (A, b, AT, bT), strict=True):
                 into.append(value)
+        blocks = _blocks(self.rows, ROWS)
+        kernels = self._kernels(0) + self._kernels(1)
         run(
-            radial().last_layers, (self._kernels(0) + self._kernels(1), layout.channels_out),
-            self.parameters, *given, self._kernels(0),
+            radial().networks, (blocks * len(g) + kernels * layout.channels_out,),
+            self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1], blocks, len(g),
+            *given, self._kernels(0),
             also=self.size_of_parameters,
-            P=layout.channels_out, C=layout.channels_in, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias,
-            TRANSPOSED=transposed, num_warps=4,
+            HAS_NORM=self.convolution.has_norm, HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed,
+            P=layout.channels_out, C=layout.channels_in, F=layout.num_freq, ROWS=ROWS, TYPE=self._sum, num_warps=4,
         )  # fmt: skip
-        return made
+        return g, made
 
     def mixed(self, x: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
         """The messages, in the frames of the edges."""
@@ -264,7 +255,7 @@ class Call:
         self, inside: Ends, outside: Ends, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
     ) -> ByOrder:
         made, C, P = self._by_order(outside), inside.channels, outside.channels
-        for which, rows in self._launches():
+        for which, rows in product((0, 1), self._row_sets()):
             AB, into = 1 + which, made[which]
             PT, PD, stages = _tiles(launch.capability(self.device), AB, C, P)
             run(
@@ -288,9 +279,8 @@ class Call:
         of_network = HIDDEN * scalars.shape[1] + BEHIND
         made = g.new_empty if layout.reads_everything else g.new_zeros
         d = made(networks * of_network + layout.num_weights + layout.num_biases)
-        self._by_last_layers(x, dy, g, d[networks * of_network :])
         of_part, parts = _parts(self.rows, networks)
-        sums = g.new_empty(parts, networks * of_network)
+        sums = g.new_empty(parts, networks, of_network)
         dscalars = scalars.new_empty(networks if by_scalars else 0, *scalars.shape)
         run(
             radial().hidden_gradient, (networks, parts),
@@ -299,7 +289,7 @@ class Call:
             HAS_NORM=self.convolution.has_norm, BY_SCALARS=by_scalars, SCALARS=power_of_two(scalars.shape[1], 16),
             ROWS=ROWS // 2, TYPE=self._sum, num_warps=8,
         )  # fmt: skip
-        torch.sum(sums, 0, out=d[: networks * of_network])
+        self._by_last_layers(x, dy, g, sums, d)
         return d, dscalars.sum(0) if by_scalars else None
 
     def _by_hidden(self, x: ByOrder, dy: ByOrder, A: LastLayers) -> Tensor:
@@ -315,8 +305,8 @@ class Call:
             )  # fmt: skip
         return dg
 
-    def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, d: Tensor) -> None:
-        """Write the derivatives with respect to the last layers."""
+    def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, hidden: Tensor, d: Tensor) -> None:
+        """Write the derivatives with respect to all parameters: those by the hidden layers are given in parts."""
         layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
         PT, counts = _channels(C, P), [self._kernels(which) for which in (0, 1)]
         parts = [(rows, *_parts(rows.count, counts[0] * P // PT)) for rows in self._row_sets()]
@@ -334,9 +324,10 @@ class Call:
             )  # fmt: skip
             first += count
         run(
-            radial().last_layers_gradient, (len(self.convolution.pairs), P, layout.num_freq),
-            *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
+            radial().last_layers_gradient, (len(self.convolution.pairs) + len(g), P, layout.num_freq),
+            hidden, *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
             *(self._couplings(which) for which in (0, 1)), d, *(b[0].numel() for b in sums[1::2]), total,
+            len(self.convolution.pairs), len(hidden), len(g), hidden.shape[2],
             ORDERS=layout.orders, P=P, C=C, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias, num_warps=4,
         )  # fmt: skip
 
@@ -431,10 +422,6 @@ class Call:
             yield Rows(2, 0, self.pairs, 0)
         if self.edges > 2 * self.pairs:
             yield Rows(1, self.pairs, self.edges - 2 * self.pairs, 2 * self.pairs)
-
-    def _launches(self) -> Iterator[tuple[int, Rows]]:
-        """Orders m = 0 or all others, rows by rows."""
-        return ((which, rows) for which in (0, 1) for rows in self._row_sets())
 
     @property
     def _sum(self) -> Any:

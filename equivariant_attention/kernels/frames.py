@@ -16,11 +16,12 @@ def turned(
     frames,  # per part, [edges, 2k+1, 2k+1]
     order_at,
     src_at,
-    slots_at,
-    m0_at,
-    m_at,
+    slots,  # per part, the table of slots, and where it is written
+    m0s,
+    ms,
     edges,
     DEGREES: tl.constexpr,
+    PARTS: tl.constexpr,  # their numbers in these tables
     CHANNELS: tl.constexpr,
     OWN: tl.constexpr,  # per part, (first channel, channels)
     GATHER: tl.constexpr,  # whether rows are nodes, or edges
@@ -32,8 +33,8 @@ def turned(
     for i in tl.static_range(len(DEGREES)):
         if tl.program_id(1) == i:
             _turned(
-                values[i], own[i], frames[i], order_at, src_at, slots_at + i * ORDERS, m0_at, m_at, edges, DEGREES[i],
-                CHANNELS[i], OWN[i][0], OWN[i][1], GATHER, ORDERS, C, EDGES,
+                values[i], own[i], frames[i], order_at, src_at, slots[i] + PARTS[i] * ORDERS, m0s[i], ms[i], edges,
+                DEGREES[i], CHANNELS[i], OWN[i][0], OWN[i][1], GATHER[i], ORDERS, C[i], EDGES,
             )  # fmt: skip
 
 

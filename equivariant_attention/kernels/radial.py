@@ -58,13 +58,11 @@ def _activated(z, table_at, network, SCALE: tl.constexpr, like_at, HAS_NORM: tl.
 
 
 @triton.jit
-def hidden(
-    table_at, scalars_at, order_at, g_at, rows, first_alone, scalars,
+def _hidden(
+    table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, network, block,
     HAS_NORM: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """The hidden values that the last layers see, ``g[networks, rows, 32]``."""
-    network = tl.program_id(1)
-    row, h = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, HIDDEN)
+    row, h = block * ROWS + tl.arange(0, ROWS), tl.arange(0, HIDDEN)
     is_e = row < rows
     edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
     weight_at, bias_at = _parameter(table_at, network, 0, g_at), _parameter(table_at, network, 1, g_at)
@@ -149,8 +147,16 @@ def hidden_gradient(
 
 
 @triton.jit
-def last_layers(
+def networks(
     table_at,
+    scalars_at,
+    order_at,
+    g_at,
+    rows,
+    first_alone,
+    scalars,
+    blocks,
+    networks,
     numbers0_at,  # int32 per kernel: network, first, step_out, step_in, F, channels out, channels in, transposed number
     coupling0_at,  # per kernel, [2, F]
     A0_at,
@@ -164,32 +170,41 @@ def last_layers(
     AT_at,
     bT_at,
     kernels0,
+    HAS_NORM: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
     P: tl.constexpr,
     C: tl.constexpr,
     F: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TYPE: tl.constexpr,
 ):
-    """In the basis of the orders: ``A[kernels, P, (a, b), C, 32]`` and biases ``b[kernels, P, (a, b), C]``.
+    """The hidden values that the last layers see, ``g[networks, rows, 32]``, and the last layers.
 
-    First those of m = 0, then all others. Also, if wanted, those of the transposed map, ``AT[kernels, C, (a, -b), P,
-    32]``, and its biases.
+    These are in the basis of the orders, ``A[kernels, P, (a, b), C, 32]`` and biases ``b[kernels, P, (a, b), C]``: of
+    m = 0, and of all others. If wanted, also those of the transposed map, ``AT[kernels, C, (a, -b), P, 32]``.
     """
-    kernel = tl.program_id(0)
-    if kernel < kernels0:
-        _last_layers(table_at, numbers0_at, coupling0_at, A0_at, b0_at, AT0_at, bT0_at, kernel, 1, P, C, F, HAS_BIAS,
-                     TRANSPOSED)  # fmt: skip
+    number = tl.program_id(0)
+    if number < blocks * networks:
+        _hidden(table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, number // blocks, number % blocks,
+                HAS_NORM, ROWS, TYPE)  # fmt: skip
     else:
-        _last_layers(table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, kernel - kernels0, 2, P, C, F,
-                     HAS_BIAS, TRANSPOSED)  # fmt: skip
+        number -= blocks * networks
+        kernel, p = number // P, number % P
+        if kernel < kernels0:
+            _last_layers(table_at, numbers0_at, coupling0_at, A0_at, b0_at, AT0_at, bT0_at, kernel, p, 1, P, C, F,
+                         HAS_BIAS, TRANSPOSED)  # fmt: skip
+        else:
+            _last_layers(table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, kernel - kernels0, p, 2, P, C, F,
+                         HAS_BIAS, TRANSPOSED)  # fmt: skip
 
 
 @triton.jit
 def _last_layers(
-    table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, number, AB: tl.constexpr, P: tl.constexpr,
+    table_at, numbers_at, coupling_at, A_at, b_at, AT_at, bT_at, number, p, AB: tl.constexpr, P: tl.constexpr,
     C: tl.constexpr, F: tl.constexpr, HAS_BIAS: tl.constexpr, TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    kernel, p = number.to(tl.int64), tl.program_id(1)
+    kernel = number.to(tl.int64)
     h, c = tl.arange(0, HIDDEN), tl.arange(0, C)
     at = numbers_at + kernel * 8
     network, num_freq, channels_out, channels_in = tl.load(at), tl.load(at + 4), tl.load(at + 5), tl.load(at + 6)
@@ -216,6 +231,7 @@ def _last_layers(
 
 @triton.jit
 def last_layers_gradient(
+    hidden_at,  # [parts of hidden layers, networks, size of hidden layers]
     dA0_at,
     db0_at,
     dA_at,
@@ -229,14 +245,39 @@ def last_layers_gradient(
     size0,
     size,
     parts,
+    pairs,
+    parts_hidden,
+    networks,
+    size_hidden,
     ORDERS: tl.constexpr,
     P: tl.constexpr,
     C: tl.constexpr,
     F: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """Back to the coefficients J, and sums over the parts."""
-    pair, p, J = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
+    """Sums over parts: of the hidden layers of each network, and of each pair's last layer, back to coefficients J."""
+    pair = tl.program_id(0)
+    if pair < pairs:
+        _last_layer_gradient(dA0_at, db0_at, dA_at, db_at, numbers_at, kernels_at, places_at, coupling0_at, coupling_at,
+                             d_at + networks * size_hidden, size0, size, parts, pair, ORDERS, P, C, F,
+                             HAS_BIAS)  # fmt: skip
+    else:
+        at = (pair - pairs) * size_hidden
+        step = tl.num_programs(1) * tl.num_programs(2) * HIDDEN
+        for first in range((tl.program_id(1) * tl.num_programs(2) + tl.program_id(2)) * HIDDEN, size_hidden, step):
+            h = first + tl.arange(0, HIDDEN)
+            total = tl.zeros((HIDDEN,), dtype=d_at.dtype.element_ty)
+            for part in range(parts_hidden):
+                total += tl.load(hidden_at + part * networks * size_hidden + at + h)
+            tl.store(d_at + at + h, total)
+
+
+@triton.jit
+def _last_layer_gradient(
+    dA0_at, db0_at, dA_at, db_at, numbers_at, kernels_at, places_at, coupling0_at, coupling_at, d_at, size0, size,
+    parts, number, ORDERS: tl.constexpr, P: tl.constexpr, C: tl.constexpr, F: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    pair, p, J = number.to(tl.int64), tl.program_id(1), tl.program_id(2)
     h, c = tl.arange(0, HIDDEN), tl.arange(0, C)
     at = numbers_at + pair * 7
     kernel0, orders, channels_in = tl.load(at).to(tl.int64), tl.load(at + 1), tl.load(at + 6)

@@ -59,12 +59,12 @@ def test_launches_of_a_layer(recorded):
     with use_backend("triton"):
         output = layer(features, G=G, r=r, basis=basis)
     forward = Counter(one.name for one in recorded)
-    expected = {"turned": 1, "hidden": 1, "last_layers": 1, "messages": 4, "turned_back": 1}
+    expected = {"turned": 1, "networks": 1, "messages": 4, "turned_back": 1}
     expected |= {"mixed": 2, "forward": 1}  # queries and projection; attention
     assert forward == expected
     recorded.clear()
     sum(v.sum() for v in output.values()).backward()
-    expected |= {"turned": 2, "by_weights": 2 + 2, "by_hidden": 2, "last_layers_gradient": 1, "hidden_gradient": 1}
+    expected |= {"by_weights": 2 + 2, "by_hidden": 2, "last_layers_gradient": 1, "hidden_gradient": 1}
     expected |= {"summed_at_nodes": 1, "by_values": 2, "gradient": 1}
     for name in ("turned_back", "mixed", "forward"):
         del expected[name]
