@@ -1,4 +1,4 @@
-"""Every tutorial is a page, and can be copied by a reader who has nothing but the library. The site's build runs them."""
+"""Every tutorial is a page that can be copied by a reader who has nothing but the library. The site's build runs it."""
 
 import ast
 import re
