@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def by_source(self) -> Segments:
-        """Places in :attr:`order`, node by node, of the edges that lead from it; made when first asked for."""
+        """Places in ``order``, node by node, of the edges that lead from it; made when first asked for."""
         if self._by_source is None:
             with torch.inference_mode(False):
                 found = Segments.of(self.src[self.order], self.num_nodes)
