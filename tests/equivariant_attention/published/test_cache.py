@@ -109,7 +109,7 @@ def test_deep_lists_are_refused(tmp_path):
     deep = b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b"."
     write_cache(tmp_path, {(1, 1, 2): -1})
     (tmp_path / "0.pkl.gz").write_bytes(gzip.compress(deep))
-    with pytest.raises(ValueError, match=r"0\.pkl\.gz: .* got list"):
+    with pytest.raises(ValueError, match=r"0\.pkl\.gz: .* more than 100 deep"):
         read_signs(tmp_path)
     (tmp_path / "index.pkl").write_bytes(deep)
     with pytest.raises(ValueError, match=r"index\.pkl: .* got list"):
