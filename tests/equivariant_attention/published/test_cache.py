@@ -112,7 +112,7 @@ def test_deep_lists_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"0\.pkl\.gz: .* more than 100 deep"):
         read_signs(tmp_path)
     (tmp_path / "index.pkl").write_bytes(deep)
-    with pytest.raises(ValueError, match=r"index\.pkl: .* got list"):
+    with pytest.raises(ValueError, match=r"index\.pkl: .* more than 100 deep"):
         read_signs(tmp_path)
 
 
