@@ -20,13 +20,13 @@ from ..native.calls import is_looked_into
 from ..so3.couplings import published_sign
 
 
-def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs, fused: bool = False) -> list[Tensor]:
-    """All messages along every edge; with ``fused``, the products run in Triton.
+def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
+    """All messages along every edge.
 
     In code that PyTorch compiles, traces or transforms, it must see the operations to differentiate them itself. All
     edges are then one block, whose memory grows with edges times channels squared.
     """
-    layout = frame.layout_of(convolution, fused)
+    layout = frame.layout_of(convolution)
     own = [p for network in networks for p in parameters(network)]
     check_parameters(convolution, own, inputs.scalars, networks)
     t = tensors(

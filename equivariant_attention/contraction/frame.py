@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..contraction import triton_mix
 from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.networks import HIDDEN
 from ..so3 import aligned_coupling
@@ -80,7 +79,6 @@ class Layout:
 
     Args:
         convolution: whose they are.
-        fused: whether products run in Triton, where radial weights never reach memory.
 
     Attributes:
         features, messages: how many channels each has.
@@ -88,8 +86,8 @@ class Layout:
         products: the products.
     """
 
-    def __init__(self, convolution: Convolution, fused: bool = False) -> None:
-        self.convolution, self.fused = convolution, fused
+    def __init__(self, convolution: Convolution) -> None:
+        self.convolution = convolution
         self.features = {(k, i): c for i, (k, c) in enumerate(convolution.features)}
         self.messages = {(l, o): c for o, (l, c) in enumerate(convolution.messages)}
         highest = min(max(k for k, _ in self.features), max(l for l, _ in self.messages))
@@ -117,10 +115,10 @@ class Layout:
 _kept = lru_cache(maxsize=1024)(Layout)
 
 
-def layout_of(convolution: Convolution, fused: bool = False) -> Layout:
+def layout_of(convolution: Convolution) -> Layout:
     """The :class:`Layout` of a convolution, made once."""
     make = Layout if torch.compiler.is_compiling() else _kept  # of a cache PyTorch's compiler warns
-    return make(convolution, fused)
+    return make(convolution)
 
 
 def coupling_of(pair: Pair, ends: Ends, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -239,11 +237,6 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
     }
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
-        if layout.fused:
-            x = _repeated(x_all.transpose(0, 1), 1, p.targets).reshape(-1, p.orders * D, p.channels_in)
-            y = triton_mix.mix_product(_select(g, p.networks), A, x)
-            y_all += y.view(p.sources, p.targets, -1, *y_all.shape[2:]).sum(0).transpose(0, 1)
-            continue
         for rows in _slices(g.shape[1], A, room):
             R = _radial_weights(p, _select(g[:, rows], p.networks), A, room)
             y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
@@ -285,16 +278,6 @@ def mix_gradient(
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, AT, dA in zip(layout.products, weights, transposed, dweights, strict=True):
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
-        if layout.fused:
-            x = _repeated(x_all.transpose(0, 1), 1, p.targets).reshape(-1, p.orders * x_all.shape[3], p.channels_in)
-            dy = _repeated(dy_all.transpose(0, 1), 0, p.sources).reshape(*x.shape[:2], -1)
-            h = _select(g, p.networks)
-            dh, new_dA, dx = triton_mix.mix_product_gradient(h, A, x, dy, separate, dA is not None)
-            dx_all += dx.view(p.sources, p.targets, -1, *dx_all.shape[2:]).sum(1).transpose(0, 1)
-            _add(dg, p.networks, dh)
-            if dA is not None:
-                dA += new_dA
-            continue
         for rows in _slices(g.shape[1], A, room):
             h = _select(g[:, rows], p.networks)
             R = _radial_weights(p, h, A, room)
