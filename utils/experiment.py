@@ -44,7 +44,7 @@ class Experiment(Generic[C]):
         make_model: makes the untrained model.
         batch_loss: what is minimised; see :class:`Trainer`.
         report: evaluates the best weights after a training, on whole datasets, and draws into the run's folder; returns
-            what metrics.json holds beside :func:`summary`, and the lines to print.
+            what metrics.json holds beside the model's size and the training's length, and lines to print before those.
         probe: see :class:`Trainer`.
         fit_model: sets what in an untrained model, such as means of the targets, depends on the training data.
         unit: what samples are, in the plural.
@@ -85,8 +85,8 @@ class Experiment(Generic[C]):
             except Exception:
                 folder.discard_if_new()
                 raise
-            with unlost(folder.path):
-                folder.write_config(lasting(config))  # a resumed run that could not start stays as it was
+            with _unlost(folder.path):
+                folder.write_config(_lasting(config))  # a resumed run that could not start stays as it was
                 if config.profile:
                     batch = next(iter(loaders["train"]))
                     print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))
@@ -108,9 +108,9 @@ class Experiment(Generic[C]):
             return {}
         whole = {split: self.make_loader(config, trainer.fabric, data) for split, data in datasets.items()}
         metrics, lines = self.report(config, trainer, whole, trainer.folder)
-        metrics |= summary(trainer)
+        metrics |= _summary(trainer)
         write_json(trainer.folder / "metrics.json", metrics)
-        print("\n".join(["", *lines, summary_lines(metrics, trainer.folder)]))
+        print("\n".join(["", *lines, *_summary_lines(metrics, trainer.folder)]))
         return metrics
 
     def _agree(self, arguments: Sequence[str] | None) -> tuple[runs.Run, C]:
@@ -127,15 +127,15 @@ class Experiment(Generic[C]):
     def _open_run(self, config: C, given: dict[str, Any]) -> tuple[runs.Run, C]:
         """The run's folder, new or resumed, and the configuration that holds in it."""
         if config.resume is None:
-            refuse_idle(config, given)
+            _refuse_idle(config, given)
             name = config.preset if config.name is None else config.name
-            return runs.create(lasting(config), config.output, config.save_dir, name), config
+            return runs.create(_lasting(config), config.output, config.save_dir, name), config
         folder = runs.reopen(config.resume)
         try:
             merged = runs.reconcile(asdict(config), given, folder.config["flags"], free_fields(type(config)))
             with blame(f"--resume: {folder.path / runs.CONFIG}"):
                 config = self.command_line.read(merged)
-            refuse_idle(config, given)
+            _refuse_idle(config, given)
         except UsageError:
             folder.close()
             raise
@@ -158,7 +158,7 @@ class Experiment(Generic[C]):
             }
         trainer = self._make_trainer(config, fabric, folder.path, loaders["train"])
         if distributed.is_leader():
-            trainer.trackers = make_trackers(config, folder, trainer.step)
+            trainer.trackers = _trackers(config, folder, trainer.step)
         return trainer, datasets, loaders
 
     def make_loader(self, config: C, fabric: Fabric, dataset: Dataset, **options: Any) -> EpochLoader:
@@ -187,7 +187,7 @@ class Experiment(Generic[C]):
         adam = partial(torch.optim.AdamW, lr=config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
         steps = config.num_epochs * len(train)
         schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
-        options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": lasting(config)}
+        options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}
         trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
@@ -217,15 +217,8 @@ class Experiment(Generic[C]):
 
 
 @contextmanager
-def unlost(folder: Path) -> Iterator[None]:
-    """Turn an OSError of a training, as of a full disk, into a UsageError that says how to go on.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        UsageError: the block raised one.
-    """
+def _unlost(folder: Path) -> Iterator[None]:
+    """Turn an OSError of a training, as of a full disk, into a UsageError that says how to go on."""
     try:
         yield
     except OSError as error:
@@ -238,41 +231,18 @@ def _batch(collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, s
     return cast(collate(samples, graph), dtype)
 
 
-def refuse_idle(config: Config, given: Mapping[str, Any]) -> None:
-    """Refuse flags that have no effect.
-
-    Args:
-        config: of the run.
-        given: flags on the command line.
-
-    Raises:
-        UsageError: there is one.
-    """
+def _refuse_idle(config: Config, given: Mapping[str, Any]) -> None:
     idle = config.idle()
     for name in sorted(idle.keys() & given.keys()):
         raise UsageError(f"--{name} has no effect {idle[name]}")
 
 
-def lasting(config: Config) -> dict[str, Any]:
-    """The configuration of a run as its config.json holds it: what only says how to start is unset.
-
-    Args:
-        config: of the run.
-    """
+def _lasting(config: Config) -> dict[str, Any]:
+    """A configuration as config.json holds it: what only says how to start is unset."""
     return asdict(replace(config, resume=None, forward=False, profile=False))
 
 
-def make_trackers(config: Config, folder: runs.Run, first_step: int) -> list[Tracker]:
-    """The trackers asked for.
-
-    Args:
-        config: of the run.
-        folder: of the run.
-        first_step: steps done before.
-
-    Raises:
-        UsageError: one is not installed.
-    """
+def _trackers(config: Config, folder: runs.Run, first_step: int) -> list[Tracker]:
     trackers: list[Tracker] = []
     if config.tensorboard:
         trackers.append(TensorBoard(folder.path, first_step))
@@ -290,12 +260,8 @@ def equivariance_line(errors: dict[str, float]) -> str:
     return f"equivariance error  {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})"
 
 
-def summary(trainer: Trainer) -> dict[str, Any]:
-    """Size and length of a training, for metrics.json; None stands for what no epoch has told yet.
-
-    Args:
-        trainer: after the training.
-    """
+def _summary(trainer: Trainer) -> dict[str, Any]:
+    """Size and length of a training; None stands for what no epoch has told yet."""
     seconds = [row["seconds"] for row in trainer.epochs]
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
@@ -305,15 +271,10 @@ def summary(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def summary_lines(metrics: dict[str, Any], folder: Path) -> str:
-    """The lines with which every report ends.
-
-    Args:
-        metrics: with what :func:`summary` gave.
-        folder: of the run.
-    """
-    lines = [f"parameters          {metrics['parameters']}"]
+def _summary_lines(metrics: dict[str, Any], folder: Path) -> list[str]:
+    lines = [equivariance_line(metrics["equivariance_error"])] if "equivariance_error" in metrics else []
+    lines.append(f"parameters          {metrics['parameters']}")
     if metrics["epochs"]:
         lines.append(f"seconds per epoch   {metrics['seconds_per_epoch']:.2f}")
         lines.append(f"best epoch          {metrics['best_epoch']} of {metrics['epochs']}")
-    return "\n".join([*lines, f"everything is in    {folder}"])
+    return [*lines, f"everything is in    {folder}"]

@@ -27,7 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from equivariant_attention.testing import equivariance_error
 from experiments.chirality.data import SPLITS, Handed, collate, embedded, from_arrays
 from experiments.chirality.models import SE3Transformer
-from utils.experiment import Experiment, Loaders, equivariance_line
+from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
 from utils.training import Trainer
 
@@ -84,7 +84,6 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
         f"accuracy            {metrics['test']['accuracy']:.4f} of {metrics['test_centres']} stereocentres,",
         "                    those of the test molecules and of their mirror images",
         f"a mirror changes    {metrics['answers_that_a_mirror_changes']:.4f} of the answers",
-        equivariance_line(errors),
     ]
 
 

@@ -27,7 +27,7 @@ from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.integrator import SE3Integrator
 from experiments.nbody.simulation import Settings, Trajectories
-from utils.experiment import Experiment, Loaders, equivariance_line
+from utils.experiment import Experiment, Loaders
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -128,7 +128,7 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     for split in [split for split in ("test", "evaluate") if split in results]:
         lines.append(f"{split}: {len(loaders[split].dataset)} trajectories, {test.horizon} steps ahead")
         lines.append(f"{table(results[split])}\n")
-    return {**results, "equivariance_error": errors, **horizon}, [*lines, equivariance_line(errors)]
+    return {**results, "equivariance_error": errors, **horizon}, lines
 
 
 def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> None:

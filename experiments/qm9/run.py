@@ -32,7 +32,7 @@ from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from experiments.qm9.targets import TARGETS
 from utils.arrays import as_integers, read_npz
-from utils.experiment import Experiment, Loaders, equivariance_line
+from utils.experiment import Experiment, Loaders
 from utils.loaders import ShorterEpochs
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -187,7 +187,6 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     return metrics, [
         f"test: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})",
         results["test"].table(),
-        equivariance_line(errors),
         f"molecules seen        {metrics['molecules_seen']:,}",
     ]
 

@@ -32,7 +32,7 @@ from experiments.toy_optimisation.evaluation import (
 )
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.observers import GradientFlow, attention_weights
-from utils.experiment import Experiment, Loaders, equivariance_line
+from utils.experiment import Experiment, Loaders
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -99,7 +99,6 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     return {"test": results, "equivariance_error": errors}, [
         f"test: {len(tests) * config.num_test} graphs of {config.n_points} points",
         f"{table(results)}\n",
-        equivariance_line(errors),
         f"animation           {folder / 'pictures' / 'animation.gif'}",
     ]
 
