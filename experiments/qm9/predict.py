@@ -70,11 +70,11 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[Predictions
         UsageError: none could be read, or flags ask for what cannot be done.
     """
     given = vars(build_parser().parse_args(arguments))
-    output, molecules = given.pop("output"), given.pop("molecules")
+    output, names = given.pop("output"), given.pop("molecules")
     with blame("--output"):
         make_folder(Path(output).parent)
     trained = Trained(given.pop("checkpoint"), given)
-    structures = read(molecules)
+    structures = read(names)
     for structure in structures:
         if structure.problem is not None:
             print(f"skipped {structure.name}: {structure.problem}", file=sys.stderr)
