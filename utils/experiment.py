@@ -24,7 +24,7 @@ from utils.flags import C, CommandLine, free_fields
 from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
-from utils.trackers import TensorBoard, Tracker, WandB
+from utils.trackers import Tracker, WandB, tensorboard
 from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
 Loaders = dict[str, EpochLoader]
@@ -102,7 +102,7 @@ class Experiment(Generic[C]):
             intervals = config.log_interval, config.print_interval
             trainer.fit(loaders["train"], loaders.get("valid"), config.num_epochs, *intervals, self.unit)
         for tracker in trainer.trackers:
-            tracker.close()
+            tracker.finalize("success")
         trainer.use_best()
         if not distributed.is_leader():
             return {}
@@ -242,10 +242,10 @@ def _lasting(config: Config) -> dict[str, Any]:
     return asdict(replace(config, resume=None, forward=False, profile=False))
 
 
-def _trackers(config: Config, folder: runs.Run, first_step: int) -> list[Tracker]:
+def _trackers(config: Config, folder: runs.Run, step: int) -> list[Tracker]:
     trackers: list[Tracker] = []
     if config.tensorboard:
-        trackers.append(TensorBoard(folder.path, first_step))
+        trackers.append(tensorboard(folder.path, step))
     if config.wandb:
         trackers.append(WandB(folder.path, folder.config))
     return trackers

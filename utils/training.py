@@ -412,7 +412,7 @@ class Trainer:
             )
         rows.append(row)
         for tracker in self.trackers:
-            tracker.log({name: value for name, value in row.items() if name != "step"}, self.step)
+            tracker.log_metrics({name: value for name, value in row.items() if name != "step"}, self.step)
 
     def _check_finite(self, what: str, value: float, batch: Any, step: int) -> None:
         if math.isfinite(value):
