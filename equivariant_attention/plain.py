@@ -23,13 +23,15 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """
     if type(module) is not kind and type_before_parametrizations(module) is not kind:
         return False
-    return not (_has_hooks(module) or "forward" in module.__dict__)
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    # By these names torch.compile looks once, as for its own calls. Through __dict__ it would look before every call.
-    before, after = module._forward_pre_hooks, module._forward_hooks
-    return bool(before or after or module._backward_pre_hooks or module._backward_hooks)
+    # A model has thousands of modules, so nothing is called here. By these names torch.compile looks for hooks once, as
+    # for calls of its own; through __dict__ it would look before every call.
+    return not (
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or "forward" in module.__dict__
+    )
 
 
 def has_hooks_of_all() -> bool:
@@ -69,7 +71,8 @@ def check_hooks(layer: nn.Module, *containers: str) -> None:
 
 def check_never_called(container: nn.Module, name: str) -> None:
     """Refuse hooks of a container, which is never called, with a ValueError that gives its name in the layer."""
-    if _has_hooks(container):
+    before, after = container._forward_pre_hooks, container._forward_hooks
+    if before or after or container._backward_pre_hooks or container._backward_hooks:
         raise ValueError(
             f"{name} must have no hooks, as it is never called: hook its layer, or what it holds; "
             "torch.nn.utils.parametrize changes parameters without hooks"
