@@ -23,13 +23,14 @@ def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """
     if type(module) is not kind and type_before_parametrizations(module) is not kind:
         return False
-    own = module.__dict__  # a model has thousands of modules, and this is the fastest way to their hooks
+    # A model has thousands of modules, so nothing is called here. By these names torch.compile looks for hooks once, as
+    # for calls of its own; through __dict__ it would look before every call.
     return not (
-        own["_forward_pre_hooks"]
-        or own["_forward_hooks"]
-        or own["_backward_pre_hooks"]
-        or own["_backward_hooks"]
-        or "forward" in own
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or "forward" in module.__dict__
     )
 
 
@@ -61,18 +62,17 @@ def check_hooks(layer: nn.Module, *containers: str) -> None:
     Raises:
         ValueError: there are some, those of ``torch.nn.utils.prune``, say.
     """
-    own = layer.__dict__
-    if own["_backward_hooks"] or own["_backward_pre_hooks"]:
+    if layer._backward_hooks or layer._backward_pre_hooks:
         name = type(layer).__name__
         raise ValueError(f"{name} must have no backward hooks, as it returns a dict: hook the tensors in there")
     for name in containers:
-        check_never_called(own["_modules"][name], name)
+        check_never_called(getattr(layer, name), name)
 
 
 def check_never_called(container: nn.Module, name: str) -> None:
     """Refuse hooks of a container, which is never called, with a ValueError that gives its name in the layer."""
-    own = container.__dict__
-    if own["_forward_pre_hooks"] or own["_forward_hooks"] or own["_backward_pre_hooks"] or own["_backward_hooks"]:
+    before, after = container._forward_pre_hooks, container._forward_hooks
+    if before or after or container._backward_pre_hooks or container._backward_hooks:
         raise ValueError(
             f"{name} must have no hooks, as it is never called: hook its layer, or what it holds; "
             "torch.nn.utils.parametrize changes parameters without hooks"

@@ -458,5 +458,6 @@ def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> lis
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
     """Pointers to tensors, null for None; None, if all are."""
-    numbers = array("Q", [address(tensor) or 0 for tensor in tensors])
+    # Not a call of address for each: there are hundreds.
+    numbers = array("Q", [0 if v is None else v.data_ptr() or address(v) or 0 for v in tensors])
     return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contraction.precision import full_precision
-from ..native.operation import derivatives_by
+from ..native.operation import plain_gradient
 from ..plan import Plan
 
 
@@ -91,23 +91,18 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
     Returns:
         the derivatives, and None where they are not needed.
     """
-    which = [i for i, n in enumerate(needed.flat()) if n]
+    wanted = needed.flat()
 
-    def gradient(count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        create_graph = torch.is_grad_enabled()
-        if not create_graph:
-            tensors = (*_leaves(tensors[:count], needed.flat()), *tensors[count:])
-        with torch.enable_grad():
-            output = messages(t.like(tensors[:count]))
-        leaves = [tensors[i] for i in which]
-        found = torch.autograd.grad(output, leaves, tensors[count:], create_graph=create_graph, allow_unused=True)
-        return tuple(torch.zeros_like(v) if d is None else d for v, d in zip(leaves, found, strict=True))
+    def gradient(both: Sequence[Any]) -> list[Tensor]:
+        values, arriving = both[: len(wanted)], both[len(wanted) :]
+        found = plain_gradient(lambda some: messages(t.like(some)), values, wanted, arriving)
+        each = zip(values, found, wanted, strict=True)
+        return [torch.zeros_like(v) if d is None else d for v, d, n in each if n]
 
     total = zeros(t, needed).flat()
     for part in parts:
-        b = part.tensors.flat()
-        found = iter(_Recomputed.apply(gradient, len(b), *b, *part.gradients))
-        d = [next(found) if n else None for n in needed.flat()]
+        found = iter(_Recomputed.apply(gradient, *part.tensors.flat(), *part.gradients))
+        d = [next(found) if n else None for n in wanted]
         total = [_added(*values) for values in zip(total, d, part.rows.flat(), strict=True)]
     return t.like(total)
 
@@ -125,30 +120,18 @@ def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Te
     return whole.add_(part) if rows is None else whole.index_add_(0, rows, part)
 
 
-def _leaves(values: Sequence[Tensor | None], needed: Sequence[bool]) -> list[Tensor | None]:
-    return [None if v is None else v.detach().requires_grad_(n) for v, n in zip(values, needed, strict=True)]
-
-
 class _Recomputed(torch.autograd.Function):
     """A function of tensors that is evaluated again in the backward pass; only the tensors are kept."""
 
     @staticmethod
     def forward(
-        ctx: Any, function: Callable[..., tuple[Tensor, ...]], count: int, *tensors: Tensor | None
+        ctx: Any, function: Callable[[Sequence[Any]], list[Tensor]], *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
-        ctx.function, ctx.count = function, count
+        ctx.function = function
         ctx.save_for_backward(*tensors)
-        return function(count, *tensors)
+        return tuple(function(tensors))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
-        create_graph = torch.is_grad_enabled()
-        if not create_graph:
-            tensors = _leaves(tensors, needed)
-        leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
         with full_precision(gradients[0].device):
-            with torch.enable_grad():
-                output = ctx.function(ctx.count, *tensors)
-            found = iter(derivatives_by(leaves, output, gradients, create_graph))
-        return None, None, *(next(found) if n else None for n in needed)
+            return None, *plain_gradient(ctx.function, ctx.saved_tensors, ctx.needs_input_grad[1:], gradients)

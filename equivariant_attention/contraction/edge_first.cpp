@@ -52,7 +52,6 @@ template <class T, int W>
 class EdgeFirst {  // evaluates blocks, one thread's
 public:
     using Blocks = PlannedBlocks<T>;
-    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
     Edges<T, W> edges;
 
     EdgeFirst(const Problem& p, const Networks<T>& networks, const Blocks& all)
@@ -88,11 +87,14 @@ public:
         });
     }
 
+    std::unique_ptr<RadialGradient<T>> take_gradient(int64_t n) { return std::move(gradients[n]); }
+
 private:
     static constexpr int64_t C = COLUMN<W, T>;
     const Problem& p;
     const Networks<T>& networks;
     const Blocks& all;
+    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
     Mixing<T, W> mixing;
     Hidden<T, W> hidden;
 

@@ -42,6 +42,7 @@ public:
     // edge of a row after the other where they are separate.
     void gradient(const Weights<T>& w, int64_t first, const T* g, const T* rows, const Block<T>& b, T* dg,
                   WeightsGradient<T>& dw) {
+        dw.begin(w);
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T* A) {
             const int64_t number = (A - w.last) / VALUES, count = n * w.channels_out;
             const int64_t parts = separate(b), terms = t.count / parts;

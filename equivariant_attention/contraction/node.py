@@ -32,26 +32,6 @@ from ..contraction.networks import HIDDEN, PARAMETERS, Hidden, check_parameters,
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 
 
-def work(convolution: Convolution, num_nodes: int, num_edges: int) -> float:
-    """Multiply-adds of the messages, apart from the hidden layers of the radial networks, which every backend has.
-
-    Forward these are P + T + B, with T the sum over h for every edge, and B the product with the basis. Backward, P is
-    made again, and there are two products of its size, two of the size of T (one more where derivatives with respect to
-    the basis are needed) and one of the size of B: 3 P + 2 T + B in all.
-
-    Args:
-        convolution: channels and degrees of what is sent and of the messages.
-        num_nodes: nodes that have outgoing edges, each counted once for every 64 of these or fewer.
-        num_edges: of the graph.
-    """
-    by_node, by_edge = 0, 0
-    for ends in convolution.ends:
-        numbers = (2 * ends.degree_in + 1) * ends.num_freq * ends.channels_out
-        by_node += VALUES * numbers * ends.channels_in
-        by_edge += (VALUES + 2 * ends.degree_out + 1) * numbers
-    return float(num_nodes * by_node + num_edges * by_edge)
-
-
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge."""
     layout = layout_of(convolution)

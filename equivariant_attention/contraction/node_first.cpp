@@ -217,6 +217,7 @@ struct NodeWeights {  // of one pair
     }
 
     void add_gradient(const Weights<T>& w, WeightsGradient<T>& sum) const {
+        sum.begin(w);
         const int64_t row = padded<T>(w.channels_out * VALUES);
         for (int64_t f = 0; f < w.F; ++f) {
             for (int64_t i = 0; i < channels; ++i) {
@@ -263,7 +264,6 @@ template <class T>
 class NodeFirst {  // evaluates groups of blocks, one thread's
 public:
     using Blocks = OutEdges<T>;
-    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
     Edges<T> edges;
 
     NodeFirst(const Problem& p, const Networks<T>& networks, const Blocks& all)
@@ -303,11 +303,15 @@ public:
                 }
             }
         });
-        for (size_t n = 0; n < networks.size() && p.gradients; ++n) {
-            for (size_t i = 0; i < on_nodes[n].size(); ++i) {
-                on_nodes[n][i].add_gradient(networks[n]->weights[i], gradients[n]->weights[i]);
-            }
+    }
+
+    // The derivatives with respect to a network, which this thread keeps no longer.
+    std::unique_ptr<RadialGradient<T>> take_gradient(int64_t n) {
+        for (size_t i = 0; i < on_nodes[n].size(); ++i) {
+            on_nodes[n][i].add_gradient(networks[n]->weights[i], gradients[n]->weights[i]);
         }
+        on_nodes[n].clear();
+        return std::move(gradients[n]);
     }
 
 private:
@@ -319,6 +323,7 @@ private:
     Array<T> values, dvalues;        // T and its derivatives, of one block
     Array<T> P, dP;                  // of all nodes of a group
     std::vector<OnBlock<T>> radial;  // of all blocks of a group
+    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
     std::vector<std::vector<NodeWeights<T>>> on_nodes;  // of every network, its pairs
 
     // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.

@@ -61,9 +61,9 @@ struct Run {
     }
 
     void store(int64_t n) {
-        RadialGradient<T>& sum = *workers[0]->gradients[n];
-        for (size_t w = 1; w < workers.size(); ++w) sum.add(*workers[w]->gradients[n], *networks[n]);
-        sum.store(*networks[n], p.gradients + n * PARAMETERS);
+        const auto sum = workers[0]->take_gradient(n);
+        for (size_t w = 1; w < workers.size(); ++w) sum->add(*workers[w]->take_gradient(n), *networks[n]);
+        sum->store(*networks[n], p.gradients + n * PARAMETERS);
     }
 };
 

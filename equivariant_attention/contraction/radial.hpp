@@ -283,18 +283,24 @@ private:
 
 template <class T>
 struct WeightsGradient {
-    Array<T> last, bias;  // [F, channels in, channels out, 32]; and, without the 32, a register for each
+    Array<T> last, bias;  // [F, channels in, channels out, 32]; without the 32, a register for each; null where zero
 
-    explicit WeightsGradient(const Weights<T>& weights)
-        : last(weights.numbers() * HIDDEN, 0), bias(weights.numbers() * LANES<T>, 0) {}
+    // Make room, before anything is added.
+    void begin(const Weights<T>& weights) {
+        if (last) return;
+        last = Array<T>(weights.numbers() * HIDDEN, 0), bias = Array<T>(weights.numbers() * LANES<T>, 0);
+    }
 
-    void add(const WeightsGradient& other, int64_t numbers) {
-        add_to<T>(last, other.last, numbers * HIDDEN);
-        add_to<T>(bias, other.bias, numbers * LANES<T>);
+    void add(const WeightsGradient& other, const Weights<T>& weights) {
+        if (!other.last) return;
+        begin(weights);
+        add_to<T>(last, other.last, weights.numbers() * HIDDEN);
+        add_to<T>(bias, other.bias, weights.numbers() * LANES<T>);
     }
 
     // Add them to those of the network: other pairs may read the same outputs.
     void store(const Weights<T>& weights, void* const* gradients) const {
+        if (!last) return;
         const auto* coupling = static_cast<const T*>(weights.pair.coupling);
         auto *dw = static_cast<T*>(gradients[8]), *db = static_cast<T*>(gradients[9]);
         std::vector<T> sums(weights.F);
@@ -343,15 +349,13 @@ struct RadialGradient {
     LayerGradient<T> first, second;
     std::vector<WeightsGradient<T>> weights;
 
-    explicit RadialGradient(const Radial<T>& radial) : first(radial.first.inputs), second(HIDDEN) {
-        weights.reserve(radial.weights.size());
-        for (const auto& w : radial.weights) weights.emplace_back(w);
-    }
+    explicit RadialGradient(const Radial<T>& radial)
+        : first(radial.first.inputs), second(HIDDEN), weights(radial.weights.size()) {}
 
     void add(const RadialGradient& other, const Radial<T>& radial) {
         first.add(other.first);
         second.add(other.second);
-        for (size_t i = 0; i < weights.size(); ++i) weights[i].add(other.weights[i], radial.weights[i].numbers());
+        for (size_t i = 0; i < weights.size(); ++i) weights[i].add(other.weights[i], radial.weights[i]);
     }
 
     void store(const Radial<T>& radial, void* const* gradients) const {

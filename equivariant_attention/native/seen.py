@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 try:
@@ -13,7 +13,8 @@ try:
 except ImportError:  # another PyTorch may have it elsewhere: then all tensors are checked each time
     guards = None  # type: ignore[assignment]
 
-LIMIT = 1024  # lists that are remembered
+LIMIT = 1024  # keys that are remembered
+STATES = 8  # of the lists of one key: in forward and backward passes, with and without derivatives, compiled or not
 
 
 class Seen:
@@ -24,12 +25,11 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._guards: dict[Hashable, Any] = {}
+        self._guards: dict[Hashable, deque[Any]] = {}
 
     def has(self, key: Hashable, tensors: Sequence[Tensor]) -> bool:
-        """Whether the list that was last added under ``key`` is like this one."""
-        guard = self._guards.get((key, tensors[0].requires_grad, torch.is_inference_mode_enabled()))
-        return guard is not None and guard.check(*tensors)
+        """Whether one of the lists that were last added under ``key`` is like this one."""
+        return any(guard.check(*tensors) for guard in self._guards.get(key, ()))
 
     def add(self, key: Hashable, tensors: Sequence[Tensor]) -> None:
         """Remember a list that passed the check."""
@@ -39,5 +39,4 @@ class Seen:
             self._guards.clear()
         sizes, strides = [list(v.shape) for v in tensors], [list(v.stride()) for v in tensors]
         options: Any = {"dynamic_dims_sizes": sizes, "dynamic_dims_strides": strides}  # wrongly typed there
-        guard = guards.TensorGuards(*tensors, **options)
-        self._guards[key, tensors[0].requires_grad, torch.is_inference_mode_enabled()] = guard
+        self._guards.setdefault(key, deque(maxlen=STATES)).append(guards.TensorGuards(*tensors, **options))

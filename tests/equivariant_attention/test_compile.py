@@ -15,7 +15,7 @@ from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.models import SE3Transformer
-from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, run, tensors
@@ -183,6 +183,24 @@ def test_a_named_backend_and_a_plain_dict_compile():
     with use_backend("edge"):
         found = torch.compile(layer, backend="eager", fullgraph=True)(features, G=G, r=r, basis=dict(basis))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("is_skipped", [True, False])
+def test_hooks_are_looked_for_when_pytorch_looks_for_them(is_skipped):
+    G = random_graph()
+    layer = GConvSE3Partial(Fiber(1, 2), Fiber(1, 2)).double()
+    h, (basis, r) = random_features(Fiber(1, 2), G.num_nodes(), torch.float64), get_basis_and_r(G, 0)
+    assert basis.frames  # made now: that they are there would compile anew
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    last = layer.kernel_unary["(0,0)"].rp.net[6]
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=is_skipped):
+        before = compiled(h, G=G, r=r, basis=basis)["0"]
+        last.register_forward_hook(lambda module, args, output: 2 * output)
+        after = compiled(h, G=G, r=r, basis=basis)["0"]
+    torch.testing.assert_close(after, before if is_skipped else 2 * before)
+    torch._dynamo.reset()
+    again = torch.compile(layer, backend="eager", fullgraph=True)(h, G=G, r=r, basis=basis)["0"]
+    torch.testing.assert_close(again, 2 * before)
 
 
 @pytest.mark.slow
