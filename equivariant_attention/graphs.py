@@ -235,8 +235,15 @@ class Graph:
         new._set_fields(*({k: function(v) for k, v in fields.items()} for fields in (self.ndata, self.edata)))
         return new
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Graph:
-        """Return a new Graph on `device`, sharing tensors already there; `non_blocking` is as for `Tensor.to`."""
+    def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> Graph:
+        """Return a new Graph on `device`, sharing tensors already there.
+
+        Args:
+            device: where to.
+            non_blocking: as for `Tensor.to`; None does not wait for graphs in page-locked memory, see `pin_memory`.
+        """
+        if non_blocking is None:
+            non_blocking = self._src.is_pinned()
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Graph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -72,15 +72,17 @@ class Plan:
         """
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
-        # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
-        self._out_edges = None if src.device.type == "cpu" or is_recorded() else OutEdges.of(src, num_nodes)
+        self._out_edges: OutEdges | None = None
         self._by_source: Segments | None = None
         self._by_destination: Segments | None = None
         self._versions = self._count()
 
     @property
     def out_edges(self) -> OutEdges:
-        """The :class:`OutEdges` of the graph; on a CPU, made when first asked for."""
+        """The :class:`OutEdges` of the graph, for backend 'node'; made when first asked for.
+
+        On a GPU the host waits for them. Asked for where the plan is made, before it is moved, they go with it.
+        """
         if self._out_edges is None:
             self.check_unwritten()
             with torch.inference_mode(False):
@@ -134,15 +136,26 @@ class Plan:
         if self._versions and not torch.compiler.is_compiling() and self._versions != self._count():
             raise RuntimeError("plan must not be written to: make another with Plan(G)")
 
-    def to(self, device: torch.device | str) -> Plan:
-        """The same plan on another device."""
-        if torch.device(device).type != "cpu":
-            _ = self.out_edges  # here, where the host has all values at hand
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Plan:
+        """The same plan on another device; ``non_blocking`` is as of :meth:`~.graphs.Graph.to`."""
+        if non_blocking is None:
+            non_blocking = self.src.is_pinned()
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Plan:
+        """The same plan in page-locked memory, as ``DataLoader(pin_memory=True)`` asks for."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Plan:
+        """A plan with ``function`` applied to every tensor of this one."""
         moved = copy.copy(self)
         with torch.inference_mode(False):
             for name, value in vars(self).items():
-                if isinstance(value, Tensor | OutEdges | Segments):
-                    setattr(moved, name, value.to(device))
+                if isinstance(value, Tensor):
+                    setattr(moved, name, function(value))
+                elif isinstance(value, OutEdges | Segments):
+                    parts: dict[str, Any] = {k: function(v) for k, v in value._asdict().items() if isinstance(v, Tensor)}
+                    setattr(moved, name, value._replace(**parts))
         moved._versions = moved._count()
         return moved
 
@@ -216,11 +229,6 @@ class OutEdges(NamedTuple):
         place = torch.arange(len(src), device=src.device) - first[row]
         edges = order[start[longest_first][row] + place]
         return cls(edges, row, place, node[longest_first], first, count, (0, *count.cumsum(0).tolist()))
-
-    def to(self, device: torch.device | str) -> OutEdges:
-        """The same on another device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
-        return self._replace(**moved)
 
     def ranges(self, rows: int, slots: int) -> Iterator[tuple[int, int]]:
         """Blocks of consecutive rows, at most this many and with this many slots, or one row; half of the slots, at

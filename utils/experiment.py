@@ -187,7 +187,8 @@ class Experiment:
         """
         dtype = torch.float64 if flags.precision == "64-true" else torch.float32
         batch = partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
-        return EpochLoader(dataset, flags.batch_size, batch, seed=flags.seed, num_workers=flags.num_workers, **options)
+        options |= {"num_workers": flags.num_workers, "pin_memory": fabric.device.type == "cuda"}
+        return EpochLoader(dataset, flags.batch_size, batch, seed=flags.seed, **options)
 
     def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
@@ -198,6 +199,8 @@ class Experiment:
         # Without decay this is Adam.
         decay = flags.weight_decay or 0.0
         adam = partial(torch.optim.AdamW, lr=flags.lr, betas=(0.9, flags.beta2), weight_decay=decay, fused=True)
+        if fabric.device.type == "cuda":
+            adam = partial(adam, capturable=True)
         steps = flags.num_epochs * len(train)
         schedule = partial(cosine_schedule, steps=steps, warmup=flags.warmup, final=flags.lr_final)
         options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe, "flags": lasting(flags)}

@@ -49,7 +49,7 @@ def seconds(convolution: Convolution, plan: Plan, pairs_share: bool) -> dict[str
     Estimates of two backends in C++ can be compared, or of two in PyTorch; they are fitted to different machines.
     """
     rows = plan.num_edges - len(plan.pairs) if pairs_share else plan.num_edges
-    return _seconds(convolution, plan.num_edges, rows, len(plan.out_edges.node), plan.num_nodes)
+    return _seconds(convolution, plan.num_edges, rows, min(plan.num_nodes, plan.num_edges), plan.num_nodes)
 
 
 @lru_cache(maxsize=1024)
