@@ -378,6 +378,25 @@ def with_edge_fields(G: Any, edata: Mapping[str, Tensor]) -> Graph:
     return _filled(Graph(*like.edges(), like.num_nodes()), {}, edata, *sizes)
 
 
+def edge_subgraph(G: Any, edges: Tensor) -> Graph:
+    """Return the Graph of all nodes of `G` and some of its edges, with their fields; `G` is not touched.
+
+    Args:
+        G: as `as_graph` takes it.
+        edges: the numbers of these, int64, ascending.
+
+    Raises:
+        TypeError, ValueError: as `as_graph` does.
+    """
+    like = as_graph(G)
+    new = copy.copy(with_edge_fields(like, {}))
+    new._src, new._dst = (ends[edges] for ends in like.edges())
+    owner = _owners(like.batch_num_edges(), like.num_edges(), like.device)[edges]
+    new._batch_num_edges = segment_size(owner, like.batch_size)
+    new._set_fields(dict(like.ndata), {name: value[edges] for name, value in like.edata.items()})
+    return new
+
+
 def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Return the edges of `G` for computing with features on `device`: `(src, dst)`, int64 `[edges]`.
 

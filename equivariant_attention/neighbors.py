@@ -143,7 +143,7 @@ def _periodic_graph(x: Tensor, sizes: list[int], cells: Cells, radius: float) ->
     offset = offsets(cells, image.to(x.device), [len(image) for _, _, image in found])
     src, dst = graph.edges()
     graph.edata["offset"] = offset
-    graph.edata["d"] = x[dst] - (x[src] + offset)
+    graph.edata["d"] = x[dst] - x[src] - offset  # in this order, so that the two directions of an edge are opposite
     return graph
 
 

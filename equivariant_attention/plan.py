@@ -38,8 +38,8 @@ class Plan:
     Attributes:
         num_nodes, num_edges: of the graph.
         src, dst: the nodes that each edge leads from and to, int64 ``[edges]``.
-        pairs: an edge and its reverse, of equal length and ``edata['w']`` and so of equal radial weights,
-            ``[pairs, 2]``.
+        pairs: an edge and its reverse, of opposite ``edata['d']`` and equal ``edata['w']`` and so of equal radial
+            weights, ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
 
@@ -63,6 +63,23 @@ class Plan:
         # It may serve training later, so it is made outside any inference mode that this is in.
         with torch.inference_mode(False), torch.no_grad():
             self.fill(G.num_nodes(), *_looked_at(*_read(G)))
+
+    @classmethod
+    def unpaired(cls, G: Any) -> Plan:
+        """The plan of a graph whose edges are chosen anew on a GPU: no value is looked at, so the host does not wait.
+
+        No two edges share radial weights, though in the two directions of an edge they may be the same, and none has
+        length zero, which the device asserts where the plan is used.
+
+        Args:
+            G: as of the constructor.
+        """
+        G, plan = as_graph(G), cls.__new__(cls)
+        with torch.inference_mode(False), torch.no_grad():
+            src, dst = (ends.to(torch.int64, copy=True) for ends in G.edges())
+            order = torch.arange(len(src), device=src.device)
+            plan.fill(G.num_nodes(), src, dst, order, src.new_zeros(0, 2), src.new_zeros(0))
+        return plan
 
     def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, pairs: Tensor, zero_edges: Tensor) -> None:
         """Set the attributes.
@@ -308,7 +325,7 @@ def _looked_at(
     _check_values(src, dst, d, w, envelope, num_nodes)
     # Copies: the graph's own may be written to.
     src, dst = (ends.to(torch.int64, copy=True) for ends in (src, dst))
-    pairs = _pairs(src, dst, num_nodes, _radial_input(d, w))
+    pairs = _pairs(src, dst, num_nodes, d, w)
     alone = torch.ones(len(src), dtype=torch.bool, device=d.device).index_fill(0, pairs.flatten(), False)
     order = torch.cat([pairs.flatten(), alone.nonzero().squeeze(-1)])
     return src, dst, order, pairs, _is_zero(d).nonzero().squeeze(-1)
@@ -393,11 +410,17 @@ def _radial_input(d: Tensor, w: Tensor | None) -> Tensor:
     return r if w is None else torch.cat([w, r], dim=-1)
 
 
-def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
-    """Edges and their reverses with equal rows of ``scalars``, each edge at most once, ``[pairs, 2]``."""
+def _pairs(src: Tensor, dst: Tensor, num_nodes: int, d: Tensor, w: Tensor | None) -> Tensor:
+    """Edges and their reverses with opposite ``d`` and equal ``w``, each edge at most once, ``[pairs, 2]``.
+
+    Lengths of opposite vectors are equal on whatever device they are computed; those of others may be by chance.
+    """
     key = torch.minimum(src, dst) * num_nodes + torch.maximum(src, dst)
     ahead, back = (src < dst).nonzero().squeeze(-1), (src > dst).nonzero().squeeze(-1)
-    (ahead_key, ahead), (back_key, back) = _sorted(key[ahead], ahead), _sorted(key[back], back)
+    (ahead_key, ahead), (back_key, back) = _sorted(key, ahead), _sorted(key, back)
+    if any((found[1:] == found[:-1]).any() for found in (ahead_key, back_key)):  # repeated, as in periodic cells
+        key = _finer(key, torch.where((src < dst)[:, None], d, -d))
+        (ahead_key, ahead), (back_key, back) = _sorted(key, ahead.sort().values), _sorted(key, back.sort().values)
     if not len(back):
         return back.new_zeros(0, 2)
     # Of repeated edges the first is paired with the first, the second with the second ...
@@ -408,9 +431,23 @@ def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
         exists, partner = partner < len(back), partner.clamp_max(len(back) - 1)
         exists &= back_key[partner] == ahead_key
         ahead, reverse = ahead[exists], back[partner[exists]]
-    return torch.stack([ahead, reverse], dim=1)[(scalars[ahead] == scalars[reverse]).all(-1)]
+    fits = (d[ahead] == -d[reverse]).all(-1)
+    if w is not None:
+        fits &= (w[ahead] == w[reverse]).all(-1)
+    return torch.stack([ahead, reverse], dim=1)[fits]
 
 
-def _sorted(key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    key, order = key.sort(stable=True)
-    return key, values[order]
+def _sorted(key: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys of these edges, ascending, and the edges."""
+    found, order = key[edges].sort(stable=True)
+    return found, edges[order]
+
+
+def _finer(key: Tensor, d: Tensor) -> Tensor:
+    """Keys of edges, equal where both ``key`` and ``d`` are."""
+    order = torch.arange(len(key), device=key.device)
+    for column in (*d.flip(1).T, key):
+        order = order[column[order].argsort(stable=True)]
+    differs = (key[order].diff() != 0) | (d[order][1:] != d[order][:-1]).any(-1)
+    number = torch.cat([differs.new_zeros(1), differs]).cumsum(0)
+    return torch.empty_like(key).index_copy_(0, order, number)

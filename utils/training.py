@@ -14,11 +14,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
+from utils.average import MovingAverage
 from utils.cli import reason
 from utils.flat import FlatParameters
 from utils.history import Mean, Row, write_csv
@@ -221,9 +221,7 @@ class Trainer:
         self.flat = FlatParameters(model)
         self.optimizer = make_optimizer(self.flat.whole)
         self.schedule, self._optimizer = make_schedule(self.optimizer), fabric.setup_optimizers(self.optimizer)
-        self.average = None
-        if ema is not None:
-            self.average = AveragedModel(self.flat.whole, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.average = None if ema is None else MovingAverage(self.flat.whole, ema)
         self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm

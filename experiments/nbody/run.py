@@ -141,7 +141,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], 
     """
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"].dataset
     results = {split: compare(fabric, model, loader) for split, loader in loaders.items() if split != "train"}
-    G, _ = loaders["test"].first(100)
+    G, *_ = loaders["test"].first(100)
     errors = relative_equivariance_error(fabric, model, G)
     metrics = {
         **results,
@@ -174,8 +174,8 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
         metrics = [metric for metric in ("loss", *METRICS) if f"train_{metric}" in trainer.epochs[0]]
         learning_curves(trainer.epochs, metrics, folder / "learning_curves.png", baselines)
     batch = test.first(3)
-    G, target = trainer.fabric.to_device(batch)
-    prediction = as_trained(trainer.fabric, trainer.model)(G)
+    G, plan, target = trainer.fabric.to_device(batch)
+    prediction = as_trained(trainer.fabric, trainer.model)(G, plan)
     title = f"test set, {test.dataset.horizon} simulation steps ahead"
     plots.predictions(G, target, prediction, title, folder / "predictions.png")
 

@@ -112,7 +112,7 @@ def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], 
     descent = GradientDescent(flags.gd_stepsize, flags.gd_tolerance)
     tests = [loader for split, loader in loaders.items() if split.startswith("test")]
     results = [compare(fabric, model, descent, loader, flags.gd_post_process) for loader in tests]
-    few = test.first(100)
+    few, _ = test.first(100)
     errors = relative_equivariance_error(fabric, model, few)
     metrics = {"test": mean_results(results), "equivariance_error": errors, **summary(trainer)}
     write_json(folder / "metrics.json", metrics)
@@ -140,9 +140,9 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, descent: GradientDe
         learning_curves(trainer.epochs, ["loss"], folder / "learning_curves.png", references)
     model, to_device = trainer.model, trainer.fabric.to_device
     with trainer.fabric.autocast():
-        few = to_device(test.first(100))
+        few = to_device(test.first(100)[0])
         plots.energy_curves(few, model, descent, folder / "energy.png")
-        first = to_device(test.first(1))
+        first = to_device(test.first(1)[0])
         plots.animation(first, model, descent, folder / "animation.gif")
         weights = attention_weights(model, first.local_var())
         plots.attention(first, weights, plots.network_path(first, model), folder / "attention.png")

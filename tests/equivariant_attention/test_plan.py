@@ -8,6 +8,7 @@ import torch
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
+from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
 from tests.cases import BACKENDS_HERE, MIXED, awkward_graph, random_features, random_graph
 
@@ -47,7 +48,23 @@ def test_repeated_edges_are_paired_once_each():
     found = Plan(graph([0, 0, 1, 0], [1, 1, 0, 1], [UP, UP, DOWN, UP]))
     assert found.pairs.tolist() == [[0, 2]]
     assert found.order.tolist() == [0, 2, 1, 3]
-    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP] * 4, [1, 2, 1, 2])) == {(0, 2), (1, 3)}
+    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP, UP, DOWN, DOWN], [1, 2, 1, 2])) == {(0, 2), (1, 3)}
+    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP, DOWN, UP, DOWN])) == {(0, 3), (1, 2)}
+
+
+def test_edges_of_equal_length_that_are_not_opposite_are_no_pair():
+    """Whether a GPU rounds their lengths alike is not known."""
+    x, y, z = 0.1, 0.2, 0.3
+    assert pairs(graph([0, 1], [1, 0], [[x, y, z], [z, x, y]])) == set()
+
+
+def test_in_a_periodic_cell_each_edge_between_two_nodes_is_paired_with_its_reverse():
+    x = torch.rand(3, 3, dtype=torch.float64)
+    G = radius_graph(x, 1.6, cell=torch.eye(3, dtype=torch.float64))
+    (src, dst), d = G.edges(), G.edata["d"]
+    first, second = Plan(G).pairs.T
+    assert 2 * len(first) == int((src != dst).sum())
+    assert torch.equal(d[first], -d[second])
 
 
 @pytest.mark.parametrize("make", [random_graph, awkward_graph])

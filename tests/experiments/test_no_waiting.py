@@ -1,0 +1,53 @@
+"""A training step of every experiment on a device without numbers: nothing in it makes the host wait, but the batch."""
+
+import importlib
+from functools import partial
+
+import pytest
+import torch
+
+from equivariant_attention.contraction import use_backend
+from equivariant_attention.kernels import launch
+from tests import no_waiting
+from tests.experiments.runs import TINY
+from utils.cli import parse
+
+OTHERS = {
+    "an integrator": ("nbody", ["--model", "SE3Integrator"]),
+    "an iterative model that chooses its edges": ("toy_optimisation", ["--k_neighbors", "2", "--num_iter", "2"]),
+    "a moving average": ("nbody", ["--ema", "0.9", "--clip_norm", "1"]),
+    "an envelope": ("qm9", ["--cutoff", "3", "--envelope", "6"]),
+    "a vector": ("qm9", ["--task", "dipole"]),
+}
+CASES = {**{name: (name, []) for name in TINY}, **OTHERS}
+
+
+def training(experiment, words, tmp_path, monkeypatch):
+    """The trainer, and a batch, both on the device."""
+    monkeypatch.setattr(torch.optim, "AdamW", partial(_adam, torch.optim.AdamW))
+    flags, _ = parse(experiment.build_parser(), experiment.presets, words, experiment.recipes)
+    fabric = no_waiting.fabric()
+    train = experiment.make_loader(flags, fabric, experiment.load(flags)["train"])
+    trainer = experiment._make_trainer(flags, fabric, tmp_path, train)
+    return trainer, fabric.to_device(next(iter(train)))
+
+
+def _adam(adam, parameters, fused=None, **options):
+    return adam(parameters, **options)  # the fused one knows no such device
+
+
+@pytest.mark.parametrize("backend", [None, "triton"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_waits_for_nothing(tmp_path, monkeypatch, case, backend):
+    if backend:
+        pytest.importorskip("triton")
+    name, words = CASES[case]
+    data = ["--data", str(tmp_path / "data")] if name in ("nbody", "chirality") else []
+    experiment = importlib.import_module(f"experiments.{name}.run").EXPERIMENT
+    trainer, batch = training(experiment, [*TINY[name], *data, *words], tmp_path, monkeypatch)
+    with launch.recorded() as record, use_backend(backend):
+        trainer.take_step(batch)  # makes constants
+        launched = len(record)
+        with no_waiting.NothingMoves():
+            trainer.take_step(batch)
+    assert (len(record) > launched) == (backend == "triton")
