@@ -5,9 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+from ase.io import write
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.kernels import launch
+from experiments.forces import own_data
 from tests import no_waiting
 from tests.experiments.runs import TINY
 from utils.cli import parse
@@ -34,6 +38,22 @@ def training(experiment, words, tmp_path, monkeypatch):
 
 def _adam(adam, parameters, fused=None, **options):
     return adam(parameters, **options)  # the fused one knows no such device
+
+
+@pytest.mark.parametrize("num_layers", ["0", "1"])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_a_step_on_structures_of_ones_own_waits_for_nothing(tmp_path, monkeypatch, num_layers, periodic):
+    frames = [bulk("Cu", cubic=True) if periodic else molecule("H2O") for _ in range(4)]
+    for frame in frames:
+        frame.rattle(0.1)
+        frame.calc = EMT()
+        frame.get_forces()
+    write(tmp_path / "frames.extxyz", frames)
+    words = ["--data", str(tmp_path / "frames.extxyz"), "--num_layers", num_layers, "--batch_size", "2"]
+    trainer, batch = training(own_data.EXPERIMENT, words, tmp_path, monkeypatch)
+    trainer.take_step(batch)
+    with no_waiting.NothingMoves():
+        trainer.take_step(batch)
 
 
 @pytest.mark.parametrize("backend", [None, "triton"])
