@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -255,15 +254,18 @@ class Call:
         self, inside: Ends, outside: Ends, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
     ) -> ByOrder:
         made, C, P = self._by_order(outside), inside.channels, outside.channels
-        for which, rows in product((0, 1), self._row_sets()):
-            AB, into = 1 + which, made[which]
-            PT, PD, stages = _tiles(launch.capability(self.device), AB, C, P)
+        (PT0, PD0), (PT, PD) = (_tiles(launch.capability(self.device), AB, C, P) for AB in (1, 2))
+        tiles = len(made.m0) * (P // PT0) + len(made.m) * (P // PT)
+        given: list[Any] = []
+        for which in (0, 1):
+            given += [weights[which], (biases or weights)[which], x[which], made[which]]
+            given += [self._table(targets, which), self._table(networks, which)]
+        for rows in self._row_sets():
             run(
-                mixing().messages, (_blocks(rows.count, ROWS), len(into) * (P // PT)),
-                g, weights[which], (biases or weights)[which], x[which], into, self._table(targets, which),
-                self._table(networks, which), self.edges, self.rows, *rows[1:],
-                AB=AB, D=rows.D, P=P, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS, num_warps=4,
-                num_stages=stages, **self._precision,
+                mixing().messages, (_blocks(rows.count, ROWS) * tiles,),
+                g, *given, len(made.m0), len(made.m), self.edges, self.rows, *rows[1:],
+                D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS,
+                num_warps=4, num_stages=3 if _is_roomy(launch.capability(self.device)) else 1, **self._precision,
             )  # fmt: skip
         return made
 
@@ -478,15 +480,20 @@ def _edges(ends: Ends) -> int:
     return max(4, min(32, 1024 // ends.channels))
 
 
-def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int, int]:
-    """For a program that mixes: its channels out, how many of them one product makes, and stages of its pipeline.
+def _is_roomy(capability: int) -> bool:
+    """Whether products read shared memory, as on sm_90, and leave registers to others."""
+    return capability // 10 == 9
+
+
+def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
+    """For a program that mixes: its channels out, and how many of them one product makes.
 
     As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
     """
-    roomy = capability // 10 == 9  # products of sm_90 read shared memory, not registers
+    roomy = _is_roomy(capability)
     PT = min(P, 8 if AB == 1 else 4 if roomy else 2)
     columns = 128 if AB == 2 and not roomy else 64
-    return PT, max(1, min(PT, columns // (AB * C))), 3 if roomy else 1
+    return PT, max(1, min(PT, columns // (AB * C)))
 
 
 def _channels(C: int, P: int) -> int:

@@ -53,13 +53,13 @@ def recorded():
 
 
 def test_launches_of_a_layer(recorded):
-    """Each kernel once for all degrees; those that mix for m = 0, for others, and for edges that share or do not."""
+    """Each kernel once for all degrees; those that mix for edges that share radial weights, and for others."""
     layer, G, features = case(torch.float32)
     basis, r = get_basis_and_r(G, 2)
     with use_backend("triton"):
         output = layer(features, G=G, r=r, basis=basis)
     forward = Counter(one.name for one in recorded)
-    expected = {"turned": 1, "networks": 1, "messages": 4, "turned_back": 1}
+    expected = {"turned": 1, "networks": 1, "messages": 2, "turned_back": 1}
     expected |= {"mixed": 2, "forward": 1}  # queries and projection; attention
     assert forward == expected
     recorded.clear()
