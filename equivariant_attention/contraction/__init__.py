@@ -65,9 +65,9 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     Args:
         name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
             :func:`~equivariant_attention.native.compiler.library`), 'node', 'cpp-node' ('node' in C++, and in frames,
-            on a CPU; built likewise), 'triton' ('frame' in a few kernels for a GPU; never chosen by the library, as
-            no GPU was at hand to measure it) or None.
-            With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can.
+            on a CPU; built likewise), 'triton' ('frame' in a few kernels for a GPU) or None.
+            With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can; with
+            None and 'triton', in kernels on a GPU. ``EQUIVARIANT_ATTENTION_TRITON=0`` in the environment forbids these.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -128,9 +128,11 @@ def operators_for(module: Any, tensors: Sequence[Tensor], others: Sequence[Tenso
     """
     if runs_in_cpp(module.SOURCE, tensors, others):
         return module
-    if _named() != "triton" or is_transformed() or not all(v.dtype == tensors[0].dtype for v in tensors):
+    device, dtype = tensors[0].device, tensors[0].dtype
+    wanted = _named() == "triton" or (_named() is None and launch.is_gpu(device) and not is_watched())
+    if not wanted or is_transformed() or not all(v.dtype == dtype for v in tensors):
         return None
-    return None if launch.missing(tensors[0].device, tensors[0].dtype) else on_gpu
+    return None if launch.missing(device, dtype) else on_gpu
 
 
 def contract(
@@ -202,5 +204,8 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
         return LATER
     if is_watched():
         return "frame"  # which PyTorch can look into
+    if launch.is_gpu(inputs.src.device):
+        # As counted, not as measured: of 'frame' a GPU is given hundreds of launches a layer, and for 'node' it waits.
+        return "triton" if triton_messages.suits(convolution, inputs, dtype) else "frame"
     name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

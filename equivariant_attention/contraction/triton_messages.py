@@ -34,6 +34,7 @@ from ..native.operation import Operation, plain_gradient, register
 
 PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
+MOST_CHANNELS = 64  # of which kernels were compiled without spilling registers
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
@@ -42,6 +43,14 @@ def missing(inputs: Inputs, convolution: Convolution, dtype: torch.dtype) -> str
     if reads_something_twice(convolution):
         return "two pairs of degrees read the same radial weights"
     return launch.missing(inputs.src.device, dtype)
+
+
+def suits(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> bool:
+    """Whether 'triton' can run, and its programs are as large as registers hold."""
+    if missing(inputs, convolution, dtype):
+        return False
+    layout = Layout.of(convolution)
+    return max(layout.channels_in, layout.channels_out) <= MOST_CHANNELS
 
 
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
