@@ -120,10 +120,10 @@ class Plan:
 
     @property
     def by_destination(self) -> Segments:
-        """The edges that lead to each node, node by node; made when first asked for."""
+        """Places in ``order``, node by node, of the edges that lead to it; made when first asked for."""
         if self._by_destination is None:
             with torch.inference_mode(False):
-                found = Segments.of(self.dst, self.num_nodes)
+                found = Segments.of(self.dst[self.order], self.num_nodes)
             if is_recorded():  # and may hold no numbers
                 return found
             self._by_destination = found

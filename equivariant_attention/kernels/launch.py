@@ -75,6 +75,11 @@ def is_gpu(device: torch.device) -> bool:
     return device.type == "cuda" or _record.get() is not None
 
 
+def is_gpu_or_interpreted(device: torch.device) -> bool:
+    """The same, or one where Triton's interpreter stands for a GPU."""
+    return is_gpu(device) or "TRITON_INTERPRET" in os.environ
+
+
 def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     """Why kernels cannot run on a device in a dtype; empty, if they can."""
     if dtype not in (torch.float32, torch.float64):
@@ -83,7 +88,7 @@ def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
         return f"{SWITCH}=0 forbids it"
     if _record.get() is not None:
         return ""
-    if device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+    if not is_gpu_or_interpreted(device):
         return (
             f"they need Triton {OLDEST} or later and tensors on CUDA, got tensors on {device} (on a CPU they run in "
             "Triton's interpreter, with TRITON_INTERPRET=1)"
