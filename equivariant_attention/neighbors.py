@@ -28,8 +28,8 @@ from .so3.vectors import length_and_direction
 _BLOCK = 2**20  # distances held at once in the search on a GPU: 8 MiB, and some five times that beside them
 _SLACK = 1 + 1e-9  # by how much a tree searches beyond a distance, so that its own rounding misses no candidate
 
-# From positions, float64 [n, 3], to edges (src, dst), int64, ordered by destination, then source: of one graph on a CPU,
-# of a batch of graphs of these sizes on a GPU.
+# From positions, float64 [n, 3], to edges (src, dst), int64, ordered by destination, then source: of one graph on a
+# CPU, of a batch of graphs of these sizes on a GPU.
 _Edges = tuple[Tensor, Tensor]
 _Search = tuple[Callable[[Tensor], _Edges], Callable[[Tensor, Sequence[int]], _Edges]]
 _Array = TypeVar("_Array", Tensor, np.ndarray)

@@ -171,8 +171,8 @@ class Plan:
                 if isinstance(value, Tensor):
                     setattr(moved, name, function(value))
                 elif isinstance(value, OutEdges | Segments):
-                    parts: dict[str, Any] = {k: function(v) for k, v in value._asdict().items() if isinstance(v, Tensor)}
-                    setattr(moved, name, value._replace(**parts))
+                    parts = {k: function(v) if isinstance(v, Tensor) else v for k, v in value._asdict().items()}
+                    setattr(moved, name, type(value)(**parts))
         moved._versions = moved._count()
         return moved
 

@@ -149,7 +149,9 @@ class Attention:
         from ..kernels import attention_by_order as kernels
 
         y, queries, _, envelope, _, order, places, ends = self._split(tensors)
-        arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(self._room(tensors), gradients, strict=True)]
+        arriving = [
+            torch.zeros_like(v) if d is None else d for v, d in zip(self._room(tensors), gradients, strict=True)
+        ]
         # What lies beyond the channels of a message is read as zero by what comes next.
         fills = all(c == y.m0.shape[3] for _, c in self.convolution.messages)
         dy = [torch.empty_like(v) if fills else torch.zeros_like(v) for v in y]

@@ -529,7 +529,7 @@ def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
     As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
     """
     roomy = _is_roomy(capability)
-    PT = min(P, 8 if AB == 1 else 4 if roomy else 2)
+    PT = min(P, 4 if roomy else 4 // AB)
     columns = 128 if AB == 2 and not roomy else 64
     return PT, max(1, min(PT, columns // (AB * C)))
 

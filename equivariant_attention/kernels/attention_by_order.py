@@ -1,7 +1,8 @@
 """Attention on messages that lie in the frames of their edges: they are turned back in registers, and never written.
 
-A program is a node, as in ``attention.py``. Messages are by order, as ``frames.py`` has them, those of the values before
-those of the keys; an edge has a place in the order of the plan. A message of degree l is 2l+1 tensors [heads, channels].
+A program is a node, as in ``attention.py``. Messages are by order, as ``frames.py`` has them, those of the values
+before those of the keys; an edge has a place in the order of the plan. A message of degree l is 2l+1 tensors
+``[heads, channels]``.
 """
 
 import triton
@@ -50,8 +51,8 @@ def _message(
             column = frame_at + place * (2 * L + 1) * (2 * L + 1) + j
             total = tl.load(column + L * (2 * L + 1)) * y[0]
             for i in tl.static_range(1, len(y)):
-                row: tl.constexpr = L + (i // 2 if i % 2 == 0 else -(i // 2) - 1)
-                total += tl.load(column + row * (2 * L + 1)) * y[i]
+                row = column + (L + (i // 2 if i % 2 == 0 else -(i // 2) - 1)) * (2 * L + 1)
+                total += tl.load(row) * y[i]
         found += (total,)
     return found
 

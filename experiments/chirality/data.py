@@ -285,7 +285,8 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
 
     Returns:
         G, with ``ndata['f']`` ``[nodes, 5, 1]``, ``ndata['x']`` ``[nodes, 1, 3]`` and ``edata['d']`` ``[edges, 3]``;
-        its plan; the nodes that are stereocentres, int64 ``[centres]``; and 1 for R, 0 for S of each, float32 ``[centres]``.
+        its plan; the nodes that are stereocentres, int64 ``[centres]``; and 1 for R, 0 for S of each, float32
+        ``[centres]``.
 
     Raises:
         ValueError: another ``graph``.

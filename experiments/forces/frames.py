@@ -124,9 +124,7 @@ class Frames(Dataset):
         z, batch, energy: of all structures side by side; the energies are whole, float64.
     """
 
-    def __init__(
-        self, frames: Sequence[Atoms], where: str, cutoff: float, reference: Tensor | None = None
-    ) -> None:
+    def __init__(self, frames: Sequence[Atoms], where: str, cutoff: float, reference: Tensor | None = None) -> None:
         self.cutoff = cutoff
         found = [labels(atoms, f"{where}, structure {i + 1}") for i, atoms in enumerate(frames)]
         numbers = [torch.from_numpy(atoms.numbers).long() for atoms in frames]

@@ -274,11 +274,11 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
 
     Returns:
-        G, its plan, which says all that models need to know of it ahead, and the target, all float32. With N = S n and E = S n (n - 1), ``G.ndata`` has positions ``'x'``
-        ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
-        x_dst - x_src, ``[E, 3]`` and strengths of the interactions ``'w'`` ``[E, 1]``, edges in the order of their
-        destinations, then sources. The target ``[N, 2, 3]`` is displacements and changes of velocity, or ``[N, 1, 3]``
-        displacements alone.
+        G, its plan, which says all that models need to know of it ahead, and the target, all float32. With N = S n and
+        E = S n (n - 1), ``G.ndata`` has positions ``'x'`` ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges
+        ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``, x_dst - x_src, ``[E, 3]`` and strengths of the interactions
+        ``'w'`` ``[E, 1]``, edges in the order of their destinations, then sources. The target ``[N, 2, 3]`` is
+        displacements and changes of velocity, or ``[N, 1, 3]`` displacements alone.
 
     Raises:
         ValueError: another ``graph``, or samples of different numbers of particles.

@@ -78,7 +78,8 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
 
     Returns:
-        G and its plan. G is float32, with N = S n nodes and E = S n (n - 1) edges in the order of their destinations, then sources.
+        G and its plan. G is float32, with N = S n nodes and E = S n (n - 1) edges in the order of their destinations,
+        then sources.
         ``G.ndata`` has positions ``'x'`` ``[N, 1, 3]`` and ``'ones'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
         x_dst - x_src, ``[E, 1, 3]``, its length ``'r'``, ``'potential_parameters'`` (a) and the potential ``'w'``, all
         ``[E, 1, 1]``.
