@@ -171,8 +171,8 @@ class Plan:
                 if isinstance(value, Tensor):
                     setattr(moved, name, function(value))
                 elif isinstance(value, OutEdges | Segments):
-                    parts = {k: function(v) if isinstance(v, Tensor) else v for k, v in value._asdict().items()}
-                    setattr(moved, name, type(value)(**parts))
+                    parts = [function(v) if isinstance(v, Tensor) else v for v in value]
+                    setattr(moved, name, type(value)._make(parts))
         moved._versions = moved._count()
         return moved
 

@@ -80,7 +80,7 @@ class Framed(Problem):
         room = call.room_for_messages()
         dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(room, gradients, strict=True)))
         (x,), networks = call.turned(), call.networks(transposed=True)
-        return self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()
+        return [*self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()]
 
     def plain_gradient(
         self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]

@@ -34,7 +34,7 @@ from ..native.operation import Operation, plain_gradient, register
 
 PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
-MOST_CHANNELS = 64  # of which kernels were compiled without spilling registers
+MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
@@ -46,7 +46,7 @@ def missing(inputs: Inputs, convolution: Convolution, dtype: torch.dtype) -> str
 
 
 def suits(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> bool:
-    """Whether 'triton' can run, and its programs are as large as registers hold."""
+    """Whether 'triton' can run, and what its programs hold in registers has room there."""
     if missing(inputs, convolution, dtype):
         return False
     layout = Layout.of(convolution)
