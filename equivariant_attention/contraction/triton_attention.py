@@ -152,9 +152,7 @@ class Attention:
         arriving = [
             torch.zeros_like(v) if d is None else d for v, d in zip(self._room(tensors), gradients, strict=True)
         ]
-        # What lies beyond the channels of a message is read as zero by what comes next.
-        fills = all(c == y.m0.shape[3] for _, c in self.convolution.messages)
-        dy = [torch.empty_like(v) if fills else torch.zeros_like(v) for v in y]
+        dy = [torch.empty_like(v) for v in y]
         dqueries = [torch.empty_like(q) for q in queries]
         denvelope = None if envelope is None else torch.empty_like(envelope)
         run(

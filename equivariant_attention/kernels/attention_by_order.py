@@ -62,8 +62,10 @@ def _turn_and_store(
     m0_at, m_at, frame_at, slots_at, place, edges, v, L: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr,
     H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The other way: the components of a derivative, turned and stored by order."""
+    """The other way: the components of a derivative, turned and stored by order; beyond its channels it is zero."""
     channel, mask = _at(H, SIZE, WIDTH), _mask(H, HEADS, SIZE, WIDTH)
+    c = tl.arange(0, C)
+    zero = tl.zeros((C,), dtype=m0_at.dtype.element_ty)
     for m in tl.static_range(min(L + 1, ORDERS)):
         slot = tl.load(slots_at + m).to(tl.int64)
         for sign in tl.static_range(2 if m else 1):
@@ -73,10 +75,12 @@ def _turn_and_store(
                 total = tl.load(at) * v[0]
                 for j in tl.static_range(1, 2 * L + 1):
                     total += tl.load(at + j) * v[j]
+            at = m0_at + (slot * edges + place) * C
             if m:
-                tl.store(m_at + ((2 * slot + sign) * edges + place) * C + channel, total, mask=mask)
-            else:
-                tl.store(m0_at + (slot * edges + place) * C + channel, total, mask=mask)
+                at = m_at + ((2 * slot + sign) * edges + place) * C
+            tl.store(at + channel, total, mask=mask)
+            if HEADS * SIZE < C:
+                tl.store(at + c, zero, mask=c >= HEADS * SIZE)
 
 
 @triton.jit

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from equivariant_attention.contraction import use_backend
+from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
 from equivariant_attention.neighbors import radius_graph
@@ -34,6 +35,21 @@ def test_an_edge_and_its_reverse_are_a_pair_if_length_and_features_agree():
     assert pairs(graph([0, 1], [1, 0], [UP, DOWN], [2, 2])) == {(0, 1)}
     assert pairs(graph([0, 1], [1, 0], [UP, DOWN], [2, 2 + 1e-15])) == set()
     assert pairs(graph([0, 1], [1, 0], [UP, [0, 0, -1 - 1e-15]])) == set()
+
+
+def test_a_plan_without_pairs_gives_the_same():
+    G, fiber = random_graph(), Fiber(3, 2)
+    layer, h = GConvSE3Partial(fiber, fiber).double(), random_features(fiber, G.num_nodes(), torch.float64)
+    outputs = []
+    for plan in (Plan(G), Plan.unpaired(G)):
+        basis, r = get_basis_and_r(G, 2, plan=plan)
+        outputs.append(layer(h, G=G, r=r, basis=basis))
+    assert len(Plan(G).pairs)
+    assert not len(Plan.unpaired(G).pairs)
+    torch.testing.assert_close(*outputs)
+    G.edata["d"] = G.edata["d"] * (torch.arange(G.num_edges()) > 0)[:, None]
+    with pytest.raises(RuntimeError, match=r"plan must be of this graph: .* others have length zero"):
+        get_basis_and_r(G, 2, plan=Plan.unpaired(G))
 
 
 def test_edges_without_reverse_and_self_loops_are_alone():
