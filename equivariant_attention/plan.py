@@ -73,6 +73,9 @@ class Plan:
 
         Args:
             G: as of the constructor.
+
+        Returns:
+            the plan.
         """
         G, plan = as_graph(G), cls.__new__(cls)
         with torch.inference_mode(False), torch.no_grad():

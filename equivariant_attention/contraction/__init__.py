@@ -130,7 +130,7 @@ def operators_for(module: Any, tensors: Sequence[Tensor], others: Sequence[Tenso
     if runs_in_cpp(module.SOURCE, tensors, others):
         return module
     device, dtype = tensors[0].device, tensors[0].dtype
-    wanted = _named() == "triton" or (_named() is None and launch.is_gpu(device) and not is_watched())
+    wanted = _named() == "triton" or (_named() is None and not is_watched() and launch.is_gpu(device))
     if not wanted or is_transformed() or not all(v.dtype == dtype for v in tensors):
         return None
     return None if launch.missing(device, dtype) else on_gpu
@@ -162,7 +162,8 @@ def contract(
 
 def may_attend(device: torch.device) -> bool:
     """Whether :func:`attend` has a chance on a device: it is asked before anything is made for it."""
-    return _named() in (None, "triton") and launch.is_gpu_or_interpreted(device)
+    wanted = _named() in (None, "triton") and not torch.compiler.is_compiling()
+    return wanted and launch.is_gpu_or_interpreted(device)
 
 
 def attend(

@@ -113,7 +113,15 @@ class GMABSE3(nn.Module):
         return self.f_key.n_features**-0.5
 
     def on_tensors(self, num_nodes: int, tensors: Tensors) -> list[Tensor]:
-        """The output, of values, keys and queries, degree by degree, envelope and nodes, which are not looked at."""
+        """The output of tensors that are not looked at.
+
+        Args:
+            num_nodes: how many there are.
+            tensors: values, keys and queries, degree by degree, the envelope or None, and the nodes that edges lead to.
+
+        Returns:
+            ``[nodes, channels, 2 degree + 1]`` of every degree of the values.
+        """
         return self._attend(num_nodes, tensors)[0]
 
     def _attend(self, num_nodes: int, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
