@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.selection import BACKENDS, DEFAULT, LIMIT, by_workload, named_cases
-from utils.cli import UsageError, answer_help, blame, count, positive, run
+from utils.cli import UsageError, answer_help, blame, run
+from utils.config import Count, CountOrZero, Positive
+from utils.flags import read_as
 
 FOLDER = Path("runs/benchmarks")
 
@@ -44,10 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
     add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
     add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
-    add("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
-    add("--limit", type=positive, default=LIMIT, help="seconds until a step is given up (default: %(default)g)")
-    add("--seed", type=count(0), default=0, help="of everything random (default: 0)")
+    add("--threads", type=read_as(Count), default=2, help="of the processor (default: 2)")
+    add("--repeats", type=read_as(Count), default=10, help="how often a step is timed (default: 10)")
+    add(
+        "--limit", type=read_as(Positive), default=LIMIT, help="seconds until a step is given up (default: %(default)g)"
+    )
+    add("--seed", type=read_as(CountOrZero), default=0, help="of everything random (default: 0)")
     add("--profile", action="store_true", help="tell also where the time of a training step goes")
     add("--output", type=Path, metavar="PATH.json", help=f"file to write (default: {FOLDER}/DATE.json)")
     return parser

@@ -22,7 +22,9 @@ from statistics import median
 from typing import Any
 
 from benchmarks.selection import by_workload, named_cases
-from utils.cli import UsageError, answer_help, count, run
+from utils.cli import UsageError, answer_help, run
+from utils.config import Count
+from utils.flags import read_as
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,9 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("old", type=Path, metavar="OLD_FOLDER", help="root of the old checkout; the new one is that of this program")
     add("workloads", nargs="+", type=named_cases, metavar="NAME", help="what to measure, NAME:CASE, or all")
-    add("--rounds", type=count(1), default=5, help="processes of each checkout for a step (default: 5)")
-    add("--repeats", type=count(1), default=5, help="how often a process times its step (default: 5)")
-    add("--threads", type=count(1), default=2, help="of the processor (default: 2)")
+    add("--rounds", type=read_as(Count), default=5, help="processes of each checkout for a step (default: 5)")
+    add("--repeats", type=read_as(Count), default=5, help="how often a process times its step (default: 5)")
+    add("--threads", type=read_as(Count), default=2, help="of the processor (default: 2)")
     return parser
 
 

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median
 
-from utils.cli import answer_help, count, run
+from utils.cli import answer_help, run
+from utils.config import Count
+from utils.flags import read_as
 
 # What NVIDIA's package is given, by the layout that this leads to.
 LAYOUTS: dict[str, dict[str, bool]] = {
@@ -28,8 +30,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--repeats", type=count(1), default=10, help="how often a step is timed (default: 10)")
-    parser.add_argument("--threads", type=count(1), default=2, help="of the processor (default: 2)")
+    parser.add_argument("--repeats", type=read_as(Count), default=10, help="how often a step is timed (default: 10)")
+    parser.add_argument("--threads", type=read_as(Count), default=2, help="of the processor (default: 2)")
     return parser
 
 

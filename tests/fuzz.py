@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,6 @@ from tests.equivariant_attention.published.cases import write_cache
 from tests.experiments.qm9.cases import rdkit_molecule, table
 from tests.experiments.qm9.test_published import content_of
 from utils import runs
-from utils.cli import parse
 
 RNG = np.random.default_rng(0)
 TRAJECTORIES = {
@@ -74,11 +74,9 @@ def same(found, expected):
 
 
 def open_run(path):
-    run, flags = nbody.EXPERIMENT._open_run(
-        *parse(nbody.EXPERIMENT.build_parser(), nbody.PRESETS, ["--resume", str(path.parent)])
-    )
+    run, config = nbody.EXPERIMENT._open_run(*nbody.COMMAND_LINE.parse(["--resume", str(path.parent)]))
     run.close()
-    return vars(flags)
+    return asdict(config)
 
 
 def kinds(folder):
@@ -102,8 +100,8 @@ def kinds(folder):
     (folder / "some.xyz").write_text(f"3\n{comment}\n{water}3\ngdb 3 1.5\n{water}1 2\nO\nO\n")
     write_cache(folder / "trans_Q", {(1, 1, 2): -1})
     (folder / "run").mkdir()
-    flags = parse(nbody.EXPERIMENT.build_parser(), nbody.PRESETS, ["--save_dir", str(folder)])[0]
-    runs.create(vars(flags), str(folder / "run"), str(folder), "run").close()
+    config, _ = nbody.COMMAND_LINE.parse(["--save_dir", str(folder)])
+    runs.create(asdict(config), str(folder / "run"), str(folder), "run").close()
 
     def numbers(molecules):
         return {**vars(molecules), "targets": dict(molecules.targets)}

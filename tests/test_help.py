@@ -3,20 +3,21 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from benchmarks import selection
 from equivariant_attention.contraction import BACKENDS
 from equivariant_attention.models import NONLINEARITIES, RADIAL_BASES
-from experiments.forces import flags as forces
+from experiments.forces import config as forces
+from experiments.nbody import config as nbody
 from experiments.nbody import models as nbody_models
-from experiments.nbody.flags import PRESETS as NBODY
-from experiments.qm9 import flags
-from experiments.qm9.flags import PRESETS as QM9
+from experiments.qm9 import config as qm9
+from experiments.qm9 import eval
 from experiments.qm9.models import MODELS
 from experiments.qm9.molecules import SPLITS
-from experiments.toy_optimisation.flags import PRESETS as TOY
+from experiments.toy_optimisation import config as toy
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [
@@ -44,21 +45,19 @@ def test_help_waits_for_nothing(program):
 
 def test_what_the_help_names_is_what_there_is():
     assert set(selection.BACKENDS) == set(BACKENDS)
-    assert tuple(MODELS) == flags.MODELS
-    assert flags.NONLINEARITIES == forces.NONLINEARITIES == NONLINEARITIES
-    assert (None, *forces.RADIAL_BASES) == RADIAL_BASES
-    choices = {action.dest: action.choices for action in eval_parser()._actions}
-    assert tuple(choices["split"]) == (*SPLITS, "all")
+    assert choices(qm9.Model, "model") == tuple(MODELS)
+    assert choices(qm9.Model, "nonlinearity") == choices(forces.FrameModel, "nonlinearity") == NONLINEARITIES
+    assert (None, *choices(forces.FrameModel, "radial_basis")) == RADIAL_BASES
+    assert f"--split {{{','.join((*SPLITS, 'all'))}}}" in eval.build_parser().format_help()
     assert all(hasattr(nbody_models, name) for name in ("SE3Transformer", "TFN"))
 
 
-def eval_parser():
-    from experiments.qm9 import eval
-
-    return eval.build_parser()
+def choices(kind, name):
+    return get_args(get_type_hints(kind)[name])
 
 
 def test_a_flag_has_one_name():
-    assert "epoch_size" in QM9["paper"]
-    assert "epoch_size" in TOY["quick"]
-    assert not {"epoch_length"} & (NBODY["quick"].keys() | QM9["paper"].keys() | TOY["quick"].keys())
+    for kind in (nbody.Config, qm9.Config, toy.Config):
+        assert not hasattr(kind, "epoch_length")
+    assert qm9.PAPER.epoch_size is None
+    assert toy.QUICK.epoch_size == 2000

@@ -71,7 +71,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
     trained_with = content.get("flags") if of_run else None
     if isinstance(trained_with, dict):
         now = made_of or {}
-        other = [name for name in now if name in trained_with and repr(trained_with[name]) != repr(now[name])]
+        other = [name for name in now if name in trained_with and not _same(trained_with[name], now[name])]
         if other:
             theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
             message = f"expected weights of a model with {ours}, got those of one with {theirs}"
@@ -80,6 +80,11 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
         load_weights(model, content.get("model") if of_run else content, path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
+
+
+def _same(stored: Any, value: Any) -> bool:
+    """Whether a value of a file, which may be anything, is that of a flag."""
+    return isinstance(stored, bool | int | float | str | None) and stored == value
 
 
 def _read(path: str | os.PathLike[str]) -> Any:

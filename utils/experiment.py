@@ -1,15 +1,14 @@
-"""The program that every experiment is: flags, the folder of a run, training, a report."""
+"""The program that every experiment is: a configuration, the folder of a run, training, a report."""
 
 from __future__ import annotations
 
 import statistics
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from lightning_fabric import Fabric
@@ -18,61 +17,49 @@ from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
-from utils.cli import Presets, UsageError, blame, check, names_in_group, parse, reason
-from utils.flags import FREE, experiment_parser
+from utils.cli import UsageError, blame, reason
+from utils.config import Config
+from utils.files import write_json
+from utils.flags import C, CommandLine, free_fields
 from utils.graphs import cast, choose_graph
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
-from utils.trackers import TensorBoard, Tracker, WandB
+from utils.trackers import Tracker, WandB, tensorboard
 from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
 Loaders = dict[str, EpochLoader]
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[C]):
     """What one experiment has of its own; :meth:`main` is its command line.
 
+    Functions raise a :class:`UsageError` that begins with a flag where it asks for what cannot be done.
+
     Args:
-        description: first lines of the help.
-        presets: a default of every flag, for every preset; the first one is the default.
-        add_flags: adds the flags of model, training and data to a parser, those of the model in a group 'model'.
-        load: makes the datasets of flags: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
+        command_line: gives the configuration.
+        model: the dataclass, among the bases of the configuration, of what the model is made of.
+        load: makes the datasets: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
         collate: makes a batch of samples, as of :class:`EpochLoader`, with graphs of class ``'own'`` or ``'dgl'``.
-        make_model: makes the untrained model of flags.
+        make_model: makes the untrained model.
         batch_loss: what is minimised; see :class:`Trainer`.
-        report: evaluates the best weights after a training, writes and prints what there is to say; returns what
-            metrics.json holds.
-        free: names of the experiment's flags that may differ when a run is resumed.
-        idle: of given flags, the names of those that have no effect, and why.
+        report: evaluates the best weights after a training, on whole datasets, and draws into the run's folder; returns
+            what metrics.json holds beside the model's size and the training's length, and lines to print before those.
         probe: see :class:`Trainer`.
         fit_model: sets what in an untrained model, such as means of the targets, depends on the training data.
-        recipes: other defaults of flags of the training, for --recipe; see :func:`make_parser`.
         unit: what samples are, in the plural.
     """
 
-    description: str
-    presets: Presets
-    add_flags: Callable[[ArgumentParser], None]
-    load: Callable[[Namespace], dict[str, Dataset]]
+    command_line: CommandLine[C]
+    model: type
+    load: Callable[[C], dict[str, Dataset]]
     collate: Callable[[Any, str], Any]
-    make_model: Callable[[Namespace], nn.Module]
+    make_model: Callable[[C], nn.Module]
     batch_loss: BatchLoss
-    report: Callable[[Namespace, Trainer, Loaders, Path], dict[str, Any]]
-    free: Collection[str] = ()
-    idle: Callable[[Namespace], dict[str, str]] = lambda flags: {}
+    report: Callable[[C, Trainer, Loaders, Path], tuple[dict[str, Any], list[str]]]
     probe: Probe = lambda model: {}
     fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
-    recipes: Presets = field(default_factory=dict)
     unit: str = "samples"
-
-    def build_parser(self) -> ArgumentParser:
-        """The parser of the command line."""
-        return experiment_parser(self.description, self.presets, self.add_flags, self.recipes)
-
-    def model_flags(self) -> set[str]:
-        """The names of the flags that the model is made of, which are those in the group 'model'."""
-        return names_in_group(self.build_parser(), "model")
 
     def main(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
         """Run the command line.
@@ -91,157 +78,148 @@ class Experiment:
             return self._run(arguments)
 
     def _run(self, arguments: Sequence[str] | None) -> dict[str, Any]:
-        folder, flags = self._agree(arguments)
+        folder, config = self._agree(arguments)
         with folder:
             try:
-                trainer, datasets, loaders = self._prepare(flags, folder)
+                trainer, datasets, loaders = self._prepare(config, folder)
             except Exception:
                 folder.discard_if_new()
                 raise
-            with unlost(folder.path):
-                folder.write_config(lasting(flags))  # a resumed run that could not start stays as it was
-                if flags.profile:
+            with _unlost(folder.path):
+                folder.write_config(_lasting(config))  # a resumed run that could not start stays as it was
+                if config.profile:
                     batch = next(iter(loaders["train"]))
                     print(profile_steps(lambda: trainer.take_step(batch), folder.path / "profile"))
                     print(f"stopped after profiling; trace and table are in {folder.path / 'profile'}")
                     return {}
-                return self._train_and_report(flags, trainer, datasets, loaders)
+                return self._train_and_report(config, trainer, datasets, loaders)
 
     def _train_and_report(
-        self, flags: Namespace, trainer: Trainer, datasets: dict[str, Dataset], loaders: Loaders
+        self, config: C, trainer: Trainer, datasets: dict[str, Dataset], loaders: Loaders
     ) -> dict[str, Any]:
-        if not flags.forward:
+        if not config.forward:
             print(f"run folder: {trainer.folder} (if interrupted, go on with --resume {trainer.folder})")
-            intervals = flags.log_interval, flags.print_interval
-            trainer.fit(loaders["train"], loaders.get("valid"), flags.num_epochs, *intervals, self.unit)
+            intervals = config.log_interval, config.print_interval
+            trainer.fit(loaders["train"], loaders.get("valid"), config.num_epochs, *intervals, self.unit)
         for tracker in trainer.trackers:
-            tracker.close()
+            tracker.finalize("success")
         trainer.use_best()
         if not distributed.is_leader():
             return {}
-        whole = {split: self.make_loader(flags, trainer.fabric, data) for split, data in datasets.items()}
-        return self.report(flags, trainer, whole, trainer.folder)
+        whole = {split: self.make_loader(config, trainer.fabric, data) for split, data in datasets.items()}
+        metrics, lines = self.report(config, trainer, whole, trainer.folder)
+        metrics |= _summary(trainer)
+        write_json(trainer.folder / "metrics.json", metrics)
+        print("\n".join(["", *lines, *_summary_lines(metrics, trainer.folder)]))
+        return metrics
 
-    def _agree(self, arguments: Sequence[str] | None) -> tuple[runs.Run, Namespace]:
-        """The run's folder and flags, in all processes those of the leader."""
+    def _agree(self, arguments: Sequence[str] | None) -> tuple[runs.Run, C]:
+        """The run's folder and configuration, in all processes those of the leader."""
         opened = []
 
-        def open_run() -> tuple[Path, dict[str, Any], Namespace]:
-            opened.extend(self._open_run(*parse(self.build_parser(), self.presets, arguments, self.recipes)))
+        def open_run() -> tuple[Path, dict[str, Any], C]:
+            opened.extend(self._open_run(*self.command_line.parse(arguments)))
             return opened[0].path, opened[0].config, opened[1]
 
-        path, config, flags = distributed.from_leader(open_run)
-        return (opened[0] if opened else runs.Follower(path, config)), flags
+        path, stored, config = distributed.from_leader(open_run)
+        return (opened[0] if opened else runs.Follower(path, stored)), config
 
-    def _open_run(self, flags: Namespace, given: dict[str, Any]) -> tuple[runs.Run, Namespace]:
-        """The run's folder, new or resumed, and the flags that hold in it."""
-        if flags.resume is None:
-            self._refuse_idle(flags, given)
-            name = flags.preset if flags.name is None else flags.name
-            return runs.create(lasting(flags), flags.output, flags.save_dir, name), flags
-        folder = runs.reopen(flags.resume)
+    def _open_run(self, config: C, given: dict[str, Any]) -> tuple[runs.Run, C]:
+        """The run's folder, new or resumed, and the configuration that holds in it."""
+        if config.resume is None:
+            _refuse_idle(config, given)
+            name = config.preset if config.name is None else config.name
+            return runs.create(_lasting(config), config.output, config.save_dir, name), config
+        folder = runs.reopen(config.resume)
         try:
-            stored = folder.config["flags"]
-            merged = Namespace(**runs.reconcile(vars(flags), given, stored, {*FREE, *self.free}))
+            merged = runs.reconcile(asdict(config), given, folder.config["flags"], free_fields(type(config)))
             with blame(f"--resume: {folder.path / runs.CONFIG}"):
-                check(self.build_parser(), self.presets, stored, self.recipes)
-            self._refuse_idle(merged, given)
+                config = self.command_line.read(merged)
+            _refuse_idle(config, given)
         except UsageError:
             folder.close()
             raise
-        return folder, merged
+        return folder, config
 
-    def _refuse_idle(self, flags: Namespace, given: dict[str, Any]) -> None:
-        idle = self.idle(flags)
-        for name in sorted(idle.keys() & given.keys()):
-            raise UsageError(f"--{name} has no effect {idle[name]}")
-
-    def _prepare(self, flags: Namespace, folder: runs.Run) -> tuple[Trainer, dict[str, Dataset], Loaders]:
+    def _prepare(self, config: C, folder: runs.Run) -> tuple[Trainer, dict[str, Dataset], Loaders]:
         """The training, the datasets, and the batches of this process."""
         with blame("--device", device="--device"):
-            fabric = make_fabric(flags.device, flags.precision)
-        if flags.profile and fabric.world_size > 1:
+            fabric = make_fabric(config.device, config.precision)
+        if config.profile and fabric.world_size > 1:
             raise UsageError(f"--profile: expected one process, got {fabric.world_size}")
         with distributed.leader_first():
-            datasets = self.load(flags)
+            datasets = self.load(config)
         share = {"rank": fabric.global_rank, "processes": fabric.world_size}
         with blame("torchrun", processes="--nproc_per_node"):
             loaders = {
-                split: self.make_loader(flags, fabric, datasets[split], shuffle=split == "train", **share)
+                split: self.make_loader(config, fabric, datasets[split], shuffle=split == "train", **share)
                 for split in ("train", "valid")
                 if split in datasets
             }
-        trainer = self._make_trainer(flags, fabric, folder.path, loaders["train"])
+        trainer = self._make_trainer(config, fabric, folder.path, loaders["train"])
         if distributed.is_leader():
-            trainer.trackers = make_trackers(flags, folder, trainer.step)
+            trainer.trackers = _trackers(config, folder, trainer.step)
         return trainer, datasets, loaders
 
-    def make_loader(self, flags: Namespace, fabric: Fabric, dataset: Dataset, **options: Any) -> EpochLoader:
+    def make_loader(self, config: C, fabric: Fabric, dataset: Dataset, **options: Any) -> EpochLoader:
         """Batches of a dataset.
 
         Args:
-            flags: with those of the machine, ``batch_size`` and ``seed``.
+            config: of the run.
             fabric: device and precision.
             dataset: one of what ``load`` makes.
             options: other arguments of :class:`EpochLoader`; by default all samples in their order.
         """
-        dtype = torch.float64 if flags.precision == "64-true" else torch.float32
-        batch = partial(_batch, self.collate, choose_graph(flags.graph, fabric.device), dtype)
-        options |= {"num_workers": flags.num_workers, "pin_memory": fabric.device.type == "cuda"}
-        return EpochLoader(dataset, flags.batch_size, batch, seed=flags.seed, **options)
+        dtype = torch.float64 if config.precision == "64-true" else torch.float32
+        batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype)
+        options |= {"num_workers": config.num_workers, "pin_memory": fabric.device.type == "cuda"}
+        return EpochLoader(dataset, config.batch_size, batch, seed=config.seed, **options)
 
-    def _make_trainer(self, flags: Namespace, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
+    def _make_trainer(self, config: C, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
-        fabric.seed_everything(flags.seed, verbose=False)
+        fabric.seed_everything(config.seed, verbose=False)
         with blame("--model"):
-            model = self._make_model(flags, folder / LAST)
+            model = self._make_model(config, folder / LAST)
             self.fit_model(model, train.dataset)
         # Without decay this is Adam.
-        decay = flags.weight_decay or 0.0
-        adam = partial(torch.optim.AdamW, lr=flags.lr, betas=(0.9, flags.beta2), weight_decay=decay, fused=True)
+        decay = config.weight_decay or 0.0
+        adam = partial(torch.optim.AdamW, lr=config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
         if fabric.device.type == "cuda":
             adam = partial(adam, capturable=True)
-        steps = flags.num_epochs * len(train)
-        schedule = partial(cosine_schedule, steps=steps, warmup=flags.warmup, final=flags.lr_final)
-        options = {"clip_norm": flags.clip_norm, "ema": flags.ema, "probe": self.probe, "flags": lasting(flags)}
+        steps = config.num_epochs * len(train)
+        schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
+        options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}
         trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
                 trainer.resume()
-        elif flags.restore is not None:
+        elif config.restore is not None:
             with blame("--restore"):
-                made_of = self.model_flags() - self.idle(flags).keys()
-                checkpoints.restore(model, flags.restore, {name: getattr(flags, name) for name in sorted(made_of)})
-        elif flags.forward:
+                made_of = {field.name for field in fields(self.model)} - config.idle().keys()
+                checkpoints.restore(model, config.restore, {name: getattr(config, name) for name in sorted(made_of)})
+        elif config.forward:
             raise UsageError("--forward: expected trained weights, from --restore or --resume")
-        if trainer.epoch > flags.num_epochs:
+        if trainer.epoch > config.num_epochs:
             raise UsageError(
-                f"--num_epochs {flags.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
+                f"--num_epochs {config.num_epochs}: the resumed run has done {trainer.epoch} epochs already"
             )
         return trainer
 
-    def _make_model(self, flags: Namespace, checkpoint: Path) -> nn.Module:
+    def _make_model(self, config: C, checkpoint: Path) -> nn.Module:
         """The untrained model, no larger than the weights that a resumed run has for it."""
         if not checkpoint.exists():
-            return self.make_model(flags)
+            return self.make_model(config)
         with blame("--resume"):
             weights = checkpoints.load(checkpoint, checkpoints.STATE).get("model")
             if weights is None:  # the trainer says what is missing
-                return self.make_model(flags)
+                return self.make_model(config)
             check_weights(weights, checkpoint)
-            return made_for(lambda: self.make_model(flags), weights)
+            return made_for(lambda: self.make_model(config), weights)
 
 
 @contextmanager
-def unlost(folder: Path) -> Iterator[None]:
-    """Turn an OSError of a training, as of a full disk, into a UsageError that says how to go on.
-
-    Args:
-        folder: of the run.
-
-    Raises:
-        UsageError: the block raised one.
-    """
+def _unlost(folder: Path) -> Iterator[None]:
+    """Turn an OSError of a training, as of a full disk, into a UsageError that says how to go on."""
     try:
         yield
     except OSError as error:
@@ -254,30 +232,22 @@ def _batch(collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, s
     return cast(collate(samples, graph), dtype)
 
 
-def lasting(flags: Namespace) -> dict[str, Any]:
-    """The flags of a run as its config.json holds them: those that only say how to start are unset.
-
-    Args:
-        flags: every flag.
-    """
-    return {**vars(flags), "resume": None, "forward": False, "profile": False}
+def _refuse_idle(config: Config, given: Mapping[str, Any]) -> None:
+    idle = config.idle()
+    for name in sorted(idle.keys() & given.keys()):
+        raise UsageError(f"--{name} has no effect {idle[name]}")
 
 
-def make_trackers(flags: Namespace, folder: runs.Run, first_step: int) -> list[Tracker]:
-    """The trackers asked for.
+def _lasting(config: Config) -> dict[str, Any]:
+    """A configuration as config.json holds it: what only says how to start is unset."""
+    return asdict(replace(config, resume=None, forward=False, profile=False))
 
-    Args:
-        flags: every flag.
-        folder: of the run.
-        first_step: steps done before.
 
-    Raises:
-        UsageError: one is not installed.
-    """
+def _trackers(config: Config, folder: runs.Run, step: int) -> list[Tracker]:
     trackers: list[Tracker] = []
-    if flags.tensorboard:
-        trackers.append(TensorBoard(folder.path, first_step))
-    if flags.wandb:
+    if config.tensorboard:
+        trackers.append(tensorboard(folder.path, step))
+    if config.wandb:
         trackers.append(WandB(folder.path, folder.config))
     return trackers
 
@@ -291,12 +261,8 @@ def equivariance_line(errors: dict[str, float]) -> str:
     return f"equivariance error  {max(errors.values()):.1e} (relative; largest of {', '.join(errors)})"
 
 
-def summary(trainer: Trainer) -> dict[str, Any]:
-    """Size and length of a training, for metrics.json; None stands for what no epoch has told yet.
-
-    Args:
-        trainer: after the training.
-    """
+def _summary(trainer: Trainer) -> dict[str, Any]:
+    """Size and length of a training; None stands for what no epoch has told yet."""
     seconds = [row["seconds"] for row in trainer.epochs]
     return {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
@@ -306,15 +272,10 @@ def summary(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def summary_lines(metrics: dict[str, Any], folder: Path) -> str:
-    """The lines with which every report ends.
-
-    Args:
-        metrics: with what :func:`summary` gave.
-        folder: of the run.
-    """
-    lines = [f"parameters          {metrics['parameters']}"]
+def _summary_lines(metrics: dict[str, Any], folder: Path) -> list[str]:
+    lines = [equivariance_line(metrics["equivariance_error"])] if "equivariance_error" in metrics else []
+    lines.append(f"parameters          {metrics['parameters']}")
     if metrics["epochs"]:
         lines.append(f"seconds per epoch   {metrics['seconds_per_epoch']:.2f}")
         lines.append(f"best epoch          {metrics['best_epoch']} of {metrics['epochs']}")
-    return "\n".join([*lines, f"everything is in    {folder}"])
+    return [*lines, f"everything is in    {folder}"]

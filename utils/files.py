@@ -12,13 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from equivariant_attention.files import atomic_write
 from equivariant_attention.pickles import check_nesting
-
-try:
-    import fcntl
-except ImportError:  # Windows: folders are not locked there
-    fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"
 LARGEST_JSON, LARGEST_TEXT = 1 << 24, 1 << 28  # bytes
@@ -48,6 +45,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Inside, no other process gets the lock of a folder; the file ``lock`` there holds it.
 
+    The lock ends with its process, however that ends, and is not inherited by workers that load data.
+
     Args:
         folder: which is there.
 
@@ -55,17 +54,15 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
         BlockingIOError: another process has it.
         OSError: from the file system.
     """
-    # A record lock, which ends with the process however it ends and is not inherited by data loading workers.
-    descriptor = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = FileLock(Path(folder) / LOCK, blocking=False)
     try:
-        if fcntl is not None:
-            try:
-                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                raise BlockingIOError(f"{folder} is in use by another process") from error
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is in use by another process") from error
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

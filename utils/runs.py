@@ -140,7 +140,7 @@ def reconcile(
 
     Args:
         flags: every flag, whatever its value.
-        given: flags on the command line.
+        given: those on the command line.
         stored: flags in the run's config.json.
         free: names of flags that may differ.
 
@@ -187,3 +187,14 @@ def _unique_folder(save_dir: str, name: str) -> Path:
             continue
         return path
     raise AssertionError("unreachable")
+
+
+def without_places(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of a run for others, to whom it says nothing where on its machine files were: absolute paths become None.
+
+    Args:
+        flags: of the run.
+    """
+    return {
+        name: None if isinstance(value, str) and Path(value).is_absolute() else value for name, value in flags.items()
+    }

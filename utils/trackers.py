@@ -5,49 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from lightning_fabric.loggers import TensorBoardLogger
+
 from utils.cli import UsageError
 from utils.history import Row
 
 
 class Tracker(Protocol):
-    """Where points of curves are sent."""
+    """Where points of curves are sent: what of Fabric's loggers a training needs."""
 
-    def log(self, values: Row, step: int) -> None: ...
+    def log_metrics(self, metrics: Row, step: int) -> None: ...
 
-    def close(self) -> None: ...
+    def finalize(self, status: str) -> None: ...
 
 
-class TensorBoard:
+def tensorboard(folder: Path, step: int) -> Tracker:
     """Event files in FOLDER/tensorboard.
 
     Args:
         folder: of the run.
-        first_step: points of later steps, from before an interruption, are hidden.
+        step: steps done before; points of later ones, from before an interruption, are hidden.
 
     Raises:
         UsageError: tensorboard is not installed.
     """
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError("--tensorboard: needs `pip install tensorboard`") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
-
-    def log(self, values: Row, step: int) -> None:
-        """Add a point to the curve of every value.
-
-        Args:
-            values: numbers by name.
-            step: training steps done.
-        """
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Write what is not yet written."""
-        self._writer.close()
+    try:
+        return TensorBoardLogger(folder, name="", version="tensorboard", purge_step=step + 1)
+    except ModuleNotFoundError as error:
+        raise UsageError("--tensorboard: needs `pip install tensorboard`") from error
 
 
 class WandB:
@@ -75,15 +60,19 @@ class WandB:
             config=config,
         )
 
-    def log(self, values: Row, step: int) -> None:
+    def log_metrics(self, metrics: Row, step: int) -> None:
         """Add a point to the curve of every value.
 
         Args:
-            values: numbers by name.
+            metrics: numbers by name.
             step: training steps done.
         """
-        self._run.log(values, step=step)
+        self._run.log(metrics, step=step)
 
-    def close(self) -> None:
-        """End the run there."""
+    def finalize(self, status: str) -> None:
+        """End the run there.
+
+        Args:
+            status: how it ended, which Weights & Biases finds out by itself.
+        """
         self._run.finish()

@@ -475,7 +475,7 @@ class Trainer:
             )
         rows.append(row)
         for tracker in self.trackers:
-            tracker.log({name: value for name, value in row.items() if name != "step"}, row["step"])
+            tracker.log_metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
 
     def _stop(self, what: str, value: float, batch: Any, step: int) -> NoReturn:
         """Keep batch and weights, and raise the error that says where a number is not finite."""

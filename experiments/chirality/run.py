@@ -8,17 +8,17 @@ python experiments/chirality/run.py --resume FOLDER       goes on with an interr
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.chirality.flags import FREE, PRESETS, add_flags, idle_flags
+from experiments.chirality.config import PRESETS, Config, Model
 from utils.cli import answer_help, blame, run
-from utils.flags import experiment_parser
+from utils.flags import CommandLine
 
+COMMAND_LINE = CommandLine(__doc__, PRESETS)
 if __name__ == "__main__":
-    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags))  # PyTorch takes seconds to import
+    answer_help(COMMAND_LINE.parser)  # PyTorch takes seconds to import
 
 import torch
 from torch import Tensor
@@ -27,8 +27,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from equivariant_attention.testing import equivariance_error
 from experiments.chirality.data import SPLITS, Batch, Handed, collate, embedded, from_arrays
 from experiments.chirality.models import SE3Transformer
-from utils.experiment import Experiment, Loaders, equivariance_line, summary, summary_lines
-from utils.files import write_json
+from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
 from utils.training import Trainer
 
@@ -36,31 +35,20 @@ METRICS = ("loss", "accuracy")
 CHANCE = {"chance": {"loss": math.log(2), "accuracy": 0.5}}
 
 
-def load(flags: Namespace) -> dict[str, Handed]:
-    """The datasets ``'train'``, ``'valid'`` and ``'test'``.
-
-    Args:
-        flags: every flag.
-
-    Raises:
-        UsageError: a flag, named, asks for what cannot be done.
-    """
-    source = "--data" if flags.molecules is None else "--molecules"
+def load(config: Config) -> dict[str, Handed]:
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``."""
+    source = "--data" if config.molecules is None else "--molecules"
     with blame(source, molecules="--num_molecules"):
-        if flags.molecules is None:
-            molecules = embedded(flags.conformers, flags.num_molecules, flags.seed, flags.data)
+        if config.molecules is None:
+            molecules = embedded(config.conformers, config.num_molecules, config.seed, config.data)
         else:
-            molecules = from_arrays(flags.molecules, flags.num_molecules, flags.seed, flags.data)
-        return {split: Handed(molecules, split, flags.seed) for split in SPLITS}
+            molecules = from_arrays(config.molecules, config.num_molecules, config.seed, config.data)
+        return {split: Handed(molecules, split, config.seed) for split in SPLITS}
 
 
-def make_model(flags: Namespace) -> SE3Transformer:
-    """The untrained model.
-
-    Args:
-        flags: every flag.
-    """
-    return SE3Transformer(flags.num_layers, flags.num_channels, flags.num_degrees, flags.div, flags.head)
+def make_model(config: Config) -> SE3Transformer:
+    """The untrained model."""
+    return SE3Transformer(config.num_layers, config.num_channels, config.num_degrees, config.div, config.head)
 
 
 def batch_loss(model: Callable[..., Tensor], batch: Batch) -> tuple[dict[str, Tensor], int]:
@@ -79,18 +67,8 @@ def batch_loss(model: Callable[..., Tensor], batch: Batch) -> tuple[dict[str, Te
     return {"loss": binary_cross_entropy_with_logits(logits, target), "accuracy": right.float().mean()}, len(target)
 
 
-def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -> dict[str, Any]:
-    """Test the best weights, write metrics.json and a plot, print figures.
-
-    Args:
-        flags: every flag.
-        trainer: after the training, with the best weights.
-        loaders: batches of every split.
-        folder: of the run.
-
-    Returns:
-        what metrics.json holds.
-    """
+def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Accuracy of the best weights on the test set, also in a mirror, and learning curves."""
     test = loaders["test"]
     G, *_ = test.first(100)
     errors = equivariance_error(trainer.model.eval(), trainer.fabric.to_device(G), output_on="nodes")
@@ -99,16 +77,14 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
         "test_centres": sum(len(target) for *_, target in test),
         "answers_that_a_mirror_changes": mirrored(trainer, test),
         "equivariance_error": errors,
-        **summary(trainer),
     }
-    write_json(folder / "metrics.json", metrics)
-    draw(trainer, folder)
-    print(f"\naccuracy            {metrics['test']['accuracy']:.4f} of {metrics['test_centres']} stereocentres,")
-    print("                    those of the test molecules and of their mirror images")
-    print(f"a mirror changes    {metrics['answers_that_a_mirror_changes']:.4f} of the answers")
-    print(equivariance_line(errors))
-    print(summary_lines(metrics, folder))
-    return metrics
+    if trainer.epochs:
+        learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", CHANCE)
+    return metrics, [
+        f"accuracy            {metrics['test']['accuracy']:.4f} of {metrics['test_centres']} stereocentres,",
+        "                    those of the test molecules and of their mirror images",
+        f"a mirror changes    {metrics['answers_that_a_mirror_changes']:.4f} of the answers",
+    ]
 
 
 def mirrored(trainer: Trainer, loader: Any) -> float:
@@ -131,28 +107,14 @@ def mirrored(trainer: Trainer, loader: Any) -> float:
     return changed / total
 
 
-def draw(trainer: Trainer, folder: Path) -> None:
-    """Draw the learning curves.
-
-    Args:
-        trainer: after the training.
-        folder: of the run.
-    """
-    if trainer.epochs:
-        learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", CHANCE)
-
-
 EXPERIMENT = Experiment(
-    description=__doc__,
-    presets=PRESETS,
-    add_flags=add_flags,
+    command_line=COMMAND_LINE,
+    model=Model,
     load=load,
     collate=collate,
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
-    free=FREE,
-    idle=idle_flags,
     unit="molecules",
 )
 main = EXPERIMENT.main

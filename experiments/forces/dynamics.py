@@ -7,37 +7,50 @@ python experiments/forces/dynamics.py model.pt structure.xyz --ensemble npt --pr
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from utils.cli import UsageError, answer_help, blame, count, make_parser, parse, positive, run
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-PRESETS = {
-    "dynamics": {
-        "ensemble": "nve", "temperature": 300.0, "pressure": 0.0, "timestep": 1.0, "steps": 1000, "interval": 10,
-        "seed": 42, "device": "cpu", "output": "dynamics",
-    }
-}  # fmt: skip
+from utils.cli import UsageError, answer_help, blame, run
+from utils.config import RULES, Count, CountOrZero, Folder, Positive
+from utils.flags import make_parser
+
+
+@dataclass(frozen=True, kw_only=True, config=RULES)
+class Dynamics:
+    """How atoms move."""
+
+    model: str
+    """model.pt of run.py --data, or of Potential.save_pretrained"""
+    structure: str
+    """where the atoms start, of any format that ASE reads; of several structures the last"""
+    ensemble: Literal["nve", "nvt", "npt"] = "nve"
+    """what is constant: energy and volume, temperature, pressure"""
+    temperature: Positive = 300.0
+    """of the first velocities and of the bath, in kelvin"""
+    pressure: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """in gigapascal"""
+    timestep: Positive = 1.0
+    """in femtoseconds"""
+    steps: Count = 1000
+    """how many"""
+    interval: Count = 10
+    """steps from one structure of the trajectory to the next"""
+    seed: CountOrZero = 42
+    """of velocities and bath"""
+    device: str = "cpu"
+    """of the model"""
+    output: Folder = "dynamics"
+    """for trajectory, table and plot; without a trajectory in it so far"""
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
-    parser = make_parser(__doc__, PRESETS)
-    add = parser.add_argument
-    add("model", help="model.pt of run.py --data, or of Potential.save_pretrained")
-    add("structure", help="where the atoms start, of any format that ASE reads; of several structures the last")
-    add("--ensemble", choices=("nve", "nvt", "npt"), help="what is constant: energy and volume, temperature, pressure")
-    add("--temperature", type=positive, help="of the first velocities and of the bath, in kelvin")
-    add("--pressure", type=float, help="in gigapascal")
-    add("--timestep", type=positive, help="in femtoseconds")
-    add("--steps", type=count(1), help="how many")
-    add("--interval", type=count(1), help="steps from one structure of the trajectory to the next")
-    add("--seed", type=count(0), help="of velocities and bath")
-    add("--device", help="of the model")
-    add("--output", metavar="FOLDER", help="for trajectory, table and plot; without a trajectory in it so far")
-    return parser
+    return make_parser(__doc__, Dynamics, with_defaults=True)
 
 
 if __name__ == "__main__":
@@ -121,26 +134,26 @@ def conservation(atoms: Atoms, timestep: float, steps: int) -> Row:
     }
 
 
-def integrator(atoms: Atoms, flags: Namespace) -> MolecularDynamics:
-    """What moves atoms, in the ensemble of flags.
+def integrator(atoms: Atoms, config: Dynamics) -> MolecularDynamics:
+    """What moves atoms, in an ensemble.
 
     Args:
         atoms: with a calculator and velocities.
-        flags: of :func:`build_parser`.
+        config: says which.
 
     Raises:
         UsageError: pressure is to be constant of atoms that are not periodic.
     """
-    step = flags.timestep * units.fs
-    if flags.ensemble == "nve":
+    step = config.timestep * units.fs
+    if config.ensemble == "nve":
         return VelocityVerlet(atoms, timestep=step)
-    if flags.ensemble == "nvt":
-        bath = {"temperature_K": flags.temperature, "friction": FRICTION / units.fs, "fixcm": False}
-        return Langevin(atoms, timestep=step, rng=np.random.default_rng(flags.seed), **bath)
+    if config.ensemble == "nvt":
+        bath = {"temperature_K": config.temperature, "friction": FRICTION / units.fs, "fixcm": False}
+        return Langevin(atoms, timestep=step, rng=np.random.default_rng(config.seed), **bath)
     if not atoms.pbc.all():
         raise UsageError("--ensemble npt: expected a structure that is periodic in all directions")
-    bath = {"temperature_K": flags.temperature, "tdamp": THERMOSTAT * step, "pdamp": BAROSTAT * step}
-    return IsotropicMTKNPT(atoms, timestep=step, pressure_au=flags.pressure * units.GPa, **bath)
+    bath = {"temperature_K": config.temperature, "tdamp": THERMOSTAT * step, "pdamp": BAROSTAT * step}
+    return IsotropicMTKNPT(atoms, timestep=step, pressure_au=config.pressure * units.GPa, **bath)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -156,40 +169,40 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         UsageError: flags ask for what cannot be done.
     """
-    flags, _ = parse(build_parser(), PRESETS, arguments)
-    if flags.interval > flags.steps:
-        raise UsageError(f"--interval: expected at most --steps, {flags.steps}, got {flags.interval}")
+    config = Dynamics(**vars(build_parser().parse_args(arguments)))
+    if config.interval > config.steps:
+        raise UsageError(f"--interval: expected at most --steps, {config.steps}, got {config.interval}")
     with blame("MODEL"):
-        model = Potential.from_pretrained(flags.model, flags.device).double()
+        model = Potential.from_pretrained(config.model, config.device).double()
     with blame("STRUCTURE"):
-        atoms = read_frames(flags.structure)[-1]
+        atoms = read_frames(config.structure)[-1]
         atoms.calc = ModelCalculator(model)
         atoms.get_potential_energy()
-    dynamics = integrator(atoms, flags)
-    folder = Path(flags.output)
+    dynamics = integrator(atoms, config)
+    folder = Path(config.output)
     if (folder / TRAJECTORY).exists():
         raise UsageError(f"--output {folder} already holds a {TRAJECTORY}; name another")
     make_folder(folder)
-    heat(atoms, flags.temperature, flags.seed + 1)
+    heat(atoms, config.temperature, config.seed + 1)
     rows: list[Row] = []
 
     def record() -> None:
         write(folder / TRAJECTORY, atoms, append=True)
         rows.append(state(atoms, dynamics.get_time() / (1000 * units.fs)))
 
-    dynamics.attach(record, interval=flags.interval)
+    dynamics.attach(record, interval=config.interval)
     started = time.perf_counter()
-    dynamics.run(flags.steps)
+    dynamics.run(config.steps)
     found = {
         "drift": float(np.polyfit([row["time"] for row in rows], [1e3 * row["energy"] for row in rows], 1)[0]),
         "temperature": float(np.mean([row["temperature"] for row in rows])),
-        "milliseconds": 1e3 * (time.perf_counter() - started) / flags.steps,
+        "milliseconds": 1e3 * (time.perf_counter() - started) / config.steps,
     }
     write_csv(folder / "dynamics.csv", rows)
     draw(rows, folder / "dynamics.png")
-    print(f"steps               {flags.steps} of {flags.timestep} fs, {found['milliseconds']:.1f} ms each")
+    print(f"steps               {config.steps} of {config.timestep} fs, {found['milliseconds']:.1f} ms each")
     print(f"temperature         {found['temperature']:.0f} K (mean)")
-    if flags.ensemble == "nve":
+    if config.ensemble == "nve":
         print(f"drift of energy     {found['drift']:.3f} meV/atom/ps")
     print(f"everything is in    {folder}")
     return found

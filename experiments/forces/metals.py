@@ -10,22 +10,35 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from utils.cli import UsageError, answer_help, blame, count, make_parser, parse, run
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from utils.cli import UsageError, answer_help, blame, run
+from utils.config import MOST, RULES, CountOrZero
+from utils.flags import make_parser
 
 TEMPERATURES = (300, 500, 700, 900)  # kelvin
 STRAINS = (-0.01, 0.02)  # of the lattice, between
 TIMESTEP, FRICTION, EQUILIBRATION, INTERVAL = 2.0, 0.02, 300, 20  # fs, per fs, steps, steps from frame to frame
-PRESETS = {"metals": {"structures": 400, "seed": 0}}
+
+
+@dataclass(frozen=True, kw_only=True, config=RULES)
+class Metals:
+    """Which structures."""
+
+    folder: str
+    """for the three files; without any of them so far"""
+    structures: Annotated[int, Field(ge=16, le=MOST)] = 400
+    """how many in all; an eighth are to test on, and to choose"""
+    seed: CountOrZero = 0
+    """of strains, vacancies, velocities and the split"""
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
-    parser = make_parser(__doc__, PRESETS)
-    parser.add_argument("folder", help="for the three files; without any of them so far")
-    parser.add_argument("--structures", type=count(16), help="how many in all; an eighth are to test on, and to choose")
-    parser.add_argument("--seed", type=count(0), help="of strains, vacancies, velocities and the split")
-    return parser
+    return make_parser(__doc__, Metals, with_defaults=True)
 
 
 if __name__ == "__main__":
@@ -80,15 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UsageError: the folder has such files already, or cannot be written to.
     """
-    flags, _ = parse(build_parser(), PRESETS, arguments)
-    held = flags.structures // 8
+    config = Metals(**vars(build_parser().parse_args(arguments)))
+    held = config.structures // 8
     splits = {"train": slice(2 * held, None), "valid": slice(held, 2 * held), "test": slice(held)}
-    paths = {split: Path(flags.folder) / f"{split}.extxyz" for split in splits}
+    paths = {split: Path(config.folder) / f"{split}.extxyz" for split in splits}
     if there := [path for path in paths.values() if path.exists()]:
         raise UsageError(f"{there[0]} is there already; name another folder")
-    frames = structures(flags.structures, flags.seed)
+    frames = structures(config.structures, config.seed)
     with blame("FOLDER"):
-        make_folder(Path(flags.folder))
+        make_folder(Path(config.folder))
         for split, path in paths.items():
             write(path, frames[splits[split]])
             print(f"{len(frames[splits[split]]):4} structures in {path}")

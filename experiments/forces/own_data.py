@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from torch import Tensor
 from equivariant_attention.forces import forces_on_graph
 from equivariant_attention.models import Potential
 from equivariant_attention.models.elements import symbols
-from experiments.forces.flags import FRAMES, OWN_DATA, add_frame_flags
+from experiments.forces.config import FRAMES, OWN_DATA, FrameConfig, FrameModel
 from experiments.forces.frames import Batch, Frames, collate, read_frames
-from utils.cli import UsageError, blame, none_or_text
-from utils.experiment import Experiment, Loaders, summary, summary_lines
-from utils.files import write_json
+from utils.cli import UsageError, blame
+from utils.config import none_or_text
+from utils.experiment import Experiment, Loaders
+from utils.flags import CommandLine
 from utils.plots import learning_curves, parity
 from utils.training import Trainer
 
@@ -26,60 +26,49 @@ MODEL = "model.pt"
 UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV/Å³", 1e3)}  # and how many to eV, Å
 
 
-def load(flags: Namespace) -> dict[str, Frames]:
-    """The datasets ``'train'``, ``'valid'`` and ``'test'``.
-
-    Args:
-        flags: every flag.
-
-    Raises:
-        UsageError: a file is not what it should be, or the precision none that forces can be derived in.
-    """
-    if flags.precision not in ("32-true", "64-true"):
-        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {flags.precision}")
+def load(config: FrameConfig) -> dict[str, Frames]:
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``."""
+    if config.precision not in ("32-true", "64-true"):
+        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
     with blame("--data"):
-        frames = read_frames(flags.data)
-        if flags.valid is None:
+        frames = read_frames(config.data)
+        if config.valid is None:
             if len(frames) < 2:
-                raise ValueError(f"{flags.data}: expected at least 2 structures where there is no --valid, got 1")
-            order = np.random.default_rng(flags.seed).permutation(len(frames))
+                raise ValueError(f"{config.data}: expected at least 2 structures where there is no --valid, got 1")
+            order = np.random.default_rng(config.seed).permutation(len(frames))
             tenth = max(1, len(frames) // 10)
             held, frames = [frames[i] for i in order[:tenth]], [frames[i] for i in order[tenth:]]
-        train = Frames(frames, flags.data, flags.cutoff)
-        if flags.valid is None:
-            held_out = Frames(held, flags.data, flags.cutoff, train.reference)
-    if flags.valid is not None:
+        train = Frames(frames, config.data, config.cutoff)
+        if config.valid is None:
+            held_out = Frames(held, config.data, config.cutoff, train.reference)
+    if config.valid is not None:
         with blame("--valid"):
-            held_out = Frames(read_frames(flags.valid), flags.valid, flags.cutoff, train.reference)
+            held_out = Frames(read_frames(config.valid), config.valid, config.cutoff, train.reference)
     test = held_out
-    if flags.test is not None:
+    if config.test is not None:
         with blame("--test"):
-            test = Frames(read_frames(flags.test), flags.test, flags.cutoff, train.reference)
+            test = Frames(read_frames(config.test), config.test, config.cutoff, train.reference)
     for name, part in (("--valid", held_out), ("--test", test)):
         if others := {*part.z.tolist()} - {*train.z.tolist()}:
             raise UsageError(f"{name}: expected elements that are trained on, got also {symbols(others)}")
     return {"train": train, "valid": held_out, "test": test}
 
 
-def make_model(flags: Namespace) -> Potential:
-    """The untrained model.
-
-    Args:
-        flags: every flag.
-    """
+def make_model(config: FrameConfig) -> Potential:
+    """The untrained model."""
     model = Potential(
-        flags.cutoff,
-        {degree: int(m) for degree, m in enumerate(flags.channels.split(","))},
-        flags.num_layers,
-        n_heads=flags.head,
-        div=flags.div,
-        x_ij=none_or_text(flags.xij),
-        nonlinearity=flags.nonlinearity,
-        radial_basis=flags.radial_basis,
-        num_radial=flags.num_radial,
-        activation=flags.activation,
+        config.cutoff,
+        {degree: int(m) for degree, m in enumerate(config.channels.split(","))},
+        config.num_layers,
+        n_heads=config.head,
+        div=config.div,
+        x_ij=none_or_text(config.xij),
+        nonlinearity=config.nonlinearity,
+        radial_basis=config.radial_basis,
+        num_radial=config.num_radial,
+        activation=config.activation,
     )
-    model.loss_weights = {name: getattr(flags, f"{name}_weight") for name in UNITS}
+    model.loss_weights = {name: getattr(config, f"{name}_weight") for name in UNITS}
     return model
 
 
@@ -134,20 +123,10 @@ def batch_loss(model: Potential, batch: Batch) -> tuple[dict[str, Tensor], int]:
     return {"loss": loss, **{f"{name}_error": part.detach().sqrt() for name, part in parts.items()}}, G.num_nodes()
 
 
-def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -> dict[str, Any]:
-    """Test the best weights, write the model, metrics.json and plots, print tables and how to load the model.
-
-    Args:
-        flags: every flag.
-        trainer: after the training, with the best weights.
-        loaders: batches of every split.
-        folder: of the run.
-
-    Returns:
-        what metrics.json holds.
-    """
+def report(config: FrameConfig, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Tables of the best weights' errors, plots, the model as a file, and how to load it."""
     model, metrics = trainer.model, {}
-    print(f"\n{'mean absolute error (root mean square)':40} {'train':>20} {'valid':>20} {'test':>20}")
+    lines = [f"{'mean absolute error (root mean square)':40} {'train':>20} {'valid':>20} {'test':>20}"]
     found = {split: predictions(trainer, loaders[split]) for split in ("train", "valid", "test")}
     for name, (unit, factor) in UNITS.items():
         cells = []
@@ -157,19 +136,18 @@ def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -
                 mean, root = float(error.abs().mean()), float(error.square().mean().sqrt())
                 metrics[f"{split}_{name}_mae"], metrics[f"{split}_{name}_rmse"] = mean, root
             cells.append(f"{mean:.2f} ({root:.2f})" if error.numel() else "-")
-        print(f"{f'{name}, {unit}':40} " + " ".join(f"{cell:>20}" for cell in cells))
-    if flags.test is None:
-        print("(test: the structures that chose the weights; name others by --test)")
+        lines.append(f"{f'{name}, {unit}':40} " + " ".join(f"{cell:>20}" for cell in cells))
+    if config.test is None:
+        lines.append("(test: the structures that chose the weights; name others by --test)")
     draw(found["test"], trainer, folder)
     model.reference.copy_(loaders["train"].dataset.reference)
     model.cpu().save_pretrained(folder / MODEL)
-    metrics |= summary(trainer)
-    write_json(folder / "metrics.json", metrics)
-    print("\nfrom equivariant_attention.ase_calculator import ModelCalculator")
-    print("from equivariant_attention.models import Potential")
-    print(f"atoms.calc = ModelCalculator(Potential.from_pretrained({str(folder / MODEL)!r}).double())\n")
-    print(summary_lines(metrics, folder))
-    return metrics
+    return metrics, [
+        *lines,
+        "\nfrom equivariant_attention.ase_calculator import ModelCalculator",
+        "from equivariant_attention.models import Potential",
+        f"atoms.calc = ModelCalculator(Potential.from_pretrained({str(folder / MODEL)!r}).double())\n",
+    ]
 
 
 def predictions(trainer: Trainer, loader: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -213,28 +191,14 @@ def draw(found: tuple[dict[str, Tensor], dict[str, Tensor]], trainer: Trainer, f
         learning_curves(trainer.epochs, names, folder / "learning_curves.png")
 
 
-def idle_flags(flags: Namespace) -> dict[str, str]:
-    """The flags that have no effect, and why.
-
-    Args:
-        flags: every flag.
-    """
-    idle = {"graph": "here: graphs are made of positions, by the library"}
-    if not flags.num_layers:
-        idle |= dict.fromkeys(("div", "head", "xij", "activation", "nonlinearity"), "unless --num_layers is at least 1")
-    return idle
-
-
 EXPERIMENT = Experiment(
-    description=OWN_DATA,
-    presets={"frames": FRAMES},
-    add_flags=add_frame_flags,
+    command_line=CommandLine(OWN_DATA, FRAMES),
+    model=FrameModel,
     load=load,
     collate=collate,
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
     fit_model=fit_model,
-    idle=idle_flags,
     unit="structures",
 )

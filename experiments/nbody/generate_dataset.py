@@ -16,14 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.nbody.simulation import SPREAD
-from utils.cli import UsageError, answer_help, blame, run
+from utils.cli import Parser, UsageError, answer_help, blame, run
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Simulate charged particles or springs and write training, validation and test sets.",
+def _parser() -> Parser:
+    parser = Parser(
+        "Simulate charged particles or springs and write training, validation and test sets.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--simulation", choices=sorted(SPREAD), default="charged", help="what acts between the particles")

@@ -8,16 +8,17 @@ python experiments/nbody/run.py --resume FOLDER     goes on with an interrupted 
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from experiments.nbody.flags import FREE, PRESETS, add_flags, idle_flags
-from utils.cli import UsageError, answer_help, blame, none_or_text, run
-from utils.flags import experiment_parser
+from experiments.nbody.config import PRESETS, Config, Model
+from utils.cli import UsageError, answer_help, blame, run
+from utils.config import none_or_text
+from utils.flags import CommandLine
 
+COMMAND_LINE = CommandLine(__doc__, PRESETS)
 if __name__ == "__main__":
-    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags))  # PyTorch takes seconds to import
+    answer_help(COMMAND_LINE.parser)  # PyTorch takes seconds to import
 
 from torch import nn
 
@@ -26,8 +27,7 @@ from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.integrator import SE3Integrator
 from experiments.nbody.simulation import Settings, Trajectories
-from utils.experiment import Experiment, equivariance_line, summary, summary_lines
-from utils.files import write_json
+from utils.experiment import Experiment, Loaders
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -35,56 +35,49 @@ from utils.training import Trainer
 # ---------------------------------------------------------------------------------------------------------- data
 
 
-def load(flags: Namespace) -> dict[str, NBodyDataset]:
-    """The datasets ``'train'``, ``'test'`` and, unless files were given without one, ``'valid'``; that of --evaluate.
-
-    Args:
-        flags: every flag.
-
-    Raises:
-        UsageError: a flag, named, asks for what cannot be done.
-    """
-    source = "--data" if flags.ri_data is None else "--ri_data"
+def load(config: Config) -> dict[str, NBodyDataset]:
+    """The datasets ``'train'``, ``'test'``, ``'valid'`` unless files were given without one, and that of --evaluate."""
+    source = "--data" if config.ri_data is None else "--ri_data"
     arguments = {"delta_t": "--ri_delta_t", "burn_in": "--ri_burn_in", "sample_freq": "--sample_freq"}
     with blame(source, **arguments, stream="--stream"):
-        splits = _simulate_splits(flags) if flags.ri_data is None else _read_splits(flags)
-        what = flags.ri_delta_t, flags.ri_burn_in, flags.ri_start_at, flags.seed, flags.targets
+        splits = _simulate_splits(config) if config.ri_data is None else _read_splits(config)
+        what = config.ri_delta_t, config.ri_burn_in, config.ri_start_at, config.seed, config.targets
         datasets = {
-            split: NBodyDataset(trajectories, *what, mirror=flags.mirror and split == "train")
+            split: NBodyDataset(trajectories, *what, mirror=config.mirror and split == "train")
             for split, trajectories in splits.items()
         }
-    if flags.evaluate is not None:
+    if config.evaluate is not None:
         with blame("--evaluate", delta_t="--evaluate_delta_t", sample_freq="--evaluate_sample_freq"):
-            datasets["evaluate"] = _load_extra(flags, datasets["train"].horizon)
+            datasets["evaluate"] = _load_extra(config, datasets["train"].horizon)
     return datasets
 
 
-def _simulate_splits(flags: Namespace) -> dict[str, Trajectories]:
-    box_size = Settings.box_size if flags.walls else 0.0
-    settings = Settings(flags.ri_data_type, flags.n_balls, box_size=box_size, sample_freq=flags.sample_freq or 100)
-    sizes = {"train": flags.num_train, "valid": flags.num_valid, "test": flags.num_test}
-    seed = flags.seed if flags.data_seed is None else flags.data_seed
-    options = {"stream": flags.stream, "progress": sys.stderr.isatty()}
+def _simulate_splits(config: Config) -> dict[str, Trajectories]:
+    box_size = Settings.box_size if config.walls else 0.0
+    settings = Settings(config.ri_data_type, config.n_balls, box_size=box_size, sample_freq=config.sample_freq or 100)
+    sizes = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test}
+    seed = config.seed if config.data_seed is None else config.data_seed
+    options = {"stream": config.stream, "progress": sys.stderr.isatty()}
     return {
-        split: load_or_simulate(flags.data, settings, size, seed, split, **options) for split, size in sizes.items()
+        split: load_or_simulate(config.data, settings, size, seed, split, **options) for split, size in sizes.items()
     }
 
 
-def _read_splits(flags: Namespace) -> dict[str, Trajectories]:
-    name = flags.data_str or f"{flags.ri_data_type}{flags.n_balls}"
-    paths = {split: Path(flags.ri_data) / f"ds_{split}_{name}.pkl" for split in ("train", "valid", "test")}
+def _read_splits(config: Config) -> dict[str, Trajectories]:
+    name = config.data_str or f"{config.ri_data_type}{config.n_balls}"
+    paths = {split: Path(config.ri_data) / f"ds_{split}_{name}.pkl" for split in ("train", "valid", "test")}
     if not paths["valid"].exists():
         del paths["valid"]
-    return {split: load_trajectories(path, flags.sample_freq) for split, path in paths.items()}
+    return {split: load_trajectories(path, config.sample_freq) for split, path in paths.items()}
 
 
-def _load_extra(flags: Namespace, horizon: int) -> NBodyDataset:
-    trajectories = load_trajectories(flags.evaluate, flags.evaluate_sample_freq)
-    start_at, targets = flags.ri_start_at, flags.targets
-    dataset = NBodyDataset(trajectories, flags.evaluate_delta_t, start_at=start_at, seed=flags.seed, targets=targets)
+def _load_extra(config: Config, horizon: int) -> NBodyDataset:
+    trajectories = load_trajectories(config.evaluate, config.evaluate_sample_freq)
+    start_at, targets = config.ri_start_at, config.targets
+    dataset = NBodyDataset(trajectories, config.evaluate_delta_t, start_at=start_at, seed=config.seed, targets=targets)
     if dataset.horizon != horizon:
         raise UsageError(
-            f"--evaluate_delta_t: {flags.evaluate_delta_t} frames of {flags.evaluate} are {dataset.horizon} steps of "
+            f"--evaluate_delta_t: {config.evaluate_delta_t} frames of {config.evaluate} are {dataset.horizon} steps of "
             f"the simulation, but the model predicts {horizon}"
         )
     return dataset
@@ -93,23 +86,19 @@ def _load_extra(flags: Namespace, horizon: int) -> NBodyDataset:
 # --------------------------------------------------------------------------------------------------------- model
 
 
-def make_model(flags: Namespace) -> nn.Module:
-    """The untrained model.
-
-    Args:
-        flags: every flag.
-    """
-    if flags.model == "SE3Integrator":
-        return SE3Integrator(flags.num_layers, flags.num_channels, flags.num_degrees, flags.num_steps)
-    return getattr(models, flags.model)(
-        num_layers=flags.num_layers,
-        num_channels=flags.num_channels,
-        num_degrees=flags.num_degrees,
-        div=flags.div,
-        n_heads=flags.head,
-        si_m=flags.simid,
-        si_e=flags.siend,
-        x_ij=none_or_text(flags.xij),
+def make_model(config: Config) -> nn.Module:
+    """The untrained model."""
+    if config.model == "SE3Integrator":
+        return SE3Integrator(config.num_layers, config.num_channels, config.num_degrees, config.num_steps)
+    return getattr(models, config.model)(
+        num_layers=config.num_layers,
+        num_channels=config.num_channels,
+        num_degrees=config.num_degrees,
+        div=config.div,
+        n_heads=config.head,
+        si_m=config.simid,
+        si_e=config.siend,
+        x_ij=none_or_text(config.xij),
     )
 
 
@@ -127,37 +116,19 @@ def fit_model(model: nn.Module, dataset: NBodyDataset) -> None:
 # -------------------------------------------------------------------------------------------------------- report
 
 
-def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], folder: Path) -> dict[str, Any]:
-    """Evaluate the best weights, write metrics.json and plots, print the table.
-
-    Args:
-        flags: every flag.
-        trainer: after the training, with the best weights.
-        loaders: batches of every split.
-        folder: of the run.
-
-    Returns:
-        what metrics.json holds.
-    """
+def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Tables of the best weights' errors beside those of baselines, and plots."""
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"].dataset
     results = {split: compare(fabric, model, loader) for split, loader in loaders.items() if split != "train"}
     G, *_ = loaders["test"].first(100)
     errors = relative_equivariance_error(fabric, model, G)
-    metrics = {
-        **results,
-        "equivariance_error": errors,
-        **summary(trainer),
-        "horizon_steps": test.horizon,
-        "horizon_time": test.horizon_time,
-    }
-    write_json(folder / "metrics.json", metrics)
+    horizon = {"horizon_steps": test.horizon, "horizon_time": test.horizon_time}
     draw(trainer, loaders["test"], results["test"], folder / "plots")
+    lines = []
     for split in [split for split in ("test", "evaluate") if split in results]:
-        print(f"\n{split}: {len(loaders[split].dataset)} trajectories, {test.horizon} steps ahead")
-        print(table(results[split]))
-    print(f"\n{equivariance_line(errors)}")
-    print(summary_lines(metrics, folder))
-    return metrics
+        lines.append(f"{split}: {len(loaders[split].dataset)} trajectories, {test.horizon} steps ahead")
+        lines.append(f"{table(results[split])}\n")
+    return {**results, "equivariance_error": errors, **horizon}, lines
 
 
 def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> None:
@@ -181,17 +152,14 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
 
 
 EXPERIMENT = Experiment(
-    description=__doc__,
-    presets=PRESETS,
-    add_flags=add_flags,
+    command_line=COMMAND_LINE,
+    model=Model,
     load=load,
     collate=collate,
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
     fit_model=fit_model,
-    free=FREE,
-    idle=idle_flags,
 )
 main = EXPERIMENT.main
 

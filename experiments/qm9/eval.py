@@ -6,19 +6,21 @@ python experiments/qm9/eval.py --checkpoint best.pt --data_address molecules.npz
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.qm9.flags import add_source_flags, trained_parser
+from experiments.qm9.config import Source
 from utils.cli import UsageError, answer_help, blame, run
+from utils.config import Machine
+from utils.flags import make_parser
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
-    parser = trained_parser(__doc__)
-    add_source_flags(parser)
+    parser = make_parser(__doc__, Machine, Source)
+    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="best.pt of a run")
     parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test")
     parser.add_argument("--output", metavar="FOLDER", default=None,
         help="gets metrics.json, predictions.csv and parity.png (None: figures are only printed)")  # fmt: skip
@@ -51,32 +53,33 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         UsageError: flags ask for what cannot be done.
     """
-    given = build_parser().parse_args(arguments)
-    if {"source", "data_address"} & vars(given).keys():  # one of the two means another source, not half of the old one
-        given = Namespace(**{"source": "auto", "data_address": None, **vars(given)})
-    if given.output is not None:
+    given = vars(build_parser().parse_args(arguments))
+    checkpoint, split, output = (given.pop(name) for name in ("checkpoint", "split", "output"))
+    if {"source", "data_address"} & given.keys():  # one of the two means another source, not half of the old one
+        given = {"source": "auto", "data_address": None, **given}
+    if output is not None:
         with blame("--output"):
-            if (make_folder(given.output) / CONFIG).exists():
-                raise UsageError(f"{given.output} holds a run, whose files would be lost; name another folder")
-    trained = Trained(given)
-    task = trained.flags.task
-    molecules = load_molecules(trained.flags)
+            if (make_folder(output) / CONFIG).exists():
+                raise UsageError(f"{output} holds a run, whose files would be lost; name another folder")
+    trained = Trained(checkpoint, given)
+    task = trained.config.task
+    molecules = load_molecules(trained.config)
     with blame("--checkpoint", task="--data_address: the model's task"):
         molecules = with_target(molecules, task)
-    molecules = molecules if given.split == "all" else molecules.part(given.split)
+    molecules = molecules if split == "all" else molecules.part(split)
     if not len(molecules):
-        raise UsageError(f"--split: no molecules with a known {task} in {given.split}")
-    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.flags)))
+        raise UsageError(f"--split: no molecules with a known {task} in {split}")
+    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.config)))
     predictions = predict(trained.fabric, trained.model, loader, task)
     errors = relative_equivariance_error(trained.fabric, trained.model, loader, task)
-    metrics = {given.split: predictions.metrics, "unit": TARGETS[task].report_unit, "equivariance_error": errors}
-    print(f"\n{given.split}: {len(molecules):,} molecules")
+    metrics = {split: predictions.metrics, "unit": TARGETS[task].report_unit, "equivariance_error": errors}
+    print(f"\n{split}: {len(molecules):,} molecules")
     print(predictions.table())
     print(equivariance_line(errors))
-    if given.output is not None:
+    if output is not None:
         with blame("--output"):
-            write_json(Path(given.output) / "metrics.json", metrics)
-            write(predictions, Path(given.output))
+            write_json(Path(output) / "metrics.json", metrics)
+            write(predictions, Path(output))
     return metrics
 
 

@@ -9,42 +9,39 @@ trained again, and what was interrupted is gone on with.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.qm9.targets import TARGETS
-from utils.cli import answer_help, blame, count, parse, run
+from utils.cli import Parser, answer_help, blame, run
+from utils.config import Count
+from utils.flags import read_as
 
 SCALARS = [name for name, target in TARGETS.items() if not target.vector]
 
 
 def _size(text: str) -> int | None:
-    return None if text == "all" else count(1)(text)
+    return None if text == "all" else read_as(Count)(text)
 
 
 _size.__name__ = "number of molecules"
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="All other flags are those of run.py.",
-        allow_abbrev=False,
-    )
+    parser = Parser(__doc__, epilog="All other flags are those of run.py.")
     add = parser.add_argument
     add("--tasks", nargs="+", choices=SCALARS, default=["mu", "alpha", "gap", "lumo", "cv"])
     add("--models", nargs="+", choices=("SE3Transformer", "TFN"), default=["SE3Transformer", "TFN"])
     add("--sizes", nargs="+", type=_size, default=[500, 1000, 2000, None], help="molecules to train on, or all")
-    add("--jobs", type=count(1), default=1, help="runs at a time")
+    add("--jobs", type=read_as(Count), default=1, help="runs at a time")
     add("--output", required=True, metavar="FOLDER", help="gets curves.csv, curves.png and the runs")
     return parser
 
@@ -58,7 +55,7 @@ from tqdm import tqdm
 from experiments.qm9 import run as qm9
 from experiments.qm9.evaluation import BASELINES
 from utils.files import make_folder, read_json
-from utils.flags import FREE
+from utils.flags import free_fields
 from utils.history import write_csv
 from utils.plots import Figure, save_figure
 from utils.runs import CONFIG, reconcile
@@ -135,11 +132,11 @@ def check(study: Study) -> None:
     Raises:
         UsageError: run.py knows no such flags, or there is a run of others in its folder.
     """
-    given = parse(qm9.EXPERIMENT.build_parser(), qm9.PRESETS, study.words, qm9.RECIPES)
+    config, given = qm9.COMMAND_LINE.parse(study.words)
     if (study.folder / CONFIG).exists():
         with blame(f"--output: {study.folder}"):
             stored = read_json(study.folder / CONFIG)["flags"]
-            reconcile(vars(given[0]), given[1], stored, {*FREE, *qm9.FREE} - {"num_epochs"})
+            reconcile(asdict(config), given, stored, free_fields(type(config)) - {"num_epochs"})
 
 
 def train_all(studies: Sequence[Study], jobs: int) -> Iterator[None]:

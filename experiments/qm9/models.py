@@ -1,6 +1,5 @@
 """The published models for QM9 and NVIDIA's, one number per molecule; a model of a vector per molecule; units."""
 
-from argparse import Namespace
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.segments import segment_sum
+from experiments.qm9.config import Config
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
 from experiments.qm9.residual import SE3TransformerResidual
 from experiments.qm9.targets import ELEMENTS, TARGETS
@@ -373,43 +373,43 @@ MODELS = {
 }
 
 
-def neighbours_of(flags: Namespace) -> Neighbours:
-    """Which atoms the model of these flags has edges between.
+def neighbours_of(config: Config) -> Neighbours:
+    """Which atoms the model has edges between.
 
     Args:
-        flags: with those of the model.
+        config: of the run.
 
     Raises:
         ValueError: they contradict each other.
     """
-    return Neighbours(flags.fully_connected, flags.cutoff, flags.envelope)
+    return Neighbours(config.fully_connected, config.cutoff, config.envelope)
 
 
-def make_model(flags: Namespace) -> Scaled:
+def make_model(config: Config) -> Scaled:
     """The untrained model.
 
     Args:
-        flags: with those of the model.
+        config: of the run.
 
     Raises:
         ValueError: there is no such model.
     """
-    target = TARGETS[flags.task]
-    if target.vector and flags.model != "SE3Transformer":
-        raise ValueError(f"--task {flags.task}: expected --model SE3Transformer, vectors have no other")
-    made = SE3TransformerVector if target.vector else MODELS[flags.model]
+    target = TARGETS[config.task]
+    if target.vector and config.model != "SE3Transformer":
+        raise ValueError(f"--task {config.task}: expected --model SE3Transformer, vectors have no other")
+    made = SE3TransformerVector if target.vector else MODELS[config.model]
     net = made(
-        num_layers=flags.num_layers,
+        num_layers=config.num_layers,
         atom_feature_size=ATOM_FEATURES,
-        num_channels=flags.num_channels,
-        num_nlayers=flags.num_nlayers,
-        num_degrees=flags.num_degrees,
-        edge_dim=neighbours_of(flags).edge_dim,
-        div=flags.div,
-        pooling=flags.pooling,
-        n_heads=flags.head,
-        nonlinearity=flags.nonlinearity,
+        num_channels=config.num_channels,
+        num_nlayers=config.num_nlayers,
+        num_degrees=config.num_degrees,
+        edge_dim=neighbours_of(config).edge_dim,
+        div=config.div,
+        pooling=config.pooling,
+        n_heads=config.head,
+        nonlinearity=config.nonlinearity,
     )
-    if flags.model == "SE3TransformerResidual":
+    if config.model == "SE3TransformerResidual":
         return AboveLinear(net)
-    return Scaled(net, flags.per_atom and target.grows)
+    return Scaled(net, config.per_atom and target.grows)

@@ -12,13 +12,15 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.qm9.flags import trained_parser
 from utils.cli import UsageError, answer_help, blame, run
+from utils.config import Machine
+from utils.flags import make_parser
 
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
-    parser = trained_parser(__doc__)
+    parser = make_parser(__doc__, Machine)
+    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="best.pt of a run")
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
     parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
     return parser
@@ -67,29 +69,28 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[Predictions
     Raises:
         UsageError: none could be read, or flags ask for what cannot be done.
     """
-    given = build_parser().parse_args(arguments)
+    given = vars(build_parser().parse_args(arguments))
+    output, names = given.pop("output"), given.pop("molecules")
     with blame("--output"):
-        make_folder(Path(given.output).parent)
-    trained = Trained(given)
-    structures = read(given.molecules)
+        make_folder(Path(output).parent)
+    trained = Trained(given.pop("checkpoint"), given)
+    structures = read(names)
     for structure in structures:
         if structure.problem is not None:
             print(f"skipped {structure.name}: {structure.problem}", file=sys.stderr)
     good = [structure.molecule for structure in structures if structure.molecule is not None]
     if not good:
         raise UsageError("molecules: none of them could be read")
-    molecules, task = join(good), trained.flags.task
+    molecules, task = join(good), trained.config.task
     for name in molecules.names[~molecules.perceived]:
         print(f"note on {name}: RDKit finds no bond orders, all bonds count as single", file=sys.stderr)
-    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.flags)))
+    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.config)))
     predictions = predict(trained.fabric, trained.model, loader, task)
     with blame("--output"):
-        predictions.write_csv(given.output)
+        predictions.write_csv(output)
     print(table(predictions))
     skipped = len(structures) - len(good)
-    print(
-        f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {given.output}"
-    )
+    print(f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {output}")
     return predictions, skipped
 
 

@@ -10,17 +10,16 @@ python experiments/qm9/run.py --resume FOLDER                     goes on with a
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from experiments.qm9.flags import FREE, PRESETS, RECIPES, add_flags, idle_flags, source_of
-from experiments.qm9.flags import MODERN as MODERN
+from experiments.qm9.config import PRESETS, RECIPES, Config, Model, Source
 from utils.cli import UsageError, answer_help, blame, run
-from utils.flags import experiment_parser
+from utils.flags import CommandLine
 
+COMMAND_LINE = CommandLine(__doc__, PRESETS, RECIPES)
 if __name__ == "__main__":
-    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags, RECIPES))  # PyTorch takes seconds to import
+    answer_help(COMMAND_LINE.parser)  # PyTorch takes seconds to import
 
 import numpy as np
 import torch
@@ -33,8 +32,7 @@ from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from experiments.qm9.targets import TARGETS
 from utils.arrays import as_integers, read_npz
-from utils.experiment import Experiment, Loaders, equivariance_line, summary, summary_lines
-from utils.files import write_json
+from utils.experiment import Experiment, Loaders
 from utils.loaders import ShorterEpochs
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -44,42 +42,42 @@ NOTES = {"embedded": "; labels by GFN2-xTB, real physics but not QM9's"}
 # ---------------------------------------------------------------------------------------------------------- data
 
 
-def load_molecules(flags: Namespace) -> Molecules:
-    """The molecules that flags ask for.
+def load_molecules(config: Source) -> Molecules:
+    """The molecules of a source.
 
     Args:
-        flags: with those of :func:`add_source_flags`.
+        config: says which.
 
     Raises:
         UsageError: there are none, or they are damaged.
     """
-    source = source_of(flags)
-    if source not in ("embedded", "qm9pack") and flags.data_address is None:
+    source = config.resolved_source()
+    if source not in ("embedded", "qm9pack") and config.data_address is None:
         raise UsageError(f"--data_address: expected a path with --source {source}")
-    if source in ("published", "arrays") and not Path(flags.data_address).is_file():
-        raise UsageError(f"--data_address: {flags.data_address}: there is no such file")
+    if source in ("published", "arrays") and not Path(config.data_address).is_file():
+        raise UsageError(f"--data_address: {config.data_address}: there is no such file")
     try:
         with blame("--source qm9pack" if source == "qm9pack" else "--data_address"):
-            molecules = _read(source, flags)
+            molecules = _read(source, config)
     except ModuleNotFoundError as error:
         raise UsageError(f"--source {source}: {error}") from error
-    if flags.test_ids is not None:
+    if config.test_ids is not None:
         with blame("--test_ids", ids="--test_ids"):
-            molecules = molecules.hold_out(read_ids(flags.test_ids))
+            molecules = molecules.hold_out(read_ids(config.test_ids))
     print(f"{source}: {molecules.summary}{NOTES.get(source, '')}")
     return molecules
 
 
-def _read(source: str, flags: Namespace) -> Molecules:
+def _read(source: str, config: Source) -> Molecules:
     if source == "embedded":
         return sources.embedded()
     if source == "arrays":
-        return sources.from_arrays(flags.data_address, flags.cache, progress=True)
+        return sources.from_arrays(config.data_address, config.cache, progress=True)
     if source == "qm9pack":
-        return sources.from_qm9pack(flags.cache, progress=True)
+        return sources.from_qm9pack(config.cache, progress=True)
     if source == "published":
-        return sources.from_published(flags.data_address)
-    return sources.from_download(flags.data_address, fetch=flags.source == "download", progress=True)
+        return sources.from_published(config.data_address)
+    return sources.from_download(config.data_address, fetch=config.source == "download", progress=True)
 
 
 def read_ids(path: str) -> np.ndarray:
@@ -97,36 +95,31 @@ def read_ids(path: str) -> np.ndarray:
     return np.unique(np.concatenate(numbers))
 
 
-def load(flags: Namespace) -> dict[str, Dataset]:
-    """The datasets ``'train'``, ``'valid'`` and ``'test'``: molecules whose target is known.
-
-    Args:
-        flags: every flag.
-
-    Raises:
-        UsageError: a flag, named, asks for what cannot be done.
-    """
-    molecules = load_molecules(flags)
+def load(config: Config) -> dict[str, Dataset]:
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``: molecules whose target is known."""
+    molecules = load_molecules(config)
     with blame("--task", task="--task"):
-        known = with_target(molecules, flags.task)
+        known = with_target(molecules, config.task)
     if len(known) < len(molecules):
-        print(f"{len(known):,} of them with a known {flags.task}")
+        print(f"{len(known):,} of them with a known {config.task}")
     parts = {split: known.part(split) for split in SPLITS}
-    for split, size in (("train", flags.num_train), ("valid", flags.num_valid)):
+    for split, size in (("train", config.num_train), ("valid", config.num_valid)):
         if size is not None:
             parts[split] = draw(parts[split], size, f"--num_{split}")
-    if flags.num_valid == 0:
+    if config.num_valid == 0:
         del parts["valid"]
     if empty := [split for split, part in parts.items() if not len(part)]:
         raise UsageError(f"--data_address: no molecules for {empty[0]} there")
     with blame("--cutoff", cutoff="--cutoff", envelope="--envelope"):
-        neighbours = neighbours_of(flags)
+        neighbours = neighbours_of(config)
     datasets: dict[str, Dataset] = {
-        split: MoleculeDataset(part, flags.task, neighbours, rotate=flags.rotate and split == "train", seed=flags.seed)
+        split: MoleculeDataset(
+            part, config.task, neighbours, rotate=config.rotate and split == "train", seed=config.seed
+        )
         for split, part in parts.items()
     }
-    if flags.epoch_size is not None:
-        datasets["train"] = ShorterEpochs(datasets["train"], flags.epoch_size, flags.seed)
+    if config.epoch_size is not None:
+        datasets["train"] = ShorterEpochs(datasets["train"], config.epoch_size, config.seed)
     return datasets
 
 
@@ -169,61 +162,44 @@ def whole(dataset: Dataset) -> MoleculeDataset:
 # -------------------------------------------------------------------------------------------------------- report
 
 
-def report(flags: Namespace, trainer: Trainer, loaders: Loaders, folder: Path) -> dict[str, Any]:
-    """Test the best weights, write metrics.json, predictions.csv and plots, print the figures.
-
-    Args:
-        flags: every flag.
-        trainer: after the training, with the best weights.
-        loaders: batches of every split.
-        folder: of the run.
-
-    Returns:
-        what metrics.json holds.
-    """
+def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A table of the best weights' errors beside those of baselines, predictions.csv and plots."""
     fabric, model = trainer.fabric, trainer.model.eval()
     train, epoch_size = whole(loaders["train"].dataset), len(loaders["train"].dataset)
     results = {
-        split: predict(fabric, model, loaders[split], flags.task, train)
+        split: predict(fabric, model, loaders[split], config.task, train)
         for split in ("valid", "test")
         if split in loaders
     }
-    errors = relative_equivariance_error(fabric, model, loaders["test"], flags.task)
+    errors = relative_equivariance_error(fabric, model, loaders["test"], config.task)
     metrics = {
         **{split: predictions.metrics for split, predictions in results.items()},
-        "unit": TARGETS[flags.task].report_unit,
+        "unit": TARGETS[config.task].report_unit,
         "equivariance_error": errors,
         "train_molecules": len(train),
         "molecules_seen": trainer.epoch * epoch_size,
-        **summary(trainer),
     }
-    write_json(folder / "metrics.json", metrics)
     write(results["test"], folder)
     if trainer.epochs:
         x = {"over": "thousands of molecules seen", "per_epoch": epoch_size / 1000}
         learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png", **x)
-    source = source_of(flags)
-    print(f"\ntest: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})")
-    print(results["test"].table())
-    print(equivariance_line(errors))
-    print(f"molecules seen        {metrics['molecules_seen']:,}")
-    print(summary_lines(metrics, folder))
-    return metrics
+    source = config.resolved_source()
+    return metrics, [
+        f"test: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})",
+        results["test"].table(),
+        f"molecules seen        {metrics['molecules_seen']:,}",
+    ]
 
 
 EXPERIMENT = Experiment(
-    description=__doc__,
-    presets=PRESETS,
-    add_flags=add_flags,
+    command_line=COMMAND_LINE,
+    model=Model,
     load=load,
     collate=collate,
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
-    free=FREE,
-    idle=idle_flags,
     fit_model=fit_model,
-    recipes=RECIPES,
     unit="molecules",
 )
 main = EXPERIMENT.main

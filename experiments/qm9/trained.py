@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from equivariant_attention.checkpoints import check_weights, load_weights, made_for
+from experiments.qm9.config import Config, Model
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.models import make_model
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
-from utils.cli import UsageError, blame, check, parse
+from utils.cli import UsageError, blame
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
@@ -22,10 +24,11 @@ class Trained:
     """The model of a checkpoint, on its device and in its precision.
 
     Args:
-        given: ``checkpoint``, and flags that take the place of those the model was trained with.
+        checkpoint: ``best.pt`` of a run.
+        given: values of flags that take the place of those the model was trained with.
 
     Attributes:
-        flags: those of the training, with those given now.
+        config: of the training, with what is given now.
         fabric: device and precision.
         model: the best weights, for evaluation.
 
@@ -33,17 +36,16 @@ class Trained:
         UsageError: the checkpoint is none of ``run.py``, or the device is not there.
     """
 
-    def __init__(self, given: Namespace) -> None:
+    def __init__(self, checkpoint: str, given: Mapping[str, Any]) -> None:
         with blame("--checkpoint"):
-            content = checkpoints.load(given.checkpoint, checkpoints.WEIGHTS)
-            stored = _flags_of_training(content, given.checkpoint)
-        self.flags = Namespace(**{**stored, **vars(given)})
+            content = checkpoints.load(checkpoint, checkpoints.WEIGHTS)
+            self.config = replace(_config_of_training(content, checkpoint), **given)
         with blame("--device", device="--device"):
-            self.fabric = make_fabric(self.flags.device, self.flags.precision)
+            self.fabric = make_fabric(self.config.device, self.config.precision)
         with blame("--checkpoint"):
-            check_weights(content.get("model"), given.checkpoint)
-            model = made_for(lambda: make_model(self.flags), content["model"])
-            load_weights(model, content["model"], given.checkpoint, ours=True)
+            check_weights(content.get("model"), checkpoint)
+            model = made_for(lambda: make_model(self.config), content["model"])
+            load_weights(model, content["model"], checkpoint, ours=True)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
@@ -53,25 +55,20 @@ class Trained:
         Args:
             dataset: with the model's task and neighbours.
         """
-        return EXPERIMENT.make_loader(self.flags, self.fabric, dataset)
+        return EXPERIMENT.make_loader(self.config, self.fabric, dataset)
 
 
-def _flags_of_training(content: dict[str, Any], path: str) -> dict[str, Any]:
-    """Every flag of the training of a checkpoint, those of the model at least from the checkpoint itself."""
+def _config_of_training(content: dict[str, Any], path: str) -> Config:
+    """The configuration of the training of a checkpoint, that of the model at least from the checkpoint itself."""
     stored = content.get("flags")
     if not isinstance(stored, dict) or "task" not in stored:
         raise UsageError(f"{path}: expected best.pt of a run of experiments/qm9/run.py")
     stored = {**BEFORE, **stored}
-    parser = EXPERIMENT.build_parser()
-    defaults = vars(parse(parser, EXPERIMENT.presets, [], EXPERIMENT.recipes)[0])
-    made_of = {*EXPERIMENT.model_flags(), "task"}
+    defaults = asdict(EXPERIMENT.command_line.parse([])[0])
+    made_of = {*(field.name for field in fields(Model)), "task"}
     if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
         raise UsageError(f"{path}: of another version, it differs in the flags {sorted(map(str, other))}")
     # Text that is None has been left out, as a place on another machine is.
     kept = {name: value for name, value in stored.items() if value is not None or not isinstance(defaults[name], str)}
-    flags = {**defaults, **kept}
-    try:
-        check(parser, EXPERIMENT.presets, flags, EXPERIMENT.recipes)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    return flags
+    with blame(path):
+        return EXPERIMENT.command_line.read({**defaults, **kept})

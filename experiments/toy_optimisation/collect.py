@@ -8,17 +8,16 @@ weights and pictures.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.cli import UsageError, answer_help, blame, run
+from utils.cli import Parser, UsageError, answer_help, blame, run
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="folder of a finished run")
     parser.add_argument("--output", metavar="FOLDER", required=True, type=Path)
     return parser
@@ -30,9 +29,8 @@ if __name__ == "__main__":
 from equivariant_attention.checkpoints import write_tensors
 from utils import checkpoints
 from utils.files import atomic_write, read_json, write_json
-from utils.flags import without_places
 from utils.plots import Figure, save_figure
-from utils.runs import CONFIG
+from utils.runs import CONFIG, without_places
 
 KEPT = (
     "config.json", "metrics.csv", "metrics.json", "checkpoints/best.pt",

@@ -7,16 +7,17 @@ python experiments/toy_optimisation/run.py --resume FOLDER     goes on with an i
 
 from __future__ import annotations
 
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from experiments.toy_optimisation.flags import FREE, PRESETS, add_flags
-from utils.cli import answer_help, none_or_text, run
-from utils.flags import experiment_parser
+from experiments.toy_optimisation.config import PRESETS, Config, Model
+from utils.cli import answer_help, run
+from utils.config import none_or_text
+from utils.flags import CommandLine
 
+COMMAND_LINE = CommandLine(__doc__, PRESETS)
 if __name__ == "__main__":
-    answer_help(lambda: experiment_parser(__doc__, PRESETS, add_flags))  # PyTorch takes seconds to import
+    answer_help(COMMAND_LINE.parser)  # PyTorch takes seconds to import
 
 from torch import nn
 
@@ -31,8 +32,7 @@ from experiments.toy_optimisation.evaluation import (
 )
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.observers import GradientFlow, attention_weights
-from utils.experiment import Experiment, equivariance_line, summary, summary_lines
-from utils.files import write_json
+from utils.experiment import Experiment, Loaders
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -40,46 +40,38 @@ from utils.training import Trainer
 # ---------------------------------------------------------------------------------------------------------- data
 
 
-def load(flags: Namespace) -> dict[str, SpringsDataset]:
-    """The datasets ``'train'``, ``'valid'``, ``'test'`` and, with --num_runs, ``'test-2'``, ...
-
-    Args:
-        flags: every flag.
-    """
+def load(config: Config) -> dict[str, SpringsDataset]:
+    """The datasets ``'train'``, ``'valid'``, ``'test'`` and, with --num_runs, ``'test-2'``, ..."""
     datasets = {
-        "train": SpringsDataset(flags.epoch_size, flags.n_points, "train", flags.seed),
-        "valid": SpringsDataset(flags.num_valid, flags.n_points, "valid", flags.seed),
+        "train": SpringsDataset(config.epoch_size, config.n_points, "train", config.seed),
+        "valid": SpringsDataset(config.num_valid, config.n_points, "valid", config.seed),
     }
-    for number in range(flags.num_runs):
+    for number in range(config.num_runs):
         name = "test" if number == 0 else f"test-{number + 1}"
-        datasets[name] = SpringsDataset(flags.num_test, flags.n_points, "log", flags.seed + number)
+        datasets[name] = SpringsDataset(config.num_test, config.n_points, "log", config.seed + number)
     return datasets
 
 
 # --------------------------------------------------------------------------------------------------------- model
 
 
-def make_model(flags: Namespace) -> nn.Module:
-    """The untrained model.
-
-    Args:
-        flags: every flag.
-    """
-    model = getattr(models, flags.model)(
-        num_layers=flags.num_layers,
-        num_degrees=flags.num_degrees,
-        num_channels=flags.num_channels,
-        div=flags.div,
-        n_heads=flags.head,
-        num_iter=flags.num_iter,
-        si_m=flags.simid,
-        si_e=flags.siend,
-        x_ij=none_or_text(flags.xij),
-        compute_gradients=flags.basis_gradients,
-        k_neighbors=flags.k_neighbors,
-        edge_features=flags.edge_features,
+def make_model(config: Config) -> nn.Module:
+    """The untrained model."""
+    model = getattr(models, config.model)(
+        num_layers=config.num_layers,
+        num_degrees=config.num_degrees,
+        num_channels=config.num_channels,
+        div=config.div,
+        n_heads=config.head,
+        num_iter=config.num_iter,
+        si_m=config.simid,
+        si_e=config.siend,
+        x_ij=none_or_text(config.xij),
+        compute_gradients=config.basis_gradients,
+        k_neighbors=config.k_neighbors,
+        edge_features=config.edge_features,
     )
-    if flags.log_steps:
+    if config.log_steps:
         model.gradient_flow = GradientFlow(model)
     return model
 
@@ -96,33 +88,19 @@ def probe(model: nn.Module) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- report
 
 
-def report(flags: Namespace, trainer: Trainer, loaders: dict[str, EpochLoader], folder: Path) -> dict[str, Any]:
-    """Evaluate the best weights, write metrics.json and pictures, print the table.
-
-    Args:
-        flags: every flag.
-        trainer: after the training, with the best weights.
-        loaders: batches of every split.
-        folder: of the run.
-
-    Returns:
-        what metrics.json holds.
-    """
+def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """A table of the energies where the best weights and gradient descent end, and pictures."""
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"]
-    descent = GradientDescent(flags.gd_stepsize, flags.gd_tolerance)
+    descent = GradientDescent(config.gd_stepsize, config.gd_tolerance)
     tests = [loader for split, loader in loaders.items() if split.startswith("test")]
-    results = [compare(fabric, model, descent, loader, flags.gd_post_process) for loader in tests]
-    few, _ = test.first(100)
-    errors = relative_equivariance_error(fabric, model, few)
-    metrics = {"test": mean_results(results), "equivariance_error": errors, **summary(trainer)}
-    write_json(folder / "metrics.json", metrics)
-    draw(trainer, test, metrics["test"], descent, folder / "pictures")
-    print(f"\ntest: {len(tests) * flags.num_test} graphs of {flags.n_points} points")
-    print(table(metrics["test"]))
-    print(f"\n{equivariance_line(errors)}")
-    print(f"animation           {folder / 'pictures' / 'animation.gif'}")
-    print(summary_lines(metrics, folder))
-    return metrics
+    results = mean_results([compare(fabric, model, descent, loader, config.gd_post_process) for loader in tests])
+    errors = relative_equivariance_error(fabric, model, test.first(100)[0])
+    draw(trainer, test, results, descent, folder / "pictures")
+    return {"test": results, "equivariance_error": errors}, [
+        f"test: {len(tests) * config.num_test} graphs of {config.n_points} points",
+        f"{table(results)}\n",
+        f"animation           {folder / 'pictures' / 'animation.gif'}",
+    ]
 
 
 def draw(trainer: Trainer, test: EpochLoader, results: dict, descent: GradientDescent, folder: Path) -> None:
@@ -149,15 +127,13 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, descent: GradientDe
 
 
 EXPERIMENT = Experiment(
-    description=__doc__,
-    presets=PRESETS,
-    add_flags=add_flags,
+    command_line=COMMAND_LINE,
+    model=Model,
     load=load,
     collate=collate,
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
-    free=FREE,
     probe=probe,
 )
 main = EXPERIMENT.main

@@ -37,7 +37,7 @@ def test_commands_are_understood(page):
         words = shlex.split(arguments.replace("...", ""))
         if experiment and "--help" not in words:
             module = importlib.import_module(f"experiments.{experiment[1]}.run")
-            module.EXPERIMENT.build_parser().parse_args(words)
+            module.COMMAND_LINE.parse(words)
 
 
 def test_a_flag_that_is_not_there_is_found(tmp_path):

@@ -47,10 +47,3 @@ def rows(path):
 
 def files(folder):
     return {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
-
-
-def assert_every_flag_has_a_value_in_every_preset(run):
-    flags = {action.dest for action in run.EXPERIMENT.build_parser()._actions} - {"help", "preset", "recipe"}
-    for preset in run.PRESETS.values():
-        assert preset.keys() == flags
-    assert flags > run.FREE

@@ -112,7 +112,6 @@ def test_folders_that_cannot_be_written_to(main, arguments, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
 def test_two_runs_in_one_folder(main, arguments, tmp_path):
     folder = tmp_path / "run"
     main([*arguments, "--output", str(folder)])

@@ -14,7 +14,6 @@ from equivariant_attention.kernels import launch
 from experiments.forces import own_data
 from tests import no_waiting
 from tests.experiments.runs import TINY
-from utils.cli import parse
 
 OTHERS = {
     "an integrator": ("nbody", ["--model", "SE3Integrator"]),
@@ -29,10 +28,10 @@ CASES = {**{name: (name, []) for name in TINY}, **OTHERS}
 def training(experiment, words, tmp_path, monkeypatch):
     """The trainer, and a batch, both on the device."""
     monkeypatch.setattr(torch.optim, "AdamW", partial(_adam, torch.optim.AdamW))
-    flags, _ = parse(experiment.build_parser(), experiment.presets, words, experiment.recipes)
+    config, _ = experiment.command_line.parse(words)
     fabric = no_waiting.fabric()
-    train = experiment.make_loader(flags, fabric, experiment.load(flags)["train"])
-    trainer = experiment._make_trainer(flags, fabric, tmp_path, train)
+    train = experiment.make_loader(config, fabric, experiment.load(config)["train"])
+    trainer = experiment._make_trainer(config, fabric, tmp_path, train)
     return trainer, fabric.to_device(next(iter(train)))
 
 

@@ -105,7 +105,6 @@ def test_a_resumed_run_is_not_forgotten(create):
         assert (run.path / "config.json").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="folders are not locked there")
 def test_folder_in_use_by_another_process(create):
     run = create()
     code = "import sys; from utils import runs; runs.reopen(sys.argv[1])"

@@ -4,23 +4,27 @@ from types import SimpleNamespace
 import pytest
 
 from utils.cli import UsageError
-from utils.trackers import TensorBoard, WandB
+from utils.trackers import WandB, tensorboard
+
+
+def not_installed(*arguments, **options):
+    raise ModuleNotFoundError
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    for module in ("tensorboard", "torch.utils.tensorboard", "wandb"):
-        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr("utils.trackers.TensorBoardLogger", not_installed)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="pip install tensorboard"):
-        TensorBoard(tmp_path, 0)
+        tensorboard(tmp_path, 0)
     with pytest.raises(UsageError, match="pip install wandb"):
         WandB(tmp_path, {"id": "1234"})
 
 
 def test_tensorboard_writes_events(tmp_path):
     pytest.importorskip("tensorboard")
-    tracker = TensorBoard(tmp_path, 0)
-    tracker.log({"loss": 0.5}, 3)
-    tracker.close()
+    tracker = tensorboard(tmp_path, 0)
+    tracker.log_metrics({"loss": 0.5}, 3)
+    tracker.finalize("success")
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
@@ -32,7 +36,7 @@ def test_wandb_is_told_which_run_goes_on(tmp_path, monkeypatch):
     fake = SimpleNamespace(init=lambda **options: calls.append(options) or started)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     tracker = WandB(tmp_path, {"id": "1234"})
-    tracker.log({"loss": 0.5}, 3)
-    tracker.close()
+    tracker.log_metrics({"loss": 0.5}, 3)
+    tracker.finalize("success")
     assert (calls[0]["id"], calls[0]["resume"], calls[0]["dir"]) == ("1234", "allow", str(tmp_path))
     assert calls[1:] == [({"loss": 0.5}, 3), "finished"]

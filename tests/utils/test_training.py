@@ -386,7 +386,7 @@ def test_trackers_get_every_row(tmp_path):
     class Tracker:
         points = []  # noqa: RUF012
 
-        def log(self, values, step):
+        def log_metrics(self, values, step):
             self.points.append((step, set(values)))
 
     trainer = make_trainer(tmp_path)

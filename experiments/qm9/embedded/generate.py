@@ -5,16 +5,15 @@ python -m experiments.qm9.embedded.generate
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from utils.cli import answer_help
+from utils.cli import Parser, answer_help
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> Parser:
+    parser = Parser(__doc__)
     parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: the embedded set itself)")
     return parser
 

@@ -1,8 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from experiments.chirality import run
-from tests.experiments.runs import TINY, assert_every_flag_has_a_value_in_every_preset
-from utils.cli import UsageError
+from tests.experiments.runs import TINY
 from utils.files import read_json
 
 
@@ -16,10 +17,8 @@ def train(data, tmp_path):
     return lambda *words: run.main([*TINY["chirality"], "--data", data, "--output", str(tmp_path / "run"), *words])
 
 
-def test_every_flag_has_a_value_in_every_preset():
-    assert_every_flag_has_a_value_in_every_preset(run)
-    best, blind = run.PRESETS["quick"], run.PRESETS["distances"]
-    assert {name for name in best if best[name] != blind[name]} == {"num_degrees"}
+def test_a_preset_knows_distances_alone():
+    assert run.PRESETS["distances"] == replace(run.PRESETS["quick"], num_degrees=1)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
@@ -37,16 +36,3 @@ def test_vectors_are_better_than_chance(data, tmp_path):
     metrics = run.main(["--device", "cpu", "--data", data, "--output", str(tmp_path / "run")])
     assert metrics["test"]["accuracy"] > 0.7
     assert metrics["answers_that_a_mirror_changes"] > 0.7
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--molecules", "nowhere.npz"], "--molecules: .*nowhere"),
-        (["--num_molecules", "1"], "--num_molecules: expected some with stereocentres"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused(data, tmp_path, arguments, message):
-    with pytest.raises(UsageError, match=f"^{message}"):
-        run.main([*arguments, "--num_epochs", "1", "--data", data, "--output", str(tmp_path / "run")])
-    assert not (tmp_path / "run").exists()

@@ -69,10 +69,6 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path, data):
         (["--data", tmp_path / "none.xyz"], r"^--data: .*none\.xyz: No such file"),
         (["--data", molecules], "^--data: .* expected at least 2 structures where there is no --valid, got 1"),
         (["--data", data, "--valid", molecules], r"^--valid: expected elements .*, got also H \(1\), O \(8\)"),
-        (["--data", data, "--precision", "bf16-mixed"], "^--precision: forces are derivatives"),
-        (["--data", data, "--channels", "4,1"], "--channels: expected channels of degrees 0, 1, ..., such as 16,8,4"),
-        (["--data", data, "--graph", "own"], "^--graph has no effect here"),
-        (["--data", data, "--num_layers", "0"], "^--div has no effect unless --num_layers is at least 1"),
     ):
         with pytest.raises(UsageError, match=message):
             train(tmp_path / "run", *arguments)

@@ -37,12 +37,3 @@ def test_training_on_forces_finds_forces_energies_and_what_is_conserved(train):
     assert changes["momentum"] < 1e-13
     assert changes["angular_momentum"] < 1e-13
     assert changes["energy"] < 0.1 * changes["kinetic_energy"]
-
-
-def test_what_cannot_be_trained_and_flags_without_effect_are_refused(train):
-    with pytest.raises(UsageError, match="--precision: forces are derivatives, expected 32-true or 64-true"):
-        train("--precision", "bf16-mixed")
-    with pytest.raises(UsageError, match=r"--model: .* 3 heads do not divide 4 channels"):
-        train("--div", "1", "--head", "3")
-    with pytest.raises(UsageError, match="--graph has no effect here"):
-        train("--graph", "own")

@@ -50,31 +50,6 @@ def test_springs_in_two_dimensions_without_a_box(tmp_path):
     assert len(paths) == 3
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--n-balls", "0"], "--n-balls: expected"),
-        (["--num-test", "0"], "--num-test: expected"),
-        (["--seed", "-1"], "--seed: expected"),
-        (["--length", "0"], "--length: expected"),
-        (["--length-test", "0"], "--length-test: expected"),
-        (["--length-test", "25"], "--sample-freq: expected a divisor of 25 steps"),
-        (["--boxsize", "-1"], "--boxsize: expected"),
-        (["--name", "a/b"], "--name: expected"),
-    ],
-)
-def test_bad_flags_are_refused_before_anything_is_written(tmp_path, flags, message):
-    with pytest.raises(UsageError, match=f"^{message}"):
-        run(tmp_path, *flags)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("flags", [["--num-trains", "3"], ["--num", "3"], ["--simulation", "gravity"]])
-def test_unknown_flags_are_refused(tmp_path, flags):
-    with pytest.raises(SystemExit, match="2"):
-        run(tmp_path, *flags)
-
-
 def test_unwritable_output_is_found_out_before_simulating(tmp_path, monkeypatch):
     monkeypatch.setattr(generate_dataset, "simulate", None)
     (tmp_path / "file").touch()

@@ -156,17 +156,17 @@ def test_wrong_checkpoints_are_named(runs, tmp_path, program, name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"head": "many"}, r"best\.pt: .*--head: invalid integer value: 'many'"),
-        ({"task": "colour"}, r"best\.pt: .*--task: invalid choice: 'colour'"),
+        ({"head": "many"}, r"best\.pt: head: .*'many'"),
+        ({"task": "colour"}, r"best\.pt: task: .*'colour'"),
         ({"head": None}, r"best\.pt: of another version, it differs in the flags \['head'\]"),
-        ({"device": 5}, r"best\.pt: "),
-        ({"batch_size": "x"}, r"best\.pt: .*--batch_size"),
+        ({"device": 5}, r"best\.pt: device: "),
+        ({"batch_size": "x"}, r"best\.pt: batch_size: "),
         ({1: 2}, r"best\.pt: of another version, it differs in the flags \['1'\]"),
         ({"depth": 3}, r"best\.pt: of another version, it differs in the flags \['depth'\]"),
         ({"num_channels": 8}, r"best\.pt: the weights do not fit the model"),
         ({"num_layers": 10**8}, "a model that is much larger than the weights"),
         ({"num_channels": 10**8}, "a model that is much larger than the weights"),
-        ({"num_layers": 10**20}, r"best\.pt: .*--num_layers: expected an integer of at most 2147483647"),
+        ({"num_layers": 10**20}, r"best\.pt: num_layers: "),
     ],
 )
 def test_flags_that_are_not_those_of_the_weights(runs, tmp_path, flags, message):

@@ -1,0 +1,147 @@
+"""Command lines that ask for what cannot be done: refused in a line that names the argument, and nothing is written."""
+
+import importlib
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+
+from tests.experiments.forces.test_frames import labelled
+from utils.cli import UsageError
+
+FEW = "--num_train 2 --num_valid 1 --num_test 1"
+HOMO = "--task homo --num_layers 1 --num_channels 4"
+NO_FILE = "nowhere/no.npz"
+# (program, argument that the error names, words); DATA is a file of structures, HERE a file that is no data.
+WRONG = [
+    # What no experiment takes.
+    ("nbody.run", "layers", "--layers 3"),
+    ("nbody.run", "num_layer", "--num_layer 3"),
+    ("nbody.run", "num_layers", "--num_layers 0"),
+    ("nbody.run", "head", "--head 0"),
+    ("nbody.run", "xij", "--xij sub"),
+    ("nbody.run", "model", "--model GCN"),
+    ("nbody.run", "preset", "--preset huge"),
+    ("nbody.run", "lr", "--lr -1"),
+    ("nbody.run", "lr", "--lr nan"),
+    ("nbody.run", "lr_final", "--lr_final 1"),
+    ("nbody.run", "ema", "--ema 1"),
+    ("nbody.run", "weight_decay", "--weight_decay -1"),
+    ("nbody.run", "warmup", "--warmup -1"),
+    ("nbody.run", "seed", f"--seed {2**40}"),
+    ("nbody.run", "num_workers", "--num_workers 257"),
+    ("nbody.run", "precision", "--precision 16"),
+    ("nbody.run", "name", "--name a/b"),
+    ("nbody.run", "resume", "--resume nowhere"),
+    ("nbody.run", "device", "--device tpu"),
+    ("nbody.run", "restore", f"{FEW} --restore {NO_FILE}"),
+    ("nbody.run", "forward", f"{FEW} --forward"),
+    # Its own.
+    ("nbody.run", "n_balls", "--n_balls 1"),
+    ("nbody.run", "ri_delta_t", f"{FEW} --ri_delta_t 51"),
+    ("nbody.run", "ri_delta_t", f"{FEW} --ri_burn_in 46"),
+    ("nbody.run", "sample_freq", f"{FEW} --sample_freq 300"),
+    ("nbody.run", "ri_data", "--ri_data nowhere"),
+    ("nbody.run", "data", f"{FEW} --data HERE"),
+    ("nbody.run", "evaluate", f"{FEW} --evaluate {NO_FILE}"),
+    ("nbody.run", "model", f"{FEW} --div 16"),
+    ("nbody.run", "stream", f"{FEW} --stream egnn"),
+    ("nbody.run", "data_str", "--data_str mine"),
+    ("nbody.run", "evaluate_delta_t", "--evaluate_delta_t 2"),
+    ("nbody.run", "evaluate_sample_freq", "--evaluate_sample_freq 2"),
+    ("nbody.run", "num_test", "--ri_data nowhere --num_test 9"),
+    ("nbody.run", "n_balls", "--ri_data nowhere --n_balls 3"),
+    ("nbody.run", "stream", "--ri_data nowhere --stream egnn"),
+    ("nbody.run", "num_steps", "--num_steps 2"),
+    ("nbody.run", "head", "--model SE3Integrator --head 2"),
+    ("nbody.generate_dataset", "n-balls", "--n-balls 0"),
+    ("nbody.generate_dataset", "num-test", "--num-test 0"),
+    ("nbody.generate_dataset", "seed", "--seed -1"),
+    ("nbody.generate_dataset", "length", "--length 0"),
+    ("nbody.generate_dataset", "length-test", "--length-test 0"),
+    ("nbody.generate_dataset", "sample-freq", "--length 20 --sample-freq 10 --length-test 25"),
+    ("nbody.generate_dataset", "boxsize", "--boxsize -1"),
+    ("nbody.generate_dataset", "name", "--name a/b"),
+    ("nbody.generate_dataset", "num-trains", "--num-trains 3"),
+    ("nbody.generate_dataset", "num", "--num 3"),
+    ("nbody.generate_dataset", "simulation", "--simulation gravity"),
+    ("toy_optimisation.run", "n_points", "--n_points 1"),
+    ("toy_optimisation.run", "gd_tolerance", "--gd_tolerance 0"),
+    ("toy_optimisation.run", "k_neighbors", "--k_neighbors 0"),
+    ("toy_optimisation.run", "num_degrees", "--num_degrees 1"),
+    ("toy_optimisation.run", "epoch_size", "--epoch_length 0"),
+    ("toy_optimisation.run", "model", "--div 8"),
+    ("chirality.run", "num_channels", "--num_channels 1"),
+    ("chirality.run", "molecules", f"--molecules {NO_FILE}"),
+    ("chirality.run", "num_molecules", "--num_molecules 1"),
+    ("chirality.run", "conformers", f"--molecules {NO_FILE} --conformers 2"),
+    ("forces.run", "precision", "--precision bf16-mixed"),
+    ("forces.run", "model", f"{FEW} --div 1 --head 3"),
+    ("forces.run", "graph", "--graph own"),
+    ("forces.run", "atoms", "--atoms 1"),
+    ("forces.run", "data", f"--data {NO_FILE}"),
+    ("forces.run", "precision", "--data DATA --precision bf16-mixed"),
+    ("forces.run", "channels", "--data DATA --channels 4,1"),
+    ("forces.run", "channels", "--data DATA --channels 4;8"),
+    ("forces.run", "graph", "--data DATA --graph own"),
+    ("forces.run", "div", "--data DATA --num_layers 0 --div 2"),
+    ("forces.run", "atoms", "--data DATA --atoms 5"),
+    ("forces.dynamics", "timestep", "a.pt b.xyz --timestep 0"),
+    ("forces.dynamics", "pressure", "a.pt b.xyz --pressure nan"),
+    ("forces.dynamics", "ensemble", "a.pt b.xyz --ensemble nvq"),
+    ("forces.metals", "structures", "folder --structures 15"),
+    ("qm9.run", "task", "--task cv"),
+    ("qm9.run", "task", "--task colour"),
+    ("qm9.run", "recipe", "--recipe huge"),
+    ("qm9.run", "data_address", "--source qm9pack --data_address x"),
+    ("qm9.run", "data_address", "--source embedded --data_address x"),
+    ("qm9.run", "data_address", "--source arrays"),
+    ("qm9.run", "data_address", f"--data_address {NO_FILE}"),
+    ("qm9.run", "cache", "--cache here"),
+    ("qm9.run", "pooling", f"{HOMO} --model SE3TransformerResidual --pooling max"),
+    ("qm9.run", "div", f"{HOMO} --model TFN --div 2"),
+    ("qm9.run", "per_atom", f"{HOMO} --per_atom"),
+    ("qm9.run", "model", f"{HOMO} --model SE3TransformerPooled"),
+    ("qm9.run", "cutoff", f"{HOMO} --fully_connected --cutoff 2"),
+    ("qm9.run", "envelope", f"{HOMO} --envelope 6"),
+    ("qm9.run", "num_train", f"{HOMO} --num_train 1000000"),
+    ("qm9.run", "task", "--task dipole --model TFN"),
+    ("qm9.run", "pooling", "--task dipole --pooling max"),
+    ("qm9.run", "model", "--task dipole --num_degrees 1"),
+    ("qm9.learning_curves", "num_layers", f"--data_address {NO_FILE} --num_layers 0"),
+    ("qm9.learning_curves", "nowhere", f"--data_address {NO_FILE} --nowhere 1"),
+    ("qm9.learning_curves", "jobs", "--jobs 0"),
+    ("qm9.learning_curves", "sizes", "--sizes 0"),
+    ("qm9.predict", "checkpoint", f"CCO --checkpoint {NO_FILE}"),
+    ("qm9.predict", "checkpoint", "CCO"),
+    ("qm9.eval", "split", "--checkpoint x --split some"),
+    ("qm9.eval", "batch_size", "--checkpoint x --batch_size 2"),  # which is of the training
+    ("toy_optimisation.collect", "depth", "folder --depth 3"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """What words of the table stand for."""
+    folder = tmp_path_factory.mktemp("data")
+    write(folder / "data.extxyz", [labelled(bulk("Cu") * (1, 1, n)) for n in (1, 2)])
+    np.save(folder / "here.npy", np.zeros(1))
+    return {"DATA": str(folder / "data.extxyz"), "HERE": str(folder / "here.npy")}
+
+
+NAMED = r"^(unrecognized arguments: |the following arguments are required: )?--{}\b[^\n]*$"
+
+
+@pytest.mark.parametrize(("program", "argument", "words"), WRONG)
+def test_is_refused(places, tmp_path, monkeypatch, program, argument, words):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"experiments.{program}")
+    given = [places.get(word, word) for word in words.split()]
+    if program in ("nbody.run", "chirality.run") and "--data" not in given:
+        given += ["--data", "cached"]
+    if not {"--resume", "--name"} & {*given} and program != "forces.metals":
+        given += ["--output", "out"]
+    with pytest.raises(UsageError, match=NAMED.format(argument)):
+        module.main(given)
+    assert not [*(tmp_path / "out").rglob("*")]
