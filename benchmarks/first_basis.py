@@ -5,6 +5,7 @@ python -m benchmarks.first_basis        prints the median and the longest of ten
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -40,4 +41,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    as_written = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(
+        "python -m benchmarks.first_basis", description=__doc__, formatter_class=as_written
+    ).parse_args()
     main()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import resource
@@ -131,7 +132,9 @@ def _entry(path: str, name: str) -> int:
 
 
 if __name__ == "__main__":
-    spec = json.loads(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
+    parser.add_argument("spec", type=json.loads, help="what to measure, as JSON")
+    spec = parser.parse_args().spec
     setup = Setup(**spec.pop("setup"))
     if setup.device == "cpu":  # CUDA reserves far more than it takes
         _limit_memory()

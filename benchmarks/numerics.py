@@ -5,6 +5,7 @@ python -m benchmarks.numerics        prints the tables of docs/numerics.md
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -270,4 +271,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    as_written = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(
+        "python -m benchmarks.numerics", description=__doc__, formatter_class=as_written
+    ).parse_args()
     main()

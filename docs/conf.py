@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from repository import address, theme_options  # noqa: E402
 from scripts_as_pages import ScriptParser  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
@@ -41,6 +42,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "formulas",
+    "columns",
+    "repository",
 ]
 
 html_math_renderer = "mathml"
@@ -64,6 +67,7 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_theme_options = theme_options(address(ROOT))
 html_title = f"equivariant-attention {__version__}"
 html_extra_path = ["front_page"]
 html_static_path = ["style"]

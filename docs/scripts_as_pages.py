@@ -71,7 +71,7 @@ def outputs_of(path: Path, root: Path) -> list[dict]:
     """
     folder = root / OUTPUTS / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    strict = {"PYTHONWARNINGS": "error,ignore::DeprecationWarning", "OMP_NUM_THREADS": "1"}
+    strict = {"PYTHONWARNINGS": "error,ignore::DeprecationWarning", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
     environment = {**os.environ, **strict, "MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
     done = subprocess.run(
         [sys.executable, RUNNER, path, folder], env=environment, capture_output=True, text=True, check=False

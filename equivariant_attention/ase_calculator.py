@@ -32,11 +32,11 @@ class ModelCalculator(Calculator):
     The model gets the :class:`~equivariant_attention.graphs.Graph` of all atoms within the cutoff of each other, images
     across periodic boundaries included, in the type and on the device of its parameters::
 
-        ndata['x']          positions ``[atoms, 1, 3]``
-        ndata['z']          atomic numbers, int64 ``[atoms]``
-        edata['d']          relative positions ``x_dst - x_src``, of the nearest or of other images, ``[edges, 3]``
-        edata['offset']     in a cell, from an atom to the image that the edge comes from, ``[edges, 3]``
-        edata['envelope']   the smooth cutoff, ``[edges, 1]``
+        ndata['x']         positions, [atoms, 1, 3]
+        ndata['z']         atomic numbers, int64 [atoms]
+        edata['d']         x_dst - x_src, of the nearest or of other images, [edges, 3]
+        edata['offset']    in a cell, from an atom to the image that sends, [edges, 3]
+        edata['envelope']  the smooth cutoff, [edges, 1]
 
     Results are kept until the atoms move; call ``reset()`` when the weights have changed.
 

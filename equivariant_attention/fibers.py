@@ -187,6 +187,26 @@ def _check_both(f1: Any, f2: Any) -> None:
     check_fiber(f2, "f2")
 
 
+def by_degree(F: Any) -> Any:
+    """Features as layers have them inside, every degree a string: ``{0: ...}`` becomes ``{'0': ...}``.
+
+    Args:
+        F: features keyed by degrees, ints or strings; whatever else, for checks to refuse.
+
+    Returns:
+        the features, or what else it is, as it is.
+
+    Raises:
+        ValueError: a degree is there as an int and as a string.
+    """
+    if not isinstance(F, Mapping) or all(isinstance(degree, str) for degree in F):
+        return F
+    found = {str(degree) if type(degree) is int else degree: value for degree, value in F.items()}
+    if len(found) < len(F):
+        raise ValueError(f"features must have every degree once, got {list(F)}")
+    return found
+
+
 def check_keys(F: Any, fiber: Fiber, name: str) -> None:
     """Refuse features ``F``, called ``name``, whose keys are not the degrees of ``fiber``.
 

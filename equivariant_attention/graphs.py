@@ -323,8 +323,8 @@ def as_graph(G: Any) -> GraphLike:
     is returned behind a view, which keeps no state of its own::
 
         edges()                 edge_index[0], edge_index[1]: from source to target
-        batch_num_nodes()       counted from batch, which must be sorted, for as many graphs as ptr has; else from ptr,
-                                else one graph
+        batch_num_nodes()       counted from batch, which must be sorted, for as many
+                                graphs as ptr has; else from ptr, else one graph
         batch_num_edges()       counted: an edge belongs to the graph of its target
         ndata['x']              data.pos, `[nodes, 3]`
         ndata['data.x']         data.x, PyG's node features, whose name is taken
@@ -658,6 +658,8 @@ def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) ->
 
 def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
     """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
+    if sizes.shape[0] == 1:  # in operators that ONNX has
+        return torch.zeros(total, dtype=torch.int64, device=device)
     groups = torch.arange(sizes.shape[0], device=device)
     # With the size of the output given, a GPU need not report the sum of the sizes back.
     return torch.repeat_interleave(groups, sizes.to(device), output_size=total)

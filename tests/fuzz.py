@@ -6,10 +6,10 @@ Each must be refused by a ValueError or an OSError of one line, or give what it 
 checksums it may hold other values then, and has to be read without a crash. This is to be a process of its own.
 """
 
+import argparse
 import json
 import pickle
 import random
-import sys
 import tempfile
 from collections import Counter
 from dataclasses import asdict
@@ -148,4 +148,9 @@ def main(count, seed):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("count", type=int, help="of every kind of file")
+    parser.add_argument("seed", type=int)
+    main(**vars(parser.parse_args()))

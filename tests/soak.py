@@ -1,11 +1,8 @@
-"""Trains for 2,000 steps on graphs of ever other sizes, and prints what memory and time they took, as JSON.
+"""Trains for 2,000 steps on graphs of ever other sizes, and prints what memory and time they took, as JSON."""
 
-python -m tests.soak NAME      NAME: training, forces or cache
-"""
-
+import argparse
 import json
 import resource
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -94,4 +91,6 @@ def soak(name):
 
 
 if __name__ == "__main__":
-    print(json.dumps(soak(sys.argv[1])))
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("name", choices=SOAKS, help="what is trained")
+    print(json.dumps(soak(parser.parse_args().name)))

@@ -2,45 +2,47 @@
 Looking at attention
 ====================
 
-Which neighbours does a model look at? ``GSE3Res`` tells: called with ``return_attention=True`` it also
-returns its attention weights, one per edge and head.
+Which neighbours does a model look at? ``GSE3Res`` tells: called with
+``return_attention=True`` it also returns its attention weights, one per edge and head.
 
-We train one layer on a task that can be read off the weights: every point has a number, and is to say the
-number of its nearest neighbour. Then we draw what it attends to, and see under what the weights stay the
-same. Ten seconds on one core.
+We train one layer on a task that can be read off the weights: every point has a number,
+and is to say the number of its nearest neighbour. Then we draw what it attends to, and
+see under what the weights stay the same. Ten seconds on one core.
 """
 
 import matplotlib.pyplot as plt
 import torch
-from torch import nn
-
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.neighbors import fully_connected_graph
 from equivariant_attention.so3 import random_rotation, wigner_d
 from equivariant_attention.testing import assert_equivariant
+from torch import nn
 
 torch.manual_seed(0)
 
 # %%
 # The task
 # --------
-# Six points, all joined to all. The nearest neighbour is the source of the shortest edge into a point.
+# Six points, all joined to all. The nearest neighbour is the source of the shortest
+# edge into a point.
 
 POINTS = 6
 
 
 def sample(graphs):
-    """A batch of random graphs, and the number of each point's nearest neighbour [nodes, 1]."""
+    """Random graphs, and the number of each point's nearest neighbour [nodes, 1]."""
     x = torch.randn(graphs, POINTS, 3)
-    G = fully_connected_graph(x.flatten(0, 1), batch=torch.arange(graphs).repeat_interleave(POINTS))
+    G = fully_connected_graph(
+        x.flatten(0, 1), batch=torch.arange(graphs).repeat_interleave(POINTS)
+    )
     number = torch.randn(G.num_nodes(), 1)
     G.ndata["number"] = number
     return G, number[nearest_edge(G)[0]]
 
 
 def nearest_edge(G):
-    """Sources of the shortest edge into every node, and the edges themselves, both [nodes]."""
+    """Sources of the shortest edge into every node, and these edges, both [nodes]."""
     # Edges are ordered by destination, and every node has the same number of them.
     shortest = G.edata["d"].norm(dim=-1).view(G.num_nodes(), -1).argmin(1)
     edge = shortest + (POINTS - 1) * torch.arange(G.num_nodes())
@@ -50,8 +52,9 @@ def nearest_edge(G):
 # %%
 # The model
 # ---------
-# Keys are made of a neighbour's features and the relative position, queries of the point's own features. The
-# channel of ones beside the number lets a key speak of the distance alone.
+# Keys are made of a neighbour's features and the relative position, queries of the
+# point's own features. The channel of ones beside the number lets a key speak of the
+# distance alone.
 
 
 class Nearest(nn.Module):
@@ -90,9 +93,10 @@ for _ in range(STEPS):
 # %%
 # What it attends to
 # ------------------
-# The weights of all edges into a point add up to 1, for each head. With five neighbours, one that looks at
-# nothing in particular gives each 0.2. On new graphs, the two heads give the nearest neighbour 0.97 and 0.90
-# in the mean, and the squared error is 0.018, where predicting 0 leaves 0.99.
+# The weights of all edges into a point add up to 1, for each head. With five
+# neighbours, one that looks at nothing in particular gives each 0.2. On new graphs, the
+# two heads give the nearest neighbour 0.97 and 0.90 in the mean, and the squared error
+# is 0.018, where predicting 0 leaves 0.99.
 
 with torch.no_grad():
     G, target = sample(500)
@@ -101,14 +105,16 @@ assert attention.shape == (G.num_edges(), 2)
 into = attention.view(G.num_nodes(), POINTS - 1, 2).sum(1)
 torch.testing.assert_close(into, torch.ones_like(into))
 _, nearest = nearest_edge(G)
-print(f"mean squared error {float((output - target).square().mean()):.3f} (of predicting 0: {float(target.var()):.3f})")
-print(f"weight on the nearest neighbour: {attention[nearest].mean(0).numpy().round(2)} for the two heads (even: 0.2)")
+error, of_zero = float((output - target).square().mean()), float(target.var())
+print(f"mean squared error {error:.3f} (of predicting 0: {of_zero:.3f})")
+weights = attention[nearest].mean(0).numpy().round(2)
+print(f"weight on the nearest neighbour: {weights} for the two heads (even: 0.2)")
 
 # %%
 # As a picture
 # ------------
-# Lines lead from each point to those it attends to, the thicker the larger the weight; the nearest neighbour
-# is red.
+# Lines lead from each point to those it attends to, the thicker the larger the weight;
+# the nearest neighbour is red.
 
 G, _ = sample(1)
 with torch.no_grad():
@@ -121,10 +127,16 @@ def draw(axes, G, attention, nearest):
     for e, (src, dst) in enumerate(zip(*G.edges(), strict=True)):
         ends = torch.stack([x[src], x[dst]])
         color = "tab:red" if e in nearest else "tab:blue"
-        # From the point halfway to its neighbour, so that the two directions do not lie on each other.
+        # Halfway to the neighbour, so that two directions do not lie on each other.
         ends[0] = ends.mean(0)
-        axes.plot(*ends.T, color=color, linewidth=6 * float(attention[e]), solid_capstyle="butt")
+        axes.plot(
+            *ends.T,
+            color=color,
+            linewidth=6 * float(attention[e]),
+            solid_capstyle="butt",
+        )
     axes.scatter(*x.T, color="black", s=40, depthshade=False)
+    axes.set(xticklabels=[], yticklabels=[], zticklabels=[])
     for i, position in enumerate(x.tolist()):
         axes.text(*position, f"  {i}")
 
@@ -138,10 +150,11 @@ plt.show()
 # %%
 # Under what it stays the same
 # ----------------------------
-# Keys and queries turn together, and their scalar products are invariant: attention weights are scalars on
-# the edges, which no rotation or translation changes, and which are renumbered with the nodes.
-# ``assert_equivariant`` checks all of that for any function of a graph, given what its output is on. It is no
-# property of the trained weights; a layer with features of degrees 0 to 2 and random weights has it as well:
+# Keys and queries turn together, and their scalar products are invariant: attention
+# weights are scalars on the edges, which no rotation or translation changes, and which
+# are renumbered with the nodes. ``assert_equivariant`` checks all of that for any
+# function of a graph, given what its output is on. It is no property of the trained
+# weights; a layer with features of degrees 0 to 2 and random weights has it as well:
 
 fiber = Fiber(3, 4)
 layer = GSE3Res(fiber, fiber, n_heads=2, div=1)
@@ -156,17 +169,20 @@ def attention_of_layer(G):
     return layer(features, G=G, r=r, basis=basis, return_attention=True)[1]
 
 
-errors = assert_equivariant(attention_of_layer, G, node_degrees={"h1": 1, "h2": 2}, output_on="edges")
-print("changes of the weights under", ", ".join(f"{name}: {error:.0e}" for name, error in errors.items()))
+errors = assert_equivariant(
+    attention_of_layer, G, node_degrees={"h1": 1, "h2": 2}, output_on="edges"
+)
+for name, error in errors.items():
+    print(f"{name:12} {error:.0e}")
 
 # %%
-# The graph has to turn as a whole. Turn the positions and leave the vectors on the nodes as they are, and a
-# weight changes by 0.52; so they do where the graph is scaled (0.07), as distances matter, or mirrored
-# (0.31), as these layers tell left from right.
+# The graph has to turn as a whole. Turn the positions and leave the vectors on the
+# nodes as they are, and a weight changes by 0.52; so they do where the graph is scaled
+# (0.07), as distances matter, or mirrored (0.31), as these layers tell left from right.
 
 
 def change(scale=1.0, matrix=None, turn_features=True):
-    """The largest change of a weight when positions, and features of degree 1 and 2, are transformed."""
+    """The largest change of a weight when positions and features are transformed."""
     matrix = torch.eye(3) if matrix is None else matrix
     moved = fully_connected_graph(scale * G.ndata["x"].squeeze(1) @ matrix.T)
     for degree in range(3):
@@ -183,6 +199,7 @@ changes = {
     "twice as large": change(scale=2.0),
     "mirrored": change(matrix=-R),
 }
-print(changes)
+for name, value in changes.items():
+    print(f"{name:24} {value:.0e}")
 assert changes.pop("turned as a whole") < 1e-5
 assert min(changes.values()) > 1e-2

@@ -2,31 +2,30 @@
 Forces, and motion that conserves energy
 ========================================
 
-A model of an energy :math:`E(x)` gives forces, minus its gradient: they turn with the atoms, and moving by
-them conserves energy, momentum and angular momentum. We train on the forces in small clusters, whose energies
-the model never sees, let a cluster move, and look at what a smooth cutoff is good for. Half a minute on one
-core.
+A model of an energy :math:`E(x)` gives forces, minus its gradient: they turn with the
+atoms, and moving by them conserves energy, momentum and angular momentum. We train on
+the forces in small clusters, whose energies the model never sees, let a cluster move,
+and look at what a smooth cutoff is good for. Half a minute on one core.
 """
 
 import copy
 
 import matplotlib.pyplot as plt
 import torch
-from torch import nn
-
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import graph_of_node
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.so3 import random_rotation
+from torch import nn
 
 torch.manual_seed(0)
 
 # %%
 # Clusters
 # --------
-# Five atoms, in every two of which the Morse potential has a minimum of -1 at distance 1. Random positions
-# are relaxed, then shaken.
+# Five atoms, in every two of which the Morse potential has a minimum of -1 at distance
+# 1. Random positions are relaxed, then shaken.
 
 ATOMS = 5
 
@@ -59,12 +58,13 @@ test_x = clusters(128)
 # %%
 # The model
 # ---------
-# An attention layer, then messages of degree 0 on the edges, and a small network that makes an energy of
-# each. The energy of a cluster is the sum over its edges: sums, as energies grow with the number of
-# neighbours, which means and attention do not show. Every edge counts as much as its envelope, which falls to
-# zero at the cutoff.
+# An attention layer, then messages of degree 0 on the edges, and a small network that
+# makes an energy of each. The energy of a cluster is the sum over its edges: sums, as
+# energies grow with the number of neighbours, which means and attention do not show.
+# Every edge counts as much as its envelope, which falls to zero at the cutoff.
 #
-# ``selfint='att'`` mixes channels by attention over them; nothing in this model jumps as atoms move.
+# ``selfint='att'`` mixes channels by attention over them; nothing in this model jumps
+# as atoms move.
 
 CUTOFF = 2.0
 
@@ -77,14 +77,18 @@ class Energy(nn.Module):
         hidden = Fiber(3, 8)
         self.attention = GSE3Res(Fiber(1, 1), hidden, div=2, n_heads=2, selfint="att")
         self.messages = GConvSE3Partial(hidden, Fiber(1, width))
-        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
+        self.head = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1)
+        )
 
     def forward(self, G):
-        # compute_gradients: for forces, derivatives have to flow through the basis as well.
+        # compute_gradients: derivatives have to flow through the basis as well.
         basis, r = get_basis_and_r(G, max_degree=2, compute_gradients=True)
         h = {"0": torch.ones_like(G.ndata["x"][..., :1])}
         h = self.attention(h, G=G, r=r, basis=basis)
-        on_edges = self.head(self.messages(h, G=G, r=r, basis=basis)["0"].squeeze(-1)).squeeze(-1)
+        on_edges = self.head(
+            self.messages(h, G=G, r=r, basis=basis)["0"].squeeze(-1)
+        ).squeeze(-1)
         if "envelope" in G.edata:
             on_edges = on_edges * G.edata["envelope"].squeeze(-1)
         graph = graph_of_node(G)[G.edges()[1]]
@@ -94,9 +98,9 @@ class Energy(nn.Module):
 # %%
 # Energy and forces
 # -----------------
-# The graph is made of the very ``x`` that forces are derivatives by. In training, ``create_graph`` lets the
-# loss, which is made of derivatives, be differentiated again; everything in the library has exact second
-# derivatives.
+# The graph is made of the very ``x`` that forces are derivatives by. In training,
+# ``create_graph`` lets the loss, which is made of derivatives, be differentiated again;
+# everything in the library has exact second derivatives.
 
 
 def energy_and_forces(model, x, envelope=6, training=False):
@@ -115,7 +119,9 @@ def energy_and_forces(model, x, envelope=6, training=False):
 model = Energy()
 optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 EPOCHS, BATCH = 12, 32
-schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(x) // BATCH)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+    optimizer, EPOCHS * len(x) // BATCH
+)
 for _ in range(EPOCHS):
     for rows in torch.randperm(len(x)).split(BATCH):
         _, forces = energy_and_forces(model, x[rows], training=True)
@@ -127,15 +133,19 @@ for _ in range(EPOCHS):
         schedule.step()
 
 # %%
-# Forces are off by 0.64 (root mean square), where they are 4.75 themselves. Energies were never seen, and so
-# are known up to a constant, which a standard deviation does not show: they are off by 0.16, and vary by
-# 0.69.
+# Forces are off by 0.64 (root mean square), where they are 4.75 themselves. Energies
+# were never seen, and so are known up to a constant, which a standard deviation does
+# not show: they are off by 0.16, and vary by 0.69.
 
 energy, forces = energy_and_forces(model, test_x)
 test_forces, test_energy = forces_of(morse, test_x), morse(test_x)
-print(f"forces    error {float((forces - test_forces).square().mean().sqrt()):.3f}, ", end="")
+print(
+    f"forces    error {float((forces - test_forces).square().mean().sqrt()):.3f}, ",
+    end="",
+)
 print(f"of predicting zero {float(test_forces.square().mean().sqrt()):.3f}")
-print(f"energies  error {float((energy - test_energy).std()):.3f}, of their mean {float(test_energy.std()):.3f}")
+error, spread = float((energy - test_energy).std()), float(test_energy.std())
+print(f"energies  error {error:.3f}, of their mean {spread:.3f}")
 
 # %%
 # Forces turn with the cluster, add up to zero, and turn it by nothing.
@@ -154,13 +164,14 @@ assert torch.linalg.cross(x, forces).sum(1).abs().max() < 1e-10 * size
 # %%
 # Motion
 # ------
-# Velocity Verlet, atoms of mass 1, in float64. The total energy is that of the model, and changes by what the
-# integrator does not get right; that gets less with shorter steps. (It is not quite the square of the step,
-# as it would be for a smooth potential: the ReLUs in the radial networks give forces small kinks.)
+# Velocity Verlet, atoms of mass 1, in float64. The total energy is that of the model,
+# and changes by what the integrator does not get right; that gets less with shorter
+# steps. (It is not quite the square of the step, as it would be for a smooth potential:
+# the ReLUs in the radial networks give forces small kinks.)
 
 
 def move(x, v, dt, steps):
-    """The change of the total energy after every step, and the last positions and velocities."""
+    """Changes of the total energy after every step, last positions and velocities."""
     energy, forces = energy_and_forces(model, x)
     first, changes = energy + 0.5 * v.square().sum((1, 2)), []
     for _ in range(steps):
@@ -180,7 +191,9 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 for dt in (0.02, 0.01):
     changes, x_end, v_end = move(x, v, dt, steps=round(2 / dt))
     print(f"dt {dt}: total energy changes by at most {max(map(abs, changes)):.5f}")
-    axes[0].plot([dt * (i + 1) for i in range(len(changes))], changes, label=f"dt = {dt}")
+    axes[0].plot(
+        [dt * (i + 1) for i in range(len(changes))], changes, label=f"dt = {dt}"
+    )
     assert v_end.sum(1).abs().max() < 1e-10
     change = torch.linalg.cross(x_end, v_end).sum(1) - torch.linalg.cross(x, v).sum(1)
     assert change.abs().max() < 1e-10
@@ -190,15 +203,18 @@ axes[0].legend()
 # %%
 # The smooth cutoff
 # -----------------
-# One atom leaves the others, across the cutoff. Without an envelope its edges end all at once, the energy
-# jumps (by 1.4), and forces are not those of any energy: what has moved past has won or lost something. With
-# it, the energy is continuous (from 0.0001 inside to 0.0001 outside it changes by 1e-11), and so are forces.
+# One atom leaves the others, across the cutoff. Without an envelope its edges end all
+# at once, the energy jumps (by 1.4), and forces are not those of any energy: what has
+# moved past has won or lost something. With it, the energy is continuous (from 0.0001
+# inside to 0.0001 outside it changes by 1e-11), and so are forces.
 
-square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=torch.float64)
+square = torch.tensor(
+    [[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=torch.float64
+)
 
 
 def energies(heights, envelope):
-    """Of a square of four atoms and one above its first corner, at each of some heights."""
+    """Of a square of four atoms and one above its first corner, at some heights."""
     x = torch.zeros(len(heights), ATOMS, 3, dtype=torch.float64)
     x[:, :4], x[:, 4, 2] = square, heights
     return energy_and_forces(model, x, envelope)[0]
@@ -209,7 +225,8 @@ around = torch.tensor([CUTOFF - 1e-4, CUTOFF + 1e-4], dtype=torch.float64)
 for envelope, label in ((6, "smooth"), (None, "sharp")):
     curve = energies(heights, envelope)
     axes[1].plot(heights, curve - curve[-1], label=label)
-    print(f"{label}: the energy changes by {energies(around, envelope).diff().abs().item():.0e} at the cutoff")
+    jump = energies(around, envelope).diff().abs().item()
+    print(f"{label}: the energy changes by {jump:.0e} at the cutoff")
 axes[1].set(xlabel="height of the atom that leaves", ylabel="energy")
 axes[1].legend()
 plt.show()

@@ -2,13 +2,13 @@
 DGL, PyTorch Geometric and the library's own graphs
 ===================================================
 
-Layers take any of three kinds of graph, and give the same numbers for the same weights. The library's own
-``Graph`` is always there; `DGL <https://www.dgl.ai>`_ and `PyTorch Geometric <https://pyg.org>`_ only if you
-install them. The parts of this page for which they are missing say so and are skipped. A few seconds.
+Layers take any of three kinds of graph, and give the same numbers for the same weights.
+The library's own ``Graph`` is always there; `DGL <https://www.dgl.ai>`_ and `PyTorch
+Geometric <https://pyg.org>`_ only if you install them. The parts of this page for which
+they are missing say so and are skipped. A few seconds.
 """
 
 import torch
-
 from equivariant_attention.graphs import Graph, as_graph, batch
 from equivariant_attention.models import SE3Transformer
 
@@ -27,9 +27,10 @@ torch.manual_seed(0)
 # %%
 # What a layer needs
 # ------------------
-# Edges from sources to destinations; on every edge the relative position ``d``, :math:`x_{dst} - x_{src}`;
-# and whatever features there are, here a scalar per node and one per edge. Nothing is computed from positions
-# behind your back: where there are periodic boundaries, say, you decide what ``d`` is.
+# Edges from sources to destinations; on every edge the relative position ``d``,
+# :math:`x_{dst} - x_{src}`; and whatever features there are, here a scalar per node and
+# one per edge. Nothing is computed from positions behind your back: where there are
+# periodic boundaries, say, you decide what ``d`` is.
 
 
 def ring(num_nodes):
@@ -46,12 +47,18 @@ rings = [ring(n) for n in (5, 8, 6)]
 # %%
 # One model
 # ---------
-# From a scalar per node, and one per edge, to three numbers and two vectors per graph. ``as_graph`` gives
-# every kind of graph the same names (those of DGL); with your own kind alone you can read fields as you are
-# used to.
+# From a scalar per node, and one per edge, to three numbers and two vectors per graph.
+# ``as_graph`` gives every kind of graph the same names (those of DGL); with your own
+# kind alone you can read fields as you are used to.
 
 model = SE3Transformer(
-    {0: 1}, {0: 8, 1: 8, 2: 8}, {0: 3, 1: 2}, num_layers=2, n_heads=2, edge_dim=1, pooling="avg"
+    {0: 1},
+    {0: 8, 1: 8, 2: 8},
+    {0: 3, 1: 2},
+    num_layers=2,
+    n_heads=2,
+    edge_dim=1,
+    pooling="avg",
 ).eval()
 
 
@@ -64,8 +71,8 @@ def predict(G):
 # %%
 # The library's own graphs
 # ------------------------
-# ``Graph`` is a small class with DGL's names: ``ndata``, ``edata``, ``edges()``. ``batch`` joins graphs to
-# one.
+# ``Graph`` is a small class with DGL's names: ``ndata``, ``edata``, ``edges()``.
+# ``batch`` joins graphs to one.
 
 
 def own(src, dst, x, feature, weight):
@@ -86,15 +93,18 @@ def compare(name, output):
     """Largest difference from what the library's own graph gives."""
     for degree, value in output.items():
         torch.testing.assert_close(value, expected[degree])
-    difference = max(float((output[degree] - expected[degree]).abs().max()) for degree in expected)
+    difference = max(
+        float((output[degree] - expected[degree]).abs().max()) for degree in expected
+    )
     print(f"{name}: the same to {difference:.0e}")
 
 
 # %%
 # DGL
 # ---
-# A ``dgl.DGLGraph`` is used as it is. ``Graph.from_dgl(G)`` and ``G.to_dgl()`` convert either way and share
-# the tensors; PyPI's DGL cannot use a GPU, but ``Graph.from_dgl(G).to('cuda')`` can.
+# A ``dgl.DGLGraph`` is used as it is. ``Graph.from_dgl(G)`` and ``G.to_dgl()`` convert
+# either way and share the tensors; PyPI's DGL cannot use a GPU, but
+# ``Graph.from_dgl(G).to('cuda')`` can.
 
 
 def with_dgl(src, dst, x, feature, weight):
@@ -115,15 +125,20 @@ else:
 # %%
 # PyTorch Geometric
 # -----------------
-# In a ``Data``, attributes whose first dimension is the number of nodes are fields of the nodes, and those
-# with the number of edges fields of the edges. Positions are its ``pos``, which ``as_graph`` calls ``x``. Set
-# ``d``, which is not computed from them. PyG's ``DataLoader`` batches as always.
+# In a ``Data``, attributes whose first dimension is the number of nodes are fields of
+# the nodes, and those with the number of edges fields of the edges. Positions are its
+# ``pos``, which ``as_graph`` calls ``x``. Set ``d``, which is not computed from them.
+# PyG's ``DataLoader`` batches as always.
 
 
 def with_pyg(src, dst, x, feature, weight):
     """A Data of PyTorch Geometric."""
     return torch_geometric.data.Data(
-        edge_index=torch.stack([src, dst]), pos=x, feature=feature, d=x[dst] - x[src], w=weight
+        edge_index=torch.stack([src, dst]),
+        pos=x,
+        feature=feature,
+        d=x[dst] - x[src],
+        w=weight,
     )
 
 
@@ -136,6 +151,7 @@ else:
 # %%
 # Which one?
 # ----------
-# The one your data is in already. If there is none, ``Graph``: it needs nothing, is on any device, and
-# ``knn_graph``, ``radius_graph`` and ``fully_connected_graph`` of ``equivariant_attention.neighbors`` make it
-# from positions. Without DGL and with it, the arithmetic is the library's own, and so is the speed.
+# The one your data is in already. If there is none, ``Graph``: it needs nothing, is on
+# any device, and ``knn_graph``, ``radius_graph`` and ``fully_connected_graph`` of
+# ``equivariant_attention.neighbors`` make it from positions. Without DGL and with it,
+# the arithmetic is the library's own, and so is the speed.

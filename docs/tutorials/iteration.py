@@ -2,36 +2,37 @@
 Iteration: points that move, and graphs that follow
 ===================================================
 
-To predict a structure is to move points, and where they should go next depends on where they are now. The
-`Iterative SE(3)-Transformer <https://arxiv.org/abs/2102.13419>`_ therefore runs in blocks: each predicts a
-step for every point, the points move, and the next block sees a new graph, with new relative positions and a
-new equivariant basis. Gradients flow through all of it.
+To predict a structure is to move points, and where they should go next depends on where
+they are now. The `Iterative SE(3)-Transformer <https://arxiv.org/abs/2102.13419>`_
+therefore runs in blocks: each predicts a step for every point, the points move, and the
+next block sees a new graph, with new relative positions and a new equivariant basis.
+Gradients flow through all of it.
 
-We let six points find where the springs between them have little energy, in one step and in three. Half a
-minute on one core.
+We let six points find where the springs between them have little energy, in one step
+and in three. Half a minute on one core.
 """
 
 import matplotlib.pyplot as plt
 import torch
-from torch import nn
-
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.neighbors import fully_connected_graph
 from equivariant_attention.testing import assert_equivariant
+from torch import nn
 
 torch.manual_seed(0)
 
 # %%
 # The task
 # --------
-# Every two points are joined by a spring with two rest lengths, :math:`a + 1 \pm 0.7` or so, of which the
-# shorter is a little better:
+# Every two points are joined by a spring with two rest lengths, :math:`a + 1 \pm 0.7`
+# or so, of which the shorter is a little better:
 #
 # .. math:: V(r) = u^4 - u^2 + u / 10 + 0.321919, \qquad u = r - a - 1
 #
-# Its minimum is 0; six points have 15 springs and cannot bring all of them there. The energy of a graph is
-# the mean over its springs. There is no target: the loss is the energy itself, after the last step.
+# Its minimum is 0; six points have 15 springs and cannot bring all of them there. The
+# energy of a graph is the mean over its springs. There is no target: the loss is the
+# energy itself, after the last step.
 
 POINTS = 6
 
@@ -43,7 +44,7 @@ def potential(r, a):
 
 
 def sample(graphs, dtype=torch.float32):
-    """Random points, with random parameters a, equal for both directions of a spring."""
+    """Random points; parameters a are equal for both directions of a spring."""
     x = 0.5 * torch.randn(graphs * POINTS, 3, dtype=dtype)
     G = fully_connected_graph(x, batch=torch.arange(graphs).repeat_interleave(POINTS))
     src, dst = (ends % POINTS for ends in G.edges())
@@ -56,8 +57,8 @@ def sample(graphs, dtype=torch.float32):
 # %%
 # The graph that follows
 # ----------------------
-# Edges stay; what is on them is made anew from the positions. ``local_var`` gives a graph that shares all
-# else, so that the one passed in remains as it was.
+# Edges stay; what is on them is made anew from the positions. ``local_var`` gives a
+# graph that shares all else, so that the one passed in remains as it was.
 
 
 def follow(G, x):
@@ -78,20 +79,26 @@ def energy(G):
 # %%
 # The model
 # ---------
-# A block is a small SE(3)-Transformer with one vector per point as its output, the step. Scalars on the edges
-# are the energies and parameters of the springs; there is nothing to know about a point itself, so blocks
-# start from a one. With ``compute_gradients`` gradients of later blocks flow back through the basis, to the
+# A block is a small SE(3)-Transformer with one vector per point as its output, the
+# step. Scalars on the edges are the energies and parameters of the springs; there is
+# nothing to know about a point itself, so blocks start from a one. With
+# ``compute_gradients`` gradients of later blocks flow back through the basis, to the
 # steps before.
 
 
 class Iterative(nn.Module):
-    """Blocks that share no weights. Returns the graph before the first and after each of them."""
+    """Blocks that share no weights; the graphs before the first and after each."""
 
     def __init__(self, steps):
         super().__init__()
         hidden = {0: 4, 1: 4, 2: 4}
         self.blocks = nn.ModuleList(
-            [SE3Transformer({0: 1}, hidden, {1: 1}, num_layers=1, edge_dim=2, return_type=1) for _ in range(steps)]
+            [
+                SE3Transformer(
+                    {0: 1}, hidden, {1: 1}, num_layers=1, edge_dim=2, return_type=1
+                )
+                for _ in range(steps)
+            ]
         )
 
     def forward(self, G, compute_gradients=True):
@@ -109,21 +116,31 @@ class Iterative(nn.Module):
 # However often the points have moved, where they end turns with where they began:
 
 model = Iterative(steps=3)
-print(assert_equivariant(lambda G: model(G)[-1].ndata["x"] - G.ndata["x"], sample(2), output_degree=1, tolerance=1e-4))
+errors = assert_equivariant(
+    lambda G: model(G)[-1].ndata["x"] - G.ndata["x"],
+    sample(2),
+    output_degree=1,
+    tolerance=1e-4,
+)
+for name, error in errors.items():
+    print(f"{name:12} {error:.0e}")
 
 # %%
 # Gradients through the basis
 # ---------------------------
-# Is the gradient right? In float64, against a finite difference along a random direction in the first block's
-# weights. A first step changes the directions of the edges, thus the spherical harmonics of all later blocks;
-# leave that way out and the gradient, here 4 % off, is that of no function, though the model may still learn
-# from it.
+# Is the gradient right? In float64, against a finite difference along a random
+# direction in the first block's weights. A first step changes the directions of the
+# edges, thus the spherical harmonics of all later blocks; leave that way out and the
+# gradient, here 4 % off, is that of no function, though the model may still learn from
+# it.
 
 
 def derivative(compute_gradients):
     """Of the mean energy, along the direction."""
     energy(check(G, compute_gradients)[-1]).mean().backward()
-    value = sum(float((p.grad * v).sum()) for p, v in zip(weights, direction, strict=True))
+    value = sum(
+        float((p.grad * v).sum()) for p, v in zip(weights, direction, strict=True)
+    )
     check.zero_grad()
     return value
 
@@ -151,8 +168,9 @@ assert abs(derivative(True) - finite) < 1e-5 * abs(finite)
 # %%
 # One step and three
 # ------------------
-# In the mean over 500 graphs, one step leaves an energy of 0.091, of 0.317 at the start, and three steps
-# leave 0.039. As only the last energy counts, the first of them may well go uphill, to 1.09.
+# In the mean over 500 graphs, one step leaves an energy of 0.091, of 0.317 at the
+# start, and three steps leave 0.039. As only the last energy counts, the first of them
+# may well go uphill, to 1.09.
 
 
 def train(model, steps=250):
@@ -170,12 +188,17 @@ def train(model, steps=250):
 
 
 torch.manual_seed(1)
-models = {f"{steps} step{'s' * (steps > 1)}": train(Iterative(steps)) for steps in (1, 3)}
+models = {
+    f"{steps} step{'s' * (steps > 1)}": train(Iterative(steps)) for steps in (1, 3)
+}
 G = sample(500)
 with torch.no_grad():
     trails = {name: model(G) for name, model in models.items()}
 for name, graphs in trails.items():
-    print(f"{name:8} energies", " -> ".join(f"{float(energy(graph).mean()):.3f}" for graph in graphs))
+    print(
+        f"{name:8} energies",
+        " -> ".join(f"{float(energy(graph).mean()):.3f}" for graph in graphs),
+    )
 
 # %%
 # The points of the first graph on their way:
@@ -187,5 +210,6 @@ for column, (name, graphs) in enumerate(trails.items()):
     for point in range(POINTS):
         axes.plot(*trail[:, point].T, marker=".", linewidth=1)
     axes.scatter(*trail[-1].T, color="black", s=30, depthshade=False)
-    axes.set_title(f"{name}: energy {float(energy(graphs[0])[0]):.2f} to {float(energy(graphs[-1])[0]):.2f}")
+    first, last = float(energy(graphs[0])[0]), float(energy(graphs[-1])[0])
+    axes.set_title(f"{name}: energy {first:.2f} to {last:.2f}")
 plt.show()

@@ -2,9 +2,10 @@
 Training with several processes
 ===============================
 
-Several processes, on as many GPUs or CPU cores, each take a share of every batch, and PyTorch's
-``DistributedDataParallel`` averages their gradients. Nothing in the layers needs to know: losses are those of
-one process with the whole batch. This page trains both ways and compares. Fifteen seconds on two cores.
+Several processes, on as many GPUs or CPU cores, each take a share of every batch, and
+PyTorch's ``DistributedDataParallel`` averages their gradients. Nothing in the layers
+needs to know: losses are those of one process with the whole batch. This page trains
+both ways and compares. Fifteen seconds on two cores.
 """
 
 import os
@@ -12,18 +13,17 @@ import subprocess
 import sys
 
 import torch
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.neighbors import knn_graph
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 # %%
 # A model and a task
 # ------------------
-# How far are points spread out, given their four nearest neighbours? Every process makes all data and takes
-# its share by number; with data from disk you would read only that (or take
-# ``torch.utils.data.DistributedSampler``).
+# How far are points spread out, given their four nearest neighbours? Every process
+# makes all data and takes its share by number; with data from disk you would read only
+# that (or take ``torch.utils.data.DistributedSampler``).
 
 BATCH, STEPS, POINTS = 16, 20, 10
 
@@ -31,12 +31,16 @@ BATCH, STEPS, POINTS = 16, 20, 10
 def new_model():
     """One number per graph."""
     hidden = {0: 8, 1: 8, 2: 8}
-    return SE3Transformer({0: 1}, hidden, {0: 1}, num_layers=1, n_heads=2, pooling="avg", return_type=0).double()
+    return SE3Transformer(
+        {0: 1}, hidden, {0: 1}, num_layers=1, n_heads=2, pooling="avg", return_type=0
+    ).double()
 
 
 def graphs(x):
     """One batch of graphs of positions [graphs, points, 3]."""
-    return knn_graph(x.flatten(0, 1), k=4, batch=torch.arange(len(x)).repeat_interleave(POINTS))
+    return knn_graph(
+        x.flatten(0, 1), k=4, batch=torch.arange(len(x)).repeat_interleave(POINTS)
+    )
 
 
 def batches(share, shares):
@@ -51,8 +55,9 @@ def batches(share, shares):
 # %%
 # Training
 # --------
-# The loop is that of one process. In float64, so that a difference would show. All processes start from the
-# same weights, those of the first: ``DistributedDataParallel`` sees to it, and a seed does here.
+# The loop is that of one process. In float64, so that a difference would show. All
+# processes start from the same weights, those of the first: ``DistributedDataParallel``
+# sees to it, and a seed does here.
 
 
 def train(share=0, shares=1):
@@ -80,8 +85,9 @@ def train(share=0, shares=1):
 # %%
 # What every process does
 # -----------------------
-# ``torchrun`` starts the processes and lets them find each other. ``gloo`` is the way to talk on CPUs,
-# ``nccl`` on GPUs, where each process also moves its model and graphs to its own device, ``cuda:LOCAL_RANK``.
+# ``torchrun`` starts the processes and lets them find each other. ``gloo`` is the way
+# to talk on CPUs, ``nccl`` on GPUs, where each process also moves its model and graphs
+# to its own device, ``cuda:LOCAL_RANK``.
 #
 # The first process then trains once more, alone and on whole batches, and compares.
 
@@ -107,16 +113,26 @@ def worker():
 # %%
 # Launching
 # ---------
-# ``torchrun --standalone --nproc-per-node 2 multi_process.py`` is the usual way. Run as a plain script, this
-# page calls it by itself.
+# ``torchrun --standalone --nproc-per-node 2 multi_process.py`` is the usual way. Run as
+# a plain script, this page calls it by itself.
 
 if __name__ == "__main__":
     if distributed.is_torchelastic_launched():
         worker()
     else:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+        ]
         run = subprocess.run(
-            [*torchrun, __file__], env={"OMP_NUM_THREADS": "1", **os.environ}, capture_output=True, text=True
+            [*torchrun, __file__],
+            env={"OMP_NUM_THREADS": "1", **os.environ},
+            capture_output=True,
+            text=True,
         )
         print(run.stdout, end="")
         assert run.returncode == 0, run.stderr

@@ -2,31 +2,32 @@
 Point clouds: classification, with and without an up
 ====================================================
 
-What is this a scan of? We classify points sampled from surfaces, with noise from the background, as in
-ScanObjectNN, where objects stand upright. Three models: one that knows nothing of rotations; an
-SE(3)-Transformer, which does not care how an object is turned; and an SE(3)-Transformer that is also told the
-height of every point, as in `the paper <https://arxiv.org/abs/2006.10503>`_: it does not care about rotations
-around the vertical axis, and can tell what stands from what lies. One minute on one core.
+What is this a scan of? We classify points sampled from surfaces, with noise from the
+background, as in ScanObjectNN, where objects stand upright. Three models: one that
+knows nothing of rotations; an SE(3)-Transformer, which does not care how an object is
+turned; and an SE(3)-Transformer that is also told the height of every point, as in `the
+paper <https://arxiv.org/abs/2006.10503>`_: it does not care about rotations around the
+vertical axis, and can tell what stands from what lies. One minute on one core.
 """
 
 import math
 
 import matplotlib.pyplot as plt
 import torch
-from torch import nn
-
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.neighbors import knn_graph
 from equivariant_attention.so3 import random_rotation
+from torch import nn
 
 torch.manual_seed(0)
 
 # %%
 # Shapes
 # ------
-# Eight classes. Two of them, ball and box, look the same from all sides, or nearly so. The other six are
-# three pairs: a pole is a log that stands, a wheel is a plate on its edge, and a funnel is a cone upside
-# down. Turned in any way, there is no telling one of a pair from the other.
+# Eight classes. Two of them, ball and box, look the same from all sides, or nearly so.
+# The other six are three pairs: a pole is a log that stands, a wheel is a plate on its
+# edge, and a funnel is a cone upside down. Turned in any way, there is no telling one
+# of a pair from the other.
 
 CLASSES = ["ball", "box", "pole", "log", "plate", "wheel", "cone", "funnel"]
 POINTS, NOISE = 32, 6
@@ -52,7 +53,9 @@ def surface(name, n):
         return unit(n, POINTS)
     if name == "box":
         x = 2 * torch.rand(n, POINTS, 3) - 1
-        return 0.8 * x.scatter(2, torch.randint(3, (n, POINTS, 1)), torch.randn(n, POINTS, 1).sign())
+        return 0.8 * x.scatter(
+            2, torch.randint(3, (n, POINTS, 1)), torch.randn(n, POINTS, 1).sign()
+        )
     if name in ("pole", "log"):
         x = cylinder(n, radius=0.4, height=2.2)
         return x if name == "pole" else x.roll(1, dims=-1)  # along x
@@ -65,7 +68,7 @@ def surface(name, n):
 
 
 def sample(n, rotations="none"):
-    """Clouds [n, points + noise, 3] and classes [n]; turned not ('none'), about the vertical ('z'), or anyhow."""
+    """Clouds [n, points + noise, 3], turned about z, anyhow or not; classes [n]."""
     label = torch.randint(len(CLASSES), (n,))
     x = torch.empty(n, POINTS, 3)
     for c, name in enumerate(CLASSES):
@@ -76,7 +79,12 @@ def sample(n, rotations="none"):
     if rotations == "z":
         angle = 2 * math.pi * torch.rand(n)
         R = torch.eye(3).repeat(n, 1, 1)
-        R[:, 0, 0], R[:, 0, 1], R[:, 1, 0], R[:, 1, 1] = angle.cos(), -angle.sin(), angle.sin(), angle.cos()
+        R[:, 0, 0], R[:, 0, 1], R[:, 1, 0], R[:, 1, 1] = (
+            angle.cos(),
+            -angle.sin(),
+            angle.sin(),
+            angle.cos(),
+        )
         x = x @ R.mT
     elif rotations == "SO(3)":
         x = x @ random_rotation(n).mT
@@ -87,14 +95,21 @@ figure = plt.figure(figsize=(9, 4.5), layout="constrained")
 for c, name in enumerate(CLASSES):
     axes = figure.add_subplot(2, 4, c + 1, projection="3d", title=name)
     axes.scatter(*surface(name, 12).flatten(0, 1).T, s=2)
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), zlim=(-1.2, 1.2), xticks=[], yticks=[], zticks=[])
+    axes.set(
+        xlim=(-1.2, 1.2),
+        ylim=(-1.2, 1.2),
+        zlim=(-1.2, 1.2),
+        xticks=[],
+        yticks=[],
+        zticks=[],
+    )
 plt.show()
 
 # %%
 # A baseline that knows nothing of rotations
 # ------------------------------------------
-# A small PointNet: the same network for each point, relative to the mean of all, then the largest of each
-# feature.
+# A small PointNet: the same network for each point, relative to the mean of all, then
+# the largest of each feature.
 
 
 class PointNet(nn.Module):
@@ -103,9 +118,15 @@ class PointNet(nn.Module):
     def __init__(self, width=80):
         super().__init__()
         self.points = nn.Sequential(
-            nn.Linear(3, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+            nn.Linear(3, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
         )
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(CLASSES)))
+        self.head = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(CLASSES))
+        )
 
     def forward(self, x):
         return self.head(self.points(x - x.mean(1, keepdim=True)).amax(1))
@@ -114,10 +135,11 @@ class PointNet(nn.Module):
 # %%
 # The SE(3)-Transformer
 # ---------------------
-# Each point has edges from its six nearest. Its input is the vector from the mean of all points, of degree 1,
-# and its length, of degree 0. With ``height=True`` the vertical coordinate of that vector is a scalar as
-# well, and that breaks the symmetry: to the model it is a number that has nothing to do with directions, so a
-# shape on its side is another shape.
+# Each point has edges from its six nearest. Its input is the vector from the mean of
+# all points, of degree 1, and its length, of degree 0. With ``height=True`` the
+# vertical coordinate of that vector is a scalar as well, and that breaks the symmetry:
+# to the model it is a number that has nothing to do with directions, so a shape on its
+# side is another shape.
 
 
 class Equivariant(nn.Module):
@@ -127,15 +149,32 @@ class Equivariant(nn.Module):
         super().__init__()
         self.height = height
         self.layers = SE3Transformer(
-            {0: 1 + height, 1: 1}, {0: 8, 1: 8}, {0: width}, num_layers=1, n_heads=2, pooling="avg", return_type=0
+            {0: 1 + height, 1: 1},
+            {0: 8, 1: 8},
+            {0: width},
+            num_layers=1,
+            n_heads=2,
+            pooling="avg",
+            return_type=0,
         )
-        self.head = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, len(CLASSES)))
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, len(CLASSES)),
+        )
 
     def forward(self, x):
-        G = knn_graph(x.flatten(0, 1), k=6, batch=torch.arange(len(x)).repeat_interleave(x.shape[1]))
+        G = knn_graph(
+            x.flatten(0, 1),
+            k=6,
+            batch=torch.arange(len(x)).repeat_interleave(x.shape[1]),
+        )
         vector = (x - x.mean(1, keepdim=True)).reshape(-1, 1, 3)
         scalars = [vector.norm(dim=-1, keepdim=True)] + [vector[:, :, 2:]] * self.height
-        return self.head(self.layers(G, {"0": torch.cat(scalars, dim=1), "1": vector}).squeeze(-1))
+        return self.head(
+            self.layers(G, {"0": torch.cat(scalars, dim=1), "1": vector}).squeeze(-1)
+        )
 
 
 # %%
@@ -147,7 +186,9 @@ def change(model, rotations):
     torch.manual_seed(1)
     x, _ = sample(8)
     angle = torch.tensor(2.0)
-    about_z = torch.tensor([[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]])
+    about_z = torch.tensor(
+        [[angle.cos(), -angle.sin(), 0], [angle.sin(), angle.cos(), 0], [0, 0, 1]]
+    )
     R = about_z if rotations == "z" else random_rotation()
     with torch.no_grad():
         return float((model(x @ R.T) - model(x)).abs().max() / model(x).abs().max())
@@ -159,15 +200,16 @@ MODELS = {
     "SE(3)-Transformer + z": Equivariant(height=True),
 }
 for name, model in MODELS.items():
-    print(f"{name:21}  about z {change(model, 'z'):.0e}  anyhow {change(model, 'SO(3)'):.0e}")
+    about_z, anyhow = change(model, "z"), change(model, "SO(3)")
+    print(f"{name:21}  about z {about_z:.0e}  anyhow {anyhow:.0e}")
 assert change(MODELS["SE(3)-Transformer"], "SO(3)") < 1e-4
 assert change(MODELS["SE(3)-Transformer + z"], "z") < 1e-4
 
 # %%
 # Training
 # --------
-# All on shapes as they stand; the PointNet a second time on shapes turned anyhow, the usual remedy. Clouds
-# are made on the fly.
+# All on shapes as they stand; the PointNet a second time on shapes turned anyhow, the
+# usual remedy. Clouds are made on the fly.
 
 
 def train(model, rotations, steps):
@@ -186,25 +228,37 @@ def train(model, rotations, steps):
 MODELS["PointNet, trained turned"] = PointNet()
 for name, model in MODELS.items():
     turned = name.endswith("turned")
-    train(model, "SO(3)" if turned else "none", steps=1500 if name.startswith("PointNet") else 180)
+    train(
+        model,
+        "SO(3)" if turned else "none",
+        steps=1500 if name.startswith("PointNet") else 180,
+    )
 
 # %%
 # Accuracy
 # --------
-# Of shapes turned anyhow, nothing tells one of a pair from the other: two of eight classes, and half of the other
-# six, are 62.5 %, and no model can get more of them right.
+# Of shapes turned anyhow, nothing tells one of a pair from the other: two of eight
+# classes, and half of the other six, are 62.5 %, and no model can get more of them
+# right.
 #
-# - The PointNet is right in 98 % of shapes as they stand, in 77 % of those turned about the vertical, and in 32 %
-#   of those turned anyhow. Trained on turned shapes, it is right in 54 to 60 % of each.
-# - The SE(3)-Transformer is right in 51 % of each, after an eighth as many clouds, none of which was turned.
-# - With heights, it is right in 89 % as they stand and in 90 % turned about the vertical, which makes no difference
-#   to it, but in 41 % of those turned anyhow: it has learnt from shapes that stand.
+# - The PointNet is right in 98 % of shapes as they stand, in 77 % of those turned about
+#   the vertical, and in 32 % of those turned anyhow. Trained on turned shapes, it is
+#   right in 54 to 60 % of each.
+# - The SE(3)-Transformer is right in 51 % of each, after an eighth as many clouds, none
+#   of which was turned.
+# - With heights, it is right in 89 % as they stand and in 90 % turned about the
+#   vertical, which makes no difference to it, but in 41 % of those turned anyhow: it
+#   has learnt from shapes that stand.
 
 torch.manual_seed(2)
 TESTS = {rotations: sample(1000, rotations) for rotations in ("none", "z", "SO(3)")}
 print(f"{'accuracy on shapes turned':26} parameters  {'none':>6}{'z':>7}{'SO(3)':>9}")
 for name, model in MODELS.items():
     with torch.no_grad():
-        accuracy = [float((model(x).argmax(1) == label).float().mean()) for x, label in TESTS.values()]
+        accuracy = [
+            float((model(x).argmax(1) == label).float().mean())
+            for x, label in TESTS.values()
+        ]
     parameters = sum(p.numel() for p in model.parameters())
-    print(f"{name:26} {parameters:10}  {accuracy[0]:6.1%} {accuracy[1]:6.1%}   {accuracy[2]:6.1%}")
+    shown = f"{accuracy[0]:6.1%} {accuracy[1]:6.1%}   {accuracy[2]:6.1%}"
+    print(f"{name:26} {parameters:10}  {shown}")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_trailing, check_whole_number
-from ..fibers import Features
+from ..fibers import Features, by_degree
 from ..graphs import Graph, graph_sizes
 from ..models.base import NodeModel
 from ..models.se3_transformer import SE3Transformer
@@ -43,6 +43,7 @@ class OnEdges(nn.Module):
         edge_index: Tensor,
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
+        edge_features: Values | None = None,
     ) -> Features | Tensor:
         """What the model gives for these nodes and edges; derivatives flow to all that are tensors of numbers.
 
@@ -54,6 +55,7 @@ class OnEdges(nn.Module):
             edge_index: int ``[2, edges]``; an edge leads from the node in row 0 to that in row 1, which looks at it.
             edge_attr: features of the edges ``[edges, edge_dim]``, if the model has any.
             batch: graph number of each node, sorted, int ``[nodes]``; None for one graph.
+            edge_features: those of ``fiber_edge`` by degree, as ``x``, with a row for each edge, if the model has any.
 
         Returns:
             as of the model.
@@ -72,7 +74,7 @@ class OnEdges(nn.Module):
         G.ndata["x"], G.edata["d"] = pos, pos[dst.long()] - pos[src.long()]
         if edge_attr is not None:
             G.edata["w"] = edge_attr
-        return self.model(G, _by_degree(x))
+        return self.model(G, _with_dimensions(x), edge_features=_with_dimensions(edge_features))
 
 
 class OnData(nn.Module):
@@ -85,15 +87,22 @@ class OnData(nn.Module):
         model: as of :class:`OnEdges`.
         attributes: the attribute of ``data`` that has the features of each degree, ``{degree: name}``; by default
             ``x`` is degree 0.
+        edge_attributes: the same of the model's ``fiber_edge``; None, if it has none.
 
     Raises:
         TypeError: ``model`` is no such model.
     """
 
-    def __init__(self, model: SE3Transformer | TFN, attributes: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: SE3Transformer | TFN,
+        attributes: Mapping[int, str] | None = None,
+        edge_attributes: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__()
         self.on_edges = OnEdges(model)
         self.attributes = {0: "x"} if attributes is None else dict(attributes)
+        self.edge_attributes = dict(edge_attributes or {})
 
     def forward(self, data: Any) -> Features | Tensor:
         """What the model gives for ``data``.
@@ -109,12 +118,17 @@ class OnData(nn.Module):
             ValueError: one of them is missing.
             TypeError, ValueError: as of :class:`OnEdges`.
         """
-        needed = ["pos", "edge_index", *self.attributes.values(), *["edge_attr"] * bool(self.on_edges.model.edge_dim)]
+        needed = ["pos", "edge_index", *self.attributes.values(), *self.edge_attributes.values()]
+        needed += ["edge_attr"] * bool(self.on_edges.model.edge_dim)
         if missing := [name for name in needed if getattr(data, name, None) is None]:
             raise ValueError(f"data must have {missing[0]!r}, got {data}")
-        features = {degree: getattr(data, name) for degree, name in self.attributes.items()}
+        features, edge_features = (
+            {degree: getattr(data, name) for degree, name in names.items()}
+            for names in (self.attributes, self.edge_attributes)
+        )
         edge_attr = data.edge_attr if self.on_edges.model.edge_dim else None
-        return self.on_edges(features, data.pos, data.edge_index, edge_attr, getattr(data, "batch", None))
+        batch = getattr(data, "batch", None)
+        return self.on_edges(features, data.pos, data.edge_index, edge_attr, batch, edge_features or None)
 
 
 class OnPadded(nn.Module):
@@ -122,7 +136,8 @@ class OnPadded(nn.Module):
 
     Nodes look at all others of their sample; or at the ``k`` nearest; or at those within the ``radius``.
 
-    >>> layer = OnPadded(SE3Transformer({0: 8}, {0: 16, 1: 16}, {1: 1}, return_type=1), k=16)
+    >>> model = SE3Transformer({0: 8}, {0: 16, 1: 16}, {1: 1}, return_type=1)
+    >>> layer = OnPadded(model, k=16)
     >>> moves = layer(x, pos, mask)  # [batch, nodes, 1, 3]
 
     Args:
@@ -144,7 +159,12 @@ class OnPadded(nn.Module):
         self.model, self.k, self.radius = _checked_model(model), k, radius
 
     def forward(
-        self, x: Values, pos: Tensor, mask: Tensor | None = None, edge_attr: Tensor | None = None
+        self,
+        x: Values,
+        pos: Tensor,
+        mask: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        edge_features: Values | None = None,
     ) -> Features | Tensor:
         """What the model gives for the nodes that there are; 0 for the others.
 
@@ -154,6 +174,8 @@ class OnPadded(nn.Module):
             mask: which nodes there are, bool ``[batch, nodes]``, at least one in each sample; None, all.
             edge_attr: features of pairs ``[batch, nodes, nodes, edge_dim]``, of the edge to node i from node j in
                 ``[:, i, j]``, if the model has any.
+            edge_features: those of ``fiber_edge`` by degree, ``[batch, nodes, nodes, channels, 2 degree + 1]``, in the
+                same order, if the model has any.
 
         Returns:
             as of the model, ``[batch, nodes, channels, 2 degree + 1]``; where it pools, without ``nodes``.
@@ -171,11 +193,12 @@ class OnPadded(nn.Module):
             raise ValueError("mask must have a node in every sample, got one without")
         sample, place = mask.nonzero(as_tuple=True)
         G = self._graph(pos[mask], sample)
+        src, dst = G.edges()
+        pairs = sample[dst], place[dst], place[src]
         if edge_attr is not None:
-            src, dst = G.edges()
-            G.edata["w"] = edge_attr[sample[dst], place[dst], place[src]]
-        values = x if isinstance(x, Mapping) else {0: x}
-        output = self.model(G, _by_degree({d: v[mask] for d, v in values.items()}))
+            G.edata["w"] = edge_attr[pairs]
+        on_edges = _with_dimensions(_chosen(edge_features, pairs))
+        output = self.model(G, _with_dimensions(_chosen(x, (mask,))), edge_features=on_edges)
         if self.model.pooling is not None:
             return output
         return _padded(output, mask) if isinstance(output, Tensor) else {d: _padded(v, mask) for d, v in output.items()}
@@ -192,9 +215,16 @@ def _checked_model(model: SE3Transformer | TFN) -> SE3Transformer | TFN:
     return model
 
 
-def _by_degree(x: Values) -> Features:
-    """Features in ``[nodes, channels, 2 degree + 1]`` where a dimension of size one was left out."""
-    values = {str(degree): value for degree, value in (x.items() if isinstance(x, Mapping) else ((0, x),))}
+def _chosen(x: Values | None, rows: tuple[Tensor, ...]) -> Any:
+    """The rows of padded features that there are, by degree."""
+    return None if x is None else {d: v[rows] for d, v in (x if isinstance(x, Mapping) else {0: x}).items()}
+
+
+def _with_dimensions(x: Values | None) -> Any:
+    """Features in ``[rows, channels, 2 degree + 1]`` where a dimension of size one was left out."""
+    if x is None:
+        return None
+    values = by_degree(x if isinstance(x, Mapping) else {0: x})
     short = {degree for degree, value in values.items() if isinstance(value, Tensor) and value.dim() == 2}
     return {d: v.unsqueeze(-1 if d == "0" else 1) if d in short else v for d, v in values.items()}
 

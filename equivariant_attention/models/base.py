@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..basis import BasisAndR, get_basis_and_r
 from ..checks import check_features, check_whole_number
-from ..fibers import Features, FiberLike, as_fiber
+from ..fibers import Features, FiberLike, as_fiber, by_degree
 from ..graphs import GraphLike, as_graph, graph_of_node
 from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
@@ -26,6 +25,7 @@ class NodeModel(Saveable):
     Args:
         fiber_in, fiber_hidden, fiber_out: fibers of the input, between the layers and of the output.
         edge_dim: number of scalar features per edge.
+        fiber_edge: of features of the edges of any degree; None for none.
         pooling: 'avg' or 'mean', 'sum', 'max', or None.
         return_type: the degree that is returned by itself; None, all.
 
@@ -44,6 +44,7 @@ class NodeModel(Saveable):
         fiber_hidden: FiberLike,
         fiber_out: FiberLike,
         edge_dim: int,
+        fiber_edge: FiberLike | None,
         pooling: str | None,
         return_type: int | None,
     ) -> None:
@@ -52,12 +53,14 @@ class NodeModel(Saveable):
         self.fiber_in = as_fiber(fiber_in, "fiber_in")
         self.fiber_hidden = as_fiber(fiber_hidden, "fiber_hidden")
         self.fiber_out = as_fiber(fiber_out, "fiber_out")
+        self.fiber_edge = None if fiber_edge is None else as_fiber(fiber_edge, "fiber_edge")
         self.edge_dim, self.pooling, self.return_type = edge_dim, pooling, return_type
         if min(self.fiber_hidden.multiplicities) < 2:
             # GNormSE3 begins with a LayerNorm over the channels: of one channel it makes 0, whatever its norm.
             raise ValueError(f"fiber_hidden must have at least 2 channels of every degree, got {self.fiber_hidden}")
         self._check_returned()
-        self.max_degree = max(fiber.max_degree for fiber in (self.fiber_in, self.fiber_hidden, self.fiber_out))
+        fibers = [self.fiber_in, self.fiber_hidden, self.fiber_out, *([self.fiber_edge] if self.fiber_edge else [])]
+        self.max_degree = max(fiber.max_degree for fiber in fibers)
         self.layers = nn.ModuleList()
         self.radial: RadialBasis | None = None
 
@@ -73,7 +76,14 @@ class NodeModel(Saveable):
         if self.pooling == "max" and degrees != (0,):
             raise ValueError(f"pooling='max' is for degree 0 alone, the others have no maximum; got degrees {degrees}")
 
-    def forward(self, G: Any, features: Features, basis_and_r: BasisAndR | None = None) -> Features | Tensor:
+    def forward(
+        self,
+        G: Any,
+        features: Features,
+        basis_and_r: BasisAndR | None = None,
+        *,
+        edge_features: Features | None = None,
+    ) -> Features | Tensor:
         """Features of the nodes, or of the graphs where there is pooling.
 
         Args:
@@ -84,6 +94,8 @@ class NodeModel(Saveable):
             basis_and_r: of ``G`` if they are at hand, from :func:`~equivariant_attention.basis.get_basis_and_r` up to
                 ``max_degree`` or from a :class:`~equivariant_attention.precompute.BasisCache`; None to compute
                 them, with derivatives with respect to ``edata['d']``.
+            edge_features: of fiber ``fiber_edge``, ``{degree: [edges, channels, 2 degree + 1]}``; where None, those of
+                each degree are ``edata['f0']``, ``edata['f1']``, ...
 
         Returns:
             ``{degree: [nodes or graphs, channels, 2 degree + 1]}`` of fiber ``fiber_out``; or, with ``return_type``,
@@ -93,28 +105,33 @@ class NodeModel(Saveable):
             KeyError: the graph has no ``edata['d']``.
             TypeError, ValueError: features, edge features, distances or basis are not those of the model and the graph.
         """
-        return self._evaluate(G, features, basis_and_r)
+        return self._evaluate(G, features, basis_and_r, edge_features)
 
     def _evaluate(
-        self, G: Any, features: Features, basis_and_r: BasisAndR | None, attention: list[Tensor] | None = None
+        self,
+        G: Any,
+        features: Features,
+        basis_and_r: BasisAndR | None,
+        edge_features: Features | None,
+        attention: list[Tensor] | None = None,
     ) -> Features | Tensor:
         """What :meth:`forward` returns; the weights of every attention layer are appended to ``attention``."""
         check_never_called(self.layers, "layers")
         if self.return_type is None:
             check_hooks(self)
         G = as_graph(G)
-        if isinstance(features, Mapping):
-            features = {str(degree): value for degree, value in features.items()}
+        features = by_degree(features)
         check_features(features, self.fiber_in, G.num_nodes(), layer=self)
         if self.radial is not None:
             G = self.radial.on_edges(G, None if basis_and_r is None else basis_and_r[1])
         basis, r = basis_and_r or get_basis_and_r(G, self.max_degree, compute_gradients=True)
+        given = {"G": G, "r": r, "basis": basis, "edge_features": edge_features}
         for layer in self.layers:
             if attention is not None and isinstance(layer, GSE3Res):
-                features, weights = layer(features, G=G, r=r, basis=basis, return_attention=True)
+                features, weights = layer(features, **given, return_attention=True)
                 attention.append(weights)
             else:
-                features = layer(features, G=G, r=r, basis=basis)
+                features = layer(features, **given)
         if self.return_type is not None:
             features = {str(self.return_type): features[str(self.return_type)]}
         if self.pooling is not None:

@@ -42,7 +42,7 @@ class Potential(Saveable):
     :math:`\sigma` are not trained: :meth:`set_references` takes them from data.
 
     >>> model = Potential(cutoff=5.0)
-    >>> energy, forces, stress = model.predict(z, x, batch, cell)  # in the units of what it was trained on
+    >>> energy, forces, stress = model.predict(z, x, batch, cell)  # in units of the data
     >>> model.save_pretrained("model.pt")
     >>> atoms.calc = ModelCalculator(Potential.from_pretrained("model.pt"))
 

@@ -29,7 +29,8 @@ class SE3Transformer(NodeModel):
     :class:`~equivariant_attention.modules.GConvSE3` with self-interaction, as in the published model for QM9 up to its
     pooling. A node without incoming edges gets 0, as published.
 
-    >>> model = SE3Transformer({0: 6}, {0: 16, 1: 16, 2: 16}, {0: 1}, pooling="avg", return_type=0)
+    >>> fibers = {0: 6}, {0: 16, 1: 16, 2: 16}, {0: 1}
+    >>> model = SE3Transformer(*fibers, pooling="avg", return_type=0)
     >>> output = model(G, {"0": torch.randn(G.num_nodes(), 6, 1)})  # [graphs, 1, 1]
 
     Args:
@@ -40,6 +41,8 @@ class SE3Transformer(NodeModel):
         n_heads: number of attention heads; divides the channels of ``fiber_hidden`` after ``div``.
         div: what the channels are divided by for keys and values.
         edge_dim: number of scalar features ``edata['w']`` per edge.
+        fiber_edge: of features of the edges of any degree, which join what their source nodes send (``f_edge`` of
+            :class:`~equivariant_attention.modules.GConvSE3Partial`); None for none.
         pooling: over the nodes of each graph: 'avg' (or 'mean') and 'sum', of any degree; 'max', of degree 0 alone;
             None, the nodes' own.
         return_type: the degree whose tensor is returned by itself; None, a dict of all.
@@ -73,6 +76,7 @@ class SE3Transformer(NodeModel):
         n_heads: int = 1,
         div: float = 2,
         edge_dim: int = 0,
+        fiber_edge: FiberLike | None = None,
         pooling: str | None = None,
         return_type: int | None = None,
         x_ij: str | None = None,
@@ -84,7 +88,7 @@ class SE3Transformer(NodeModel):
         num_radial: int = 8,
         cutoff: float | None = None,
     ) -> None:
-        super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
+        super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, fiber_edge, pooling, return_type)
         self.num_layers, self.n_heads, self.div, self.x_ij = num_layers, n_heads, float(div), x_ij
         self.selfint, self.learnable_skip, self.nonlinearity = selfint, learnable_skip, nonlinearity
         self.activation, self.radial_basis, self.num_radial, self.cutoff = activation, radial_basis, num_radial, cutoff
@@ -95,18 +99,24 @@ class SE3Transformer(NodeModel):
             edge_dim += num_radial
         if x_ij == "cat":
             self.max_degree = max(self.max_degree, 1)  # relative positions are a feature of degree 1
-        radial: dict[str, Any] = {"edge_dim": edge_dim, "act_fn": activation_of(activation)}
+        radial: dict[str, Any] = {"edge_dim": edge_dim, "f_edge": self.fiber_edge, "act_fn": activation_of(activation)}
         options = {"div": div, "n_heads": n_heads, "selfint": selfint, "x_ij": x_ij, "learnable_skip": learnable_skip}
         layers = attention_layers(self.fiber_in, self.fiber_hidden, num_layers, nonlinearity, **radial, **options)
         self.layers.extend([*layers, GConvSE3(self.fiber_hidden, self.fiber_out, self_interaction=True, **radial)])
 
     def forward(
-        self, G: Any, features: Features, basis_and_r: BasisAndR | None = None, return_attention: bool = False
+        self,
+        G: Any,
+        features: Features,
+        basis_and_r: BasisAndR | None = None,
+        return_attention: bool = False,
+        *,
+        edge_features: Features | None = None,
     ) -> Any:
         """Features of the nodes, or of the graphs where there is pooling.
 
         Args:
-            G, features, basis_and_r: as of :class:`~equivariant_attention.models.TFN`.
+            G, features, basis_and_r, edge_features: as of :class:`~equivariant_attention.models.TFN`.
             return_attention: also return the attention weights.
 
         Returns:
@@ -117,7 +127,7 @@ class SE3Transformer(NodeModel):
             KeyError, TypeError, ValueError: as of :class:`~equivariant_attention.models.TFN`.
         """
         attention: list[Tensor] | None = [] if return_attention else None
-        output = self._evaluate(G, features, basis_and_r, attention)
+        output = self._evaluate(G, features, basis_and_r, edge_features, attention)
         return output if attention is None else (output, attention)
 
 

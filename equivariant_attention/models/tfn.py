@@ -21,7 +21,7 @@ class TFN(NodeModel):
     published model for QM9 up to its pooling. A node without incoming edges gets 0, as published.
 
     Args:
-        fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type: as of
+        fiber_in, fiber_hidden, fiber_out, edge_dim, fiber_edge, pooling, return_type: as of
             :class:`~equivariant_attention.models.SE3Transformer`.
         num_layers: number of convolutions, the last included, at least 2.
         flavor: 'skip', S acts on the node as above; 'TFN', on the mean of the messages.
@@ -42,15 +42,17 @@ class TFN(NodeModel):
         num_layers: int = 4,
         *,
         edge_dim: int = 0,
+        fiber_edge: FiberLike | None = None,
         pooling: str | None = None,
         return_type: int | None = None,
         flavor: str = "skip",
         nonlinearity: str = "norm",
     ) -> None:
-        super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, pooling, return_type)
+        super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, fiber_edge, pooling, return_type)
         check_whole_number(num_layers, 2, "num_layers")
         self.num_layers, self.flavor, self.nonlinearity = num_layers, flavor, nonlinearity
         options: dict[str, Any] = {"self_interaction": True, "edge_dim": edge_dim, "flavor": flavor}
+        options["f_edge"] = self.fiber_edge
         nonlinear, fiber = named(nonlinearity, num_layers=1), self.fiber_in
         for _ in range(num_layers - 1):
             self.layers.append(GConvSE3(fiber, self.fiber_hidden, **options))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import check_alike, check_features, check_whole_number
 from ..contraction import operators_for
 from ..envelope import edge_envelope
-from ..fibers import Features, Fiber, check_heads, fiber2head
+from ..fibers import Features, Fiber, by_degree, check_heads, fiber2head
 from ..graphs import as_graph, edges_on
 from ..native import attention
 from ..native.operation import Tensors
@@ -75,7 +75,7 @@ class GMABSE3(nn.Module):
                 differ in dtype or device.
         """
         check_hooks(self)
-        G = as_graph(G)
+        G, v, k, q = as_graph(G), by_degree(v), by_degree(k), by_degree(q)
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")
         check_features(q, self.f_key, G.num_nodes(), "q")

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..checks import check_alike, check_features
-from ..fibers import Features, Fiber, check_fiber
+from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..plain import check_hooks
 
 
@@ -42,6 +42,7 @@ class GSum(nn.Module):
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         check_hooks(self)
+        x, y = by_degree(x), by_degree(y)
         _check_pair(x, self.f_x, y, self.f_y)
         output = {}
         for m, d in self.f_out.structure:
@@ -85,6 +86,7 @@ class GCat(nn.Module):
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         check_hooks(self)
+        x, y = by_degree(x), by_degree(y)
         _check_pair(x, self.f_x, y, self.f_y)
         combined = Fiber.combine_fibers(x, self.f_x, y, self.f_y)
         return {str(d): combined[str(d)] for d in self.f_out.degrees}

@@ -18,7 +18,7 @@ from ..contraction import Inputs, attend, contract, may_attend
 from ..contraction.convolution import Convolution, by_set, pairwise
 from ..contraction.networks import HIDDEN
 from ..envelope import edge_envelope
-from ..fibers import Features, Fiber, check_fiber
+from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..graphs import GraphLike, as_graph, edges_on
 from ..modules.attention import GMABSE3
 from ..modules.linear import mixed
@@ -99,7 +99,7 @@ class GConvSE3Partial(OneLine):
         Returns:
             what :func:`~equivariant_attention.contraction.contract` takes.
         """
-        G, h = as_graph(G), with_three_dimensions(h)
+        G, h = as_graph(G), with_three_dimensions(by_degree(h))
         inputs, channels = checked_inputs(self, h, G, r, basis, edge_features), self.f_in.dict.get(1, 0)
         own = inputs.on_edges.get("1")
         if self.x_ij == "cat":
@@ -231,7 +231,7 @@ class GConvSE3(OneLine):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self, "kernel_self")
-        G, h = as_graph(G), with_three_dimensions(of_fiber(h, self.f_in))
+        G, h = as_graph(G), with_three_dimensions(of_fiber(by_degree(h), self.f_in))
         inputs = checked_inputs(self, h, G, r, basis, edge_features)
         _, dst = edges_on(G, inputs.src.device)
         (found,) = messages(self.convolution, [self], inputs)
@@ -397,6 +397,7 @@ def _edge_features(G: GraphLike, layer: GConvSE3 | GConvSE3Partial, given: Featu
         if missing := [field for field in fields.values() if field not in G.edata]:
             raise KeyError(f"the graph must have edata[{missing[0]!r}], or edge_features be given, for {layer.f_edge}")
         given = {degree: G.edata[field] for degree, field in fields.items()}
+    given = by_degree(given)
     check_features(given, layer.f_edge, G.num_edges(), "edge_features", layer)
     return {degree: given[degree] for degree in map(str, layer.f_edge.degrees)}
 

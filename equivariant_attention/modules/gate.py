@@ -7,7 +7,7 @@ from torch import nn
 
 from ..checks import check_features
 from ..contraction.precision import full_precision
-from ..fibers import Features, Fiber, check_fiber
+from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.radial import BN
 from ..plain import check_hooks
 from ..printing import OneLine
@@ -50,6 +50,7 @@ class GGate(OneLine):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_hooks(self)
+        features = by_degree(features)
         check_features(features, self.fiber, layer=self)
         values = [features[str(degree)] for degree in self.fiber.degrees]
         with full_precision(values[0].device):  # vectors that are rounded turn no longer

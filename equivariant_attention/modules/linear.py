@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..checks import check_degrees, check_features, of_fiber, with_three_dimensions
 from ..contraction import operators_for
 from ..contraction.precision import full_precision
-from ..fibers import Features, Fiber
+from ..fibers import Features, Fiber, by_degree
 from ..native import linear, on_gpu
 from ..native.operation import halves
 from ..plain import check_hooks
@@ -50,7 +50,7 @@ class G1x1SE3(OneLine):
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
         check_hooks(self, "transform")
-        features = with_three_dimensions(of_fiber(features, self.f_in))
+        features = with_three_dimensions(of_fiber(by_degree(features), self.f_in))
         check_features(features, self.f_in, layer=self)
         return mixed_by_degree(self.transform, features)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checks import check_features, check_makes_module, check_whole_number
 from ..contraction import operators_for, runs_in_cpp
-from ..fibers import Features, Fiber, check_fiber
+from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
 from ..native import norm
@@ -71,6 +71,7 @@ class GNormSE3(OneLine):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_hooks(self, "transform")
+        features = by_degree(features)
         check_features(features, self.fiber, layer=self)
         degrees, norms = list(self.transform), [] if self.num_layers else _plain_norms(self.transform)
         if norms:
@@ -123,6 +124,7 @@ class GNormBias(OneLine):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_hooks(self, "bias")
+        features = by_degree(features)
         check_features(features, self.fiber, layer=self)
         values, biases = [features[degree] for degree in self.bias], list(self.bias.values())
         plain = is_plain(self.nonlin, nn.ReLU) and not has_hooks_of_all()

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..checks import check_floating_point
-from ..fibers import Features
+from ..fibers import Features, by_degree
 from ..graphs import GraphLike, as_graph, check_device, graph_of_node
 from ..segments import segment_max, segment_mean
 
@@ -72,6 +72,7 @@ class GMaxPooling(nn.Module):
 
 
 def _on_nodes(features: Features, degree: str, G: GraphLike) -> Tensor:
+    features = by_degree(features)
     if not isinstance(features, Mapping):
         got = type(features).__name__
         raise TypeError(f"features must be a dict of tensors keyed by the degree as a string, got {got}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..checks import check_positive, with_three_dimensions
 from ..contraction.convolution import pairwise
 from ..contraction.networks import HIDDEN
-from ..fibers import Features, Fiber, check_fiber
+from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
 from ..modules.convolution import GConvSE3Partial, attended_together, called_together
@@ -139,7 +139,7 @@ class GSE3Res(OneLine):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self, "GMAB")
-        features = with_three_dimensions(features)
+        features = with_three_dimensions(by_degree(features))
         sent = self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis, edge_features
         q, attention = self.GMAB["q"](features), cast(Tensor, None)
         output = None if return_attention else attended_together(self.GMAB["attn"], q, *sent)

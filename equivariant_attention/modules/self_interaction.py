@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_degrees, check_features
-from ..fibers import Features, Fiber
+from ..fibers import Features, Fiber, by_degree
 from ..modules.layer_norm import LayerNorm
 from ..modules.linear import mixed
 from ..plain import check_hooks
@@ -51,6 +51,7 @@ class GAttentiveSelfInt(OneLine):
             TypeError, ValueError: ``features`` is not of fiber ``f_in`` or of the layer's dtype.
         """
         check_hooks(self, "transform")
+        features = by_degree(features)
         check_features(features, self.f_in, layer=self)
         output = {}
         for degree, network in self.transform.items():

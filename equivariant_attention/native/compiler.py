@@ -1,4 +1,4 @@
-"""Builds a C++ file with the machine's own compiler when it is first asked for, and keeps what was built."""
+"""Builds a C++ file with the machine's own compiler when it is first asked for, unless a wheel has it built."""
 
 from __future__ import annotations
 
@@ -20,13 +20,21 @@ from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen, Subproc
 
 # Sums may be reordered, as by any library for matrix products; NaN and infinity stay what they are.
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
-FLAGS = ["-std=c++17", "-O3", "-march=native", *MATH, "-fPIC", "-shared", "-pthread"]
+FLAGS = ["-std=c++17", "-O3", *MATH, "-fPIC", "-shared", "-pthread"]
+HERE = "-march=native"  # for the processor of this machine
 SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
 OWN = Path(__file__).parent  # where headers are that every file may include
 SECONDS = 300  # that a compiler is given
 LARGEST_MESSAGE = 2**20  # bytes that a compiler may say
 SHOWN = 2**12  # of these, in an error
 ELSEWHERE = "set XDG_CACHE_HOME to a folder of this user from which programs may be run"
+PREBUILT = OWN / "prebuilt"  # what some wheels have, see setup.py
+# What processors must have for which it was built, as Linux names it; the best comes first.
+_AVX2 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
+LEVELS = {
+    "x86-64-v4": _AVX2.union(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
+    "x86-64-v3": _AVX2,
+}
 HUNG: set[str] = set()  # compilers that this process does not wait for again
 
 
@@ -42,23 +50,28 @@ class BuildFailedError(BuildError):
 def library(source: Path) -> ctypes.CDLL:
     """The library built from a C++ file, which includes headers beside it and beside this module, and no others.
 
-    It is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for the processor of this
-    machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or ``~/.cache/equivariant_attention``, under a name
-    made from the file, these headers, the compiler, its flags, the processor and the C library: another of any of these
-    builds anew. So does a library that is not as it was built, which its name tells, or that others may write to. One
-    that is as it was built and cannot be loaded, from a folder mounted ``noexec`` say, would be the same if built
-    again, and is not. Processes that build at once do not disturb each other.
+    Where a wheel was installed that has it built from just these files, for a level of x86-64 that this processor has,
+    it is that one. Otherwise it is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for
+    the processor of this machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or
+    ``~/.cache/equivariant_attention``, under a name made from the file, these headers, the compiler, its flags, the
+    processor and the C library: another of any of these builds anew. So does a library that is not as it was built,
+    which its name tells, or that others may write to. One that is as it was built and cannot be loaded, from a folder
+    mounted ``noexec`` say, would be the same if built again, and is not. Processes that build at once do not disturb
+    each other.
 
     Args:
         source: the file.
 
     Raises:
-        BuildError: there is no compiler, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids to build.
+        BuildError: there is no compiler, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids C++.
         BuildFailedError: it cannot be built or loaded; the compiler takes longer than 300 s, after which it is ended
             with all that it started; or others may write to the folder where it is kept: what they put there would run.
     """
     if os.environ.get(SWITCH) == "0":
         raise BuildError(f"{SWITCH}=0 forbids to build {source.name}")
+    for path in _prebuilt(source):
+        with suppress(OSError):  # that of another C library, say
+            return ctypes.CDLL(str(path))
     compiler = _compiler()
     try:
         kept = _folder() / f"{source.stem}-{_key(compiler, source)}"
@@ -69,6 +82,47 @@ def library(source: Path) -> ctypes.CDLL:
         return ctypes.CDLL(str(built))
     except OSError as error:
         raise BuildFailedError(f"{source.name} is built and cannot be loaded: {error}\n{ELSEWHERE}") from error
+
+
+def prebuild(source: Path, level: str, folder: Path) -> Path:
+    """Build a C++ file for a wheel.
+
+    Args:
+        source: the file.
+        level: of x86-64, one of ``LEVELS``.
+        folder: where it is to be; made, if it is not there.
+
+    Returns:
+        the library, which :func:`library` takes from ``PREBUILT`` in place of building the same files.
+
+    Raises:
+        BuildError, OSError, subprocess.SubprocessError: it cannot be built.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    built = folder / _name_for(source, level)
+    _run([*_compiler(), *FLAGS, f"-march={level}", "-o", str(built), str(source)])
+    return built
+
+
+def _prebuilt(source: Path) -> list[Path]:
+    """Libraries of a wheel that are of this source, for this processor, the best first."""
+    names = [_name_for(source, level) for level, needed in LEVELS.items() if needed <= _abilities()]
+    return [PREBUILT / name for name in names if (PREBUILT / name).is_file()]
+
+
+def _name_for(source: Path, level: str) -> str:
+    content = b"\n".join([*_texts(source), *map(os.fsencode, FLAGS)])
+    return f"{source.stem}-{level}-{hashlib.sha256(content).hexdigest()[:16]}.so"
+
+
+@cache
+def _abilities() -> frozenset[str]:
+    """What this processor can do, as Linux on x86-64 names it; nothing elsewhere."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    return frozenset()
 
 
 def _compiler() -> list[str]:
@@ -114,15 +168,16 @@ def _is_own(path: Path) -> bool:
 
 def _key(compiler: list[str], source: Path) -> str:
     # What -march=native stands for is in the command that the compiler would run.
-    command = [*compiler, *FLAGS, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
+    command = [*compiler, *FLAGS, HERE, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
     told = [_run([*compiler, "--version"]), _run(command)]
-    texts = [path.read_bytes() for path in (source, *_headers(source))]
-    names = [os.fsencode(name) for name in (*compiler, *FLAGS, *platform.libc_ver())]
-    return hashlib.sha256(b"\n".join([*texts, *names, *told])).hexdigest()[:16]
+    names = [os.fsencode(name) for name in (*compiler, *FLAGS, HERE, *platform.libc_ver())]
+    return hashlib.sha256(b"\n".join([*_texts(source), *names, *told])).hexdigest()[:16]
 
 
-def _headers(source: Path) -> list[Path]:
-    return sorted(path for folder in {OWN, source.parent} for path in folder.glob("*.hpp"))
+def _texts(source: Path) -> list[bytes]:
+    """All that a library is built from: the file and the headers that it may include."""
+    headers = sorted((path.name, path) for folder in {OWN, source.parent} for path in folder.glob("*.hpp"))
+    return [path.read_bytes() for path in (source, *(header for _, header in headers))]
 
 
 def _built(name: Path) -> Path | None:
@@ -143,7 +198,7 @@ def _build(compiler: list[str], source: Path, name: Path) -> Path:
     logging.getLogger(__name__).info("building %s with %s, once: some seconds", source.name, shlex.join(compiler))
     with tempfile.TemporaryDirectory(dir=name.parent) as folder:
         unfinished = Path(folder) / f"{name.name}.so"
-        _run([*compiler, *FLAGS, "-o", str(unfinished), str(source)])
+        _run([*compiler, *FLAGS, HERE, "-o", str(unfinished), str(source)])
         unfinished.chmod(0o700)
         return unfinished.replace(_named(name, unfinished))
 

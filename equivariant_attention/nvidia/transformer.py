@@ -46,7 +46,8 @@ class SE3Transformer(nn.Module):
     .. math:: f \leftarrow \mathrm{Norm}(\mathrm{Attention}(f)) \quad \text{num\_layers times}, \qquad
               y_i = \sum_{j \in N_i} \big( W(x_{ij}) f_j + S f_i \big)
 
-    >>> model = SE3Transformer(1, Fiber({0: 8, 1: 3}), Fiber.create(2, 32), Fiber({0: 8, 1: 2}), 4, 4, Fiber({0: 32}))
+    >>> fibers = Fiber({0: 8, 1: 3}), Fiber.create(2, 32), Fiber({0: 8, 1: 2})
+    >>> model = SE3Transformer(1, *fibers, 4, 4, fiber_edge=Fiber({0: 32}))
     >>> output = model(graph, {"0": scalars, "1": vectors}, {"0": edge_scalars})
 
     Options that the package has not are those of its forks. Checkpoints of the package and of its forks load with

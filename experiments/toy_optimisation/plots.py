@@ -88,7 +88,7 @@ def energy_curves(G: Any, model: torch.nn.Module, descent: GradientDescent, path
 
 
 def attention(G: Any, weights: Sequence[Sequence[Tensor]], positions: Trail, path: str | os.PathLike[str]) -> None:
-    """Draw the attention weights on the edges: a row per block, with its points, and a column per layer.
+    """Draw what every point attends to most: a row per block, with its points, and a column per layer.
 
     Args:
         G: a single graph.
@@ -104,20 +104,22 @@ def attention(G: Any, weights: Sequence[Sequence[Tensor]], positions: Trail, pat
             axes = figure.add_subplot(len(weights), columns, i * columns + number + 1, aspect="equal")
             axes.set_title(f"block {i + 1}, layer {number + 1}", fontsize="small")
             axes.set(xticks=[], yticks=[])
-            for dst, src in weight.nonzero().tolist():
+            for dst, src in enumerate(weight.argmax(dim=1).tolist()):
+                share = float(weight[dst, src] / weight.max())
                 axes.annotate(
                     "",
                     flat[dst],
                     flat[src],
                     arrowprops={
-                        "arrowstyle": "->",
-                        "connectionstyle": "arc3,rad=0.1",  # the two directions of a pair apart
+                        "arrowstyle": "-|>",
+                        "connectionstyle": "arc3,rad=0.15",  # the two directions of a pair apart
                         "color": "C0",
-                        "alpha": float(weight[dst, src] / weight.max()),
+                        "alpha": 0.2 + 0.8 * share,
+                        "linewidth": 0.5 + 1.5 * share,
                     },
                 )
             axes.scatter(*flat.T, color="C3", s=20, zorder=3)
-    figure.suptitle("attention weights: arrows come from what is attended to, the darkest is the largest of its layer")
+    figure.suptitle("attention: an arrow to every point from the one it attends to most, the thicker the more")
     save_figure(figure, path)
 
 

@@ -15,7 +15,8 @@ for package in ("sphinx", "sphinx_copybutton", "latex2mathml"):
 
 def build(source, output):
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", ROOT / "docs", source, output]
-    environment = {**os.environ, "RUN_TUTORIALS": "0"}  # others run them
+    # Others run the tutorials.
+    environment = {**os.environ, "RUN_TUTORIALS": "0", "READTHEDOCS_GIT_CLONE_URL": "git@example.org:us/ours.git"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
@@ -29,13 +30,22 @@ def test_the_site_builds(tmp_path):
     assert '<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in concepts
     assert not re.search(r"""<(script|link)[^>]*=["']?https?:""", concepts)  # nothing comes from a network
     assert "copybutton.js" in concepts
+    assert 'href="https://example.org/us/ours"' in concepts
+    started = re.sub("<[^>]*>", "", (tmp_path / "docs" / "get_started.html").read_text())
+    assert "git clone https://example.org/us/ours equivariant-attention" in started
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
-    ["[page](nowhere.md)", "[heading](index.md#nowhere)", "{py:func}`nowhere`", "![picture](nowhere.png)"],
-    ids=["page", "heading", "name", "picture"],
+    [
+        "[page](nowhere.md)",
+        "[heading](index.md#nowhere)",
+        "{py:func}`nowhere`",
+        "![picture](nowhere.png)",
+        f"```python\nx = {'1 + ' * 20}nowhere\n```",
+    ],
+    ids=["page", "heading", "name", "picture", "columns"],
 )
 def test_what_is_broken_fails_the_build(broken, tmp_path):
     (tmp_path / "docs").mkdir()

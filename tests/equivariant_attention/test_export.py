@@ -181,14 +181,29 @@ def test_other_backends_are_operators_of_pytorchs_own(backend):
     torch.testing.assert_close(program.module()(*given), module(*given))
 
 
+class Pooled(OnFixedEdges):
+    """What a ready-made model says of a graph."""
+
+    def __init__(self, G):
+        super().__init__(G)
+        self.layer = SE3Transformer({0: 2, 1: 2}, {0: 2, 1: 2}, {1: 1}, num_layers=1, pooling="avg", return_type=1)
+
+    def forward(self, x, h0, h1):
+        src, dst = self.G.edges()
+        G = self.G.local_var()
+        G.edata["d"] = x[dst] - x[src]
+        return self.layer(G, {0: h0, 1: h1}, get_basis_and_r(G, 1, plan=self.plan))
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("backend", ["edge", "frame"])
-def test_onnx_with_a_plan_made_ahead(backend, tmp_path):
+@pytest.mark.parametrize("kind", [OnFixedEdges, Pooled])
+def test_onnx_with_a_plan_made_ahead(backend, kind, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    module, given = fixed()
-    module.requires_grad_(False)
+    _, given = fixed()
+    module = kind(knn_graph(given[0], 3)).requires_grad_(False)
     with use_backend(backend), torch.no_grad():
         torch.onnx.export(torch.export.export(module, given), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
         expected = module(*given)

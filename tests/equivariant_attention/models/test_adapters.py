@@ -5,6 +5,7 @@ import torch
 
 from equivariant_attention.models import TFN, OnData, OnEdges, OnPadded, Potential, SE3Transformer
 from equivariant_attention.neighbors import fully_connected_graph, knn_graph
+from equivariant_attention.testing import assert_equivariant
 
 FIBERS = ({0: 3, 1: 1}, {0: 4, 1: 4}, {0: 2, 1: 1})
 SIZES = torch.tensor([4, 6, 3])
@@ -34,6 +35,60 @@ def test_edges(pooling):
     found, expected = OnEdges(net)(x, pos, edge_index, edge_attr, batch), net(G, features_of(x))
     torch.testing.assert_close(found, expected)
     assert found["0"].shape[0] == (13 if pooling is None else 3)
+
+
+def with_fiber_edge(**options):
+    """A model whose edges have features of degrees 0 and 1, and these: by pairs of nodes, of one graph of four."""
+    net = SE3Transformer({0: 3}, {0: 4, 1: 4}, {0: 2, 1: 1}, 1, fiber_edge={0: 2, 1: 1}, **options)
+    return net, {0: torch.randn(1, 4, 4, 2, 1), 1: torch.randn(1, 4, 4, 1, 3)}
+
+
+def test_features_of_edges_of_any_degree():
+    """They arrive: by themselves, as fields of the graph, in a Data and in padded batches."""
+    net, on_pairs = with_fiber_edge()
+    x, pos = torch.randn(4, 3), torch.randn(4, 3)
+    G = fully_connected_graph(pos)
+    src, dst = G.edges()
+    own = {degree: value[0, dst, src] for degree, value in on_pairs.items()}
+    expected = net(G, {0: x.unsqueeze(-1)}, edge_features=own)
+    found = OnEdges(net)(x, pos, torch.stack([src, dst]), edge_features={0: own[0].squeeze(-1), "1": own[1]})
+    torch.testing.assert_close(found, expected)
+    padded = OnPadded(net)(x[None], pos[None], edge_features=on_pairs)
+    torch.testing.assert_close({d: v[0] for d, v in padded.items()}, expected)
+    G.edata["f0"], G.edata["f1"] = own[0], own[1]
+    torch.testing.assert_close(net(G, {0: x.unsqueeze(-1)}), expected)
+    other = net(G, {0: x.unsqueeze(-1)}, edge_features={0: own[0], 1: -own[1]})
+    assert not torch.allclose(other["1"], expected["1"])
+    with pytest.raises(ValueError, match="edge_features must have the degrees"):
+        net(G, {0: x.unsqueeze(-1)}, edge_features={0: own[0]})
+    with pytest.raises(ValueError, match="edge_features must be None for a layer without f_edge"):
+        model(edge_dim=0)(G, {0: x.unsqueeze(-1), 1: torch.randn(4, 1, 3)}, edge_features=own)
+
+
+def test_they_turn_with_the_graph(tmp_path):
+    net, on_pairs = with_fiber_edge(return_type=1)
+    G = fully_connected_graph(torch.randn(4, 3))
+    src, dst = G.edges()
+    G.ndata["q"] = torch.randn(4, 3, 1)
+    G.edata["f0"], G.edata["f1"] = (on_pairs[degree][0, dst, src] for degree in (0, 1))
+    assert_equivariant(lambda G: net(G, {0: G.ndata["q"]}), G, edge_degrees={"f1": 1}, output_degree=1, tolerance=1e-4)
+    net.save_pretrained(tmp_path / "model.pt")
+    again = SE3Transformer.from_pretrained(tmp_path / "model.pt")
+    assert torch.equal(again(G, {0: G.ndata["q"]}), net(G, {0: G.ndata["q"]}))
+
+
+def test_features_of_edges_in_data():
+    pyg = pytest.importorskip("torch_geometric.data")
+    net, on_pairs = with_fiber_edge()
+    x, pos = torch.randn(4, 3), torch.randn(4, 3)
+    src, dst = fully_connected_graph(pos).edges()
+    own, edge_index = {degree: value[0, dst, src] for degree, value in on_pairs.items()}, torch.stack([src, dst])
+    data = pyg.Data(x=x, pos=pos, edge_index=edge_index, bond=own[0], push=own[1])
+    found = OnData(net, edge_attributes={0: "bond", 1: "push"})(data)
+    torch.testing.assert_close(found, OnEdges(net)(x, pos, edge_index, edge_features=own))
+    del data.push
+    with pytest.raises(ValueError, match="data must have 'push'"):
+        OnData(net, edge_attributes={0: "bond", 1: "push"})(data)
 
 
 def test_a_tensor_is_degree_zero_and_derivatives_flow_to_positions():

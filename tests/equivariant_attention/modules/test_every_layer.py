@@ -83,6 +83,17 @@ def test_equivariance(name, dtype, kind):
     assert_equivariant(on_graph(layer, fiber), G, node_degrees=degrees)
 
 
+@every_layer
+def test_degrees_may_be_ints(name):
+    layer, fiber, _ = build(name)
+    G = random_graph(edge_dim=EDGE_DIM)
+    h = random_features(fiber, G.num_nodes(), torch.float64)
+    for found, expected in zip(
+        tensors(run(layer, G, {int(d): v for d, v in h.items()})), tensors(run(layer, G, h)), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("name", READS_GRAPH)
 def test_reflections_are_told_apart(name):
     layer, fiber, _ = build(name)

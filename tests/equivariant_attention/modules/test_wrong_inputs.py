@@ -95,7 +95,8 @@ def changed(features, change):
 # what is wrong with the features: (the features, error, part of its message)
 WRONG_FEATURES = {
     "no dict": (lambda h: list(h.values()), TypeError, "must be a dict of tensors keyed by the degree as a string"),
-    "whole keys": (lambda h: {int(d): v for d, v in h.items()}, ValueError, "must have"),
+    "other keys": (lambda h: {float(d): v for d, v in h.items()}, ValueError, "must have"),
+    "a degree twice": (lambda h: {**h, **{int(d): v for d, v in h.items()}}, ValueError, "every degree once"),
     "one channel more": (
         lambda h: {d: torch.cat([v, v[:, :1]], 1) for d, v in h.items()}, ValueError, "must have shape",
     ),

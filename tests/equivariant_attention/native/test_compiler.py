@@ -1,5 +1,6 @@
 import ctypes
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from equivariant_attention.native import compiler
 from equivariant_attention.native.compiler import BuildError, BuildFailedError, library
 
 pytestmark = pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "c++")), reason="there is no C++ compiler")
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="levels are those of x86-64")
 
 
 @pytest.fixture
@@ -65,6 +68,62 @@ def test_a_person_is_told_once_that_something_is_built(source, capsys, monkeypat
         library(path)
     expected = "equivariant_attention: building C++ kernels once, about 20 s ...\n"
     assert capsys.readouterr() == ("", expected * is_seen)
+
+
+@pytest.fixture
+def wheel(source, monkeypatch):
+    """A wheel has the answer, 42 at every level; what is built here is another."""
+    folder = source.parent / "prebuilt"
+    levels = {level: compiler.prebuild(source, level, folder) for level in compiler.LEVELS}
+    monkeypatch.setattr(compiler, "PREBUILT", folder)
+
+    def chosen(abilities):
+        monkeypatch.setattr(compiler, "_abilities", lambda: frozenset(abilities))
+        library.cache_clear()
+        return Path(library(source)._name)
+
+    return levels, chosen
+
+
+@on_x86
+def test_what_a_wheel_has_is_chosen_by_what_the_processor_can_do(wheel, source):
+    (levels, chosen), v4, v3 = wheel, compiler.LEVELS["x86-64-v4"], compiler.LEVELS["x86-64-v3"]
+    assert chosen(v4) == levels["x86-64-v4"]
+    assert chosen(v4 - {"avx512vl"}) == chosen(v3) == levels["x86-64-v3"]
+    assert not (source.parent / "cache").exists()  # nothing was built
+    assert chosen(v3 - {"fma"}) == chosen([]) == built(source)[0]
+    levels["x86-64-v4"].unlink()
+    assert chosen(v4) == levels["x86-64-v3"]
+
+
+@on_x86
+def test_what_a_wheel_has_of_another_source_is_not_taken(wheel, source):
+    (levels, chosen), every = wheel, compiler.LEVELS["x86-64-v4"]
+    assert chosen(every) == levels["x86-64-v4"]
+    header = source.with_name("more.hpp")
+    header.write_text("// a header that it may include")
+    assert chosen(every) == built(source)[0]
+    header.unlink()
+    assert chosen(every) == levels["x86-64-v4"]
+    source.write_text('extern "C" int answer() { return 43; }')
+    assert chosen(every).parent.name == "equivariant_attention"
+
+
+@on_x86
+def test_what_a_wheel_has_and_cannot_be_loaded_is_built(source, monkeypatch):
+    folder = source.parent / "prebuilt"
+    compiler.prebuild(source, "x86-64-v3", folder).write_bytes(b"for another system")
+    monkeypatch.setattr(compiler, "PREBUILT", folder)
+    monkeypatch.setattr(compiler, "_abilities", lambda: compiler.LEVELS["x86-64-v3"])
+    assert library(source).answer() == 42
+    assert len(built(source)) == 1
+
+
+def test_this_processor_is_asked(source):
+    compiler._abilities.cache_clear()
+    assert isinstance(compiler._abilities(), frozenset)
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        assert "sse2" in compiler._abilities()
 
 
 def test_another_source_or_compiler_builds_anew(source, monkeypatch):

@@ -1,0 +1,42 @@
+"""The page of forces says what its record says."""
+
+import csv
+import json
+import re
+
+import numpy as np
+
+from tests.docs.pages import ROOT
+
+PAGE = (ROOT / "docs" / "forces.md").read_text()
+RECORD = ROOT / "benchmarks" / "results" / "forces"
+
+
+def test_errors_of_the_default_run():
+    found = json.loads((RECORD / "metrics.json").read_text())
+    (row,) = re.findall(r"^\| `run.py --data`.*16 epochs \| \d+ \| (.*)\|$", PAGE, re.MULTILINE)
+    forces, stress, energy, parameters, _ = (cell.strip() for cell in row.split("|"))
+    assert forces == f"{found['test_forces_mae']:.1f}"
+    assert stress == f"{found['test_stress_mae']:.2f}"
+    assert energy == f"{found['test_energy_mae']:.1f}"
+    assert parameters == f"{found['parameters']:,}"
+    assert found["epochs"] == 16
+
+
+def test_drift_of_the_energy():
+    """A straight line through the energy over the time, in meV per atom and picosecond."""
+    with (RECORD / "dynamics.csv").open() as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    slope, _ = np.polyfit([row["time"] for row in rows], [1000 * row["energy"] for row in rows], 1)
+    assert rows[-1]["time"] == 4
+    assert rows[0]["temperature"] > 500
+    assert abs(slope) < 1e-3
+    assert "drifts by less than 0.001 meV/atom/ps at 1 fs in 4 ps" in PAGE
+
+
+def test_errors_of_clusters():
+    found = json.loads((RECORD / "clusters" / "metrics.json").read_text())
+    table = PAGE.split("## What it learns")[1].split("## ")[0]
+    told = [float(number) for number in re.findall(r"^\| (?:forces|energies), .* \| ([\d.]+) \|$", table, re.MULTILINE)]
+    names = "force_error_of_zero", "force_error", "energy_error_of_mean", "energy_error"
+    assert told == [round(found[name], 3) for name in names]
