@@ -6,8 +6,8 @@ python -m benchmarks.numerics        prints the tables of docs/numerics.md
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.modules.radial import RadialFunc
 from equivariant_attention.neighbors import knn_graph
 from equivariant_attention.so3 import random_rotation, wigner_d
 
@@ -32,6 +33,7 @@ class Precision(NamedTuple):
 
     dtype: torch.dtype
     autocast: torch.dtype | None = None
+    radial: str | None = None  # how radial weights are multiplied on a GPU, which is emulated: a key of PRODUCTS
 
     @property
     def eps(self) -> float:
@@ -43,12 +45,71 @@ class Precision(NamedTuple):
         return torch.autocast("cpu", self.autocast) if self.autocast else nullcontext()
 
 
+def _tf32(v: Tensor) -> Tensor:
+    """Rounded to the 10 bits of TF32, to nearest."""
+    return ((v.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
+
+
+def _three(a: Tensor, b: Tensor) -> Tensor:
+    high, low = zip(*((_tf32(v), _tf32(v - _tf32(v))) for v in (a, b)), strict=True)
+    return high[0] @ high[1] + (high[0] @ low[1] + low[0] @ high[1])
+
+
+# Products of float32 matrices, summed in float32, by what torch.get_float32_matmul_precision() is.
+PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "highest": _three,
+    "high": lambda a, b: _tf32(a) @ _tf32(b),
+    "medium": lambda a, b: a.bfloat16().float() @ b.bfloat16().float(),
+}
+
+
+class Product(torch.autograd.Function):
+    """A product of matrices that is emulated, in its derivatives too."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, how: str) -> Tensor:
+        """``a @ b``."""
+        ctx.how = how
+        ctx.save_for_backward(a, b)
+        return PRODUCTS[how](a, b)
+
+    @staticmethod
+    def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor, None]:
+        """By both."""
+        a, b = ctx.saved_tensors
+        return PRODUCTS[ctx.how](d, b.T), PRODUCTS[ctx.how](a.T, d), None
+
+
+class EmulatedLinear(nn.Linear):
+    """The last layer of a radial network as kernels on a GPU compute it."""
+
+    how = "highest"
+
+    def forward(self, g: Tensor) -> Tensor:
+        """Radial weights of hidden values."""
+        return Product.apply(g, self.weight.T, self.how) + self.bias
+
+
+@contextmanager
+def emulated(model: nn.Module, how: str | None) -> Iterator[None]:
+    """Within this context the radial weights of a model are multiplied so."""
+    last = [module.last for module in model.modules() if isinstance(module, RadialFunc)] if how else []
+    for linear in last:
+        linear.__class__, linear.how = EmulatedLinear, how
+    try:
+        yield
+    finally:
+        for linear in last:
+            linear.__class__ = nn.Linear
+
+
 PRECISIONS = {
     "float64": Precision(torch.float64),
     "float32": Precision(torch.float32),
     "bfloat16 autocast": Precision(torch.float32, torch.bfloat16),
     "float16 autocast": Precision(torch.float32, torch.float16),
 }
+ON_GPU = {f"'{how}'": Precision(torch.float32, radial=how) for how in PRODUCTS}
 
 
 class Stack(nn.Module):
@@ -155,7 +216,7 @@ def _evaluated(case: Case, precision: Precision) -> tuple[dict[str, Tensor], Ten
     (src, dst), features = case.edges, dict(zip(case.features, values, strict=True))
     G = Graph(src, dst, len(x))
     G.ndata["x"], G.edata["d"] = x, x[dst] - x[src]
-    with precision.context():
+    with precision.context(), emulated(stack, precision.radial):
         output = stack(features, G)
     generator = torch.Generator().manual_seed(0)
     by = [torch.randn(v.shape, generator=generator).to(v.dtype) for v in output.values()]
@@ -180,7 +241,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], precisions: Sequenc
     Args:
         title: of the first column.
         rows: label of each row, and the arguments of :func:`random_case` that it stands for.
-        precisions: the columns, names in ``PRECISIONS``.
+        precisions: the columns, names in ``PRECISIONS`` or ``ON_GPU``.
     """
     lines = [f"| {title} | " + " | ".join(f"{p}: value | gradient | equivariance" for p in precisions) + " |"]
     lines.append("|---" * (1 + 3 * len(precisions)) + "|")
@@ -188,7 +249,7 @@ def table(title: str, rows: Mapping[str, Mapping[str, Any]], precisions: Sequenc
         cells = []
         for precision in precisions:
             cases = (random_case(seed=seed, **arguments) for seed in range(5))
-            found = worst(cases, PRECISIONS[precision])
+            found = worst(cases, {**PRECISIONS, **ON_GPU}[precision])
             cells += [f"{e:.0e}" if found.is_finite else "not finite" for e in found[:3]]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -205,6 +266,8 @@ def main() -> None:
         ("two points this far apart", "gap", GAPS),
     ):
         print(table(title, {f"{v:g}": {name: v} for v in values}, inexact), end="\n\n", flush=True)
+    rows = {f"{depth}": {"depth": depth} for depth in DEPTHS}
+    print(table("attention layers", rows, ["float32", *ON_GPU]), flush=True)
 
 
 if __name__ == "__main__":

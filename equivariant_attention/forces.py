@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .graphs import Graph, graph_sizes
+from .envelope import polynomial_envelope
+from .graphs import Graph, edges_on, graph_of_node, graph_sizes, with_edge_fields
 from .neighbors import radius_graph
 from .periodic import check_cells
+from .so3.vectors import length_and_direction
 
 
 class Prediction(NamedTuple):
@@ -57,27 +59,63 @@ def energy_forces_stress(
     Raises:
         ValueError, ImportError: as of ``radius_graph``.
     """
+    if cell is not None:
+        graphs = 1 if batch is None else len(graph_sizes(batch, len(x)))
+        check_cells(cell, x, graphs)
+        cell = cell.detach().expand(graphs, 3, 3)
+    with torch.inference_mode(False), torch.no_grad():
+        G = radius_graph(x.detach().clone(), cutoff, batch, cell, pbc)
+    G.ndata["z"] = z
+    return forces_on_graph(model, G, cutoff, cell, envelope)
+
+
+def forces_on_graph(
+    model: Callable[[Graph], Tensor], G: Graph, cutoff: float, cell: Tensor | None = None, envelope: int | None = 6
+) -> Prediction:
+    """What :func:`energy_forces_stress` gives, on a graph that was made before: no value is looked at.
+
+    So a GPU need not wait: where structures come from a data set, graphs and their plans can be made by the processes
+    that prepare its batches. ``functools.partial(model, plan=plan)`` is a model with a plan.
+
+    Args:
+        model, cutoff, envelope: as there.
+        G: of :func:`~equivariant_attention.neighbors.radius_graph`, or a batch of such, of this cutoff, with
+            ``ndata['z']`` and the like.
+        cell: of each graph, ``[graphs, 3, 3]``; None for no stress.
+
+    Returns:
+        energies, forces and stress, as there.
+    """
     training = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        inputs, moved = [x], x
-        if cell is not None:
-            graphs = 1 if batch is None else len(graph_sizes(batch, len(x)))
-            check_cells(cell, x, graphs)
-            cell = cell.detach().expand(graphs, 3, 3)
-            strain = x.new_zeros(graphs, 3, 3).requires_grad_()
-            inputs.append(strain)
-            symmetric = (strain + strain.mT) / 2
-            of_atom = symmetric[0] if batch is None else symmetric.index_select(0, batch.long())
-            moved = x + (x[:, None, :] @ of_atom).squeeze(1)
-            cell = cell + cell @ symmetric
+        x = G.ndata["x"].detach().reshape(-1, 3).clone().requires_grad_()
+        inputs, moved, (src, dst) = [x], x, edges_on(G, x.device)
+        edata = dict(G.edata)
         # Everything on the graph is made of what is moved, so that derivatives come from all of it.
-        G = radius_graph(moved, cutoff, batch, cell, pbc, envelope)
-        G.ndata["z"] = z
-        energy = model(G)
+        edata["d"] = x.index_select(0, dst) - x.index_select(0, src)
+        if "offset" in edata:
+            edata["d"] = edata["d"] - edata["offset"].detach()
+        if cell is not None:
+            strain = x.new_zeros(G.batch_size, 3, 3).requires_grad_()
+            inputs.append(strain)
+            symmetric, owner = (strain + strain.mT) / 2, graph_of_node(G)
+            moved = _strained(x, symmetric, owner)
+            for name in {"d", "offset"} & edata.keys():
+                edata[name] = _strained(edata[name], symmetric, owner.index_select(0, dst))
+        if envelope is not None:
+            edata["envelope"] = polynomial_envelope(length_and_direction(edata["d"])[0], cutoff, envelope)
+        graph = with_edge_fields(G, edata)
+        graph.ndata.update({**G.ndata, "x": moved[:, None, :]})
+        energy = model(graph)
         found = torch.autograd.grad(energy.sum(), inputs, create_graph=training, materialize_grads=True)
     prediction = Prediction(energy if training else energy.detach(), -found[0], None)
     if cell is None:
         return prediction
     volume = cell.detach().det().abs()[:, None, None]
     return prediction._replace(stress=torch.where(volume > 0, found[1] / volume.where(volume > 0, 1), 0))
+
+
+def _strained(vectors: Tensor, strain: Tensor, owner: Tensor) -> Tensor:
+    """Vectors ``[n, 3]`` after the strain of the graph that each is of."""
+    of_each = strain[0] if len(strain) == 1 else strain.index_select(0, owner)
+    return vectors + (vectors[:, None, :] @ of_each).squeeze(1)

@@ -235,8 +235,15 @@ class Graph:
         new._set_fields(*({k: function(v) for k, v in fields.items()} for fields in (self.ndata, self.edata)))
         return new
 
-    def to(self, device: torch.device | str | int, non_blocking: bool = False) -> Graph:
-        """Return a new Graph on `device`, sharing tensors already there; `non_blocking` is as for `Tensor.to`."""
+    def to(self, device: torch.device | str | int, non_blocking: bool | None = None) -> Graph:
+        """Return a new Graph on `device`, sharing tensors already there.
+
+        Args:
+            device: where to.
+            non_blocking: as for `Tensor.to`; None does not wait for graphs in page-locked memory, see `pin_memory`.
+        """
+        if non_blocking is None:
+            non_blocking = self._src.is_pinned()
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Graph:
@@ -369,6 +376,25 @@ def with_edge_fields(G: Any, edata: Mapping[str, Tensor]) -> Graph:
         return new
     sizes = like.batch_num_nodes(), like.batch_num_edges()
     return _filled(Graph(*like.edges(), like.num_nodes()), {}, edata, *sizes)
+
+
+def edge_subgraph(G: Any, edges: Tensor) -> Graph:
+    """Return the Graph of all nodes of `G` and some of its edges, with their fields; `G` is not touched.
+
+    Args:
+        G: as `as_graph` takes it.
+        edges: the numbers of these, int64, ascending.
+
+    Raises:
+        TypeError, ValueError: as `as_graph` does.
+    """
+    like = as_graph(G)
+    new = copy.copy(with_edge_fields(like, {}))
+    new._src, new._dst = (ends[edges] for ends in like.edges())
+    owner = _owners(like.batch_num_edges(), like.num_edges(), like.device)[edges]
+    new._batch_num_edges = segment_size(owner, like.batch_size)
+    new._set_fields(dict(like.ndata), {name: value[edges] for name, value in like.edata.items()})
+    return new
 
 
 def edges_on(G: Any, device: torch.device | str) -> tuple[Tensor, Tensor]:

@@ -19,16 +19,19 @@ from torch import Tensor
 
 from .checks import check_positive, check_whole_number
 from .envelope import polynomial_envelope
-from .graphs import Graph, graph_sizes
+from .graphs import Graph, graph_of_node, graph_sizes
 from .periodic import Cells, offsets
 from .plan import LARGEST_DISTANCE
+from .segments import segment_size
 from .so3.vectors import length_and_direction
 
-_BLOCK = 2**22  # distances held at once in the search without a tree: 32 MiB
+_BLOCK = 2**20  # distances held at once in the search on a GPU: 8 MiB, and some five times that beside them
 _SLACK = 1 + 1e-9  # by how much a tree searches beyond a distance, so that its own rounding misses no candidate
 
-# From the positions of one graph, float64 [n, 3], to its edges (src, dst), int64, ordered by destination, then source.
-_Search = Callable[[Tensor], tuple[Tensor, Tensor]]
+# From positions, float64 [n, 3], to edges (src, dst), int64, ordered by destination, then source: of one graph on a
+# CPU, of a batch of graphs of these sizes on a GPU.
+_Edges = tuple[Tensor, Tensor]
+_Search = tuple[Callable[[Tensor], _Edges], Callable[[Tensor, Sequence[int]], _Edges]]
 _Array = TypeVar("_Array", Tensor, np.ndarray)
 
 
@@ -46,7 +49,9 @@ def fully_connected_graph(x: Tensor, batch: Tensor | None = None) -> Graph:
     Raises:
         ValueError: `x` or `batch` is not as above, or a position is not finite and at most 5e17.
     """
-    return _graph(x, batch, _every_pair)
+    _check_positions(x)
+    sizes = _sizes(x, batch)
+    return _with_positions(x, sizes, *_every_pair(sizes, x.device))
 
 
 def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
@@ -64,7 +69,7 @@ def knn_graph(x: Tensor, k: int, batch: Tensor | None = None) -> Graph:
         ValueError: `x`, `k` or `batch` is not as above, or a position is not finite and at most 5e17.
     """
     check_whole_number(k, 1, "k")
-    return _graph(x, batch, partial(_nearest, k=k))
+    return _graph(x, batch, (partial(_nearest_in_tree, k=k), partial(_nearest_in_blocks, k=k)))
 
 
 def radius_graph(
@@ -110,7 +115,7 @@ def radius_graph(
     sizes = _sizes(x, batch)
     cells = Cells.of(cell, pbc, x, len(sizes), radius)
     if cells is None:
-        graph = _graph(x, batch, partial(_within, radius=radius))
+        graph = _graph(x, batch, (partial(_within_in_tree, radius=radius), partial(_within_in_blocks, radius=radius)))
     else:
         graph = _periodic_graph(x, sizes, cells, radius)
     if envelope is not None:
@@ -129,7 +134,10 @@ def _graph(x: Tensor, batch: Tensor | None, search: _Search) -> Graph:
     sizes = _sizes(x, batch)
     # On a GPU other than CUDA there may be no float64.
     points = x.detach().to(x.device if x.is_cuda else "cpu").double()
-    graph = _joined(x, sizes, [search(part) for part in points.split(sizes)])
+    of_one, of_all = search
+    if x.is_cuda:
+        return _with_positions(x, sizes, *of_all(points, sizes))
+    graph = _joined(x, sizes, [of_one(part) for part in points.split(sizes)])
     src, dst = graph.edges()
     graph.edata["d"] = x[dst] - x[src]
     return graph
@@ -143,7 +151,17 @@ def _periodic_graph(x: Tensor, sizes: list[int], cells: Cells, radius: float) ->
     offset = offsets(cells, image.to(x.device), [len(image) for _, _, image in found])
     src, dst = graph.edges()
     graph.edata["offset"] = offset
-    graph.edata["d"] = x[dst] - (x[src] + offset)
+    graph.edata["d"] = x[dst] - x[src] - offset  # in this order, so that the two directions of an edge are opposite
+    return graph
+
+
+def _with_positions(x: Tensor, sizes: Sequence[int], src: Tensor, dst: Tensor) -> Graph:
+    """The batch of graphs of these sizes with these edges."""
+    graph = Graph(src, dst, len(x))
+    graph.set_batch_num_nodes(sizes)
+    graph.set_batch_num_edges(segment_size(graph_of_node(graph)[dst], len(sizes)))
+    graph.ndata["x"] = x[:, None, :]
+    graph.edata["d"] = x[dst] - x[src]
     return graph
 
 
@@ -172,29 +190,20 @@ def _check_positions(x: Tensor) -> None:
         raise ValueError(f"x must be finite and at most {limit}, got {x[node].tolist()} at node {node}")
 
 
-def _every_pair(points: Tensor) -> tuple[Tensor, Tensor]:
-    n = len(points)
-    src, dst = (torch.arange(m, device=points.device) for m in (max(n - 1, 0), n))
+def _every_pair(sizes: Sequence[int], device: torch.device | str = "cpu") -> _Edges:
+    size = torch.tensor(sizes, dtype=torch.int64, device=device)
+    nodes, total = sum(sizes), sum(n * (n - 1) for n in sizes)
+    first, others = (v.repeat_interleave(size, output_size=nodes) for v in (size.cumsum(0) - size, size - 1))
+    dst = torch.arange(nodes, device=device).repeat_interleave(others, output_size=total)
+    src = torch.arange(total, device=device) - (others.cumsum(0) - others - first)[dst]
     # The sources of a node are counted past the node itself.
-    return (src + (src >= dst[:, None])).flatten(), dst.repeat_interleave(len(src))
+    return src + (src >= dst), dst
 
 
-def _nearest(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _nearest_in_tree(points: Tensor, k: int) -> _Edges:
     if len(points) < 2:
-        return _every_pair(points)
-    search = _nearest_in_blocks if points.is_cuda else _nearest_in_tree
-    return search(points, min(k, len(points) - 1))
-
-
-def _within(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    if len(points) < 2:
-        return _every_pair(points)
-    search = _within_in_blocks if points.is_cuda else _within_in_tree
-    return search(points, radius)
-
-
-def _nearest_in_tree(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    tree = cKDTree(points.numpy())
+        return _every_pair([len(points)])
+    k, tree = min(k, len(points) - 1), cKDTree(points.numpy())
     # The node itself is one of the k + 1. A tree settles ties as it likes, so it is asked for the distance of the last
     # neighbour, and then for all nodes up to that distance.
     reach = tree.query(tree.data, k=[k + 1])[0][:, 0]
@@ -205,7 +214,9 @@ def _nearest_in_tree(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return _ordered(src[rank < k], dst[rank < k])
 
 
-def _within_in_tree(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+def _within_in_tree(points: Tensor, radius: float) -> _Edges:
+    if len(points) < 2:
+        return _every_pair([len(points)])
     src, dst, squared = _candidates(cKDTree(points.numpy()), radius)
     near = np.sqrt(squared) <= radius
     return _ordered(src[near], dst[near])
@@ -226,30 +237,52 @@ def _ordered(src: np.ndarray, dst: np.ndarray) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(src[order]), torch.from_numpy(dst[order])
 
 
-def _nearest_in_blocks(points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    # A stable sort settles ties by index, which torch.topk does not.
-    nearest = [squared.sort(dim=1, stable=True).indices[:, :k] for _, squared in _blocks(points)]
-    dst = torch.arange(len(points), device=points.device).repeat_interleave(k)
-    return torch.cat(nearest).sort(dim=1).values.flatten(), dst
+def _nearest_in_blocks(points: Tensor, sizes: Sequence[int], k: int) -> _Edges:
+    size = torch.tensor(sizes, dtype=torch.int64, device=points.device)
+    wanted = (size - 1).clamp(0, k).repeat_interleave(size, output_size=len(points))
+    total = sum(n * min(n - 1, k) for n in sizes if n)
+    found = wanted.new_empty(total + 1)  # of which the last takes what is not near
+    before = wanted.cumsum(0) - wanted
+    for rows, first, squared in _blocks(points, sizes):
+        distance, own = squared.nan_to_num(nan=math.inf), wanted[rows, None]
+        least = distance.topk(min(k, distance.shape[1]), dim=1, largest=False, sorted=True).values
+        limit = least.gather(1, (own - 1).clamp_min(0))
+        # Of those as far as the last the first ones, which topk may not give.
+        near, last = distance < limit, distance == limit
+        near |= last & (last.cumsum(1) <= own - near.sum(1, keepdim=True))
+        place = torch.where(near, before[rows, None] + near.cumsum(1) - 1, total)
+        src = (first[:, None] + torch.arange(place.shape[1], device=points.device)).expand_as(place)
+        found.scatter_(0, place.flatten(), src.flatten())
+    dst = torch.arange(len(points), device=points.device).repeat_interleave(wanted, output_size=total)
+    return found[:total], dst
 
 
-def _within_in_blocks(points: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    found = []
-    for rows, squared in _blocks(points):
-        row, src = (squared.sqrt() <= radius).nonzero(as_tuple=True)
-        found.append(torch.stack([src, rows[row]]))
+def _within_in_blocks(points: Tensor, sizes: Sequence[int], radius: float) -> _Edges:
+    found = [torch.zeros(2, 0, dtype=torch.int64, device=points.device)]
+    for rows, first, squared in _blocks(points, sizes):
+        row, place = (squared.sqrt() <= radius).nonzero(as_tuple=True)
+        found.append(torch.stack([first[row] + place, rows[row]]))
     src, dst = torch.cat(found, dim=1)
     return src, dst
 
 
-def _blocks(points: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Nodes, block by block, and their squared distances to all nodes: `[block]`, `[block, n]`; NaN to itself."""
-    n = len(points)
-    for rows in torch.arange(n, device=points.device).split(max(1, _BLOCK // n)):
-        squared = _squared_distance(points[rows, None], points)
-        # Not infinity, which is within an infinite radius: NaN is within none, and sorts last.
-        squared[rows - rows[0], rows] = math.nan
-        yield rows, squared
+def _blocks(points: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Nodes, block by block; the first node of the graph of each; and their squared distances to it and those after it:
+    `[block]`, `[block]`, `[block, nodes of the largest graph]`; NaN to the node itself and beyond its graph.
+    """
+    widest = max(sizes, default=0)
+    if not widest:
+        return
+    size = torch.tensor(sizes, dtype=torch.int64, device=points.device)
+    first, size = ((v.repeat_interleave(size, output_size=len(points))) for v in (size.cumsum(0) - size, size))
+    place = torch.arange(widest, device=points.device)
+    for rows in torch.arange(len(points), device=points.device).split(max(1, _BLOCK // widest)):
+        start = first[rows]
+        others = (start[:, None] + place).clamp_max(len(points) - 1)
+        squared = _squared_distance(points[rows, None], points[others])
+        # Not infinity, which is within an infinite radius: NaN is within none.
+        beyond = (place >= size[rows, None]) | (others == rows[:, None])
+        yield rows, start, squared.masked_fill_(beyond, math.nan)
 
 
 def _squared_distance(a: _Array, b: _Array) -> _Array:

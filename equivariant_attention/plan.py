@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +38,8 @@ class Plan:
     Attributes:
         num_nodes, num_edges: of the graph.
         src, dst: the nodes that each edge leads from and to, int64 ``[edges]``.
-        pairs: an edge and its reverse, of equal length and ``edata['w']`` and so of equal radial weights,
-            ``[pairs, 2]``.
+        pairs: an edge and its reverse, of opposite ``edata['d']`` and equal ``edata['w']`` and so of equal radial
+            weights, ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
         zero_edges: the edges of length zero, ascending.
 
@@ -64,6 +64,26 @@ class Plan:
         with torch.inference_mode(False), torch.no_grad():
             self.fill(G.num_nodes(), *_looked_at(*_read(G)))
 
+    @classmethod
+    def unpaired(cls, G: Any) -> Plan:
+        """The plan of a graph whose edges are chosen anew on a GPU: no value is looked at, so the host does not wait.
+
+        No two edges share radial weights, though in the two directions of an edge they may be the same, and none has
+        length zero, which the device asserts where the plan is used.
+
+        Args:
+            G: as of the constructor.
+
+        Returns:
+            the plan.
+        """
+        G, plan = as_graph(G), cls.__new__(cls)
+        with torch.inference_mode(False), torch.no_grad():
+            src, dst = (ends.to(torch.int64, copy=True) for ends in G.edges())
+            order = torch.arange(len(src), device=src.device)
+            plan.fill(G.num_nodes(), src, dst, order, src.new_zeros(0, 2), src.new_zeros(0))
+        return plan
+
     def fill(self, num_nodes: int, src: Tensor, dst: Tensor, order: Tensor, pairs: Tensor, zero_edges: Tensor) -> None:
         """Set the attributes.
 
@@ -72,15 +92,17 @@ class Plan:
         """
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
-        # Only some backends need them. On a GPU the host waits for them to be made: it is to wait here, in the plan.
-        self._out_edges = None if src.device.type == "cpu" or is_recorded() else OutEdges.of(src, num_nodes)
+        self._out_edges: OutEdges | None = None
         self._by_source: Segments | None = None
         self._by_destination: Segments | None = None
         self._versions = self._count()
 
     @property
     def out_edges(self) -> OutEdges:
-        """The :class:`OutEdges` of the graph; on a CPU, made when first asked for."""
+        """The :class:`OutEdges` of the graph, for backend 'node'; made when first asked for.
+
+        On a GPU the host waits for them. Asked for where the plan is made, before it is moved, they go with it.
+        """
         if self._out_edges is None:
             self.check_unwritten()
             with torch.inference_mode(False):
@@ -101,10 +123,10 @@ class Plan:
 
     @property
     def by_destination(self) -> Segments:
-        """The edges that lead to each node, node by node; made when first asked for."""
+        """Places in ``order``, node by node, of the edges that lead to it; made when first asked for."""
         if self._by_destination is None:
             with torch.inference_mode(False):
-                found = Segments.of(self.dst, self.num_nodes)
+                found = Segments.of(self.dst[self.order], self.num_nodes)
             if is_recorded():  # and may hold no numbers
                 return found
             self._by_destination = found
@@ -134,15 +156,26 @@ class Plan:
         if self._versions and not torch.compiler.is_compiling() and self._versions != self._count():
             raise RuntimeError("plan must not be written to: make another with Plan(G)")
 
-    def to(self, device: torch.device | str) -> Plan:
-        """The same plan on another device."""
-        if torch.device(device).type != "cpu":
-            _ = self.out_edges  # here, where the host has all values at hand
+    def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Plan:
+        """The same plan on another device; ``non_blocking`` is as of :meth:`~.graphs.Graph.to`."""
+        if non_blocking is None:
+            non_blocking = self.src.is_pinned()
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Plan:
+        """The same plan in page-locked memory, as ``DataLoader(pin_memory=True)`` asks for."""
+        return self._mapped(Tensor.pin_memory)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> Plan:
+        """A plan with ``function`` applied to every tensor of this one."""
         moved = copy.copy(self)
         with torch.inference_mode(False):
             for name, value in vars(self).items():
-                if isinstance(value, Tensor | OutEdges | Segments):
-                    setattr(moved, name, value.to(device))
+                if isinstance(value, Tensor):
+                    setattr(moved, name, function(value))
+                elif isinstance(value, OutEdges | Segments):
+                    parts = [function(v) if isinstance(v, Tensor) else v for v in value]
+                    setattr(moved, name, type(value)._make(parts))
         moved._versions = moved._count()
         return moved
 
@@ -216,11 +249,6 @@ class OutEdges(NamedTuple):
         place = torch.arange(len(src), device=src.device) - first[row]
         edges = order[start[longest_first][row] + place]
         return cls(edges, row, place, node[longest_first], first, count, (0, *count.cumsum(0).tolist()))
-
-    def to(self, device: torch.device | str) -> OutEdges:
-        """The same on another device."""
-        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
-        return self._replace(**moved)
 
     def ranges(self, rows: int, slots: int) -> Iterator[tuple[int, int]]:
         """Blocks of consecutive rows, at most this many and with this many slots, or one row; half of the slots, at
@@ -300,7 +328,7 @@ def _looked_at(
     _check_values(src, dst, d, w, envelope, num_nodes)
     # Copies: the graph's own may be written to.
     src, dst = (ends.to(torch.int64, copy=True) for ends in (src, dst))
-    pairs = _pairs(src, dst, num_nodes, _radial_input(d, w))
+    pairs = _pairs(src, dst, num_nodes, d, w)
     alone = torch.ones(len(src), dtype=torch.bool, device=d.device).index_fill(0, pairs.flatten(), False)
     order = torch.cat([pairs.flatten(), alone.nonzero().squeeze(-1)])
     return src, dst, order, pairs, _is_zero(d).nonzero().squeeze(-1)
@@ -385,11 +413,17 @@ def _radial_input(d: Tensor, w: Tensor | None) -> Tensor:
     return r if w is None else torch.cat([w, r], dim=-1)
 
 
-def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
-    """Edges and their reverses with equal rows of ``scalars``, each edge at most once, ``[pairs, 2]``."""
+def _pairs(src: Tensor, dst: Tensor, num_nodes: int, d: Tensor, w: Tensor | None) -> Tensor:
+    """Edges and their reverses with opposite ``d`` and equal ``w``, each edge at most once, ``[pairs, 2]``.
+
+    Lengths of opposite vectors are equal on whatever device they are computed; those of others may be by chance.
+    """
     key = torch.minimum(src, dst) * num_nodes + torch.maximum(src, dst)
     ahead, back = (src < dst).nonzero().squeeze(-1), (src > dst).nonzero().squeeze(-1)
-    (ahead_key, ahead), (back_key, back) = _sorted(key[ahead], ahead), _sorted(key[back], back)
+    (ahead_key, ahead), (back_key, back) = _sorted(key, ahead), _sorted(key, back)
+    if any((found[1:] == found[:-1]).any() for found in (ahead_key, back_key)):  # repeated, as in periodic cells
+        key = _finer(key, torch.where((src < dst)[:, None], d, -d))
+        (ahead_key, ahead), (back_key, back) = _sorted(key, ahead.sort().values), _sorted(key, back.sort().values)
     if not len(back):
         return back.new_zeros(0, 2)
     # Of repeated edges the first is paired with the first, the second with the second ...
@@ -400,9 +434,23 @@ def _pairs(src: Tensor, dst: Tensor, num_nodes: int, scalars: Tensor) -> Tensor:
         exists, partner = partner < len(back), partner.clamp_max(len(back) - 1)
         exists &= back_key[partner] == ahead_key
         ahead, reverse = ahead[exists], back[partner[exists]]
-    return torch.stack([ahead, reverse], dim=1)[(scalars[ahead] == scalars[reverse]).all(-1)]
+    fits = (d[ahead] == -d[reverse]).all(-1)
+    if w is not None:
+        fits &= (w[ahead] == w[reverse]).all(-1)
+    return torch.stack([ahead, reverse], dim=1)[fits]
 
 
-def _sorted(key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    key, order = key.sort(stable=True)
-    return key, values[order]
+def _sorted(key: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys of these edges, ascending, and the edges."""
+    found, order = key[edges].sort(stable=True)
+    return found, edges[order]
+
+
+def _finer(key: Tensor, d: Tensor) -> Tensor:
+    """Keys of edges, equal where both ``key`` and ``d`` are."""
+    order = torch.arange(len(key), device=key.device)
+    for column in (*d.flip(1).T, key):
+        order = order[column[order].argsort(stable=True)]
+    differs = (key[order].diff() != 0) | (d[order][1:] != d[order][:-1]).any(-1)
+    number = torch.cat([differs.new_zeros(1), differs]).cumsum(0)
+    return torch.empty_like(key).index_copy_(0, order, number)

@@ -27,10 +27,6 @@ class Segments(NamedTuple):
         ends[1:] = segment_size(segment, num_segments).cumsum(0)
         return cls(segment.argsort(stable=True), ends)
 
-    def to(self, device: torch.device | str) -> Segments:
-        """The same on another ``device``."""
-        return Segments(self.rows.to(device), self.ends.to(device))
-
 
 _known = WeakIdKeyDictionary()  # from the tensor to how often it had been written to, and the segments
 

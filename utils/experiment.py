@@ -172,9 +172,8 @@ class Experiment(Generic[C]):
         """
         dtype = torch.float64 if config.precision == "64-true" else torch.float32
         batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype)
-        return EpochLoader(
-            dataset, config.batch_size, batch, seed=config.seed, num_workers=config.num_workers, **options
-        )
+        options |= {"num_workers": config.num_workers, "pin_memory": fabric.device.type == "cuda"}
+        return EpochLoader(dataset, config.batch_size, batch, seed=config.seed, **options)
 
     def _make_trainer(self, config: C, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
@@ -185,6 +184,8 @@ class Experiment(Generic[C]):
         # Without decay this is Adam.
         decay = config.weight_decay or 0.0
         adam = partial(torch.optim.AdamW, lr=config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
+        if fabric.device.type == "cuda":
+            adam = partial(adam, capturable=True)
         steps = config.num_epochs * len(train)
         schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
         options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}

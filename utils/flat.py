@@ -54,3 +54,18 @@ class FlatParameters:
     def written(self) -> None:
         """Let PyTorch know that the model's parameters were written to, through the whole."""
         torch.autograd.graph.increment_version(self._own)
+
+    def copied(self) -> list[Tensor]:
+        """A copy of all that is trained."""
+        return [whole.detach().clone() for whole in self.whole]
+
+    @torch.no_grad()
+    def restore(self, copied: list[Tensor]) -> None:
+        """Give the model the values back that it had when they were copied.
+
+        Args:
+            copied: from :meth:`copied`.
+        """
+        for whole, values in zip(self.whole, copied, strict=True):
+            whole.copy_(values)
+        self.written()

@@ -78,14 +78,14 @@ def cast(batch: Any, dtype: torch.dtype) -> Any:
     """A batch with all its real numbers of one type; a graph's fields are changed in place.
 
     Args:
-        batch: a graph, a tensor, a plan (which has no real numbers), or a tuple of such.
+        batch: a graph, a tensor, a plan (which has no real numbers), None, or a tuple of such.
         dtype: the type.
     """
     if isinstance(batch, tuple):
         return tuple(cast(part, dtype) for part in batch)
     if isinstance(batch, Tensor):
         return batch.to(dtype) if batch.is_floating_point() else batch
-    if isinstance(batch, Plan):
+    if batch is None or isinstance(batch, Plan):
         return batch
     graph = as_graph(batch)
     for fields in (graph.ndata, graph.edata):

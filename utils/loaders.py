@@ -92,6 +92,7 @@ class EpochLoader(DataLoader):
         shuffle: whether to permute, differently in each epoch.
         seed: of the permutations.
         num_workers: processes that prepare batches; 0 for none.
+        pin_memory: whether batches are to be in page-locked memory, from where a GPU takes them while the host goes on.
         rank, processes: which process this is, of how many.
 
     Attributes:
@@ -111,6 +112,7 @@ class EpochLoader(DataLoader):
         shuffle: bool = False,
         seed: int = 0,
         num_workers: int = 0,
+        pin_memory: bool = False,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -121,7 +123,8 @@ class EpochLoader(DataLoader):
         self.processes, self.num_samples = processes, size - left_over * (shuffle and left_over < processes)
         part = slice(rank, self.num_samples, processes)
         sampler = ShuffleByEpoch(dataset, seed, part) if shuffle else range(size)[part]
-        super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate, num_workers=num_workers)
+        workers = {"num_workers": num_workers, "pin_memory": pin_memory}
+        super().__init__(dataset, batch_size, sampler=sampler, collate_fn=collate, **workers)
 
     def first(self, count: int) -> Any:
         """A batch of the first samples of the dataset, all of them where there are fewer.

@@ -7,21 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
+from utils.average import MovingAverage
 from utils.cli import reason
 from utils.flat import FlatParameters
 from utils.history import Mean, Row, write_csv
+from utils.later import Later, one_behind
 from utils.loaders import EpochLoader
 from utils.trackers import Tracker
 
@@ -30,6 +31,8 @@ BatchLoss = Callable[[Callable[[Any], Tensor], Any], tuple[dict[str, Tensor], in
 Probe = Callable[[nn.Module], dict[str, Tensor]]  # what of a model is recorded after each backward pass
 
 LAST = Path("checkpoints") / "last.pt"  # in the folder of a run
+NORM = "gradient_norm"  # in the rows of steps, before clipping
+OF_DEVICE = ("capturable",)  # what in an optimizer is another on another device
 PROGRESS = ("epoch", "step", "epochs", "steps", "best")  # attributes of a Trainer that its checkpoint holds
 
 
@@ -91,8 +94,34 @@ def cosine_schedule(optimizer: Optimizer, steps: int, warmup: int = 0, final: fl
     return LambdaLR(optimizer, factor)
 
 
+class Numbers:
+    """What a step or a batch of an evaluation came to, while the device may still be at it.
+
+    Args:
+        batch: what it was computed of.
+        size: how many samples the means are over, an integer, or a tensor of one.
+        means: by name, each a tensor of one number.
+    """
+
+    def __init__(self, batch: Any, size: int | Tensor, means: dict[str, Tensor]) -> None:
+        self.batch, self._names = batch, list(means)
+        first = next(iter(means.values()))
+        size = size if isinstance(size, Tensor) else torch.full_like(first, size, dtype=torch.float64)
+        self._values = Later([size, *means.values()])
+
+    def read(self) -> tuple[int, Row]:
+        """The size, and the means; the host waits for them."""
+        size, *means = self._values.read()
+        return int(size), dict(zip(self._names, means, strict=True))
+
+
 def evaluate(
-    fabric: Fabric, model: Callable[[Any], Tensor], batch_loss: BatchLoss, loader: EpochLoader, prefix: str = ""
+    fabric: Fabric,
+    model: Callable[[Any], Tensor],
+    batch_loss: BatchLoss,
+    loader: EpochLoader,
+    prefix: str = "",
+    check: Callable[[Row, Any], None] = lambda row, batch: None,
 ) -> Row:
     """The means of metrics over all batches, those of other processes included, without gradients.
 
@@ -102,15 +131,47 @@ def evaluate(
         batch_loss: gives the metrics of a batch.
         loader: gives the batches.
         prefix: put before the name of every metric.
+        check: gets the metrics of each batch, and the batch.
     """
+
+    def computed() -> Iterator[Numbers]:
+        for batch in loader:
+            batch = fabric.to_device(batch)
+            metrics, size = batch_loss(model, batch)
+            yield Numbers(batch, size, metrics)
+
     mean = Mean()
     with torch.no_grad():
-        for batch in loader:
-            metrics, size = batch_loss(model, fabric.to_device(batch))
-            mean.add(_numbers(metrics), size)
+        for numbers in one_behind(computed()):
+            size, row = numbers.read()
+            check(row, numbers.batch)
+            mean.add(row, size)
     if loader.processes > 1:
         mean = mean.summed(lambda sums: fabric.all_reduce(sums, reduce_op="sum"))
     return mean.result(prefix)
+
+
+class Step(Numbers):
+    """A step of a training.
+
+    Args:
+        batch, size, means: as of :class:`Numbers`; the norm of the gradient before clipping among the means.
+        number: of the step, from 1.
+        learning_rate: that it was taken with.
+        weights: before it, see :meth:`~utils.flat.FlatParameters.copied`.
+    """
+
+    def __init__(
+        self,
+        batch: Any,
+        size: int | Tensor,
+        means: dict[str, Tensor],
+        number: int,
+        learning_rate: float,
+        weights: list[Tensor],
+    ) -> None:
+        super().__init__(batch, size, means)
+        self.number, self.learning_rate, self.weights = number, learning_rate, weights
 
 
 class Trainer:
@@ -160,9 +221,7 @@ class Trainer:
         self.flat = FlatParameters(model)
         self.optimizer = make_optimizer(self.flat.whole)
         self.schedule, self._optimizer = make_schedule(self.optimizer), fabric.setup_optimizers(self.optimizer)
-        self.average = None
-        if ema is not None:
-            self.average = AveragedModel(self.flat.whole, multi_avg_fn=get_ema_multi_avg_fn(ema))
+        self.average = None if ema is None else MovingAverage(self.flat.whole, ema)
         self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm
@@ -207,36 +266,30 @@ class Trainer:
                 if self.fabric.is_global_zero:
                     bar.write("  ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "step"))
 
-    def take_step(self, batch: Any) -> tuple[Row, int, float]:
-        """Change the weights once.
+    def take_step(self, batch: Any) -> Step:
+        """Change the weights once. The host waits for nothing that the device computes.
 
         Args:
             batch: to learn from.
 
         Returns:
-            the batch's metrics, their weight, and the norm of the gradient before clipping.
-
-        Raises:
-            NonFiniteError: as in :meth:`fit`.
+            what there is to read of it, later.
         """
-        batch = self.fabric.to_device(batch)
+        batch, rate = self.fabric.to_device(batch), self.schedule.get_last_lr()[0]
         self.flat.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
-        values, whole_size = self._over_processes(_numbers(metrics), size)
-        self._check_finite("loss", values["loss"], batch, self.step + 1)
+        means, whole_size = self._over_processes(metrics, size)
         # The mean of gradients over the processes then is that of the whole batch, whatever the sizes of its parts.
         self.fabric.backward(metrics["loss"] * (size * self.fabric.world_size / whole_size))
-        norm = self.fabric.clip_gradients(
-            self._model, self._optimizer, max_norm=self.clip_norm, error_if_nonfinite=False
-        )
-        self._check_finite("norm of the gradient", float(norm), batch, self.step + 1)
-        values |= _numbers(self.probe(self.model))
+        means[NORM] = nn.utils.clip_grad_norm_(self.flat.whole, self.clip_norm)
+        self.step += 1
+        step = Step(batch, whole_size, {**means, **self.probe(self.model)}, self.step, rate, self.flat.copied())
         self._optimizer.step()
         self.flat.written()
         if self.average is not None:
             self.average.update_parameters(self.flat.whole)
         self.schedule.step()
-        return values, whole_size, float(norm)
+        return step
 
     def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:
         """The means of the metrics over all batches, without gradients, of the weights that would be kept as the best.
@@ -249,15 +302,14 @@ class Trainer:
             NonFiniteError: as in :meth:`fit`.
         """
 
-        def checked_loss(model: Callable[[Any], Tensor], batch: Any) -> tuple[dict[str, Tensor], int]:
-            metrics, size = self.batch_loss(model, batch)
-            self._check_finite(f"{prefix}loss", metrics["loss"].item(), batch, self.step)
-            return metrics, size
+        def check(row: Row, batch: Any) -> None:
+            if not math.isfinite(row["loss"]):
+                self._stop(f"{prefix}loss", row["loss"], batch, self.step)
 
         self.model.eval()
         # Not through DDP, which waits for the other processes, whose batches may be fewer.
         with self._averaged(), self.fabric.autocast():
-            return evaluate(self.fabric, self.model, checked_loss, loader, prefix)
+            return evaluate(self.fabric, self.model, self.batch_loss, loader, prefix, check)
 
     def use_best(self) -> None:
         """Give the model its best weights, where there was an epoch to find them; it is not to be trained on then."""
@@ -281,6 +333,8 @@ class Trainer:
             raise checkpoints.CheckpointError(f"{self.checkpoint}: incomplete, without {sorted(missing)}")
         try:
             self._check(state)  # all of it before any of it is used
+            for found, own in zip(state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+                found |= {name: own[name] for name in OF_DEVICE if name in own}
             for name, part in self._parts.items():
                 part.load_state_dict(state[name])
             checkpoints.set_rng_state(state["rng"])
@@ -311,7 +365,7 @@ class Trainer:
         if other := [name for name, value in of_step.items() if state["schedule"][name] != value]:
             raise ValueError(f"schedule: expected that of step {state['step']}, it differs in {other[0]}")
         check_rows("epochs", state["epochs"], {"epoch", "step", "learning_rate", "train_loss", "seconds"})
-        check_rows("steps", state["steps"], {"epoch", "step", "learning_rate", "gradient_norm"})
+        check_rows("steps", state["steps"], {"epoch", "step", "learning_rate", NORM})
         last = state["epochs"][-1]["step"] if state["epochs"] else 0
         if (len(state["epochs"]), last) != (state["epoch"], state["step"]):
             raise ValueError(f"epochs: expected rows of {state['epoch']} epochs, to step {state['step']}, got others")
@@ -333,13 +387,14 @@ class Trainer:
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule}
         return parts if self.average is None else {**parts, "average": self.average}
 
-    def _over_processes(self, values: Row, size: int) -> tuple[Row, int]:
+    def _over_processes(self, means: dict[str, Tensor], size: int) -> tuple[dict[str, Tensor], int | Tensor]:
         """The means of a whole batch, from those of the parts that the processes have; and its size."""
+        means = {name: value.detach().double() for name, value in means.items()}
         if self.fabric.world_size == 1:
-            return values, size
-        sums = torch.tensor([size, *(size * value for value in values.values())], dtype=torch.float64)
-        total, *sums = self.fabric.all_reduce(sums.to(self.fabric.device), reduce_op="sum").tolist()
-        return dict(zip(values, (value / total for value in sums), strict=True)), int(total)
+            return means, size
+        sums = torch.stack([torch.ones_like(means["loss"]), *means.values()]) * size
+        total, *sums = self.fabric.all_reduce(sums, reduce_op="sum").unbind()
+        return {name: value / total for name, value in zip(means, sums, strict=True)}, total
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -363,22 +418,30 @@ class Trainer:
     def _train_epoch(self, train: EpochLoader, bar: tqdm, log_interval: int, print_interval: int) -> Row:
         train.set_epoch(self.epoch)
         self._model.train()
-        mean, first_step = Mean(), self.step
-        for batch in train:
-            learning_rate = self.schedule.get_last_lr()[0]
-            values, size, norm = self.take_step(batch)
-            self.step += 1
+        mean, first_step, row = Mean(), self.step, dict[str, Any]()
+        for step in one_behind(self.take_step(batch) for batch in train):
+            size, values = self._checked(step)
+            norm = values.pop(NORM)
             mean.add(values, size)
-            if self.step % log_interval == 0:
-                row = {"epoch": self.epoch + 1, "step": self.step, "learning_rate": learning_rate}
+            row = {"step": step.number, "learning_rate": step.learning_rate}
+            if step.number % log_interval == 0:
                 of_step = {f"step_{name}": value for name, value in values.items()}
-                self._record(self.steps, {**row, **of_step, "gradient_norm": norm})
-            if self.step % print_interval == 0:
+                self._record(self.steps, {"epoch": self.epoch + 1, **row, **of_step, NORM: norm})
+            if step.number % print_interval == 0:
                 bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-                done = min((self.step - first_step) * train.batch_size * train.processes, train.num_samples)
+                done = min((step.number - first_step) * train.batch_size * train.processes, train.num_samples)
                 bar.update(self.epoch * train.num_samples + done - bar.n)
         bar.update((self.epoch + 1) * train.num_samples - bar.n)
-        return {"step": self.step, "learning_rate": learning_rate, **mean.result("train_")}
+        return {**row, **mean.result("train_")}
+
+    def _checked(self, step: Step) -> tuple[int, Row]:
+        """The numbers of a step, which must be finite: else the model gets the weights back that it began with."""
+        size, values = step.read()
+        for what, value in (("loss", values["loss"]), ("norm of the gradient", values[NORM])):
+            if not math.isfinite(value):
+                self.flat.restore(step.weights)
+                self._stop(what, value, step.batch, step.number)
+        return size, values
 
     def _end_epoch(self, row: Row) -> None:
         self.epoch += 1
@@ -412,11 +475,10 @@ class Trainer:
             )
         rows.append(row)
         for tracker in self.trackers:
-            tracker.log_metrics({name: value for name, value in row.items() if name != "step"}, self.step)
+            tracker.log_metrics({name: value for name, value in row.items() if name != "step"}, row["step"])
 
-    def _check_finite(self, what: str, value: float, batch: Any, step: int) -> None:
-        if math.isfinite(value):
-            return
+    def _stop(self, what: str, value: float, batch: Any, step: int) -> NoReturn:
+        """Keep batch and weights, and raise the error that says where a number is not finite."""
         rank = self.fabric.global_rank
         path = self.folder / (f"nonfinite-{rank}.pt" if rank else "nonfinite.pt")
         content = {"batch": batch, "model": self.model.state_dict(), "epoch": self.epoch + 1, "step": step}
@@ -442,7 +504,7 @@ def check_optimizer_state(state: Any, optimizer: Optimizer, steps: int) -> None:
     like = {**optimizer.state_dict(), "state": {}}
     checkpoints.check_like("optimizer", {**state, "state": {}}, like)
     for found, ours in zip(state["param_groups"], like["param_groups"], strict=True):
-        if other := [name for name in ours if name != "lr" and found[name] != ours[name]]:
+        if other := [name for name in ours if name not in ("lr", *OF_DEVICE) and found[name] != ours[name]]:
             raise ValueError(f"optimizer: expected {other[0]} {ours[other[0]]}, got {found[other[0]]}")
     stepped = _state_after_a_step(optimizer)
     checkpoints.check_like("optimizer['state']", state["state"], {key: stepped.get(key) for key in state["state"]})
@@ -486,11 +548,3 @@ def check_rows(name: str, rows: Any, columns: set[str]) -> None:
             raise ValueError(f"{name}: expected numbers in the columns of the first row")
         if not all(math.isfinite(row[column]) for column in columns):
             raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
-
-
-def _numbers(metrics: dict[str, Tensor]) -> Row:
-    if not metrics:
-        return {}
-    # One transfer from the device for all of them.
-    values = torch.stack([value.detach().double() for value in metrics.values()]).tolist()
-    return dict(zip(metrics, values, strict=True))

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..basis import Basis
 from ..checks import check_whole_number, first_parameter
 from ..compiling import constant_when_compiled
-from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair, triton_messages
+from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair, triton_attention, triton_messages
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
@@ -31,6 +31,7 @@ from ..contraction.precision import full_precision
 from ..kernels import launch
 from ..native import on_gpu
 from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
+from ..native.operation import Tensors
 from ..plain import has_hooks_of_all
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -65,9 +66,9 @@ def use_backend(name: str | None, memory: int | None = None) -> Iterator[None]:
     Args:
         name: 'oracle', 'edge', 'frame', 'cpp' ('frame' in C++, on a CPU; built when first used, see
             :func:`~equivariant_attention.native.compiler.library`), 'node', 'cpp-node' ('node' in C++, and in frames,
-            on a CPU; built likewise), 'triton' ('frame' in a few kernels for a GPU; never chosen by the library, as
-            no GPU was at hand to measure it) or None.
-            With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can.
+            on a CPU; built likewise), 'triton' ('frame' in a few kernels for a GPU) or None.
+            With None, 'cpp' and 'cpp-node', attention, norms and linear maps run in C++ as well, where they can; with
+            None and 'triton', in kernels on a GPU. ``EQUIVARIANT_ATTENTION_TRITON=0`` in the environment forbids these.
         memory: bytes that the blocks of edges evaluated at a time may take, about; None for what was measured to be
             fastest (tens of megabytes on a CPU). More never helps; less, and it is slower.
 
@@ -128,9 +129,11 @@ def operators_for(module: Any, tensors: Sequence[Tensor], others: Sequence[Tenso
     """
     if runs_in_cpp(module.SOURCE, tensors, others):
         return module
-    if _named() != "triton" or is_transformed() or not all(v.dtype == tensors[0].dtype for v in tensors):
+    device, dtype = tensors[0].device, tensors[0].dtype
+    wanted = _named() == "triton" or (_named() is None and not is_watched() and launch.is_gpu(device))
+    if not wanted or is_transformed() or not all(v.dtype == dtype for v in tensors):
         return None
-    return None if launch.missing(tensors[0].device, tensors[0].dtype) else on_gpu
+    return None if launch.missing(device, dtype) else on_gpu
 
 
 def contract(
@@ -151,6 +154,62 @@ def contract(
         ValueError: there is no such backend; or the basis lacks a pair of degrees, is of another graph, or is a plain
             dict where the backend chosen by name needs frames or a plan; or that backend cannot run here.
     """
+    name, dtype = _backend(convolution, networks, inputs, backend)
+    with full_precision(inputs.src.device):
+        messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
+        return messages(convolution, networks, inputs.to(dtype))
+
+
+def may_attend(device: torch.device) -> bool:
+    """Whether :func:`attend` has a chance on a device: it is asked before anything is made for it."""
+    wanted = _named() in (None, "triton") and not torch.compiler.is_compiling()
+    return wanted and launch.is_gpu_or_interpreted(device)
+
+
+def attend(
+    convolution: Convolution,
+    networks: Sequence[Any],
+    inputs: Inputs,
+    n_heads: int,
+    scale: float,
+    queries: Sequence[Tensor],
+    envelope: Tensor | None,
+    plain: Callable[[Tensors], Sequence[Tensor]],
+) -> list[Tensor] | None:
+    """Attention on values and keys that a convolution makes, where both are done together, as on a GPU.
+
+    Args:
+        convolution, networks, inputs: of the values and then the keys, as of :func:`contract`.
+        n_heads: number of heads.
+        scale: factor of the products of queries and keys.
+        queries: ``[nodes, channels, 2 degree + 1]`` of every degree of the keys.
+        envelope: ``[edges, 1]``, or None.
+        plain: the same of values, keys, queries, the envelope and the nodes that edges lead to, in PyTorch.
+
+    Returns:
+        ``[nodes, channels, 2 degree + 1]`` of every degree of the values; None where messages come first.
+
+    Raises:
+        ValueError: as of :func:`contract`.
+    """
+    if not isinstance(inputs.basis, Basis) or not may_attend(inputs.src.device):
+        return None
+    name, dtype = _backend(convolution, networks, inputs, None)
+    alike = all(v.dtype == dtype for v in queries)
+    if name != "triton" or not alike or not triton_attention.suits(inputs):
+        return None
+    nodes, values = queries[0].shape[0], len(convolution.messages) - len(queries)
+    attention = triton_attention.Attention(convolution, nodes, n_heads, scale, values)
+    envelope = None if envelope is None else envelope.to(dtype)
+    with full_precision(inputs.src.device):
+        made = triton_attention.attended
+        return made(convolution, networks, inputs.to(dtype), attention, queries, envelope, plain)
+
+
+def _backend(
+    convolution: Convolution, networks: Sequence[Any], inputs: Inputs, backend: str | None
+) -> tuple[str, torch.dtype]:
+    """The backend that makes messages, and in which dtype; or an error where the one that was named cannot."""
     backend = _checked_name(backend)
     inputs.check_basis(convolution)
     is_dict = not isinstance(inputs.basis, Basis)
@@ -175,9 +234,7 @@ def contract(
         raise ValueError(f"backend {name!r} cannot run here: {reason}")
     if name == "triton" and (reason := triton_messages.missing(inputs, convolution, dtype)):
         raise ValueError(f"backend 'triton' cannot run here: {reason}")
-    with full_precision(inputs.src.device):
-        messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
-        return messages(convolution, networks, inputs.to(dtype))
+    return name, dtype
 
 
 def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[str, str] | None:
@@ -202,5 +259,8 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
         return LATER
     if is_watched():
         return "frame"  # which PyTorch can look into
+    if launch.is_gpu(inputs.src.device):
+        # As counted, not as measured: of 'frame' a GPU is given hundreds of launches a layer, and for 'node' it waits.
+        return "triton" if triton_messages.suits(convolution, inputs, dtype) else "frame"
     name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

@@ -1,4 +1,4 @@
-"""Which backend is fastest, estimated from counts of nodes, edges, degrees and channels alone."""
+"""Which backend is fastest on a CPU, estimated from counts of nodes, edges, degrees and channels alone."""
 
 from functools import lru_cache
 
@@ -38,8 +38,7 @@ def fastest(convolution: Convolution, plan: Plan, pairs_share: bool, has_cpp: bo
 
 def in_cpp(convolution: Convolution, num_nodes: int, num_edges: int, num_pairs: int) -> str:
     """The faster of 'cpp' and 'cpp-node' for so many nodes, edges, and pairs of these that share radial weights."""
-    senders = min(num_nodes, num_edges)
-    estimates = _seconds(convolution, num_edges, num_edges - num_pairs, senders, num_nodes)
+    estimates = _seconds(convolution, num_edges, num_edges - num_pairs, num_nodes)
     return min("cpp", "cpp-node", key=estimates.__getitem__)
 
 
@@ -49,13 +48,13 @@ def seconds(convolution: Convolution, plan: Plan, pairs_share: bool) -> dict[str
     Estimates of two backends in C++ can be compared, or of two in PyTorch; they are fitted to different machines.
     """
     rows = plan.num_edges - len(plan.pairs) if pairs_share else plan.num_edges
-    return _seconds(convolution, plan.num_edges, rows, len(plan.out_edges.node), plan.num_nodes)
+    return _seconds(convolution, plan.num_edges, rows, plan.num_nodes)
 
 
 @lru_cache(maxsize=1024)
-def _seconds(convolution: Convolution, edges: int, rows: int, rows_out: int, nodes: int) -> dict[str, float]:
-    """The same from counts: ``rows`` edges have radial weights of their own, ``rows_out`` is the rows of out-edges."""
-    senders = min(nodes, rows_out)  # nodes with out-edges, about: a node of many edges has several rows
+def _seconds(convolution: Convolution, edges: int, rows: int, nodes: int) -> dict[str, float]:
+    """The same from counts: ``rows`` edges have radial weights of their own."""
+    senders = min(nodes, edges)  # nodes with out-edges, about
     places = edges + LEFT_OVER * senders
     hidden = len(convolution.rows) * HIDDEN * (HIDDEN + 1)
     frame, cpp = rows * HIDDEN_LAYERS * hidden, rows * CPP_HIDDEN_LAYERS * hidden
@@ -66,7 +65,7 @@ def _seconds(convolution: Convolution, edges: int, rows: int, rows_out: int, nod
         numbers = (2 * ends.degree_in + 1) * F * c_out
         frame += rows * RADIAL * radial + edges * MIXING * mixing
         cpp += rows * CPP_RADIAL * radial + edges * CPP_MIXING * mixing
-        node += rows_out * ON_NODES * HIDDEN * c_in * numbers
+        node += senders * ON_NODES * HIDDEN * c_in * numbers
         node += edges * (ON_EDGES * HIDDEN + STEERING * (2 * ends.degree_out + 1)) * numbers
         cpp_node += (senders * CPP_ON_NODES * c_in + places * CPP_ON_EDGES) * HIDDEN * numbers
     return {name: 1e-9 * ns for name, ns in (("frame", frame), ("cpp", cpp), ("node", node), ("cpp-node", cpp_node))}

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +34,7 @@ from ..native.operation import Operation, plain_gradient, register
 
 PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
+MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
@@ -43,6 +43,14 @@ def missing(inputs: Inputs, convolution: Convolution, dtype: torch.dtype) -> str
     if reads_something_twice(convolution):
         return "two pairs of degrees read the same radial weights"
     return launch.missing(inputs.src.device, dtype)
+
+
+def suits(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> bool:
+    """Whether 'triton' can run, and what its programs hold in registers has room there."""
+    if missing(inputs, convolution, dtype):
+        return False
+    layout = Layout.of(convolution)
+    return max(layout.channels_in, layout.channels_out) <= MOST_CHANNELS
 
 
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
@@ -77,18 +85,12 @@ class Problem(cpp.Problem):
         t, n = self.like(tensors), self.like(needed)
         # Edges that share radial weights still have their own derivatives with respect to their scalars.
         call = Call(self, t, self.pairs_share and not n.scalars)
-        total = self.like([None] * len(tensors))
         arriving = self._all_there(t, gradients)
         (x, dy), (g, A) = call.turned(arriving), call.networks(transposed=True)
-        if any(n.parameters) or n.scalars:
-            d, dscalars = call.by_networks(x, dy, g, A, bool(n.scalars))
-            total = total._replace(parameters=call.by_parameters(d, n.parameters), scalars=dscalars)
-        if any(n.features) or any(n.on_edges) or any(n.frames):
-            dx = call.mixed_back(dy, g, A)
-            total = total._replace(features=call.by_nodes(dx, n.features), on_edges=call.by_edges(dx, n.on_edges))
-            if any(n.frames):
-                y = call.mixed(x, g, A)
-                total = total._replace(frames=call.by_frames(dx, y, arriving, self._inputs(t)))
+        total = self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, g, A, n))
+        if any(n.frames):
+            dx, y = call.mixed_back(dy, g, A), call.mixed(x, g, A)
+            total = total._replace(frames=call.by_frames(dx, y, arriving, self._inputs(t)))
         found = [d if w else None for d, w in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
             arriving = self._without_direction(t, gradients)
@@ -98,8 +100,12 @@ class Problem(cpp.Problem):
 
 @lru_cache(maxsize=1024)
 def _registered(text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
-    grouped = tuple(cpp.Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
-    return Problem("triton", Convolution.of(text), grouped, pairs_share).operation
+    return Problem("triton", Convolution.of(text), grouped(sizes), pairs_share).operation
+
+
+def grouped(sizes: Sequence[int]) -> tuple[cpp.Sizes, ...]:
+    """The sizes of features, from the flat list that an operator takes."""
+    return tuple(cpp.Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
 
 
 register(
@@ -239,35 +245,53 @@ class Call:
         )  # fmt: skip
         return g, made
 
-    def mixed(self, x: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
-        """The messages, in the frames of the edges."""
+    def mixed(self, x: ByOrder, g: Tensor, A: LastLayers, into: ByOrder | None = None) -> ByOrder:
+        """The messages, in the frames of the edges; written where there is room already."""
         biases = A.biases if self.convolution.has_bias else None
-        return self._mixed(self._features, self._messages, x, g, A.weights, biases, "networks", "targets")
+        made = self.room_for_messages() if into is None else into
+        return self._mixed(self._features, made, x, g, A.weights, biases, "networks", "targets")
+
+    def room_for_messages(self) -> ByOrder:
+        """Room for the messages, in the frames of the edges."""
+        return self._by_order(self._messages)
 
     def mixed_back(self, dy: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
         """From derivatives with respect to messages to those with respect to features, in the frames of the edges."""
         biases = A.transposed_biases if self.convolution.has_bias else None
-        return self._mixed(
-            self._messages, self._features, dy, g, A.transposed, biases, "networks_transposed", "sources"
-        )
+        made = self._by_order(self._features)
+        return self._mixed(self._messages, made, dy, g, A.transposed, biases, "networks_transposed", "sources")
 
     def _mixed(
-        self, inside: Ends, outside: Ends, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
+        self, inside: Ends, made: ByOrder, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
     ) -> ByOrder:
-        made, C, P = self._by_order(outside), inside.channels, outside.channels
-        for which, rows in product((0, 1), self._row_sets()):
-            AB, into = 1 + which, made[which]
-            PT, PD, stages = _tiles(launch.capability(self.device), AB, C, P)
+        C, P = inside.channels, made.m0.shape[3]
+        (PT0, PD0), (PT, PD) = (_tiles(launch.capability(self.device), AB, C, P) for AB in (1, 2))
+        tiles = len(made.m0) * (P // PT0) + len(made.m) * (P // PT)
+        given: list[Any] = []
+        for which in (0, 1):
+            given += [weights[which], (biases or weights)[which], x[which], made[which]]
+            given += [self._table(targets, which), self._table(networks, which)]
+        for rows in self._row_sets():
             run(
-                mixing().messages, (_blocks(rows.count, ROWS), len(into) * (P // PT)),
-                g, weights[which], (biases or weights)[which], x[which], into, self._table(targets, which),
-                self._table(networks, which), self.edges, self.rows, *rows[1:],
-                AB=AB, D=rows.D, P=P, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS, num_warps=4,
-                num_stages=stages, **self._precision,
+                mixing().messages, (_blocks(rows.count, ROWS) * tiles,),
+                g, *given, len(made.m0), len(made.m), self.edges, self.rows, *rows[1:],
+                D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS,
+                num_warps=4, num_stages=3 if _is_roomy(launch.capability(self.device)) else 1, **self._precision,
             )  # fmt: skip
         return made
 
     # -------------------------------------------------------------------------------------- derivatives
+
+    def derivatives(self, x: ByOrder, dy: ByOrder, g: Tensor, A: LastLayers, needed: cpp.Tensors) -> dict[str, Any]:
+        """Those of the first order that are needed, but by frames, by the fields of ``Tensors``."""
+        found: dict[str, Any] = {}
+        if any(needed.parameters) or needed.scalars:
+            d, dscalars = self.by_networks(x, dy, g, A, bool(needed.scalars))
+            found |= {"parameters": self.by_parameters(d, needed.parameters), "scalars": dscalars}
+        if any(needed.features) or any(needed.on_edges):
+            dx = self.mixed_back(dy, g, A)
+            found |= {"features": self.by_nodes(dx, needed.features), "on_edges": self.by_edges(dx, needed.on_edges)}
+        return found
 
     def by_networks(
         self, x: ByOrder, dy: ByOrder, g: Tensor, A: LastLayers, by_scalars: bool
@@ -379,13 +403,7 @@ class Call:
         return list(found.values())
 
     def _rows(self, values: ByOrder, ends: Ends, part: int, degree: int) -> Tensor:
-        """Orders -k to k of one part, ``[edges, 2k+1, channels]``."""
-        slots = getattr(self.layout, ends.slots)(0)[part]
-        rows = {0: values.m0[part, 0]}
-        for m in range(1, min(degree + 1, self.layout.orders)):
-            rows[-m], rows[m] = values.m[slots[m]]
-        zero = torch.zeros_like(rows[0])
-        return torch.stack([rows.get(m, zero) for m in range(-degree, degree + 1)], dim=1)
+        return _rows(values, getattr(self.layout, ends.slots)(0)[part], part, degree)
 
     # ---------------------------------------------------------------------------------- sizes and tables
 
@@ -441,6 +459,28 @@ class Call:
         return {"H": HIDDEN, "DOT": dot, "SUM": tl.float32, "PRECISION": precision}
 
 
+def _rows(values: ByOrder, slots: Sequence[int], part: int, degree: int) -> Tensor:
+    """Orders -k to k of one part, ``[edges, 2k+1, channels]``."""
+    rows = {0: values.m0[part, 0]}
+    for m in range(1, min(degree + 1, len(slots))):
+        rows[-m], rows[m] = values.m[slots[m]]
+    zero = torch.zeros_like(rows[0])
+    return torch.stack([rows.get(m, zero) for m in range(-degree, degree + 1)], dim=1)
+
+
+def turned_back_in_pytorch(
+    convolution: Convolution, values: ByOrder, frames: Sequence[Tensor], order: Tensor
+) -> list[Tensor]:
+    """Messages ``[edges, channels, 2l+1]``, or their derivatives, from those by order, as autograd can look into it."""
+    layout, by_degree = Layout.of(convolution), dict(zip(convolution.degrees, frames, strict=True))
+    inverse, found = order.argsort(), []
+    for part, (degree, channels) in enumerate(convolution.messages):
+        rows = _rows(values, layout.slots_out(0)[part], part, degree)[..., :channels]
+        with exact_products(order.device):
+            found.append((rows.mT @ by_degree[degree]).index_select(0, inverse))
+    return found
+
+
 def frames() -> Any:
     """The kernels of that name; this imports Triton."""
     from ..kernels import frames
@@ -478,15 +518,20 @@ def _edges(ends: Ends) -> int:
     return max(4, min(32, 1024 // ends.channels))
 
 
-def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int, int]:
-    """For a program that mixes: its channels out, how many of them one product makes, and stages of its pipeline.
+def _is_roomy(capability: int) -> bool:
+    """Whether products read shared memory, as on sm_90, and leave registers to others."""
+    return capability // 10 == 9
+
+
+def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
+    """For a program that mixes: its channels out, and how many of them one product makes.
 
     As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
     """
-    roomy = capability // 10 == 9  # products of sm_90 read shared memory, not registers
-    PT = min(P, 8 if AB == 1 else 4 if roomy else 2)
+    roomy = _is_roomy(capability)
+    PT = min(P, 4 if roomy else 4 // AB)
     columns = 128 if AB == 2 and not roomy else 64
-    return PT, max(1, min(PT, columns // (AB * C))), 3 if roomy else 1
+    return PT, max(1, min(PT, columns // (AB * C)))
 
 
 def _channels(C: int, P: int) -> int:

@@ -14,6 +14,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
+SWITCH = "EQUIVARIANT_ATTENTION_TRITON"
 OLDEST = Version("3.3")  # the first with tuples
 SUPPOSED = 90  # capability, where there is no GPU
 FLOAT64 = Version("3.9")  # the first that multiplies matrices of it
@@ -69,13 +70,25 @@ def recorded(capability: int = SUPPOSED) -> Iterator[Record]:
         _record.reset(token)
 
 
+def is_gpu(device: torch.device) -> bool:
+    """Whether a device is one for kernels: CUDA, or any where launches are recorded."""
+    return device.type == "cuda" or _record.get() is not None
+
+
+def is_gpu_or_interpreted(device: torch.device) -> bool:
+    """The same, or one where Triton's interpreter stands for a GPU."""
+    return is_gpu(device) or "TRITON_INTERPRET" in os.environ
+
+
 def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     """Why kernels cannot run on a device in a dtype; empty, if they can."""
     if dtype not in (torch.float32, torch.float64):
         return f"they need float32 or float64, got {dtype}"
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0 forbids it"
     if _record.get() is not None:
         return ""
-    if device.type != "cuda" and "TRITON_INTERPRET" not in os.environ:
+    if not is_gpu_or_interpreted(device):
         return (
             f"they need Triton {OLDEST} or later and tensors on CUDA, got tensors on {device} (on a CPU they run in "
             "Triton's interpreter, with TRITON_INTERPRET=1)"

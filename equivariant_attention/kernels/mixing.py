@@ -43,20 +43,29 @@ def _column(r, i: tl.constexpr, p: tl.constexpr, b: tl.constexpr, AB: tl.constex
 @triton.jit
 def messages(
     g_at,  # [networks, rows, 32]
-    A_at,  # [kernels, P, AB, C, 32]
-    b_at,  # [kernels, P, AB, C]
-    x_at,  # [slots in, AB, edges, C]
-    y_at,  # [slots out, AB, edges, P]
-    targets_at,  # int32 per slot out: first kernel, number of kernels, first slot in
-    nets_at,  # int32 per kernel
+    A0_at,  # [kernels, P, AB, C, 32]
+    b0_at,  # [kernels, P, AB, C]
+    x0_at,  # [slots in, AB, edges, C]
+    y0_at,  # [slots out, AB, edges, P]
+    targets0_at,  # int32 per slot out: first kernel, number of kernels, first slot in
+    nets0_at,  # int32 per kernel
+    A_at,
+    b_at,
+    x_at,
+    y_at,
+    targets_at,
+    nets_at,
+    slots0,  # out
+    slots,
     edges,
     rows,  # of g
     first_row,
     count,  # of rows that are taken here, the first of which is first_row
     first_edge,
-    AB: tl.constexpr,
     D: tl.constexpr,
     P: tl.constexpr,
+    PT0: tl.constexpr,
+    PD0: tl.constexpr,
     PT: tl.constexpr,
     PD: tl.constexpr,
     C: tl.constexpr,
@@ -67,16 +76,38 @@ def messages(
     SUM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """The messages; PD channels out, with a and b, are made by one product: columns (p, a or b, c)."""
+    """The messages of m = 0, and of all others; programs that follow each other read the same rows of g."""
+    tiles0: tl.constexpr = P // PT0
     tiles: tl.constexpr = P // PT
+    tiles_of_rows = slots0 * tiles0 + slots * tiles
+    block, number = tl.program_id(0) // tiles_of_rows, tl.program_id(0) % tiles_of_rows
+    if number < slots0 * tiles0:
+        _messages(g_at, A0_at, b0_at, x0_at, y0_at, targets0_at, nets0_at, block, number // tiles0, number % tiles0,
+                  edges, rows, first_row, count, first_edge, 1, D, P, PT0, PD0, C, H, HAS_BIAS, ROWS, DOT, SUM,
+                  PRECISION)  # fmt: skip
+    else:
+        number -= slots0 * tiles0
+        _messages(g_at, A_at, b_at, x_at, y_at, targets_at, nets_at, block, number // tiles, number % tiles, edges,
+                  rows, first_row, count, first_edge, 2, D, P, PT, PD, C, H, HAS_BIAS, ROWS, DOT, SUM,
+                  PRECISION)  # fmt: skip
+
+
+@triton.jit
+def _messages(
+    g_at, A_at, b_at, x_at, y_at, targets_at, nets_at, block, slot, tile, edges, rows, first_row, count, first_edge,
+    AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr, C: tl.constexpr,
+    H: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One slot out; PD channels out, with a and b, are made by one product: columns (p, a or b, c)."""
     S: tl.constexpr = AB * D
     Q: tl.constexpr = AB * PD  # 1, 2, 4 or 8
     N8: tl.constexpr = C // 8
     I: tl.constexpr = 2 * N8  # channels of a thread
     LX: tl.constexpr = 1 + (N8 > 1) + (N8 > 2) + (N8 > 4) + (N8 > 8)
     LQ: tl.constexpr = (Q > 1) + (Q > 2) + (Q > 4)
-    slot, p0 = tl.program_id(1) // tiles, tl.program_id(1) % tiles * PT
-    e = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    p0 = tile * PT
+    e = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c, j, n, is_e = tl.arange(0, C), tl.arange(0, H), tl.arange(0, Q * C), e < count
     edge = first_edge + e * D
     first_kernel, kernels, first_slot = (
@@ -99,10 +130,10 @@ def messages(
                 x += _slices(v, ROWS, N8, LX)
         column = (kernel * P + p0) * AB * C + n
         new = ()
-        for block in tl.static_range(PT // PD):
-            A = tl.load(A_at + (column + block * Q * C)[None, :] * H + j[:, None]).to(DOT)
+        for part in tl.static_range(PT // PD):
+            A = tl.load(A_at + (column + part * Q * C)[None, :] * H + j[:, None]).to(DOT)
             if HAS_BIAS:
-                b = tl.load(b_at + column + block * Q * C).to(SUM)
+                b = tl.load(b_at + column + part * Q * C).to(SUM)
                 R = tl.broadcast_to(b[None, :], (ROWS, Q * C))
                 R = tl.dot(h, A, R, input_precision=PRECISION, out_dtype=SUM)
             else:
@@ -110,7 +141,7 @@ def messages(
             r = _slices(R, ROWS, Q * N8, LX + LQ)
             for p in tl.static_range(PD):
                 for d in tl.static_range(D):
-                    minus = acc[(block * PD + p) * S + d]
+                    minus = acc[(part * PD + p) * S + d]
                     for i in tl.static_range(I):
                         minus += _column(r, i, p, 0, AB, Q) * x[d * I + i]
                     if AB == 2:
@@ -119,7 +150,7 @@ def messages(
                     new += (minus,)
                 if AB == 2:
                     for d in tl.static_range(D):
-                        plus = acc[(block * PD + p) * S + D + d]
+                        plus = acc[(part * PD + p) * S + D + d]
                         for i in tl.static_range(I):
                             plus += _column(r, i, p, 0, AB, Q) * x[(D + d) * I + i]
                         for i in tl.static_range(I):

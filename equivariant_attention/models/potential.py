@@ -20,7 +20,7 @@ from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
 from ..models.se3_transformer import activation_of, attention_layers
 from ..plain import check_never_called
-from ..plan import check_values, relative_positions
+from ..plan import Plan, check_values, relative_positions
 from ..segments import segment_sum
 from ..so3 import spherical_harmonics
 from ..so3.vectors import length_and_direction
@@ -134,12 +134,13 @@ class Potential(Saveable):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("known", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.bool))
 
-    def forward(self, G: Any) -> Tensor:
+    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
         """Energies of graphs; :meth:`predict` makes the graphs.
 
         Args:
             G: graph with ``ndata['z']``, atomic numbers, int64 ``[atoms]``, ``edata['d']`` of edges that reach as far
                 as the cutoff and, unless edges end sharply, ``edata['envelope']``, ``[edges, 1]``.
+            plan: of ``G`` if it is at hand; then no value is looked at, and the device asserts what they must be.
 
         Returns:
             ``[graphs]``, in the dtype of the references, float64.
@@ -150,13 +151,16 @@ class Potential(Saveable):
         """
         check_never_called(self.layers, "layers")
         G = as_graph(G)
-        check_values(G)
-        z = self._checked(G.ndata["z"], G.num_nodes())
+        if plan is None:
+            check_values(G)
+        else:
+            plan.check(G)
+        z = self._checked(G.ndata["z"], G.num_nodes(), looked_at=plan is None)
         elements = self.element(z)
         density = self._density(G, elements)
         told = [elements, density["0"].squeeze(-1), *_products(density)]
         if self.layers:
-            told.append(self._attended(G, density, elements))
+            told.append(self._attended(G, density, elements, plan))
         of_atoms = self.scale * self.head(torch.cat(told, dim=1)).squeeze(-1)
         owner = graph_of_node(G)
         learnt = segment_sum(of_atoms, owner, G.batch_size)
@@ -178,10 +182,10 @@ class Potential(Saveable):
             for degree, weight in zip(self.fiber_hidden.degrees, weights, strict=True)
         }
 
-    def _attended(self, G: GraphLike, density: Features, elements: Tensor) -> Tensor:
+    def _attended(self, G: GraphLike, density: Features, elements: Tensor, plan: Plan | None) -> Tensor:
         """Scalars of the last attention layer, ``[atoms, channels]``."""
         G = self.radial.on_edges(G)
-        basis, r = get_basis_and_r(G, self.max_degree, compute_gradients=True)
+        basis, r = get_basis_and_r(G, self.max_degree, compute_gradients=True, plan=plan)
         h = {**density, "0": density["0"] + self.own(elements).unsqueeze(-1)}
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
@@ -227,9 +231,11 @@ class Potential(Saveable):
         self.scale.fill_(scale)
         self.known.zero_()[z.unique()] = True
 
-    def _checked(self, z: Any, atoms: int) -> Tensor:
-        _check_atomic_numbers(z, atoms)
-        if not torch.compiler.is_compiling() and self.known.any() and not self.known[z].all():
+    def _checked(self, z: Any, atoms: int, looked_at: bool = True) -> Tensor:
+        _check_atomic_numbers(z, atoms, looked_at)
+        if not looked_at:
+            torch._assert_async(self.known[z].all() | ~self.known.any(), "z must be of elements that it was trained on")
+        elif not torch.compiler.is_compiling() and self.known.any() and not self.known[z].all():
             others, own = z[~self.known[z]].tolist(), self.known.nonzero().flatten().tolist()
             expected = f"the elements that the model was trained on, {symbols(own)}"
             raise ValueError(f"z must be of {expected}; got also {symbols(others)}")
@@ -270,11 +276,14 @@ def reference_energies(z: Tensor, batch: Tensor, energy: Tensor) -> Tensor:
     return torch.linalg.pinv(counts) @ energy.detach().double().cpu()
 
 
-def _check_atomic_numbers(z: Any, atoms: int) -> None:
+def _check_atomic_numbers(z: Any, atoms: int, looked_at: bool = True) -> None:
     if not isinstance(z, Tensor) or z.dtype not in (torch.int64, torch.int32) or tuple(z.shape) != (atoms,):
         got = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise ValueError(f"z must be atomic numbers, int64 [{atoms}], got {got}")
     if torch.compiler.is_compiling() or not atoms:
+        return
+    if not looked_at:
+        torch._assert_async(((z >= 1) & (z <= LARGEST_ATOMIC_NUMBER)).all(), f"z must be 1 to {LARGEST_ATOMIC_NUMBER}")
         return
     if not (int(z.min()) >= 1 and int(z.max()) <= LARGEST_ATOMIC_NUMBER):
         raise ValueError(f"z must be 1 to {LARGEST_ATOMIC_NUMBER}, got {int(z.min())} to {int(z.max())}")

@@ -96,16 +96,33 @@ class GMABSE3(nn.Module):
             shape = attention.Shape(
                 num_nodes=G.num_nodes(),
                 n_heads=self.n_heads,
-                scale=self.f_key.n_features**-0.5,
+                scale=self.scale,
                 num_values=len(degrees),
                 num_keys=len(key_degrees),
             )
             envelope, dst = None if envelope is None else envelope.to(like.dtype), dst.long()
-            values = operators.attention(shape, lambda t: attend(t)[0])([*tensors, envelope, dst])
+            values = operators.attention(shape, partial(self.on_tensors, G.num_nodes()))([*tensors, envelope, dst])
             return dict(zip(degrees, values, strict=True))
         values, weights = attend([*tensors, envelope, dst])
         output = dict(zip(degrees, values, strict=True))
         return (output, weights) if return_attention else output
+
+    @property
+    def scale(self) -> float:
+        """Of the products of queries and keys."""
+        return self.f_key.n_features**-0.5
+
+    def on_tensors(self, num_nodes: int, tensors: Tensors) -> list[Tensor]:
+        """The output of tensors that are not looked at.
+
+        Args:
+            num_nodes: how many there are.
+            tensors: values, keys and queries, degree by degree, the envelope or None, and the nodes that edges lead to.
+
+        Returns:
+            ``[nodes, channels, 2 degree + 1]`` of every degree of the values.
+        """
+        return self._attend(num_nodes, tensors)[0]
 
     def _attend(self, num_nodes: int, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
         """From values, keys and queries, degree by degree, envelope and nodes, to the output and the weights."""

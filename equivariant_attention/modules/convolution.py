@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,12 +14,13 @@ from torch.nn.functional import pad
 
 from ..basis import Basis
 from ..checks import as_floating_point, check_features, check_floating_point, of_fiber, with_three_dimensions
-from ..contraction import Inputs, contract
+from ..contraction import Inputs, attend, contract, may_attend
 from ..contraction.convolution import Convolution, by_set, pairwise
 from ..contraction.networks import HIDDEN
 from ..envelope import edge_envelope
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..graphs import GraphLike, as_graph, edges_on
+from ..modules.attention import GMABSE3
 from ..modules.linear import mixed
 from ..modules.pairwise import PairwiseConv
 from ..plain import check_hooks, check_never_called, has_hooks_of_all, is_plain
@@ -257,11 +259,16 @@ def messages(convolution: Convolution, layers: Sequence[GConvSE3 | GConvSE3Parti
 
     They are made in one pass over the edges, from :meth:`GConvSE3Partial.inputs` of any of them.
     """
+    networks = _networks(convolution, layers)
+    return by_set([layer.f_out for layer in layers], contract(convolution, networks, inputs))
+
+
+def _networks(convolution: Convolution, layers: Sequence[GConvSE3 | GConvSE3Partial]) -> list[nn.Module]:
+    """The radial networks of a pairwise convolution that layers make up."""
     sent = [degree for degree, _ in convolution.features]
     for layer in layers:
         check_never_called(layer.kernel_unary, "kernel_unary")
-    networks = [layer.kernel_unary[f"({k},{l})"] for layer in layers for l in layer.f_out.degrees for k in sent]
-    return by_set([layer.f_out for layer in layers], contract(convolution, networks, inputs))
+    return [layer.kernel_unary[f"({k},{l})"] for layer in layers for l in layer.f_out.degrees for k in sent]
 
 
 def called_together(
@@ -277,14 +284,46 @@ def called_together(
 
     Where they are such layers, just as they are made, and make up ``convolution``, one pass over the edges serves all.
     """
-    plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
-    if len(plain) == len(layers) and not has_hooks_of_all() and len({layer.takes for layer in plain}) == 1:
-        own = [layer.convolution for layer in plain]
-        made = tuple(message for one in own for message in one.messages)
-        if convolution.messages == made and convolution.features == own[0].features:
-            return messages(convolution, plain, plain[0].inputs(h, G, r, basis, edge_features))
+    plain = _as_one(convolution, layers)
+    if plain:
+        return messages(convolution, plain, plain[0].inputs(h, G, r, basis, edge_features))
     given = {} if edge_features is None else {"edge_features": edge_features}
     return [layer(h, G=G, r=r, basis=basis, **given) for layer in layers]
+
+
+def attended_together(
+    attention: nn.Module,
+    q: Features,
+    convolution: Convolution,
+    layers: Sequence[nn.Module],
+    h: Features,
+    G: Any,
+    r: Tensor | None,
+    basis: Mapping[str, Tensor] | None,
+    edge_features: Features | None = None,
+) -> Features | None:
+    """What attention makes of queries and of what two such layers return, where a GPU does both together; else None."""
+    G = as_graph(G)
+    if not may_attend(G.device) or not is_plain(attention, GMABSE3) or not (plain := _as_one(convolution, layers)):
+        return None
+    attention = cast(GMABSE3, attention)
+    check_features(q, attention.f_key, G.num_nodes(), "q")
+    inputs, queries = plain[0].inputs(h, G, r, basis, edge_features), [q[str(l)] for l in attention.f_key.degrees]
+    found = attend(
+        convolution, _networks(convolution, plain), inputs, attention.n_heads, attention.scale, queries,
+        edge_envelope(G), partial(attention.on_tensors, G.num_nodes()),
+    )  # fmt: skip
+    return None if found is None else dict(zip(map(str, attention.f_value.degrees), found, strict=True))
+
+
+def _as_one(convolution: Convolution, layers: Sequence[nn.Module]) -> list[GConvSE3Partial]:
+    """The layers, if they are just as they are made, and make up the convolution; else none."""
+    plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
+    if len(plain) < len(layers) or has_hooks_of_all() or len({layer.takes for layer in plain}) > 1:
+        return []
+    own = [layer.convolution for layer in plain]
+    made = tuple(message for one in own for message in one.messages)
+    return plain if convolution.messages == made and convolution.features == own[0].features else []
 
 
 def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:

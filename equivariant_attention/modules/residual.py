@@ -12,7 +12,7 @@ from ..contraction.networks import HIDDEN
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum
-from ..modules.convolution import GConvSE3Partial, called_together
+from ..modules.convolution import GConvSE3Partial, attended_together, called_together
 from ..modules.linear import G1x1SE3, mixed_without_joining
 from ..modules.self_interaction import GAttentiveSelfInt
 from ..plain import check_hooks, has_hooks_of_all, is_plain
@@ -140,10 +140,13 @@ class GSE3Res(OneLine):
         """
         check_hooks(self, "GMAB")
         features = with_three_dimensions(by_degree(features))
-        v, k = called_together(self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis, edge_features)
-        q = self.GMAB["q"](features)
-        attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
-        output, attention = attended if return_attention else (attended, cast(Tensor, None))
+        sent = self.convolution, [self.GMAB["v"], self.GMAB["k"]], features, G, r, basis, edge_features
+        q, attention = self.GMAB["q"](features), cast(Tensor, None)
+        output = None if return_attention else attended_together(self.GMAB["attn"], q, *sent)
+        if output is None:
+            v, k = called_together(*sent)
+            attended = self.GMAB["attn"](v, k=k, q=q, G=G, return_attention=return_attention)
+            output, attention = attended if return_attention else (attended, attention)
         if self.skip == "cat":
             output = self._joined_and_projected(output, features)
         elif self.skip == "sum":

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from equivariant_attention.graphs import batch
+from equivariant_attention.plan import Plan
 from experiments.qm9.bonds import rdkit_molecule, single_bonds
 from experiments.qm9.sources import EMBEDDED
 from utils.arrays import as_floats, as_integers, read_npz
@@ -30,6 +31,7 @@ SPLITS = ("train", "valid", "test")
 VERSION = 1  # raise it when the same molecules get other labels: old caches are then ignored
 
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Batch = tuple[Any, Plan, Tensor, Tensor]  # graphs, what is known of them ahead, stereocentres, their hands
 
 
 @dataclass(frozen=True)
@@ -274,7 +276,7 @@ def without_hydrogen(numbers: np.ndarray, positions: np.ndarray, signs: np.ndarr
     return features.astype(np.float32), positions[heavy].astype(np.float32), between.reshape(-1, 2), signs[heavy]
 
 
-def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> tuple[Any, Tensor, Tensor]:
+def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> Batch:
     """Join molecules into one batched graph, with an edge each way for every bond.
 
     Args:
@@ -283,7 +285,8 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
 
     Returns:
         G, with ``ndata['f']`` ``[nodes, 5, 1]``, ``ndata['x']`` ``[nodes, 1, 3]`` and ``edata['d']`` ``[edges, 3]``;
-        the nodes that are stereocentres, int64 ``[centres]``; and 1 for R, 0 for S of each, float32 ``[centres]``.
+        its plan; the nodes that are stereocentres, int64 ``[centres]``; and 1 for R, 0 for S of each, float32
+        ``[centres]``.
 
     Raises:
         ValueError: another ``graph``.
@@ -299,4 +302,5 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         graphs.append(G)
     signs = torch.from_numpy(np.concatenate([signs for *_, signs in samples]))
     centres = signs.nonzero().squeeze(1)
-    return batch(graphs), centres, (signs[centres] > 0).float()
+    G = batch(graphs)
+    return G, Plan(G), centres, (signs[centres] > 0).float()

@@ -11,6 +11,7 @@ from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import G1x1SE3, GGate, GSE3Res, get_basis_and_r
+from equivariant_attention.plan import Plan
 from experiments.chirality.data import ELEMENTS
 
 
@@ -45,15 +46,16 @@ class SE3Transformer(nn.Module):
         invariants = num_channels * (1 if self.factors is None else 2)
         self.head = nn.Sequential(nn.Linear(invariants, num_channels), nn.SiLU(), nn.Linear(num_channels, 1))
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """The log-odds of R against S, were the atom a stereocentre, ``[nodes]``.
 
         Args:
             G: graph with ``ndata['f']`` ``[nodes, 5, 1]`` and ``edata['d']`` ``[edges, 3]``.
             basis_and_r: of ``G`` if they are at hand; None to compute them.
+            plan: of ``G`` if it is at hand, to compute them by; None to make it.
         """
         G = as_graph(G)
-        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1)
+        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         h: Features = {"0": G.ndata["f"]}
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from equivariant_attention.testing import equivariance_error
-from experiments.chirality.data import SPLITS, Handed, collate, embedded, from_arrays
+from experiments.chirality.data import SPLITS, Batch, Handed, collate, embedded, from_arrays
 from experiments.chirality.models import SE3Transformer
 from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
@@ -51,18 +51,18 @@ def make_model(config: Config) -> SE3Transformer:
     return SE3Transformer(config.num_layers, config.num_channels, config.num_degrees, config.div, config.head)
 
 
-def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor, Tensor]) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: Callable[..., Tensor], batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Cross entropy, and the share of stereocentres that are told right.
 
     Args:
-        model: maps G to log-odds ``[nodes]``.
-        batch: (G, centres, target) from :func:`collate`.
+        model: maps G and its plan to log-odds ``[nodes]``.
+        batch: (G, plan, centres, target) from :func:`collate`.
 
     Returns:
         ``'loss'`` and ``'accuracy'``; and the number of centres.
     """
-    G, centres, target = batch
-    logits = model(G)[centres]
+    G, plan, centres, target = batch
+    logits = model(G, plan=plan)[centres]
     right = (logits > 0) == (target > 0.5)
     return {"loss": binary_cross_entropy_with_logits(logits, target), "accuracy": right.float().mean()}, len(target)
 
@@ -100,8 +100,8 @@ def mirrored(trainer: Trainer, loader: Any) -> float:
             samples = [loader.dataset[i] for i in range(first, min(first + 256, len(loader.dataset)))]
             answers = []
             for hand in (samples[::2], samples[1::2]):
-                G, centres, _ = trainer.fabric.to_device(loader.collate_fn(hand))
-                answers.append(trainer.model(G)[centres] > 0)
+                G, plan, centres, _ = trainer.fabric.to_device(loader.collate_fn(hand))
+                answers.append(trainer.model(G, plan=plan)[centres] > 0)
             changed += int((answers[0] != answers[1]).sum())
             total += len(answers[0])
     return changed / total

@@ -6,9 +6,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from equivariant_attention.graphs import Graph, batch
+from equivariant_attention.neighbors import radius_graph
+from equivariant_attention.plan import Plan
+
 STIFFNESS = 4.0  # a, per unit of length
 SPREAD, RELAXATION_STEPS, STEP, LARGEST_MOVE = 0.6, 500, 0.01, 0.1
 ARGON = 18
+
+Sample = tuple[Graph, Tensor, Tensor]
+Batch = tuple[Graph, Plan, Tensor, Tensor]  # graphs, what is known of them ahead, energies, forces
 
 
 def morse_energy(x: Tensor) -> Tensor:
@@ -56,33 +63,36 @@ def clusters(number: int, atoms: int, noise: float, generator: torch.Generator) 
 class Clusters(Dataset):
     """Clusters with their energies and forces.
 
+    An item is a graph with edges up to the cutoff and atomic numbers ``ndata['z']``, an energy, and forces
+    ``[atoms, 3]``.
+
     Args:
         x: positions ``[clusters, atoms, 3]``.
+        cutoff: how far edges reach.
     """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x, self.energy, self.forces = x, morse_energy(x), morse_forces(x)
+    def __init__(self, x: Tensor, cutoff: float) -> None:
+        self.x, self.cutoff, self.energy, self.forces = x, cutoff, morse_energy(x), morse_forces(x)
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.x[index], self.energy[index], self.forces[index]
+    def __getitem__(self, index: int) -> Sample:
+        G = radius_graph(self.x[index], self.cutoff)
+        G.ndata["z"] = torch.full((G.num_nodes(),), ARGON)
+        return G, self.energy[index], self.forces[index]
 
 
-def collate(
-    samples: list[tuple[Tensor, Tensor, Tensor]], graph: str = "own"
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+def collate(samples: list[Sample], graph: str = "own") -> Batch:
     """Clusters side by side.
 
     Args:
         samples: of a :class:`Clusters`.
-        graph: not looked at: graphs are made of positions that forces are derivatives by, in the loss.
+        graph: not looked at: forces are derivatives of the library's own graphs.
 
     Returns:
-        (positions ``[atoms, 3]``, atomic numbers ``[atoms]``, cluster of each atom ``[atoms]``), energies
-        ``[clusters]`` and forces ``[atoms, 3]``.
+        the graphs, their plan, energies ``[clusters]`` and forces ``[atoms, 3]``.
     """
-    x, energy, forces = map(torch.stack, zip(*samples, strict=True))
-    cluster = torch.arange(len(x)).repeat_interleave(x.shape[1])
-    return (x.flatten(0, 1), torch.full_like(cluster, ARGON), cluster), energy, forces.flatten(0, 1)
+    graphs, energy, forces = zip(*samples, strict=True)
+    G = batch(graphs)
+    return G, Plan(G), torch.stack(energy), torch.cat(forces)

@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import in_few_lines
+from equivariant_attention.graphs import Graph, batch
 from equivariant_attention.models import reference_energies
 from equivariant_attention.models.potential import LARGEST_ATOMIC_NUMBER
+from equivariant_attention.neighbors import radius_graph
+from equivariant_attention.plan import Plan
 
 # Under which names programs write them; ASE itself knows the first of each.
 KEYS = {
@@ -26,8 +29,9 @@ KEYS = {
     "virial": ("virial", "virials", "REF_virial", "REF_virials", "dft_virial"),
 }
 
-Sample = dict[str, Tensor]
-Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+Sample = dict[str, Any]
+# Graphs, what is known of them ahead, cells; energies, forces, stresses, and which of these are known.
+Batch = tuple[Graph, Plan, Tensor | None, Tensor, Tensor, Tensor, Tensor]
 
 
 def read_frames(path: str) -> list[Atoms]:
@@ -112,6 +116,7 @@ class Frames(Dataset):
     Args:
         frames: the structures.
         where: they come from, for messages.
+        cutoff: how far edges reach.
         reference: energies of the elements, float64 ``[119]``; None, those that fit these structures best.
 
     Attributes:
@@ -119,7 +124,8 @@ class Frames(Dataset):
         z, batch, energy: of all structures side by side; the energies are whole, float64.
     """
 
-    def __init__(self, frames: Sequence[Atoms], where: str, reference: Tensor | None = None) -> None:
+    def __init__(self, frames: Sequence[Atoms], where: str, cutoff: float, reference: Tensor | None = None) -> None:
+        self.cutoff = cutoff
         found = [labels(atoms, f"{where}, structure {i + 1}") for i, atoms in enumerate(frames)]
         numbers = [torch.from_numpy(atoms.numbers).long() for atoms in frames]
         self.z, self.batch = torch.cat(numbers), torch.arange(len(frames)).repeat_interleave(_sizes(numbers))
@@ -150,7 +156,13 @@ class Frames(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+        """A structure and its labels, with the graph of its neighbours, which is made anew: that takes much memory."""
+        sample = self.samples[index]
+        G = radius_graph(sample["x"], self.cutoff, cell=sample["cell"], pbc=sample["pbc"])
+        G.ndata["z"] = sample["z"]
+        if "offset" not in G.edata:  # as of structures that do not repeat, side by side with others that do
+            G.edata["offset"] = torch.zeros_like(G.edata["d"])
+        return {**sample, "graph": G}
 
 
 def _sizes(parts: Sequence[Tensor]) -> Tensor:
@@ -162,14 +174,15 @@ def collate(samples: list[Sample], graph: str = "own") -> Batch:
 
     Args:
         samples: of :class:`Frames`.
-        graph: not looked at: graphs are made of positions that forces are derivatives by, in the loss.
+        graph: not looked at: forces are derivatives of the library's own graphs.
 
     Returns:
-        z and batch ``[atoms]``, x ``[atoms, 3]``, cell ``[structures, 3, 3]``, pbc ``[structures, 3]``; energy
-        ``[structures]``, forces ``[atoms, 3]``, stress ``[structures, 3, 3]``, and whether that is known.
+        the graphs; their plan; cells ``[structures, 3, 3]``, None where no structure repeats; energy ``[structures]``,
+        forces ``[atoms, 3]``, stress ``[structures, 3, 3]``, and whether that is known.
     """
-    batch = torch.arange(len(samples)).repeat_interleave(_sizes([sample["z"] for sample in samples]))
-    z, x, forces = (torch.cat([sample[name] for sample in samples]) for name in ("z", "x", "forces"))
-    names = ("cell", "pbc", "energy", "stress", "has_stress")
-    cell, pbc, energy, stress, has_stress = (torch.stack([sample[name] for sample in samples]) for name in names)
-    return z, batch, x, cell, pbc, energy, forces, stress, has_stress
+    G = batch([sample["graph"] for sample in samples])
+    names = ("cell", "energy", "stress", "has_stress")
+    cell, energy, stress, has_stress = (torch.stack([sample[name] for sample in samples]) for name in names)
+    repeats = any(sample["pbc"].any() for sample in samples)
+    forces = torch.cat([sample["forces"] for sample in samples])
+    return G, Plan(G), cell if repeats else None, energy, forces, stress, has_stress

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from equivariant_attention.fibers import Fiber
+from equivariant_attention.forces import energy_forces_stress
 from equivariant_attention.graphs import as_graph, graph_of_node
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
-from equivariant_attention.neighbors import radius_graph
+from equivariant_attention.plan import Plan
 from equivariant_attention.segments import segment_sum
 
 ENVELOPE = 6  # p of the smooth cutoff
@@ -60,15 +61,16 @@ class SE3Transformer(nn.Module):
         self.messages = GConvSE3Partial(fiber, Fiber(1, width), x_ij=x_ij)
         self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1))
 
-    def forward(self, G: Any) -> Tensor:
+    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
         """Energies, ``[graphs]``.
 
         Args:
             G: graph with ``ndata['z']``, atomic numbers ``[atoms]``, ``edata['d']`` and, for a smooth cutoff,
                 ``edata['envelope']`` ``[edges, 1]``.
+            plan: of ``G`` if it is at hand; None to make it.
         """
         G = as_graph(G)
-        basis, r = get_basis_and_r(G, self.num_degrees - 1, compute_gradients=True)
+        basis, r = get_basis_and_r(G, self.num_degrees - 1, compute_gradients=True, plan=plan)
         h = {"0": self.embedding(G.ndata["z"]).unsqueeze(-1)}
         for layer in self.layers:
             h = layer(h, G=G, r=r, basis=basis)
@@ -92,12 +94,5 @@ def energy_and_forces(
     Returns:
         energies ``[graphs]`` and forces ``[atoms, 3]``.
     """
-    training = torch.is_grad_enabled()
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        # d and the envelope are made of x, and x is on the graph: derivatives come from all of them.
-        G = radius_graph(x, model.cutoff, batch, envelope=ENVELOPE)
-        G.ndata["z"] = z
-        energy = model(G)
-        (gradient,) = torch.autograd.grad(energy.sum(), x, create_graph=training)
-    return energy if training else energy.detach(), -gradient
+    found = energy_forces_stress(model, z, x, model.cutoff, batch, envelope=ENVELOPE)
+    return found.energy, found.forces

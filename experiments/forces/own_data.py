@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from equivariant_attention.forces import energy_forces_stress
+from equivariant_attention.forces import forces_on_graph
 from equivariant_attention.models import Potential
 from equivariant_attention.models.elements import symbols
 from experiments.forces.config import FRAMES, OWN_DATA, FrameConfig, FrameModel
@@ -37,16 +38,16 @@ def load(config: FrameConfig) -> dict[str, Frames]:
             order = np.random.default_rng(config.seed).permutation(len(frames))
             tenth = max(1, len(frames) // 10)
             held, frames = [frames[i] for i in order[:tenth]], [frames[i] for i in order[tenth:]]
-        train = Frames(frames, config.data)
+        train = Frames(frames, config.data, config.cutoff)
         if config.valid is None:
-            held_out = Frames(held, config.data, train.reference)
+            held_out = Frames(held, config.data, config.cutoff, train.reference)
     if config.valid is not None:
         with blame("--valid"):
-            held_out = Frames(read_frames(config.valid), config.valid, train.reference)
+            held_out = Frames(read_frames(config.valid), config.valid, config.cutoff, train.reference)
     test = held_out
     if config.test is not None:
         with blame("--test"):
-            test = Frames(read_frames(config.test), config.test, train.reference)
+            test = Frames(read_frames(config.test), config.test, config.cutoff, train.reference)
     for name, part in (("--valid", held_out), ("--test", test)):
         if others := {*part.z.tolist()} - {*train.z.tolist()}:
             raise UsageError(f"{name}: expected elements that are trained on, got also {symbols(others)}")
@@ -85,20 +86,21 @@ def fit_model(model: Potential, dataset: Frames) -> None:
 
 
 def errors(model: Potential, batch: Batch) -> dict[str, Tensor]:
-    """Predicted minus true: energies per atom ``[structures]``, forces ``[atoms, 3]``, stresses ``[known, 3, 3]``.
+    """Predicted minus true: energies per atom ``[structures]``, forces ``[atoms, 3]``, stresses ``[structures, 3, 3]``.
+
+    Stresses that are not known count as right.
 
     Args:
         model: the model.
         batch: from :func:`collate`.
     """
-    z, owner, x, cell, pbc, energy, forces, stress, has_stress = batch
-    is_periodic = bool(pbc.any())
-    cells = (cell, pbc) if is_periodic else (None, None)
-    found = energy_forces_stress(model, z, x, model.cutoff, owner, *cells, model.envelope)
+    G, plan, cell, energy, forces, stress, has_stress = batch
+    found = forces_on_graph(partial(model, plan=plan), G, model.cutoff, cell, model.envelope)
+    wrong = torch.zeros_like(stress) if found.stress is None else found.stress - stress
     return {
-        "energy": (found.energy.to(energy) - energy) / torch.bincount(owner, minlength=len(energy)),
+        "energy": (found.energy.to(energy) - energy) / G.batch_num_nodes(),
         "forces": found.forces - forces,
-        "stress": (found.stress - stress)[has_stress] if is_periodic else stress[:0],
+        "stress": torch.where(has_stress[:, None, None], wrong, 0),
     }
 
 
@@ -109,16 +111,16 @@ def batch_loss(model: Potential, batch: Batch) -> tuple[dict[str, Tensor], int]:
         model: the model.
         batch: from :func:`collate`.
     """
-    of, (z, owner, _, cell, _, energy, *_, has_stress) = errors(model, batch), batch
-    sizes = torch.bincount(owner, minlength=len(energy))
-    volume_per_atom = (cell.det().abs() / sizes)[has_stress, None, None]
+    of, (G, _, cell, *_, has_stress) = errors(model, batch), batch
+    volumes = torch.zeros_like(of["energy"]) if cell is None else cell.det().abs()
+    volume_per_atom = (volumes / G.batch_num_nodes())[:, None, None]
     parts = {
         "energy": of["energy"].square().mean(),
         "forces": of["forces"].square().mean(),
-        "stress": (of["stress"] * volume_per_atom).square().sum() / max(9 * len(of["stress"]), 1),
+        "stress": (of["stress"] * volume_per_atom).square().sum() / (9 * has_stress.sum()).clamp_min(1),
     }
     loss = sum(weight * parts[name] for name, weight in model.loss_weights.items())
-    return {"loss": loss, **{f"{name}_error": part.detach().sqrt() for name, part in parts.items()}}, len(z)
+    return {"loss": loss, **{f"{name}_error": part.detach().sqrt() for name, part in parts.items()}}, G.num_nodes()
 
 
 def report(config: FrameConfig, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -149,7 +151,7 @@ def report(config: FrameConfig, trainer: Trainer, loaders: Loaders, folder: Path
 
 
 def predictions(trainer: Trainer, loader: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is true of all structures, and the errors, both as :func:`errors` has them.
+    """What is true of all structures, and the errors, both as :func:`errors` has them, but for stresses not known.
 
     Args:
         trainer: after the training.
@@ -160,12 +162,12 @@ def predictions(trainer: Trainer, loader: Any) -> tuple[dict[str, Tensor], dict[
     with torch.no_grad():
         for batch in loader:
             batch = trainer.fabric.to_device(batch)
-            _, owner, *_, energy, forces, stress, has_stress = batch
-            sizes = torch.bincount(owner, minlength=len(energy))
-            targets = {"energy": energy / sizes, "forces": forces, "stress": stress[has_stress]}
+            G, *_, energy, forces, stress, has_stress = batch
+            targets = {"energy": energy / G.batch_num_nodes(), "forces": forces, "stress": stress}
             for name, error in errors(trainer.model, batch).items():
-                wrong[name].append(error.cpu())
-                true[name].append(targets[name].cpu())
+                known = has_stress if name == "stress" else slice(None)
+                wrong[name].append(error[known].cpu())
+                true[name].append(targets[name][known].cpu())
     together = [{name: torch.cat(parts) for name, parts in values.items()} for values in (true, wrong)]
     return together[0], together[1]
 

@@ -22,14 +22,16 @@ if __name__ == "__main__":  # PyTorch takes seconds to import
     answer_help((CommandLine(OWN_DATA, FRAMES) if has_own_data(sys.argv[1:]) else COMMAND_LINE).parser)
 
 import copy
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from equivariant_attention.forces import Prediction, forces_on_graph
 from experiments.forces import own_data
-from experiments.forces.data import Clusters, clusters, collate
+from experiments.forces.data import Batch, Clusters, clusters, collate
 from experiments.forces.dynamics import conservation, moving_atoms
-from experiments.forces.models import SE3Transformer, energy_and_forces
+from experiments.forces.models import ENVELOPE, SE3Transformer
 from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -44,7 +46,8 @@ def load(config: ClusterConfig) -> dict[str, Clusters]:
         raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
     sizes = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test}
     x = clusters(sum(sizes.values()), config.atoms, NOISE, torch.Generator().manual_seed(config.seed))
-    return {split: Clusters(part) for split, part in zip(sizes, x.split(list(sizes.values())), strict=True)}
+    parts = zip(sizes, x.split(list(sizes.values())), strict=True)
+    return {split: Clusters(part, config.cutoff) for split, part in parts}
 
 
 def make_model(config: ClusterConfig) -> SE3Transformer:
@@ -60,16 +63,26 @@ def make_model(config: ClusterConfig) -> SE3Transformer:
     )
 
 
-def batch_loss(model: SE3Transformer, batch: tuple) -> tuple[dict[str, Tensor], int]:
+def predicted(model: SE3Transformer, batch: Batch) -> Prediction:
+    """Energies and forces.
+
+    Args:
+        model: gives energies.
+        batch: from :func:`collate`.
+    """
+    G, plan, *_ = batch
+    return forces_on_graph(partial(model, plan=plan), G, model.cutoff, envelope=ENVELOPE)
+
+
+def batch_loss(model: SE3Transformer, batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Mean squared error of the forces per coordinate, and how many atoms there are.
 
     Args:
         model: gives energies.
         batch: from :func:`collate`.
     """
-    inputs, _, target = batch
-    _, forces = energy_and_forces(model, *inputs)
-    return {"loss": (forces - target).square().mean()}, len(target)
+    *_, target = batch
+    return {"loss": (predicted(model, batch).forces - target).square().mean()}, len(target)
 
 
 def report(config: ClusterConfig, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -107,8 +120,9 @@ def energy_errors(trainer: Trainer, loaders: Loaders) -> dict[str, float]:
     differences, energies = [], []
     with torch.no_grad():
         for batch in loaders["test"]:
-            inputs, energy, _ = trainer.fabric.to_device(batch)
-            differences.append(energy - energy_and_forces(trainer.model, *inputs)[0])
+            batch = trainer.fabric.to_device(batch)
+            _, _, energy, _ = batch
+            differences.append(energy - predicted(trainer.model, batch).energy)
             energies.append(energy)
     return {
         name: float(torch.cat(values).std(correction=0))

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from equivariant_attention.plan import Plan
 from experiments.nbody.public_stream import public_trajectories
 from experiments.nbody.simulation import (
     DT,
@@ -38,6 +39,7 @@ SYNONYMS = {"points": "loc", "E": "edges", "delta_T": "dt"}  # published name ->
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 Stream = Literal["own", "egnn"]
 Targets = Literal["both", "positions"]
+Batch = tuple[Any, Plan, Tensor]  # graphs, what is known of them ahead, targets
 
 
 # --------------------------------------------------------------------------------------------------------- files
@@ -264,7 +266,7 @@ class NBodyDataset(torch.utils.data.Dataset):
 # ------------------------------------------------------------------------------------------------------- batches
 
 
-def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> tuple[Any, Tensor]:
+def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> Batch:
     """Join samples of n particles each into one batched, fully connected graph.
 
     Args:
@@ -272,11 +274,11 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
 
     Returns:
-        G and the target, all float32. With N = S n and E = S n (n - 1), ``G.ndata`` has positions ``'x'``
-        ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
-        x_dst - x_src, ``[E, 3]`` and strengths of the interactions ``'w'`` ``[E, 1]``, edges in the order of their
-        destinations, then sources. The target ``[N, 2, 3]`` is displacements and changes of velocity, or ``[N, 1, 3]``
-        displacements alone.
+        G, its plan, which says all that models need to know of it ahead, and the target, all float32. With N = S n and
+        E = S n (n - 1), ``G.ndata`` has positions ``'x'`` ``[N, 1, 3]``, velocities ``'v'`` ``[N, 1, 3]`` and charges
+        ``'c'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``, x_dst - x_src, ``[E, 3]`` and strengths of the interactions
+        ``'w'`` ``[E, 1]``, edges in the order of their destinations, then sources. The target ``[N, 2, 3]`` is
+        displacements and changes of velocity, or ``[N, 1, 3]`` displacements alone.
 
     Raises:
         ValueError: another ``graph``, or samples of different numbers of particles.
@@ -292,7 +294,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     G.ndata["c"] = charges.reshape(-1, 1, 1)
     G.edata["d"] = (x0[:, dst] - x0[:, src]).reshape(-1, 3)
     G.edata["w"] = edges[:, dst, src].reshape(-1, 1)
-    return G, target.flatten(0, 1)
+    return G, Plan(G), target.flatten(0, 1)
 
 
 # ----------------------------------------------------------------------------------------------------- baselines

@@ -9,8 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from equivariant_attention.plan import Plan
 from equivariant_attention.testing import equivariance_error
-from experiments.nbody.data import constant, linear_motion
+from experiments.nbody.data import Batch, constant, linear_motion
 from utils.history import Row
 from utils.loaders import EpochLoader
 from utils.training import evaluate
@@ -18,18 +19,18 @@ from utils.training import evaluate
 METRICS = ("position", "velocity")  # of which the loss is the sum
 
 
-def batch_loss(model: Callable[[Any], Tensor], batch: tuple[Any, Tensor]) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: Callable[..., Tensor], batch: Batch) -> tuple[dict[str, Tensor], int]:
     """Mean squared errors per coordinate, the published loss among them.
 
     Args:
-        model: maps G to predictions ``[N, 2, 3]``.
-        batch: (G, target) from :func:`collate`; a target of positions alone judges positions alone.
+        model: maps G and its plan to predictions ``[N, 2, 3]``.
+        batch: (G, plan, target) from :func:`collate`; a target of positions alone judges positions alone.
 
     Returns:
         ``'position'`` and, unless the target has positions alone, ``'velocity'``, and their sum as ``'loss'``; and N.
     """
-    G, target = batch
-    errors = (model(G)[:, : target.shape[1]] - target).square().mean(dim=(0, 2))
+    G, plan, target = batch
+    errors = (model(G, plan=plan)[:, : target.shape[1]] - target).square().mean(dim=(0, 2))
     return {"loss": errors.sum(), **dict(zip(METRICS, errors, strict=False))}, len(target)
 
 
@@ -44,23 +45,23 @@ def compare(fabric: Fabric, model: nn.Module, loader: EpochLoader) -> dict[str, 
     horizon_time = loader.dataset.horizon_time
     predictors = {
         type(model).__name__: as_trained(fabric, model),
-        "linear motion": lambda G: linear_motion(G.ndata["v"], horizon_time),
-        "constant": lambda G: constant(G.ndata["v"]),
+        "linear motion": lambda G, plan: linear_motion(G.ndata["v"], horizon_time),
+        "constant": lambda G, plan: constant(G.ndata["v"]),
     }
     return {name: evaluate(fabric, predictor, batch_loss, loader) for name, predictor in predictors.items()}
 
 
-def as_trained(fabric: Fabric, model: nn.Module) -> Callable[[Any], Tensor]:
-    """A model as a function of G in the precision of the training, without gradients.
+def as_trained(fabric: Fabric, model: nn.Module) -> Callable[..., Tensor]:
+    """A model as a function of G, and its plan if it is at hand, in the precision of the training, without gradients.
 
     Args:
         fabric: of the training.
         model: what was trained.
     """
 
-    def predict(G: Any) -> Tensor:
+    def predict(G: Any, plan: Plan | None = None) -> Tensor:
         with torch.no_grad(), fabric.autocast():
-            return model(G).to(G.ndata["v"].dtype)
+            return model(G, plan=plan).to(G.ndata["v"].dtype)
 
     return predict
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import Graph, GraphLike, as_graph, graph_of_node, with_edge_fields
 from equivariant_attention.modules import G1x1SE3, GConvSE3, GGate, get_basis_and_r
+from equivariant_attention.plan import Plan
 from equivariant_attention.segments import segment_mean
 
 FIBER_IN = Fiber(structure=[(3, 0), (2, 1)])  # of _on_nodes
@@ -53,27 +54,31 @@ class SE3Integrator(nn.Module):
         self.steps = nn.ModuleList([_layers(num_layers, fiber) for _ in range(num_steps)])
         self.register_buffer("horizon", torch.ones(()))
 
-    def forward(self, G: Any) -> Tensor:
+    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
         """Displacement and change of velocity, ``[particles, 2, 3]``.
 
         Args:
             G: graph with positions ``ndata['x']`` and velocities ``ndata['v']``, ``[particles, 1, 3]``, and strengths
                 of the interactions ``edata['w']`` ``[edges, 1]``.
+            plan: of ``G`` if it is at hand; it holds as the particles move, unless two of them are in one place. None
+                makes it in every step.
         """
         G = as_graph(G)
         start, h = torch.cat([G.ndata["x"], G.ndata["v"]], dim=1), self.horizon / len(self.steps)
         x, v = start.unbind(1)
         for layers in self.steps:
             x = x + h / 2 * v
-            acceleration, correction = self._forces(layers, G, x, v)
+            acceleration, correction = self._forces(layers, G, x, v, plan)
             v = v + h * acceleration
             x = x + h / 2 * v + h**2 * correction
         return torch.stack([x, v], dim=1) - start
 
-    def _forces(self, layers: nn.ModuleList, G: GraphLike, x: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+    def _forces(
+        self, layers: nn.ModuleList, G: GraphLike, x: Tensor, v: Tensor, plan: Plan | None
+    ) -> tuple[Tensor, ...]:
         """Accelerations and corrections of all particles, ``[particles, 3]`` each."""
         graph, features = _on_edges(G, x, v), _on_nodes(G, x, v)
-        basis, r = get_basis_and_r(graph, self.max_degree, compute_gradients=True)
+        basis, r = get_basis_and_r(graph, self.max_degree, compute_gradients=True, plan=plan)
         for layer in layers:
             features = layer(features, G=graph, r=r, basis=basis)
         return features["1"].unbind(1)

@@ -9,6 +9,7 @@ from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import GConvSE3, GNormBias, GSE3Res, get_basis_and_r
+from equivariant_attention.plan import Plan
 
 EDGE_DIM = 1  # the interaction strength of the two particles
 FIBER_OUT = Fiber(structure=[(2, 1)])  # displacement and change of velocity
@@ -55,15 +56,16 @@ class SE3Transformer(nn.Module):
         )
         self.Gblock = nn.ModuleList(layers)
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """Displacement and change of velocity, ``[particles, 2, 3]``.
 
         Args:
             G: graph with ``ndata['v']`` ``[particles, 1, 3]``, ``edata['d']`` and ``edata['w']`` ``[edges, 1]``.
             basis_and_r: of ``G`` if they are at hand (see :func:`get_basis_and_r`); None to compute them.
+            plan: of ``G`` if it is at hand, to compute them by; None to make it.
         """
         G = as_graph(G)
-        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1)
+        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         h = {"1": G.ndata["v"]}
         for layer in self.Gblock:
             h = layer(h, G=G, r=r, basis=basis)
@@ -92,16 +94,16 @@ class TFN(nn.Module):
         self.Gblock = nn.ModuleList(layers)
         self.register_load_state_dict_pre_hook(_drop_repeated_parameters)
 
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None) -> Tensor:
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """Displacement and change of velocity, ``[particles, 2, 3]``.
 
         Args:
             G: graph with ``ndata['c']`` ``[particles, 1, 1]``, ``ndata['v']`` ``[particles, 1, 3]``, ``edata['d']`` and
                 ``edata['w']`` ``[edges, 1]``.
-            basis_and_r: as of :class:`SE3Transformer`.
+            basis_and_r, plan: as of :class:`SE3Transformer`.
         """
         G = as_graph(G)
-        basis, r = basis_and_r or get_basis_and_r(G, max(self.num_degrees - 1, 1))
+        basis, r = basis_and_r or get_basis_and_r(G, max(self.num_degrees - 1, 1), plan=plan)
         h = {"0": G.ndata["c"], "1": G.ndata["v"]}
         for layer in self.Gblock:
             h = layer(h, G=G, r=r, basis=basis)

@@ -120,7 +120,7 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     """Tables of the best weights' errors beside those of baselines, and plots."""
     fabric, model, test = trainer.fabric, trainer.model.eval(), loaders["test"].dataset
     results = {split: compare(fabric, model, loader) for split, loader in loaders.items() if split != "train"}
-    G, _ = loaders["test"].first(100)
+    G, *_ = loaders["test"].first(100)
     errors = relative_equivariance_error(fabric, model, G)
     horizon = {"horizon_steps": test.horizon, "horizon_time": test.horizon_time}
     draw(trainer, loaders["test"], results["test"], folder / "plots")
@@ -145,8 +145,8 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, folder: Path) -> No
         metrics = [metric for metric in ("loss", *METRICS) if f"train_{metric}" in trainer.epochs[0]]
         learning_curves(trainer.epochs, metrics, folder / "learning_curves.png", baselines)
     batch = test.first(3)
-    G, target = trainer.fabric.to_device(batch)
-    prediction = as_trained(trainer.fabric, trainer.model)(G)
+    G, plan, target = trainer.fabric.to_device(batch)
+    prediction = as_trained(trainer.fabric, trainer.model)(G, plan)
     title = f"test set, {test.dataset.horizon} simulation steps ahead"
     plots.predictions(G, target, prediction, title, folder / "predictions.png")
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from equivariant_attention.plan import Plan
+from equivariant_attention.segments import segment_sum
 from experiments.toy_optimisation.models import pair_potential
 from utils.graphs import fully_connected
 
@@ -17,6 +19,7 @@ SPLITS = ("train", "valid", "log")
 SPREAD = 0.5  # standard deviation of a coordinate
 
 Sample = tuple[np.ndarray, np.ndarray]
+Batch = tuple[Any, Plan]  # graphs, and what is known of them ahead
 
 
 class SpringsDataset(Dataset):
@@ -67,7 +70,7 @@ class SpringsDataset(Dataset):
         return x.astype(np.float32), (upper + upper.T).astype(np.float32)
 
 
-def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> Any:
+def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> Batch:
     """Join samples of n points each into one batched, fully connected graph.
 
     Args:
@@ -75,7 +78,8 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
         graph: ``'own'`` for :class:`~equivariant_attention.graphs.Graph`, ``'dgl'`` for a ``dgl.DGLGraph``.
 
     Returns:
-        G, float32, with N = S n nodes and E = S n (n - 1) edges in the order of their destinations, then sources.
+        G and its plan. G is float32, with N = S n nodes and E = S n (n - 1) edges in the order of their destinations,
+        then sources.
         ``G.ndata`` has positions ``'x'`` ``[N, 1, 3]`` and ``'ones'`` ``[N, 1, 1]``; ``G.edata`` has ``'d'``,
         x_dst - x_src, ``[E, 1, 3]``, its length ``'r'``, ``'potential_parameters'`` (a) and the potential ``'w'``, all
         ``[E, 1, 1]``.
@@ -94,7 +98,7 @@ def collate(samples: Sequence[Sample], graph: Literal["own", "dgl"] = "own") -> 
     G.edata["r"] = G.edata["d"].norm(dim=-1, keepdim=True)
     G.edata["potential_parameters"] = a[:, dst, src].reshape(-1, 1, 1)
     G.edata["w"] = pair_potential(G.edata["r"], G.edata["potential_parameters"])
-    return G
+    return G, Plan(G)
 
 
 def energies(G: Any) -> Tensor:
@@ -103,6 +107,6 @@ def energies(G: Any) -> Tensor:
     Args:
         G: batch of graphs with edges, with the potential as ``edata['w']`` ``[edges, 1, 1]``.
     """
-    w, sizes = G.edata["w"].flatten(), G.batch_num_edges()
-    graph = torch.repeat_interleave(torch.arange(len(sizes), device=w.device), sizes.to(w.device))
-    return w.new_zeros(len(sizes)).index_add(0, graph, w) / sizes.to(w)
+    w, sizes = G.edata["w"].flatten(), G.batch_num_edges().to(G.device)
+    graphs = torch.arange(len(sizes), device=w.device).repeat_interleave(sizes, output_size=len(w))
+    return segment_sum(w, graphs, len(sizes)) / sizes.to(w)

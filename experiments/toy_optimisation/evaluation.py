@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from equivariant_attention.testing import equivariance_error
-from experiments.toy_optimisation.data import energies
+from experiments.toy_optimisation.data import Batch, energies
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from utils.history import Row
 from utils.loaders import EpochLoader
@@ -19,17 +19,18 @@ from utils.loaders import EpochLoader
 Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
 
 
-def batch_loss(model: Callable[[Any], tuple[Any, list[Tensor]]], G: Any) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: Callable[..., tuple[Any, list[Tensor]]], batch: Batch) -> tuple[dict[str, Tensor], int]:
     """The mean energy after the moves.
 
     Args:
         model: moves points; returns the graph and the moves.
-        G: batch from :func:`collate`; it is not changed.
+        batch: (G, plan) from :func:`collate`; it is not changed.
 
     Returns:
         ``'loss'``, and the mean length of the moves of step I as ``'update_norm_I'``; and the number of graphs.
     """
-    moved, steps = model(G.local_var())
+    G, plan = batch
+    moved, steps = model(G.local_var(), plan=plan)
     norms = {f"update_norm_{i}": moved.ndata[f"update_norm_{i}"].mean() for i in range(len(steps))}
     return {"loss": energies(moved).mean(), **norms}, G.batch_size
 
@@ -73,7 +74,7 @@ def compare(
     }
     if post_process:
         optimisers["network + gradient descent"] = lambda G: descent(network(G))
-    batches = [fabric.to_device(G) for G in loader]
+    batches = [fabric.to_device(G) for G, _ in loader]
     results = {}
     for name, optimiser in optimisers.items():
         moved, steps = zip(*(optimiser(G.local_var()) for G in batches), strict=True)

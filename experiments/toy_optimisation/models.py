@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from equivariant_attention.fibers import Features, Fiber
-from equivariant_attention.graphs import Graph, as_graph, with_edge_fields
+from equivariant_attention.graphs import as_graph, edge_subgraph, with_edge_fields
 from equivariant_attention.modules import GNormBias, GSE3Res, get_basis_and_r
+from equivariant_attention.plan import Plan
+from equivariant_attention.segments import segment_size
 
 EDGE_DIMS = {"potential": 1, "well": 4}  # of what the layers see of an edge, see `well`
 
@@ -20,7 +22,9 @@ def pair_potential(r: Tensor, parameter: Tensor) -> Tensor:
         parameter: a, the same shape.
     """
     u = r - parameter - 1
-    return u**4 - u**2 + u / 10 + 0.321919
+    square = u.square()
+    # Not u**4, which rounds equal numbers differently: both directions of an edge are to have the same.
+    return square.square() - square + u / 10 + 0.321919
 
 
 def potential_slope(r: Tensor, parameter: Tensor) -> Tensor:
@@ -100,12 +104,14 @@ class SE3TransformerIterative(nn.Module):
                 block.append(GSE3Res(fiber, fiber_out, **last))
             self.blocks.append(block)
 
-    def forward(self, G: Any) -> tuple[Any, list[Tensor]]:
+    def forward(self, G: Any, plan: Plan | None = None) -> tuple[Any, list[Tensor]]:
         """Move the points.
 
         Args:
             G: graph with ``ndata['x']`` ``[points, 1, 3]``, ``ndata['ones']`` ``[points, 1, 1]``, ``edata['d']``
                 ``[edges, 1, 3]``, ``edata['w']`` and ``edata['potential_parameters']`` ``[edges, 1, 1]``.
+            plan: of ``G`` if it is at hand; it holds as the points move, unless two of them are in one place. None
+                makes it in every block.
 
         Returns:
             ``G`` itself, with ``ndata['x']``, ``edata['d']``, ``edata['r']`` and ``edata['w']`` after the last step and
@@ -116,20 +122,21 @@ class SE3TransformerIterative(nn.Module):
         features: Features = {"0": graph.ndata["ones"]}
         steps = []
         for i, block in enumerate(self.blocks):
-            features = self._run(block, features, graph)
+            features = self._run(block, features, graph, plan)
             step = features["1"][:, :1]
             steps.append(step)
             move(graph, step)
             graph.ndata[f"update_norm_{i}"] = step.norm(dim=-1, keepdim=True)
         return G, steps
 
-    def _run(self, block: nn.ModuleList, features: Features, graph: Any) -> Features:
+    def _run(self, block: nn.ModuleList, features: Features, graph: Any, plan: Plan | None) -> Features:
         if self.k_neighbors is not None:
             graph = strongest_neighbors(graph, self.k_neighbors)
+            plan = plan and Plan.unpaired(graph)
         if self.edge_features == "well":
             w = well(graph.edata["r"], graph.edata["potential_parameters"])
             graph = with_edge_fields(graph, {"d": graph.edata["d"], "w": w})
-        basis, r = get_basis_and_r(graph, self.num_degrees - 1, compute_gradients=self.compute_gradients)
+        basis, r = get_basis_and_r(graph, self.num_degrees - 1, compute_gradients=self.compute_gradients, plan=plan)
         for layer in block:
             features = layer(features, G=graph, r=r, basis=basis)
         return features
@@ -145,14 +152,14 @@ def move(graph: Any, step: Tensor) -> None:
 
 
 def strongest_neighbors(graph: Any, k: int) -> Any:
-    """The graph with, per node, its ``k`` incoming edges of largest ``edata['w']`` (all, where it has fewer)."""
-    src, dst = graph.edges()
-    by_potential = torch.argsort(graph.edata["w"].detach().flatten(), descending=True, stable=True)
-    order = by_potential[torch.argsort(dst[by_potential], stable=True)]
-    position = torch.arange(len(order), device=dst.device)
-    first = torch.searchsorted(dst[order].contiguous(), dst[order].contiguous())
-    kept = order[position - first < k].sort().values
-    pruned = Graph(src[kept], dst[kept], num_nodes=graph.num_nodes())
-    for name in ("d", "r", "w", "potential_parameters"):
-        pruned.edata[name] = graph.edata[name][kept]
-    return pruned
+    """The graph with, per node, its ``k`` incoming edges of largest ``edata['w']`` (all, where it has fewer).
+
+    Every node must have as many incoming edges as the others: how many edges are left is known without a look at them.
+    """
+    _, dst = graph.edges()
+    incoming = graph.num_edges() // graph.num_nodes()
+    equal = (segment_size(dst.long(), graph.num_nodes()) == incoming).all()
+    torch._assert_async(equal, "graph must have as many incoming edges at every node as at the others")
+    edges = dst.argsort(stable=True).view(-1, incoming)
+    by_potential = graph.edata["w"].detach().flatten()[edges].sort(dim=1, descending=True, stable=True).indices
+    return edge_subgraph(graph, edges.gather(1, by_potential[:, :k]).flatten().sort().values)

@@ -94,7 +94,7 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     descent = GradientDescent(config.gd_stepsize, config.gd_tolerance)
     tests = [loader for split, loader in loaders.items() if split.startswith("test")]
     results = mean_results([compare(fabric, model, descent, loader, config.gd_post_process) for loader in tests])
-    errors = relative_equivariance_error(fabric, model, test.first(100))
+    errors = relative_equivariance_error(fabric, model, test.first(100)[0])
     draw(trainer, test, results, descent, folder / "pictures")
     return {"test": results, "equivariance_error": errors}, [
         f"test: {len(tests) * config.num_test} graphs of {config.n_points} points",
@@ -118,9 +118,9 @@ def draw(trainer: Trainer, test: EpochLoader, results: dict, descent: GradientDe
         learning_curves(trainer.epochs, ["loss"], folder / "learning_curves.png", references)
     model, to_device = trainer.model, trainer.fabric.to_device
     with trainer.fabric.autocast():
-        few = to_device(test.first(100))
+        few = to_device(test.first(100)[0])
         plots.energy_curves(few, model, descent, folder / "energy.png")
-        first = to_device(test.first(1))
+        first = to_device(test.first(1)[0])
         plots.animation(first, model, descent, folder / "animation.gif")
         weights = attention_weights(model, first.local_var())
         plots.attention(first, weights, plots.network_path(first, model), folder / "attention.png")

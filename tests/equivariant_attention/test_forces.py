@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.forces import energy_forces_stress
+from equivariant_attention.forces import energy_forces_stress, forces_on_graph
+from equivariant_attention.graphs import batch as batched
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
+from equivariant_attention.neighbors import radius_graph
 
 CUTOFF, STEP = 1.7, 1e-6
 
@@ -76,6 +78,20 @@ def test_they_can_be_differentiated_again_where_gradients_are_on():
         again = energy_forces_stress(model(), z, x, CUTOFF, batch, cell)
     assert not any(v.requires_grad for v in again)
     torch.testing.assert_close(tuple(again), tuple(v.detach() for v in found))
+
+
+def test_they_are_the_same_on_graphs_that_were_made_one_by_one():
+    z, x, batch, cell = systems()
+    expected = energy_forces_stress(model(), z, x, CUTOFF, batch, cell)
+    graphs = []
+    for i in range(2):
+        G = radius_graph(x[batch == i], CUTOFF, cell=cell[i])
+        G.ndata["z"] = z[batch == i]
+        graphs.append(G)
+    G = batched(graphs)
+    before = {name: value.clone() for name, value in {**G.ndata, **G.edata}.items()}
+    torch.testing.assert_close(tuple(forces_on_graph(model(), G, CUTOFF, cell)), tuple(expected))
+    assert all(torch.equal({**G.ndata, **G.edata}[name], value) for name, value in before.items())
 
 
 def test_a_cell_of_another_shape_is_refused():

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from equivariant_attention import graphs
-from equivariant_attention.graphs import Graph, as_graph, batch, edges_on, graph_of_node, rebuilt, unbatch
+from equivariant_attention.graphs import (
+    Graph,
+    as_graph,
+    batch,
+    edge_subgraph,
+    edges_on,
+    graph_of_node,
+    rebuilt,
+    unbatch,
+)
 
 few = settings(max_examples=40, deadline=None)
 
@@ -624,3 +633,16 @@ def test_importing_graphs_imports_neither_dgl_nor_pyg():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_graph_of_some_edges_has_all_nodes_and_their_graphs():
+    G = batch([Graph([0, 1, 2], [1, 2, 0]), Graph([0, 1], [1, 0])])
+    G.ndata["x"], G.edata["w"] = torch.randn(5, 1), torch.arange(5.0)
+    some = edge_subgraph(G, torch.tensor([0, 2, 4]))
+    assert [end.tolist() for end in some.edges()] == [[0, 2, 4], [1, 0, 3]]
+    assert some.edata["w"].tolist() == [0, 2, 4]
+    assert some.ndata["x"] is G.ndata["x"]
+    assert some.batch_num_nodes().tolist() == [3, 2]
+    assert some.batch_num_edges().tolist() == [2, 1]
+    assert G.num_edges() == 5
+    assert [one.num_edges() for one in unbatch(some)] == [2, 1]

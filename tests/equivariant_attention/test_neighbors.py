@@ -79,9 +79,22 @@ def test_tree_and_blocks_find_identical_edges(monkeypatch, spread, block):
     monkeypatch.setattr(neighbors, "_BLOCK", block)
     x = positions(1, 60, spread)
     for k in (1, 5, 59):
-        assert_identical(neighbors._nearest_in_tree(x, k), neighbors._nearest_in_blocks(x, k))
+        assert_identical(neighbors._nearest_in_tree(x, k), neighbors._nearest_in_blocks(x, [len(x)], k))
     for radius in (0.5, 1.0, 3**0.5, 2.0, math.inf):
-        assert_identical(neighbors._within_in_tree(x, radius), neighbors._within_in_blocks(x, radius))
+        assert_identical(neighbors._within_in_tree(x, radius), neighbors._within_in_blocks(x, [len(x)], radius))
+
+
+@pytest.mark.parametrize("block", [1, 150, 2**22])
+@pytest.mark.parametrize("sizes", [[7, 0, 1, 20, 2], [1], [0], []])
+def test_blocks_of_a_batch_are_those_of_its_graphs(monkeypatch, sizes, block):
+    """As a GPU finds them, for all graphs at once; ties, on the corners of a lattice, included."""
+    monkeypatch.setattr(neighbors, "_BLOCK", block)
+    x = torch.randint(0, 3, (sum(sizes), 3)).double()
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+    for k in (1, 3, 30):
+        assert_identical(neighbors._nearest_in_blocks(x, sizes, k), knn_graph(x, k, batch).edges())
+    for radius in (0.5, 1.0, 2**0.5, math.inf):
+        assert_identical(neighbors._within_in_blocks(x, sizes, radius), radius_graph(x, radius, batch).edges())
 
 
 def assert_identical(edges, expected):
@@ -90,7 +103,7 @@ def assert_identical(edges, expected):
 
 def test_each_block_holds_at_most_the_stated_number_of_distances(monkeypatch):
     monkeypatch.setattr(neighbors, "_BLOCK", 70)
-    blocks = [squared for _, squared in neighbors._blocks(positions(0, 20, 0))]
+    blocks = [squared for *_, squared in neighbors._blocks(positions(0, 20, 0), [20])]
     assert [len(squared) for squared in blocks] == [3, 3, 3, 3, 3, 3, 2]
 
 
@@ -109,7 +122,7 @@ def test_float32_ties_are_decided_on_the_positions_as_given():
     # In float32 both squared distances round to the same number; in truth node 2 is nearer to node 0.
     x = torch.tensor([[0.0, 0, 0], [1.0, 1e-5, 0], [1.0, 0, 0]])
     assert edge_list(knn_graph(x, 1))[0] == (2, 0)
-    assert neighbors._nearest_in_blocks(x.double(), 1)[0][0] == 2
+    assert neighbors._nearest_in_blocks(x.double(), [3], 1)[0][0] == 2
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])

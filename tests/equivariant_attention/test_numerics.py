@@ -6,7 +6,7 @@ The tables of docs/numerics.md measure the same, with more layers.
 import pytest
 import torch
 
-from benchmarks.numerics import GAPS, PRECISIONS, SCALES, SIZES, errors, random_case, table
+from benchmarks.numerics import GAPS, ON_GPU, PRECISIONS, SCALES, SIZES, errors, random_case, table
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
@@ -35,6 +35,17 @@ def test_errors_are_a_few_roundings(name, arguments):
     assert found.value < ROUNDINGS * DEPTH * precision.eps
     # Under autocast only networks of invariants are rounded to its type, and alike for every rotation, nearly always.
     assert found.equivariance < (ROUNDINGS * DEPTH if precision.autocast is None else 1) * precision.eps
+
+
+@pytest.mark.parametrize(("name", "eps"), [("'highest'", 2**-23), ("'high'", 2**-10), ("'medium'", 2**-7)])
+def test_radial_weights_that_a_gpu_rounds_are_off_by_a_few_roundings_and_hardly_by_rotations(name, eps):
+    """Emulated: products of hidden values and last layers alone."""
+    found = errors(random_case(depth=DEPTH), ON_GPU[name])
+    assert found.is_finite
+    assert found.value < ROUNDINGS * DEPTH * eps
+    assert found.equivariance < ROUNDINGS * DEPTH * max(PRECISIONS["float32"].eps, eps / 32)
+    if name != "'highest'":
+        assert found.value > errors(random_case(depth=DEPTH), PRECISIONS["float32"]).value
 
 
 @pytest.mark.parametrize("backend", BACKENDS_HERE)

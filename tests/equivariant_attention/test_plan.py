@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from equivariant_attention.contraction import use_backend
+from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, get_basis_and_r
+from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
 from tests.cases import BACKENDS_HERE, MIXED, awkward_graph, random_features, random_graph
 
@@ -35,6 +37,21 @@ def test_an_edge_and_its_reverse_are_a_pair_if_length_and_features_agree():
     assert pairs(graph([0, 1], [1, 0], [UP, [0, 0, -1 - 1e-15]])) == set()
 
 
+def test_a_plan_without_pairs_gives_the_same():
+    G, fiber = random_graph(), Fiber(3, 2)
+    layer, h = GConvSE3Partial(fiber, fiber).double(), random_features(fiber, G.num_nodes(), torch.float64)
+    outputs = []
+    for plan in (Plan(G), Plan.unpaired(G)):
+        basis, r = get_basis_and_r(G, 2, plan=plan)
+        outputs.append(layer(h, G=G, r=r, basis=basis))
+    assert len(Plan(G).pairs)
+    assert not len(Plan.unpaired(G).pairs)
+    torch.testing.assert_close(*outputs)
+    G.edata["d"] = G.edata["d"] * (torch.arange(G.num_edges()) > 0)[:, None]
+    with pytest.raises(RuntimeError, match=r"plan must be of this graph: .* others have length zero"):
+        get_basis_and_r(G, 2, plan=Plan.unpaired(G))
+
+
 def test_edges_without_reverse_and_self_loops_are_alone():
     assert pairs(graph([0, 0, 1], [1, 2, 2], [UP, UP, UP])) == set()
     assert pairs(graph([0, 0], [0, 0], [UP, UP])) == set()
@@ -47,7 +64,23 @@ def test_repeated_edges_are_paired_once_each():
     found = Plan(graph([0, 0, 1, 0], [1, 1, 0, 1], [UP, UP, DOWN, UP]))
     assert found.pairs.tolist() == [[0, 2]]
     assert found.order.tolist() == [0, 2, 1, 3]
-    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP] * 4, [1, 2, 1, 2])) == {(0, 2), (1, 3)}
+    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP, UP, DOWN, DOWN], [1, 2, 1, 2])) == {(0, 2), (1, 3)}
+    assert pairs(graph([0, 0, 1, 1], [1, 1, 0, 0], [UP, DOWN, UP, DOWN])) == {(0, 3), (1, 2)}
+
+
+def test_edges_of_equal_length_that_are_not_opposite_are_no_pair():
+    """Whether a GPU rounds their lengths alike is not known."""
+    x, y, z = 0.1, 0.2, 0.3
+    assert pairs(graph([0, 1], [1, 0], [[x, y, z], [z, x, y]])) == set()
+
+
+def test_in_a_periodic_cell_each_edge_between_two_nodes_is_paired_with_its_reverse():
+    x = torch.rand(3, 3, dtype=torch.float64)
+    G = radius_graph(x, 1.6, cell=torch.eye(3, dtype=torch.float64))
+    (src, dst), d = G.edges(), G.edata["d"]
+    first, second = Plan(G).pairs.T
+    assert 2 * len(first) == int((src != dst).sum())
+    assert torch.equal(d[first], -d[second])
 
 
 @pytest.mark.parametrize("make", [random_graph, awkward_graph])

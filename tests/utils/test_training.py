@@ -263,7 +263,7 @@ def test_clipping(tmp_path):
     batch = next(iter(make_loaders()[0]))
     for clip_norm, largest in ((None, torch.inf), (0.01, 0.0101)):
         trainer = make_trainer(tmp_path, clip_norm=clip_norm)
-        _, _, norm = trainer.take_step(batch)
+        norm = trainer.take_step(batch).read()[1]["gradient_norm"]
         left = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
         assert norm > 0.1  # the norm before clipping
         assert left == pytest.approx(min(norm, largest), rel=0.02)
@@ -339,6 +339,26 @@ def test_not_finite(tmp_path, what, message):
     assert not trainer.checkpoint.exists()
 
 
+def test_what_was_not_finite_is_found_a_step_later_with_the_weights_that_it_began_with(tmp_path):
+    calls, began = [], []
+
+    def loss(model, batch):
+        metrics, size = batch_loss(model, batch)
+        calls.append(batch)
+        if len(calls) == 3:
+            began.append(trainer.model[0].weight.detach().clone())
+            metrics["loss"] = metrics["loss"] * torch.nan
+        return metrics, size
+
+    trainer = make_trainer(tmp_path, loss, ema=0.9)
+    with pytest.raises(NonFiniteError, match="the loss is nan in epoch 1, step 3"):
+        fit(trainer)
+    saved = torch.load(tmp_path / "nonfinite.pt", weights_only=False)
+    assert len(calls) == 4  # the next step had begun
+    assert torch.equal(saved["batch"][0], calls[2][0])
+    assert torch.equal(saved["model"]["0.weight"], began[0])
+
+
 def test_not_finite_on_a_full_disk(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "nonfinite.pt")
@@ -375,6 +395,18 @@ def test_trackers_get_every_row(tmp_path):
     assert [step for step, _ in Tracker.points] == [2, 4, 5]
     assert "step_loss" in Tracker.points[0][1]
     assert "valid_loss" in Tracker.points[2][1]
+
+
+def test_resuming_a_training_of_another_device(tmp_path, monkeypatch):
+    """An optimizer on a GPU is 'capturable'; that is no other training."""
+    trainer = make_trainer(tmp_path)
+    fit(trainer, epochs=1)
+    state = checkpoints.load(trainer.checkpoint, checkpoints.STATE)
+    state["optimizer"]["param_groups"][0]["capturable"] = True
+    monkeypatch.setattr(checkpoints, "_read", lambda _: state)
+    other = make_trainer(tmp_path)
+    other.resume()
+    assert not other.optimizer.param_groups[0]["capturable"]
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", "cuda:-1", "", "cuda:99"])

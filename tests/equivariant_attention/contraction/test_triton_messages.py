@@ -53,22 +53,67 @@ def recorded():
 
 
 def test_launches_of_a_layer(recorded):
-    """Each kernel once for all degrees; those that mix for m = 0, for others, and for edges that share or do not."""
+    """Each kernel once for all degrees; those that mix for edges that share radial weights, and for others."""
     layer, G, features = case(torch.float32)
     basis, r = get_basis_and_r(G, 2)
     with use_backend("triton"):
         output = layer(features, G=G, r=r, basis=basis)
     forward = Counter(one.name for one in recorded)
-    expected = {"turned": 1, "networks": 1, "messages": 4, "turned_back": 1}
-    expected |= {"mixed": 2, "forward": 1}  # queries and projection; attention
+    expected = {"turned": 1, "networks": 1, "messages": 2, "attended": 1}
+    expected |= {"mixed": 2}  # queries and projection
     assert forward == expected
     recorded.clear()
     sum(v.sum() for v in output.values()).backward()
     expected |= {"by_weights": 2 + 2, "by_hidden": 2, "last_layers_gradient": 1, "hidden_gradient": 1}
-    expected |= {"summed_at_nodes": 1, "by_values": 2, "gradient": 1}
-    for name in ("turned_back", "mixed", "forward"):
+    expected |= {"summed_at_nodes": 1, "by_values": 2, "attended_gradient": 1}
+    for name in ("attended", "mixed"):
         del expected[name]
     assert Counter(one.name for one in recorded) == expected
+
+
+@pytest.mark.parametrize("by_positions", [True, False])
+def test_messages_are_written_where_frames_have_derivatives_or_an_edge_has_no_frame(recorded, by_positions):
+    layer, G, features = case(torch.float32)
+    G.edata["d"] = G.edata["d"].clone()
+    if not by_positions:
+        G.edata["d"][0] = 0
+    G.edata["d"].requires_grad_(by_positions)
+    basis, r = get_basis_and_r(G, 2, compute_gradients=by_positions)
+    with use_backend("triton"):
+        layer(features, G=G, r=r, basis=basis)
+    assert {"turned_back", "forward"} <= {one.name for one in recorded}
+    assert "attended" not in {one.name for one in recorded}
+
+
+def test_a_layer_with_hooks_calls_its_parts(recorded):
+    layer, G, features = case(torch.float32)
+    seen = []
+    layer.GMAB["attn"].register_forward_pre_hook(lambda *given: seen.append(given))
+    basis, r = get_basis_and_r(G, 2)
+    with use_backend("triton"):
+        layer(features, G=G, r=r, basis=basis)
+    assert len(seen) == 1
+    assert "attended" not in {one.name for one in recorded}
+
+
+@interpreted
+@pytest.mark.parametrize("envelope", [True, False])
+def test_attention_in_frames_has_the_oracles_second_derivatives(envelope):
+    layer, G, features = case(torch.float64)
+    leaves = [*features.values(), layer.GMAB["q"].transform["1"], *layer.GMAB["k"].kernel_unary["(1,2)"].parameters()]
+    if envelope:
+        G.edata["envelope"] = torch.rand(G.num_edges(), 1, dtype=torch.float64).requires_grad_()
+        leaves.append(G.edata["envelope"])
+    basis, r = get_basis_and_r(G, 2)
+    found = {}
+    for backend in ("triton", "oracle"):
+        with use_backend(backend):
+            output = layer(features, G=G, r=r, basis=basis)
+            loss = sum((i + 1) * v.square().sum() for i, v in enumerate(output.values()))
+            first = torch.autograd.grad(loss, leaves, create_graph=True)
+            found[backend] = torch.autograd.grad(sum(d.square().sum() for d in first), leaves)
+    for a, b in zip(found["triton"], found["oracle"], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10 * float(b.abs().max()))
 
 
 def test_only_what_is_needed_is_launched(recorded):

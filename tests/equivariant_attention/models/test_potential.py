@@ -6,6 +6,7 @@ import torch
 from equivariant_attention.graphs import Graph
 from equivariant_attention.models import Potential, reference_energies
 from equivariant_attention.neighbors import radius_graph
+from equivariant_attention.plan import Plan
 from equivariant_attention.testing import assert_equivariant
 from tests.equivariant_attention.test_envelope import jump
 
@@ -253,3 +254,17 @@ def test_wrong_options(options, message):
 def test_wrong_atomic_numbers(z, message):
     with pytest.raises(ValueError, match=message):
         build().predict(z, torch.randn(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_layers", [0, 1])
+def test_with_a_plan_it_is_the_same_and_no_value_is_looked_at(num_layers):
+    model = build(num_layers=num_layers)
+    z, x = torch.tensor([1, 8, 1, 6]), torch.rand(4, 3, dtype=torch.float64)
+    model.set_references(z, torch.zeros_like(z), torch.zeros(1, dtype=torch.float64))
+    G = radius_graph(x, CUTOFF, envelope=6)
+    G.ndata["z"] = z
+    assert torch.equal(model(G, plan=Plan(G)), model(G))
+    for wrong, message in (([1, 8, 1, 7], "elements that it was trained on"), ([1, 8, 1, 0], "z must be 1 to 118")):
+        G.ndata["z"] = torch.tensor(wrong)
+        with pytest.raises(RuntimeError, match=message):
+            model(G, plan=Plan(G))

@@ -144,7 +144,7 @@ def test_batches(kind):
     if kind == "dgl":
         pytest.importorskip("dgl")
     dataset = Handed(ragged(signs=(1, -1), splits=(2, 2)), "test")
-    G, centres, target = collate([dataset[i] for i in range(4)], kind)
+    G, _, centres, target = collate([dataset[i] for i in range(4)], kind)
     assert G.batch_num_nodes().tolist() == [4] * 4
     assert G.num_edges() == 24
     src, dst = (end.long() for end in G.edges())

@@ -28,10 +28,12 @@ def test_clusters_are_seeded_near_minima_and_do_not_fall_apart():
 
 
 def test_a_batch_is_its_clusters_side_by_side():
-    data = Clusters(made(3))
-    (x, z, cluster), energy, forces = collate([data[i] for i in (2, 0)])
-    assert cluster.tolist() == [0] * 6 + [1] * 6
-    assert z.tolist() == [18] * 12
-    assert torch.equal(x.view(2, 6, 3), data.x[[2, 0]])
+    data = Clusters(made(3), 2.5)
+    G, plan, energy, forces = collate([data[i] for i in (2, 0)])
+    assert G.batch_num_nodes().tolist() == [6, 6]
+    assert G.ndata["z"].tolist() == [18] * 12
+    assert torch.equal(G.ndata["x"].view(2, 6, 3), data.x[[2, 0]])
+    assert torch.equal(plan.src, G.edges()[0])
+    assert G.edata["d"].norm(dim=1).max() <= 2.5
     assert torch.equal(forces.view(2, 6, 3), data.forces[[2, 0]])
     assert torch.equal(energy, data.energy[[2, 0]])

@@ -7,6 +7,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
+from equivariant_attention.graphs import graph_of_node
 from experiments.forces.frames import Frames, collate, labels, read_frames
 
 
@@ -53,11 +54,17 @@ def test_labels_under_other_names_and_virials(virial):
 
 def test_energies_are_counted_from_those_of_the_elements_and_batches_are_side_by_side():
     frames = structures()
-    data = Frames(frames, "here")
-    z, batch, x, cell, pbc, energy, forces, stress, has_stress = collate([data[i] for i in (2, 0)])
+    data = Frames(frames, "here", 3.0)
+    G, plan, cell, energy, forces, stress, has_stress = collate([data[i] for i in (2, 0)])
+    z, x, batch = G.ndata["z"], G.ndata["x"][:, 0], graph_of_node(G)
     assert z.tolist() == [8, 1, 1, 29, 29, 29, 29]
     assert batch.tolist() == [0] * 3 + [1] * 4
-    assert pbc.tolist() == [[False] * 3, [True] * 3]
+    src, dst = G.edges()
+    assert torch.equal(x[dst] - x[src] - G.edata["offset"], G.edata["d"])
+    assert torch.equal(plan.dst, dst)
+    assert not G.edata["offset"][:6].any()
+    assert G.edata["offset"][6:].any()
+    assert collate([data[2]])[2] is None  # where nothing repeats there is no cell
     assert has_stress.tolist() == [False, True]
     np.testing.assert_array_equal(x[3:], frames[0].positions)
     np.testing.assert_array_equal(cell[1], frames[0].cell.array)
@@ -97,7 +104,7 @@ def still(atoms):
 )
 def test_what_is_missing_or_wrong_is_refused(atoms, message):
     with pytest.raises(ValueError, match=message):
-        Frames([atoms], "here")
+        Frames([atoms], "here", 3.0)
 
 
 def test_files_that_are_none(tmp_path):

@@ -22,7 +22,7 @@ def test_three_files_with_labels(tmp_path, capsys):
     frames = [atoms for part in parts.values() for atoms in part]
     assert {len(atoms) for atoms in frames} == {31, 32}
     assert {atoms.symbols[0] for atoms in frames} == {"Cu", "Al"}
-    assert Frames(parts["train"], "train").forces.any()
+    assert Frames(parts["train"], "train", 5.0).forces.any()
     atoms = frames[0].copy()
     atoms.calc = EMT()
     np.testing.assert_allclose(atoms.get_stress(), frames[0].get_stress(), atol=1e-6)

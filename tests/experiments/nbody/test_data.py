@@ -266,7 +266,7 @@ def test_targets_may_be_positions_alone(kind, trajectories):
     both, positions = (NBodyDataset(trajectories, 2, start_at="zero", targets=t) for t in ("both", "positions"))
     assert positions[4][-1].shape == (3, 1, 3)
     np.testing.assert_array_equal(positions[4][-1], both[4][-1][:, :1])
-    _, target = collate([positions[0], positions[1]], kind)
+    *_, target = collate([positions[0], positions[1]], kind)
     assert target.shape == (6, 1, 3)
 
 
@@ -339,7 +339,7 @@ def test_bad_dataset_arguments_are_refused(trajectories, bad):
 def test_batch_is_fully_connected_and_labelled_edge_by_edge(kind, simulated):
     dataset = NBodyDataset(simulate(Settings(simulated, 4, length=20, sample_freq=10), 3, 0), delta_t=2)
     samples = [dataset[i] for i in range(3)]
-    G, target = collate(samples, kind)
+    G, _, target = collate(samples, kind)
     src, dst = (index.tolist() for index in G.edges())
     expected = [(4 * g + j, 4 * g + i) for g in range(3) for i in range(4) for j in range(4) if i != j]
     assert list(zip(src, dst, strict=True)) == expected
@@ -373,7 +373,7 @@ def test_collate_refuses_mixed_sizes_and_unknown_graphs(trajectories):
 
 def test_a_single_particle_has_no_edges(kind):
     dataset = NBodyDataset(simulate(Settings(n_balls=1, length=100), 2, 0), delta_t=1)
-    G, target = collate([dataset[0], dataset[1]], kind)
+    G, _, target = collate([dataset[0], dataset[1]], kind)
     assert G.num_edges() == 0
     assert target.shape == (2, 2, 3)
 
@@ -384,7 +384,7 @@ def test_a_single_particle_has_no_edges(kind):
 def test_linear_motion_is_exact_for_free_particles_and_constant_for_resting_ones():
     run = simulate(Settings(n_balls=1, box_size=0, length=1000), 20, seed=0)
     dataset = NBodyDataset(run, delta_t=10)
-    G, target = collate([dataset[i] for i in range(20)])
+    G, _, target = collate([dataset[i] for i in range(20)])
     torch.testing.assert_close(linear_motion(G.ndata["v"], dataset.horizon_time), target, rtol=0, atol=1e-6)
     assert constant(G.ndata["v"]).shape == target.shape
     assert not constant(G.ndata["v"]).any()
@@ -395,7 +395,7 @@ def test_linear_motion_has_the_error_of_the_published_table():
     # (500 steps: 0.010 and 0.157). Sets of 1,000 trajectories have standard deviations of 0.0029 and 0.0093; the limits
     # are three times those of the difference of two such sets.
     dataset = NBodyDataset(simulate(Settings(length=1000), 1000, seed=42), delta_t=10, start_at="zero")
-    G, target = collate([dataset[i] for i in range(len(dataset))])
+    G, _, target = collate([dataset[i] for i in range(len(dataset))])
     error = (linear_motion(G.ndata["v"], dataset.horizon_time) - target).square().mean(dim=(0, 2))
     assert error[0].item() == pytest.approx(0.0691, abs=0.0123)
     assert error[1].item() == pytest.approx(0.261, abs=0.039)

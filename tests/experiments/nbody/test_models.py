@@ -84,7 +84,7 @@ def test_steps_of_an_integrator_are_those_of_leapfrog(monkeypatch):
     """Of accelerations v + 2 x, and corrections 3 x."""
     model, G = SE3Integrator(num_layers=1, num_channels=4, num_steps=10).double(), bodies()
     model.horizon.fill_(0.5)
-    monkeypatch.setattr(model, "_forces", lambda layers, G, x, v: (v + 2 * x, 3 * x))
+    monkeypatch.setattr(model, "_forces", lambda layers, G, x, v, plan: (v + 2 * x, 3 * x))
     start = torch.cat([G.ndata["x"], G.ndata["v"]], dim=1)
     x, v = start.unbind(1)
     for _ in range(10):

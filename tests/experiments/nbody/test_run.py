@@ -190,7 +190,7 @@ def test_training_that_diverges_stops_with_the_batch_saved(train, tmp_path, grap
         pytest.importorskip("dgl")
     with pytest.raises(NonFiniteError, match=r"nonfinite\.pt"):
         train("--lr", "1e30", "--graph", graph)
-    G, target = torch.load(tmp_path / "run" / "nonfinite.pt", weights_only=False)["batch"]
+    G, _, target = torch.load(tmp_path / "run" / "nonfinite.pt", weights_only=False)["batch"]
     assert G.ndata["v"].isfinite().all()
     assert len(target) == G.num_nodes()
 

@@ -21,10 +21,10 @@ class Resting(torch.nn.Module):
 
 
 def test_loss_is_the_energy_after_the_moves_and_leaves_the_batch_alone():
-    G = collate([SpringsDataset(3, 4)[i] for i in range(3)])
+    G, plan = collate([SpringsDataset(3, 4)[i] for i in range(3)])
     before = {name: value.clone() for name, value in [*G.ndata.items(), *G.edata.items()]}
     model = SE3TransformerIterative(1, 2, num_iter=2)
-    metrics, size = batch_loss(model, G)
+    metrics, size = batch_loss(model, (G, plan))
     assert size == 3
     assert {**G.ndata, **G.edata}.keys() == before.keys()
     assert all(torch.equal({**G.ndata, **G.edata}[name], value) for name, value in before.items())
@@ -38,7 +38,7 @@ def test_loss_is_the_energy_after_the_moves_and_leaves_the_batch_alone():
 def test_comparison(post_process):
     loader = EpochLoader(SpringsDataset(10, 4, "log"), 4, collate)
     results = compare(make_fabric("cpu", "32-true"), Resting(), GradientDescent(), loader, post_process)
-    everything = collate([loader.dataset[i] for i in range(10)])
+    everything, _ = collate([loader.dataset[i] for i in range(10)])
     start = energies(everything)
     assert results["start"] == pytest.approx(results["network"], rel=1e-6)
     assert results["start"]["energy"] == pytest.approx(start.mean().item())

@@ -12,7 +12,7 @@ from tests.experiments.models import in_dtype
 
 def graphs(number, n=10, seed=0, kind="own"):
     dataset = SpringsDataset(number, n, "log", seed)
-    return collate([dataset[i] for i in range(number)], kind)
+    return collate([dataset[i] for i in range(number)], kind)[0]
 
 
 def test_slope_is_the_derivative_of_the_potential():

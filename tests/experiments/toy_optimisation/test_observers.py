@@ -15,7 +15,7 @@ def make_model(**options):
 
 def graphs(number=2, n=4):
     dataset = SpringsDataset(number, n)
-    return collate([dataset[i] for i in range(number)])
+    return collate([dataset[i] for i in range(number)])[0]
 
 
 def backward(model):

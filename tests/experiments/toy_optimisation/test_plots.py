@@ -17,7 +17,7 @@ def model():
 
 
 def graphs(number=1):
-    return collate([SpringsDataset(number, 4)[i] for i in range(number)])
+    return collate([SpringsDataset(number, 4)[i] for i in range(number)])[0]
 
 
 def test_paths(model):

@@ -1,0 +1,209 @@
+"""Messages of values and keys, and attention on them, in kernels on a GPU: messages stay in the frames of their edges.
+
+They are written once, by order, and turned back in the registers of the program that attends to them. So are their
+derivatives the other way. That saves two tensors on the edges in each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..contraction import cpp
+from ..contraction.convolution import Convolution
+from ..contraction.inputs import Inputs
+from ..contraction.triton_layout import Layout
+from ..contraction.triton_messages import ByOrder, Call, Problem, grouped, turned_back_in_pytorch
+from ..kernels.launch import launch as run
+from ..kernels.launch import power_of_two
+from ..native.operation import Operation, Tensors, register
+
+
+def attended(
+    convolution: Convolution, networks: Sequence[Any], inputs: Inputs, attention: Attention, queries: Sequence[Tensor],
+    envelope: Tensor | None, plain: Callable[[Tensors], Sequence[Tensor]],
+) -> list[Tensor]:  # fmt: skip
+    """What attention gives at every node, of values and keys that a convolution makes.
+
+    Args:
+        convolution, networks, inputs: of values, degree by degree, and then keys.
+        attention: its sizes.
+        queries: ``[nodes, channels, 2l+1]`` of every degree of the keys.
+        envelope: ``[edges, 1]``, or None.
+        plain: the same of values, keys, queries, the envelope and the nodes that edges lead to, in PyTorch.
+    """
+    plan = inputs.basis.plan
+    t = cpp.tensors_of(convolution, networks, inputs)
+    t = t._replace(graph=[inputs.src, plan.order, plan.pairs, inputs.basis.without_direction, *plan.by_source])
+    sizes = tuple(cpp.sizes_of(convolution, inputs))
+    made = Framed("triton", convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
+    graph = [envelope, plan.dst, plan.order, *plan.by_destination]
+    return attention.operation(plain)([*made, *queries, *t.frames, *graph])
+
+
+def suits(inputs: Inputs) -> bool:
+    """Whether messages may stay in their frames: every edge has one, of which no derivative is asked for."""
+    basis = inputs.basis
+    return not len(basis.without_direction) and not any(frame.requires_grad for frame in basis.frames)
+
+
+@dataclass(frozen=True)
+class Framed(Problem):
+    """Messages by order, in two tensors, see ``kernels/frames.py``; edges without direction or derivatives by frames
+    are for others.
+    """
+
+    @property
+    def operation(self) -> Operation:
+        """Messages as a function of tensors."""
+        return replace(super().operation, name="messages_by_order")
+
+    def room(self, tensors: Sequence[Any]) -> list[Tensor]:
+        """Empty tensors for the messages."""
+        return [*Call(self, self.like(tensors), self.pairs_share).room_for_messages()]
+
+    def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
+        """Make the messages."""
+        call = Call(self, self.like(tensors), self.pairs_share)
+        (x,) = call.turned()
+        call.mixed(x, *call.networks(), into=ByOrder(*output))
+
+    def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
+        """First derivatives."""
+        t, n = self.like(tensors), self.like(needed)
+        call = Call(self, t, self.pairs_share and not n.scalars)
+        room = call.room_for_messages()
+        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(room, gradients, strict=True)))
+        (x,), networks = call.turned(), call.networks(transposed=True)
+        return [*self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()]
+
+    def plain_gradient(
+        self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
+    ) -> list[Tensor | None]:
+        """First derivatives in PyTorch, which autograd can differentiate again."""
+        t = self.like(tensors)
+        room = Call(self, t, self.pairs_share).room_for_messages()
+        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(room, gradients, strict=True)))
+        arriving = turned_back_in_pytorch(self.convolution, dy, t.frames, t.graph[1])
+        return super().plain_gradient(tensors, needed, arriving)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The sizes that attention depends on.
+
+    Attributes:
+        convolution: that makes the values and then the keys.
+        num_nodes, n_heads: how many there are.
+        scale: factor of the products of queries and keys.
+        num_values: how many degrees the values have.
+    """
+
+    convolution: Convolution
+    num_nodes: int
+    n_heads: int
+    scale: float
+    num_values: int
+
+    def operation(self, plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
+        """From messages by order, queries, frames, the envelope (or None), the nodes that edges lead to, the order of
+        the plan, and its places by node, to the output.
+        """
+
+        def in_pytorch(tensors: Tensors) -> Sequence[Tensor]:
+            assert plain is not None
+            y, queries, frames, envelope, dst, order, _, _ = self._split(tensors)
+            messages = turned_back_in_pytorch(self.convolution, y, frames, order)
+            return plain([*messages, *queries, envelope, dst])
+
+        statics = self.convolution.text, self.num_nodes, self.n_heads, self.scale, self.num_values
+        whole = None if plain is None else in_pytorch
+        return Operation("attention_by_order", statics, self._room, self._forward, self._gradient, whole)
+
+    def _split(self, tensors: Tensors) -> tuple[ByOrder, Tensors, Tensors, Any, Tensor, Tensor, Tensor, Tensor]:
+        keys = len(self.convolution.messages) - self.num_values
+        envelope, dst, order, places, ends = tensors[-5:]
+        return ByOrder(*tensors[:2]), tensors[2 : 2 + keys], tensors[2 + keys : -5], envelope, dst, order, places, ends
+
+    def _room(self, tensors: Tensors) -> list[Tensor]:
+        values = self.convolution.messages[: self.num_values]
+        return [tensors[0].new_empty(self.num_nodes, c, 2 * l + 1) for l, c in values]
+
+    def _forward(self, tensors: Tensors, output: Sequence[Tensor]) -> None:
+        from ..kernels import attention_by_order as kernels
+
+        y, queries, _, envelope, _, order, places, ends = self._split(tensors)
+        run(
+            kernels.attended, (self.num_nodes,),
+            *y, self._frames(tensors), self._slots(y), tuple(queries), tuple(output),
+            ends if envelope is None else envelope, order, places, ends, y.m0.shape[2], self.scale,
+            HAS_ENVELOPE=envelope is not None, **self._constants(y),
+        )  # fmt: skip
+
+    def _gradient(self, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
+        from ..kernels import attention_by_order as kernels
+
+        y, queries, _, envelope, _, order, places, ends = self._split(tensors)
+        arriving = [
+            torch.zeros_like(v) if d is None else d for v, d in zip(self._room(tensors), gradients, strict=True)
+        ]
+        dy = [torch.empty_like(v) for v in y]
+        dqueries = [torch.empty_like(q) for q in queries]
+        denvelope = None if envelope is None else torch.empty_like(envelope)
+        run(
+            kernels.attended_gradient, (self.num_nodes,),
+            *y, self._frames(tensors), self._slots(y), tuple(queries), tuple(arriving), *dy, tuple(dqueries),
+            ends if envelope is None else envelope, ends if denvelope is None else denvelope, order, places, ends,
+            y.m0.shape[2], self.scale, HAS_ENVELOPE=envelope is not None, **self._constants(y),
+        )  # fmt: skip
+        found = [*dy, *dqueries, *[None] * len(self.convolution.degrees), denvelope, None, None, None, None]
+        return [d if n else None for d, n in zip(found, needed, strict=True)]
+
+    def _frames(self, tensors: Tensors) -> tuple[Tensor, ...]:
+        by_degree = dict(zip(self.convolution.degrees, self._split(tensors)[2], strict=True))
+        return tuple(by_degree[l] for l, _ in self.convolution.messages)
+
+    def _slots(self, y: ByOrder) -> Tensor:
+        return Layout.of(self.convolution).table("slots_out", 0, y.m0.device)
+
+    def _constants(self, y: ByOrder) -> dict[str, Any]:
+        import triton.language as tl
+
+        messages, limits = self.convolution.messages, torch.finfo(y.m0.dtype)
+        sizes = tuple(c // self.n_heads for _, c in messages)
+        components = [2 * l + 1 for l, _ in messages]
+        both = components[: self.num_values], components[self.num_values :]
+        return {
+            "DEGREES": tuple(l for l, _ in messages),
+            "SIZES": sizes,
+            "WIDTHS": tuple(map(power_of_two, sizes)),
+            "FIRST": tuple(first for part in both for first in accumulate(part[:-1], initial=0)),
+            "VALUES": self.num_values,
+            "ORDERS": Layout.of(self.convolution).orders,
+            "C": y.m0.shape[3],
+            "HEADS": self.n_heads,
+            "H": power_of_two(self.n_heads),
+            "TINY": limits.tiny,
+            "LEAST": limits.min,
+            "SUM": tl.float64 if y.m0.dtype == torch.float64 else tl.float32,
+            "num_warps": 1,
+        }
+
+
+register(
+    "messages_by_order",
+    "str backend, str convolution, int[] sizes, bool pairs_share",
+    lambda _, text, sizes, share: Framed("triton", Convolution.of(text), grouped(sizes), share).operation,
+    devices=("CPU", "CUDA"),
+)
+register(
+    "attention_by_order",
+    "str convolution, SymInt num_nodes, int n_heads, float scale, int num_values",
+    lambda text, *rest: Attention(Convolution.of(text), *rest).operation(),
+    devices=("CPU", "CUDA"),
+)
