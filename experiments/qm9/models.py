@@ -8,15 +8,13 @@ from torch import Tensor, nn
 from equivariant_attention import nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import as_graph, graph_of_node, with_edge_fields
+from equivariant_attention.graphs import as_graph, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
-from equivariant_attention.segments import segment_sum
 from experiments.qm9.config import Config
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
-from experiments.qm9.residual import SE3TransformerResidual
-from experiments.qm9.targets import ELEMENTS, TARGETS
+from experiments.qm9.targets import TARGETS
 
 
 class SE3Transformer(nn.Module):
@@ -317,40 +315,6 @@ class Scaled(nn.Module):
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
 
 
-class AboveLinear(Scaled):
-    r"""A network that learns how a target differs from what is linear in the numbers of atoms.
-
-    .. math:: y = \sum_i \epsilon_{z_i} + \mathrm{mean} + \mathrm{std} \cdot f(G)
-
-    Args:
-        net: f, of one number per molecule.
-
-    Attributes:
-        elements: the contributions of atoms of each element, by least squares; 0 before :meth:`fit`.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__(net)
-        self.register_buffer("elements", torch.zeros(len(ELEMENTS), 1))
-
-    def fit(self, targets: Tensor, counts: Tensor) -> None:
-        """Take the contributions of elements, then the rest, from a training set; arguments as of :class:`Scaled`."""
-        counts = counts.double()
-        spread = torch.linalg.pinv(counts - counts.mean(dim=0))  # no element that is not there contributes
-        self.elements.copy_(spread @ targets.double())
-        super().fit(targets - (counts @ self.elements.double()).to(targets), counts)
-
-    def without_network(self, counts: Tensor) -> tuple[str, Tensor]:
-        """'linear', and what is linear in the atoms; arguments as of :class:`Scaled`."""
-        return "linear", self.mean + counts.to(self.elements) @ self.elements
-
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """``[molecules, 1]``, in the unit of the target; arguments as of the network."""
-        graph = as_graph(G)
-        of_atoms = graph.ndata["f"][:, : len(ELEMENTS), 0] @ self.elements
-        return super().forward(G, basis_and_r, plan) + segment_sum(of_atoms, graph_of_node(graph), graph.batch_size)
-
-
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """Let weights of the network alone, as the published code saves them, be those of a Scaled one."""
     own = {f"{prefix}{name}" for name in module.state_dict()}
@@ -369,7 +333,6 @@ MODELS = {
     "SE3Transformer": SE3Transformer,
     "TFN": TFN,
     "SE3TransformerPooled": SE3TransformerPooled,
-    "SE3TransformerResidual": SE3TransformerResidual,
 }
 
 
@@ -410,6 +373,4 @@ def make_model(config: Config) -> Scaled:
         n_heads=config.head,
         nonlinearity=config.nonlinearity,
     )
-    if config.model == "SE3TransformerResidual":
-        return AboveLinear(net)
     return Scaled(net, config.per_atom and target.grows)

@@ -1,6 +1,7 @@
 """Predicts a property of molecules with a trained model.
 
-python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint RUN/checkpoints/best.pt
+python experiments/qm9/predict.py molecules.xyz others.sdf CCO                                        HOMO energies
+python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint RUN/checkpoints/best.pt   what it learnt
 
 A molecule that cannot be read is named, with the reason, and the others are predicted; the exit code is then 3.
 """
@@ -16,11 +17,14 @@ from utils.cli import UsageError, answer_help, blame, run
 from utils.config import Machine
 from utils.flags import make_parser
 
+SHIPPED = Path(__file__).parents[2] / "benchmarks" / "results" / "qm9_homo" / "best.pt"
+
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
     parser = make_parser(__doc__, Machine)
-    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="best.pt of a run")
+    its = "best.pt of a run (default: the project's own weights, for HOMO energies)"
+    parser.add_argument("--checkpoint", metavar="FILE", default=str(SHIPPED), help=its)
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
     parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
     return parser

@@ -99,7 +99,6 @@ WRONG = [
     ("qm9.run", "data_address", "--source arrays"),
     ("qm9.run", "data_address", f"--data_address {NO_FILE}"),
     ("qm9.run", "cache", "--cache here"),
-    ("qm9.run", "pooling", f"{HOMO} --model SE3TransformerResidual --pooling max"),
     ("qm9.run", "div", f"{HOMO} --model TFN --div 2"),
     ("qm9.run", "per_atom", f"{HOMO} --per_atom"),
     ("qm9.run", "model", f"{HOMO} --model SE3TransformerPooled"),
@@ -114,7 +113,6 @@ WRONG = [
     ("qm9.learning_curves", "jobs", "--jobs 0"),
     ("qm9.learning_curves", "sizes", "--sizes 0"),
     ("qm9.predict", "checkpoint", f"CCO --checkpoint {NO_FILE}"),
-    ("qm9.predict", "checkpoint", "CCO"),
     ("qm9.eval", "split", "--checkpoint x --split some"),
     ("qm9.eval", "batch_size", "--checkpoint x --batch_size 2"),  # which is of the training
     ("toy_optimisation.collect", "depth", "folder --depth 3"),

@@ -7,11 +7,9 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from experiments.qm9.models import (
     TFN,
-    AboveLinear,
     Scaled,
     SE3Transformer,
     SE3TransformerPooled,
-    SE3TransformerResidual,
     SE3TransformerVector,
 )
 from tests.cases import random_graph
@@ -21,7 +19,6 @@ MODELS = {
     "SE3Transformer-avg": lambda: SE3Transformer(2, 6, 4, num_degrees=4, edge_dim=5, div=2, pooling="avg"),
     "SE3Transformer-max": lambda: SE3Transformer(2, 6, 4, num_degrees=3, edge_dim=5, div=2, pooling="max", n_heads=2),
     "SE3TransformerPooled": lambda: SE3TransformerPooled(2, 6, 4, num_degrees=3, edge_dim=5, n_heads=2),
-    "SE3TransformerResidual": lambda: SE3TransformerResidual(2, 6, 48, num_degrees=3, edge_dim=5, n_heads=2),
     "TFN": lambda: TFN(3, 6, 4, num_nlayers=1, num_degrees=3, edge_dim=5),
 }
 
@@ -140,20 +137,3 @@ def test_scaled_accepts_published_weights_and_its_own():
         assert torch.equal(value, model.state_dict()[name])
     with pytest.raises(RuntimeError, match="Missing key"):
         again.load_state_dict({})
-
-
-def test_what_is_linear_in_the_atoms_need_not_be_learned():
-    net, G = MODELS["TFN"]().double(), molecules()
-    elements = torch.tensor([0, 1, 1, 3, 4] * 3)[: G.num_nodes()]
-    G.ndata["f"][:, :5, 0] = torch.eye(5, dtype=torch.float64)[elements]
-    counts = torch.stack([part.sum(dim=0) for part in G.ndata["f"][:, :5, 0].split(G.batch_num_nodes().tolist())])
-    energies, rest = torch.tensor([1.0, -2.0, 7.0, 0.5, 3.0]).double(), torch.tensor([[0.1], [-0.3], [0.2], [0.0]])
-    model = AboveLinear(net).double()
-    several = torch.cat([counts, torch.tensor([[3.0, 1, 0, 0, 2]]).double()])
-    model.fit(several @ energies.unsqueeze(1) + 4, several)
-    assert model.std < 1e-9
-    model.fit(several @ energies.unsqueeze(1) + 4 + rest.double(), several)
-    assert model.elements[2].abs() < 1e-9  # of which there are none
-    name, known = model.without_network(counts)
-    assert name == "linear"
-    torch.testing.assert_close(model(G), known + model.std * net(G))
