@@ -106,6 +106,8 @@ def prebuild(source: Path, level: str, folder: Path) -> Path:
 
 def _prebuilt(source: Path) -> list[Path]:
     """Libraries of a wheel that are of this source, for this processor, the best first."""
+    if not PREBUILT.is_dir():
+        return []
     names = [_name_for(source, level) for level, needed in LEVELS.items() if needed <= _abilities()]
     return [PREBUILT / name for name in names if (PREBUILT / name).is_file()]
 

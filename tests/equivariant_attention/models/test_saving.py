@@ -60,8 +60,8 @@ def test_content(path):
         "class": "TFN",
         "config": {
             **dict(zip(names, FIBERS, strict=True)),
-            "num_layers": 2, "edge_dim": EDGE_DIM, "pooling": "avg", "return_type": None, "flavor": "skip",
-            "nonlinearity": "norm",
+            "num_layers": 2, "edge_dim": EDGE_DIM, "fiber_edge": None, "pooling": "avg", "return_type": None,
+            "flavor": "skip", "nonlinearity": "norm",
         },
     }  # fmt: skip
 
