@@ -197,5 +197,5 @@ def test_padded_values_are_of_as_many_samples_and_nodes_as_positions():
         for wrong in (value[:1], value[:, :2], torch.cat([value, value], dim=1), torch.cat([value, value])):
             with pytest.raises(ValueError, match=rf"^{name} must be tensors \[2, 3, .*\], got \[{len(wrong)}, "):
                 OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, name: wrong})
-    with pytest.raises(ValueError, match="^edge_features must be tensors .* got str"):
+    with pytest.raises(ValueError, match=r"^edge_features must be tensors .* got str"):
         OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, "edge_features": {0: "values"}})
