@@ -74,7 +74,8 @@ class OnEdges(nn.Module):
         G.ndata["x"], G.edata["d"] = pos, pos[dst.long()] - pos[src.long()]
         if edge_attr is not None:
             G.edata["w"] = edge_attr
-        return self.model(G, _with_dimensions(x), edge_features=_with_dimensions(edge_features))
+        on_edges = _with_dimensions(edge_features, "edge_features")
+        return self.model(G, _with_dimensions(x, "x"), edge_features=on_edges)
 
 
 class OnData(nn.Module):
@@ -197,8 +198,8 @@ class OnPadded(nn.Module):
         pairs, square = (sample[dst], place[dst], place[src]), (*mask.shape, mask.shape[1])
         if edge_attr is not None:
             G.edata["w"] = _chosen(edge_attr, pairs, square, "edge_attr")[0]
-        on_nodes = _with_dimensions(_chosen(x, (sample, place), mask.shape, "x"))
-        on_edges = _with_dimensions(_chosen(edge_features, pairs, square, "edge_features"))
+        on_nodes = _with_dimensions(_chosen(x, (sample, place), mask.shape, "x"), "x")
+        on_edges = _with_dimensions(_chosen(edge_features, pairs, square, "edge_features"), "edge_features")
         output = self.model(G, on_nodes, edge_features=on_edges)
         if self.model.pooling is not None:
             return output
@@ -229,11 +230,11 @@ def _chosen(x: Values | None, rows: tuple[Tensor, ...], shape: tuple[int, ...], 
     return found
 
 
-def _with_dimensions(x: Values | None) -> Any:
+def _with_dimensions(x: Values | None, name: str) -> Any:
     """Features in ``[rows, channels, 2 degree + 1]`` where a dimension of size one was left out."""
     if x is None:
         return None
-    values = by_degree(x if isinstance(x, Mapping) else {0: x})
+    values = by_degree(x if isinstance(x, Mapping) else {0: x}, name)
     short = {degree for degree, value in values.items() if isinstance(value, Tensor) and value.dim() == 2}
     return {d: v.unsqueeze(-1 if d == "0" else 1) if d in short else v for d, v in values.items()}
 
