@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -21,8 +22,9 @@ def address(root: Path) -> str:
     given = os.environ.get("READTHEDOCS_GIT_CLONE_URL")
     if not given:
         command = ["git", "-C", root, "remote", "get-url", "origin"]
-        given = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    given = re.sub(r"^(?:ssh://)?git@([^:/]+)[:/]", r"https://\1/", given)
+        with suppress(OSError):  # there is no git, as where a source distribution is built
+            given = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    given = re.sub(r"^(?:ssh://git@([^:/]+)(?::\d+)?/|git@([^:/]+):)", r"https://\1\2/", given or "").rstrip("/")
     return given.removesuffix(".git") if re.match("https?://[^@]+$", given) else ""
 
 

@@ -187,11 +187,12 @@ def _check_both(f1: Any, f2: Any) -> None:
     check_fiber(f2, "f2")
 
 
-def by_degree(F: Any) -> Any:
+def by_degree(F: Any, name: str = "features") -> Any:
     """Features as layers have them inside, every degree a string: ``{0: ...}`` becomes ``{'0': ...}``.
 
     Args:
         F: features keyed by degrees, ints or strings; whatever else, for checks to refuse.
+        name: of the argument, for the message.
 
     Returns:
         the features, or what else it is, as it is.
@@ -203,7 +204,7 @@ def by_degree(F: Any) -> Any:
         return F
     found = {str(degree) if type(degree) is int else degree: value for degree, value in F.items()}
     if len(found) < len(F):
-        raise ValueError(f"features must have every degree once, got {list(F)}")
+        raise ValueError(f"{name} must have every degree once, got {list(F)}")
     return found
 
 

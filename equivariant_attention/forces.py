@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_positive, check_whole_number
 from .envelope import polynomial_envelope
-from .graphs import Graph, edges_on, graph_of_node, graph_sizes, with_edge_fields
+from .graphs import Graph, edges_on, graph_of_node, with_edge_fields
 from .neighbors import radius_graph
 from .periodic import check_cells
 from .so3.vectors import length_and_direction
@@ -59,10 +60,7 @@ def energy_forces_stress(
     Raises:
         ValueError, ImportError: as of ``radius_graph``.
     """
-    if cell is not None:
-        graphs = 1 if batch is None else len(graph_sizes(batch, len(x)))
-        check_cells(cell, x, graphs)
-        cell = cell.detach().expand(graphs, 3, 3)
+    check_positive(cutoff, "cutoff")
     with torch.inference_mode(False), torch.no_grad():
         G = radius_graph(x.detach().clone(), cutoff, batch, cell, pbc)
     G.ndata["z"] = z
@@ -80,22 +78,29 @@ def forces_on_graph(
     Args:
         model, cutoff, envelope: as there.
         G: of :func:`~equivariant_attention.neighbors.radius_graph`, or a batch of such, of this cutoff, with
-            ``ndata['z']`` and the like.
-        cell: of each graph, ``[graphs, 3, 3]``; None for no stress.
+            ``ndata['z']`` and the like. Its ``edata['envelope']`` is made anew, or left out.
+        cell: of each graph, ``[graphs, 3, 3]``, or ``[3, 3]`` of all; None for no stress.
 
     Returns:
         energies, forces and stress, as there.
+
+    Raises:
+        ValueError: ``cutoff``, ``cell`` or ``envelope`` is not as above.
     """
+    check_positive(cutoff, "cutoff")
+    if envelope is not None:
+        check_whole_number(envelope, 1, "envelope")
     training = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         x = G.ndata["x"].detach().reshape(-1, 3).clone().requires_grad_()
         inputs, moved, (src, dst) = [x], x, edges_on(G, x.device)
-        edata = dict(G.edata)
+        edata = {name: value for name, value in G.edata.items() if name != "envelope"}
         # Everything on the graph is made of what is moved, so that derivatives come from all of it.
         edata["d"] = x.index_select(0, dst) - x.index_select(0, src)
         if "offset" in edata:
             edata["d"] = edata["d"] - edata["offset"].detach()
         if cell is not None:
+            check_cells(cell, x, G.batch_size)
             strain = x.new_zeros(G.batch_size, 3, 3).requires_grad_()
             inputs.append(strain)
             symmetric, owner = (strain + strain.mT) / 2, graph_of_node(G)
@@ -111,7 +116,7 @@ def forces_on_graph(
     prediction = Prediction(energy if training else energy.detach(), -found[0], None)
     if cell is None:
         return prediction
-    volume = cell.detach().det().abs()[:, None, None]
+    volume = cell.detach().expand(G.batch_size, 3, 3).det().abs()[:, None, None]
     return prediction._replace(stress=torch.where(volume > 0, found[1] / volume.where(volume > 0, 1), 0))
 
 

@@ -38,11 +38,19 @@ class Later:
 def one_behind(items: Iterable[_Item]) -> Iterator[_Item]:
     """The same items, each when the next has been made, so that what reads one does not keep the next waiting.
 
+    Where the next cannot be made, the one before comes first, which may say why; then the error.
+
     Args:
         items: that are made one after the other, such as batches whose computation has begun.
     """
     kept: list[_Item] = []
-    for item in items:
-        yield from kept
-        kept = [item]
+    failure: Exception | None = None
+    try:
+        for item in items:
+            yield from kept
+            kept = [item]
+    except Exception as error:
+        failure = error
     yield from kept
+    if failure is not None:
+        raise failure

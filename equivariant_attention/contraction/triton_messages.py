@@ -350,7 +350,7 @@ class Call:
         run(
             radial().last_layers_gradient, (len(self.convolution.pairs) + len(g), P, layout.num_freq),
             hidden, *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
-            *(self._couplings(which) for which in (0, 1)), d, *(b[0].numel() for b in sums[1::2]), total,
+            *(self._couplings(which) for which in (0, 1)), d, *(b.shape[1:].numel() for b in sums[1::2]), total,
             len(self.convolution.pairs), len(hidden), len(g), hidden.shape[2],
             ORDERS=layout.orders, P=P, C=C, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias, num_warps=4,
         )  # fmt: skip

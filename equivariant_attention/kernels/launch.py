@@ -17,6 +17,7 @@ from torch import Tensor
 SWITCH = "EQUIVARIANT_ATTENTION_TRITON"
 OLDEST = Version("3.3")  # the first with tuples
 SUPPOSED = 90  # capability, where there is no GPU
+LEAST = 80  # capability: that of an A100, the oldest GPU that kernels were compiled for
 FLOAT64 = Version("3.9")  # the first that multiplies matrices of it
 
 
@@ -100,7 +101,12 @@ def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     version = Version(triton.__version__)
     if version < (FLOAT64 if dtype == torch.float64 and device.type == "cuda" else OLDEST):
         return f"they need Triton {FLOAT64 if version >= OLDEST else OLDEST} or later for {dtype}, this is {version}"
-    return "" if device.type == "cuda" or _is_interpreter() else "they run on a CPU in Triton's interpreter alone"
+    if device.type != "cuda":
+        return "" if _is_interpreter() else "they run on a CPU in Triton's interpreter alone"
+    if torch.version.hip is not None or capability(device) < LEAST:
+        name = torch.cuda.get_device_name(device)
+        return f"they need a GPU of NVIDIA's of capability {LEAST / 10} or more, this is {name}"
+    return ""
 
 
 @cache

@@ -74,7 +74,8 @@ class OnEdges(nn.Module):
         G.ndata["x"], G.edata["d"] = pos, pos[dst.long()] - pos[src.long()]
         if edge_attr is not None:
             G.edata["w"] = edge_attr
-        return self.model(G, _with_dimensions(x), edge_features=_with_dimensions(edge_features))
+        on_edges = _with_dimensions(edge_features, "edge_features")
+        return self.model(G, _with_dimensions(x, "x"), edge_features=on_edges)
 
 
 class OnData(nn.Module):
@@ -194,11 +195,12 @@ class OnPadded(nn.Module):
         sample, place = mask.nonzero(as_tuple=True)
         G = self._graph(pos[mask], sample)
         src, dst = G.edges()
-        pairs = sample[dst], place[dst], place[src]
+        pairs, square = (sample[dst], place[dst], place[src]), (*mask.shape, mask.shape[1])
         if edge_attr is not None:
-            G.edata["w"] = edge_attr[pairs]
-        on_edges = _with_dimensions(_chosen(edge_features, pairs))
-        output = self.model(G, _with_dimensions(_chosen(x, (mask,))), edge_features=on_edges)
+            G.edata["w"] = _chosen(edge_attr, pairs, square, "edge_attr")[0]
+        on_nodes = _with_dimensions(_chosen(x, (sample, place), mask.shape, "x"), "x")
+        on_edges = _with_dimensions(_chosen(edge_features, pairs, square, "edge_features"), "edge_features")
+        output = self.model(G, on_nodes, edge_features=on_edges)
         if self.model.pooling is not None:
             return output
         return _padded(output, mask) if isinstance(output, Tensor) else {d: _padded(v, mask) for d, v in output.items()}
@@ -215,16 +217,24 @@ def _checked_model(model: SE3Transformer | TFN) -> SE3Transformer | TFN:
     return model
 
 
-def _chosen(x: Values | None, rows: tuple[Tensor, ...]) -> Any:
-    """The rows of padded features that there are, by degree."""
-    return None if x is None else {d: v[rows] for d, v in (x if isinstance(x, Mapping) else {0: x}).items()}
+def _chosen(x: Values | None, rows: tuple[Tensor, ...], shape: tuple[int, ...], name: str) -> Any:
+    """The rows of padded features that there are, by degree; each must begin with dimensions of this shape."""
+    if x is None:
+        return None
+    found = {}
+    for degree, value in (x if isinstance(x, Mapping) else {0: x}).items():
+        if not isinstance(value, Tensor) or value.shape[: len(shape)] != shape:
+            got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be tensors [{', '.join(map(str, shape))}, ...], got {got}")
+        found[degree] = value[rows]
+    return found
 
 
-def _with_dimensions(x: Values | None) -> Any:
+def _with_dimensions(x: Values | None, name: str) -> Any:
     """Features in ``[rows, channels, 2 degree + 1]`` where a dimension of size one was left out."""
     if x is None:
         return None
-    values = by_degree(x if isinstance(x, Mapping) else {0: x})
+    values = by_degree(x if isinstance(x, Mapping) else {0: x}, name)
     short = {degree for degree, value in values.items() if isinstance(value, Tensor) and value.dim() == 2}
     return {d: v.unsqueeze(-1 if d == "0" else 1) if d in short else v for d, v in values.items()}
 

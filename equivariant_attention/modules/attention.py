@@ -75,7 +75,7 @@ class GMABSE3(nn.Module):
                 differ in dtype or device.
         """
         check_hooks(self)
-        G, v, k, q = as_graph(G), by_degree(v), by_degree(k), by_degree(q)
+        G, v, k, q = as_graph(G), by_degree(v, "v"), by_degree(k, "k"), by_degree(q, "q")
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")
         check_features(q, self.f_key, G.num_nodes(), "q")

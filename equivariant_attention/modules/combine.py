@@ -42,7 +42,7 @@ class GSum(nn.Module):
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         check_hooks(self)
-        x, y = by_degree(x), by_degree(y)
+        x, y = by_degree(x, "x"), by_degree(y, "y")
         _check_pair(x, self.f_x, y, self.f_y)
         output = {}
         for m, d in self.f_out.structure:
@@ -86,7 +86,7 @@ class GCat(nn.Module):
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
         """
         check_hooks(self)
-        x, y = by_degree(x), by_degree(y)
+        x, y = by_degree(x, "x"), by_degree(y, "y")
         _check_pair(x, self.f_x, y, self.f_y)
         combined = Fiber.combine_fibers(x, self.f_x, y, self.f_y)
         return {str(d): combined[str(d)] for d in self.f_out.degrees}

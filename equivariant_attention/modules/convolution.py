@@ -99,7 +99,7 @@ class GConvSE3Partial(OneLine):
         Returns:
             what :func:`~equivariant_attention.contraction.contract` takes.
         """
-        G, h = as_graph(G), with_three_dimensions(by_degree(h))
+        G, h = as_graph(G), with_three_dimensions(by_degree(h, "h"))
         inputs, channels = checked_inputs(self, h, G, r, basis, edge_features), self.f_in.dict.get(1, 0)
         own = inputs.on_edges.get("1")
         if self.x_ij == "cat":
@@ -231,7 +231,7 @@ class GConvSE3(OneLine):
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.
         """
         check_hooks(self, "kernel_self")
-        G, h = as_graph(G), with_three_dimensions(of_fiber(by_degree(h), self.f_in))
+        G, h = as_graph(G), with_three_dimensions(of_fiber(by_degree(h, "h"), self.f_in))
         inputs = checked_inputs(self, h, G, r, basis, edge_features)
         _, dst = edges_on(G, inputs.src.device)
         (found,) = messages(self.convolution, [self], inputs)
@@ -397,7 +397,7 @@ def _edge_features(G: GraphLike, layer: GConvSE3 | GConvSE3Partial, given: Featu
         if missing := [field for field in fields.values() if field not in G.edata]:
             raise KeyError(f"the graph must have edata[{missing[0]!r}], or edge_features be given, for {layer.f_edge}")
         given = {degree: G.edata[field] for degree, field in fields.items()}
-    given = by_degree(given)
+    given = by_degree(given, "edge_features")
     check_features(given, layer.f_edge, G.num_edges(), "edge_features", layer)
     return {degree: given[degree] for degree in map(str, layer.f_edge.degrees)}
 

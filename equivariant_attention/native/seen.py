@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self._guards: dict[Hashable, deque[Any]] = {}
+        self._guards: dict[Hashable, tuple[Any, ...]] = {}
 
     def has(self, key: Hashable, tensors: Sequence[Tensor]) -> bool:
         """Whether one of the lists that were last added under ``key`` is like this one."""
@@ -39,4 +38,5 @@ class Seen:
             self._guards.clear()
         sizes, strides = [list(v.shape) for v in tensors], [list(v.stride()) for v in tensors]
         options: Any = {"dynamic_dims_sizes": sizes, "dynamic_dims_strides": strides}  # wrongly typed there
-        self._guards.setdefault(key, deque(maxlen=STATES)).append(guards.TensorGuards(*tensors, **options))
+        # A new tuple, for other threads may be going through the old one.
+        self._guards[key] = (*self._guards.get(key, ()), guards.TensorGuards(*tensors, **options))[-STATES:]

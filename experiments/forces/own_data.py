@@ -30,6 +30,8 @@ def load(config: FrameConfig) -> dict[str, Frames]:
     """The datasets ``'train'``, ``'valid'`` and ``'test'``."""
     if config.precision not in ("32-true", "64-true"):
         raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
+    if config.data is None:  # "none" on the command line
+        raise UsageError("--data: expected a file, got none")
     with blame("--data"):
         frames = read_frames(config.data)
         if config.valid is None:

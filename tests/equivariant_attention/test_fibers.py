@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from equivariant_attention.checks import check_features
 from equivariant_attention.fibers import (
     Fiber,
+    by_degree,
     fiber2head,
     fiber2tensor,
     get_fiber_dict,
@@ -133,6 +134,17 @@ def test_heads_take_channels_in_order():
     assert torch.equal(fiber2head(features, 2, fiber), heads.unsqueeze(-1))
     with pytest.raises(ValueError, match="4 heads do not divide 2 channels of degree 1"):
         fiber2head(features, 4, fiber)
+
+
+def test_degrees_become_text_and_none_is_there_twice():
+    values = {0: torch.zeros(1), "1": torch.ones(1)}
+    assert by_degree(values) == {"0": values[0], "1": values["1"]}
+    assert values.keys() == {0, "1"}
+    for other in (None, "features", {"0": values[0]}, {}):
+        assert by_degree(other) is other
+    assert [*by_degree({True: 1, 0.5: 1})] == [True, 0.5]  # no degree: for checks to refuse
+    with pytest.raises(ValueError, match=r"^h must have every degree once, got \[0, '0'\]"):
+        by_degree({0: values[0], "0": values[0]}, "h")
 
 
 def test_check_features_names_what_is_wrong():

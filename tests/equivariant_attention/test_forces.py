@@ -98,3 +98,41 @@ def test_a_cell_of_another_shape_is_refused():
     z, x, batch, cell = systems()
     with pytest.raises(ValueError, match=r"cell must have shape \[3, 3\] or \[2, 3, 3\], got \[3, 3, 3\]"):
         energy_forces_stress(model(), z, x, CUTOFF, batch, cell[[0, 0, 1]])
+
+
+def test_a_graph_that_was_made_with_an_envelope_is_computed_with_the_one_that_is_asked_for():
+    z, x, *_ = systems()
+    G = radius_graph(x, CUTOFF, envelope=6)
+    G.ndata["z"] = z
+
+    def energy(G):
+        return (G.edata["d"].square().sum() * G.edata.get("envelope", torch.ones(1)).sum())[None]
+
+    for envelope in (None, 2):
+        found = forces_on_graph(energy, G, CUTOFF, envelope=envelope)
+        for value, expected in zip(found, energy_forces_stress(energy, z, x, CUTOFF, envelope=envelope), strict=True):
+            torch.testing.assert_close(value, expected)
+    assert "envelope" in G.edata
+
+
+def test_one_cell_may_serve_all_graphs():
+    z, x, batch, cells = systems()
+    one = energy_forces_stress(model(), z, x, CUTOFF, batch, cells[0])
+    each = energy_forces_stress(model(), z, x, CUTOFF, batch, cells[:1].expand(2, 3, 3))
+    torch.testing.assert_close(tuple(one), tuple(each))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("cutoff", 0.0), ("cutoff", float("nan")), ("envelope", 0), ("envelope", 2.5), ("cell", torch.eye(3)),
+     ("cell", torch.eye(3, dtype=torch.float64)[None]), ("cell", [1.0])],
+)  # fmt: skip
+def test_what_is_wrong_is_named(name, wrong):
+    z, x, batch, cell = systems()
+    G = radius_graph(x, CUTOFF, batch, cell)
+    G.ndata["z"] = z
+    given = {"cutoff": CUTOFF, "cell": cell, "envelope": 6, name: wrong}
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        energy_forces_stress(model(), z, x, batch=batch, **given)
+    with pytest.raises(ValueError, match=f"^{name} must"):
+        forces_on_graph(model(), G, **given)

@@ -81,6 +81,7 @@ WRONG = [
     ("forces.run", "graph", "--graph own"),
     ("forces.run", "atoms", "--atoms 1"),
     ("forces.run", "data", f"--data {NO_FILE}"),
+    ("forces.run", "data", "--data none"),
     ("forces.run", "precision", "--data DATA --precision bf16-mixed"),
     ("forces.run", "channels", "--data DATA --channels 4,1"),
     ("forces.run", "channels", "--data DATA --channels 4;8"),

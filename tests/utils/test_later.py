@@ -19,6 +19,18 @@ def test_an_item_comes_when_the_next_has_been_made():
     assert [(item, len(made)) for item in one_behind(items())] == [(0, 2), (1, 3), (2, 3)]
 
 
+def test_where_the_next_cannot_be_made_the_one_before_comes_first():
+    def items():
+        yield 0
+        yield 1
+        raise ValueError("of the third")
+
+    came = []
+    with pytest.raises(ValueError, match="of the third"):
+        came.extend(one_behind(items()))
+    assert came == [0, 1]
+
+
 def test_no_items():
     assert [*one_behind([])] == []
 

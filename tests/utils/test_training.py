@@ -359,6 +359,24 @@ def test_what_was_not_finite_is_found_a_step_later_with_the_weights_that_it_bega
     assert torch.equal(saved["model"]["0.weight"], began[0])
 
 
+def test_what_was_not_finite_is_told_where_the_next_step_fails_of_it(tmp_path):
+    """As models do that move points by weights which are NaN by then."""
+    calls = []
+
+    def loss(model, batch):
+        metrics, size = batch_loss(model, batch)
+        calls.append(batch)
+        if len(calls) == 3:
+            metrics["loss"] = metrics["loss"] * torch.nan
+        if len(calls) == 4:
+            raise RuntimeError("points must be finite")
+        return metrics, size
+
+    with pytest.raises(NonFiniteError, match="the loss is nan in epoch 1, step 3"):
+        fit(make_trainer(tmp_path, loss))
+    assert len(calls) == 4
+
+
 def test_not_finite_on_a_full_disk(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "nonfinite.pt")

@@ -7,8 +7,9 @@ import torch
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
+from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels import launch
-from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from equivariant_attention.modules import GConvSE3, GSE3Res, get_basis_and_r
 from tests.cases import random_features
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
@@ -43,6 +44,26 @@ def test_a_layer_is_the_oracles_where_edges_share_radial_weights(dtype):
             torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
     for a, b in zip(found, values_and_gradients("triton", *given), strict=True):
         assert a is b is None or torch.equal(a, b)
+
+
+@interpreted
+@pytest.mark.parametrize("made", [GSE3Res, GConvSE3])
+def test_a_graph_without_edges(made):
+    """As that of a single atom: derivatives of what edges do are zero."""
+    fiber = Fiber(2, 4)
+    layer, features = made(fiber, fiber), random_features(fiber, 3, torch.float32)
+    G = Graph([], [], num_nodes=3)
+    G.edata["d"] = torch.zeros(0, 3)
+    basis, r = get_basis_and_r(G, 1)
+    found = {}
+    for backend in ("triton", "oracle"):
+        leaves = [*({d: v.detach().requires_grad_() for d, v in features.items()}).values(), *layer.parameters()]
+        with use_backend(backend):
+            output = layer(dict(zip(features, leaves, strict=False)), G=G, r=r, basis=basis)
+        loss = sum(v.square().sum() for v in output.values())
+        found[backend] = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    for a, b in zip(found["triton"], found["oracle"], strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.fixture

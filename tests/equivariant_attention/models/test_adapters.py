@@ -186,3 +186,16 @@ def test_wrong_padded_batches_are_refused():
             OnPadded(net)(x, pos, mask)
     with pytest.raises(ValueError, match=r"pos must have shape \[batch, nodes, 3\]"):
         OnPadded(net)(x, pos[0])
+
+
+def test_padded_values_are_of_as_many_samples_and_nodes_as_positions():
+    """Of larger ones some would be read, but the wrong ones."""
+    net = SE3Transformer({0: 3}, {0: 4}, {0: 2}, 1, edge_dim=2, fiber_edge={0: 2})
+    given = {"x": torch.randn(2, 3, 3), "edge_attr": torch.randn(2, 3, 3, 2), "edge_features": torch.randn(2, 3, 3, 2)}
+    assert OnPadded(net)(pos=torch.randn(2, 3, 3), **given)["0"].shape == (2, 3, 2, 1)
+    for name, value in given.items():
+        for wrong in (value[:1], value[:, :2], torch.cat([value, value], dim=1), torch.cat([value, value])):
+            with pytest.raises(ValueError, match=rf"^{name} must be tensors \[2, 3, .*\], got \[{len(wrong)}, "):
+                OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, name: wrong})
+    with pytest.raises(ValueError, match=r"^edge_features must be tensors .* got str"):
+        OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, "edge_features": {0: "values"}})
