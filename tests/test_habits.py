@@ -47,3 +47,17 @@ def test_what_is_called_public_or_not_is_there():
     named += re.findall(r"`([a-z_]+)`", page.split("the wording of messages.")[1].split("are documented for")[0])
     assert {"modules", "nvidia", "native"} <= set(named) <= modules
     assert callable(importlib.import_module("equivariant_attention.contraction").use_backend)
+
+
+def test_no_weights_are_kept_but_those_that_something_reads():
+    results = ROOT / "benchmarks" / "results"
+    told = text("docs/maintaining.md").split("\n## Weights\n")[1].partition("Others are files of a release")[0]
+    kept = {str(path.relative_to(results)) for path in results.rglob("*.pt")}
+    assert kept == set(re.findall(r"`([a-z0-9_/]+\.pt)`", told))
+
+
+def test_every_measurement_kept_is_on_the_page():
+    kept = {str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks" / "results" / "speed").glob("*.json")}
+    assert kept == set(
+        re.findall(r"^        (benchmarks/results/speed/\S+\.json)", text("docs/measurements.md"), re.MULTILINE)
+    )

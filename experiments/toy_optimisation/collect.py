@@ -2,8 +2,8 @@
 
 python -m experiments.toy_optimisation.collect RUN ... --output FOLDER
 
-FOLDER gets table.md, learning_curves.png, and a folder of the name of each RUN with its configuration, curve, figures,
-weights and pictures.
+FOLDER gets table.md, learning_curves.png, and a folder of the name of each RUN with its configuration, curve, figures
+and pictures. Weights stay where they are.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ def _parser() -> Parser:
 if __name__ == "__main__":
     answer_help(_parser)  # PyTorch takes seconds to import
 
-from equivariant_attention.checkpoints import write_tensors
-from utils import checkpoints
 from utils.files import atomic_write, read_json, write_json
 from utils.plots import Figure, save_figure
 from utils.runs import CONFIG, without_places
 
 KEPT = (
-    "config.json", "metrics.csv", "metrics.json", "checkpoints/best.pt",
+    "config.json", "metrics.csv", "metrics.json",
     "pictures/animation.gif", "pictures/energy.png", "pictures/attention.png",
 )  # fmt: skip
 
@@ -63,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def keep(source: Path, target: Path) -> None:
-    """Copy a file of a run; config.json and best.pt without places on its machine.
+    """Copy a file of a run; config.json without places on its machine.
 
     Args:
         source: the file.
@@ -72,9 +70,6 @@ def keep(source: Path, target: Path) -> None:
     if source.name == CONFIG:
         config = read_json(source)
         write_json(target, {**config, "flags": without_places(config["flags"])})
-    elif source.name == "best.pt":
-        best = checkpoints.load(source, checkpoints.WEIGHTS)
-        write_tensors(target, {**best, "flags": without_places(best["flags"])})
     else:
         with atomic_write(target) as file:
             file.write(source.read_bytes())
