@@ -81,11 +81,11 @@ class Fiber:
 
     def _validate(self) -> None:
         if not self.structure:
-            raise ValueError("a Fiber needs at least one degree, got none")
+            raise ValueError("a Fiber must have at least one degree, got none")
         for multiplicity, degree in self.structure:
             if degree < 0 or multiplicity < 1:
                 raise ValueError(
-                    f"a Fiber needs degrees >= 0 and multiplicities >= 1, got multiplicity {multiplicity} "
+                    f"a Fiber must have degrees >= 0 and multiplicities >= 1, got multiplicity {multiplicity} "
                     f"for degree {degree}"
                 )
         degrees = [degree for _, degree in self.structure]

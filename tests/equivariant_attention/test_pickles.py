@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equivariant_attention import pickles
-from tests.hostile import PICKLES, TENSORS
+from tests.wrong.pickles import PICKLES, TENSORS
 
 CONTENT = {
     "numbers": [0, -1, 2**40, -(2**70), 0.5, float("inf")],
@@ -67,7 +67,7 @@ def test_short_tuples_are_keys(key, protocol):
 
 def test_hostile_files_are_refused_without_a_crash():
     """In a process of its own, which would not outlive what some of them do to NumPy's and to Python's own readers."""
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.hostile"]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.wrong.pickles"]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ from torch import nn
 
 from equivariant_attention import files
 from equivariant_attention.torch_files import NUMBERS, load_pickle, load_torch
-from tests.hostile import Call
+from tests.wrong.pickles import Call
 
 LEGACY = pytest.mark.parametrize("legacy", [False, True])
 

@@ -8,8 +8,8 @@ from pydantic.dataclasses import dataclass
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from tests.oddities import ODD, changed, oddities
-from tests.wrong_checkpoints import WRONG, make_wrong
+from tests.wrong.checkpoints import WRONG, make_wrong
+from tests.wrong.values import ODD, changed, oddities
 from utils.cli import UsageError
 from utils.config import RULES, Config, Count
 from utils.experiment import Experiment

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from tests.oddities import ODD, ODD_TENSORS, changed, oddities
+from tests.wrong.values import ODD, ODD_TENSORS, changed, oddities
 from utils import checkpoints, training
 from utils.checkpoints import CheckpointError
 from utils.loaders import EpochLoader

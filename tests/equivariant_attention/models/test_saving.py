@@ -13,7 +13,7 @@ from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.models.saving import FORMAT_VERSION
 from tests.cases import random_graph
 from tests.equivariant_attention.models.cases import EDGE_DIM, FIBERS, MODELS, tensors, tfn, transformer, with_inputs
-from tests.oddities import ODD, changed, oddities
+from tests.wrong.values import ODD, changed, oddities
 
 
 @pytest.fixture

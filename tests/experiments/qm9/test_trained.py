@@ -10,7 +10,7 @@ import torch
 from experiments.qm9 import bonds, eval, predict, run
 from tests.experiments.qm9.cases import arrays_of, table
 from tests.experiments.qm9.test_run import HOMO, SMALL, molecules
-from tests.wrong_checkpoints import WRONG, make_wrong
+from tests.wrong.checkpoints import WRONG, make_wrong
 from utils.cli import UsageError
 from utils.files import read_json
 
