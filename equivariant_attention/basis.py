@@ -191,11 +191,11 @@ def get_basis_and_r(
             relative positions ``x_dst - x_src``, ``[edges, 3]`` or ``[edges, 1, 3]``, float32 or float64.
         max_degree: largest degree of any feature of the model, at least 0.
         compute_gradients: let gradients flow from the basis to ``edata['d']``. They flow from the distances always.
-        plan: of this graph, made ahead; None makes one, which looks at values.
+        plan: of this graph, made ahead; None makes one, which reads values.
         zero_edges: what becomes of edges of length zero, such as self-loops: 'isotropic', they carry only J = 0, which
             needs no direction; 'published', they are taken to point along (0, 1, 0), as in the published code. That is
-            **not equivariant**, and meant for weights that were trained so. In either case the derivative by
-            ``edata['d']`` is 0 there.
+            **not equivariant**, and meant for weights that were trained so. In either case the derivative with
+            respect to ``edata['d']`` is 0 there.
 
     Returns:
         the :class:`Basis` and r, the lengths of ``edata['d']``, ``[edges, 1]``.

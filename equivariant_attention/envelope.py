@@ -1,4 +1,4 @@
-"""The smooth cutoff of a radius graph: what an edge counts, falling to zero where it is about to end."""
+"""The smooth cutoff of a radius graph: weights of its edges, which fall to zero towards the cutoff."""
 
 from __future__ import annotations
 

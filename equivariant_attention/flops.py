@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from .contraction import cost, cpp
 from .contraction.convolution import Convolution
-from .contraction.networks import HIDDEN
+from .contraction.radial import HIDDEN
 from .native.attention import Shape
 from .native.operation import OPERATORS, halves, with_none
 

@@ -1,4 +1,4 @@
-"""Forces and stress: derivatives of an energy by positions and by a strain of all positions and cells."""
+"""Forces and stress: derivatives of an energy with respect to positions, and to a strain of positions and cell."""
 
 from __future__ import annotations
 

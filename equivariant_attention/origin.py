@@ -1,4 +1,4 @@
-"""Whose signs of the basis weights have: what the metadata of a state dict say, which PyTorch keeps in files."""
+"""Which signs of the basis weights were trained with, as the metadata of a state dict say, which PyTorch saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether modules are plain: as their classes make them, with nothing done beside their forward or in its place.
+"""Whether modules are plain: as their classes make them, without hooks and without another forward.
 
 Whatever reads the parameters of a module in place of calling it asks here first.
 """

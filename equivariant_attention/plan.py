@@ -1,4 +1,4 @@
-"""What the values of a graph decide, looked at once: edges that share radial weights, edges of length zero."""
+"""What depends on the values of a graph, found out once: edges that share radial weights, edges of length zero."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ LONGEST_ROW = 64
 
 
 class Plan:
-    """All that the values of a graph decide, so that no layer need look at any to know what to do.
+    """All that depends on the values of a graph, so that no layer need read any to know what to do.
 
-    Looking at values makes the host of a GPU wait. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
+    To read values the host has to wait for a GPU (synchronise). :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
     waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.

@@ -26,13 +26,13 @@ from ..contraction import blockwise, cost, cpp, edge, node, oracle, pair_by_pair
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import limited_memory
-from ..contraction.networks import changed
-from ..contraction.precision import full_precision
+from ..contraction.radial import changed
 from ..kernels import launch
 from ..native import on_gpu
 from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..native.operation import Tensors
 from ..plain import has_hooks_of_all
+from ..precision import full_precision
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
@@ -55,7 +55,7 @@ NEEDS = {
     "node": "plan",
     "triton": "frames",
 }  # what only the basis of get_basis_and_r has
-LATER = ""  # the faster one in C++ for the graph that there is when what is recorded runs
+LATER = ""  # whichever in C++ is faster for the graph at hand, when what PyTorch has recorded runs
 _chosen: ContextVar[str | None] = ContextVar("backend", default=None)
 
 

@@ -1,4 +1,4 @@
-"""Backend 'frame' block by block of edges: the workspace of a block is made again in the backward pass, never kept."""
+"""Backend 'frame' by blocks of edges, checkpointed: nothing of a block is kept, the backward pass makes it again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..contraction import frame
 from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
-from ..contraction.memory import room_for
-from ..contraction.networks import PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
+from ..contraction.memory import memory_for
+from ..contraction.radial import PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
 from ..native.calls import is_looked_into
 from ..so3.couplings import published_sign
 
@@ -57,7 +57,7 @@ def tensors(
         scalars=scalars,
         on_edges=list(on_edges),
         frames=list(frames),
-        trunk=stacked(networks),
+        hidden_layers=stacked(networks),
         weights=frame.aligned_weights(layout, [network[-2:] for network in networks]),
     )
 
@@ -115,17 +115,17 @@ class Tensors(NamedTuple):
     scalars: Any
     on_edges: Sequence[Any]  # of each feature, what edges send of their own, or None
     frames: Sequence[Any]
-    trunk: Sequence[Any]
+    hidden_layers: Sequence[Any]
     weights: Sequence[Any]
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self[:2], *self.on_edges, *self.frames, *self.trunk, *self.weights)
+        return (*self[:2], *self.on_edges, *self.frames, *self.hidden_layers, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
         e = 2 + len(self.on_edges)
         f = e + len(self.frames)
-        t = f + len(self.trunk)
+        t = f + len(self.hidden_layers)
         return Tensors(*values[:2], values[2:e], values[e:f], values[f:t], values[t:])
 
 
@@ -145,7 +145,7 @@ class Problem:
         self.first = [inputs.first.get(str(k), 0) for k, _ in layout.features]
         self.degrees = layout.convolution.degrees
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
-        self.room = {purpose: room_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
+        self.memory = {purpose: memory_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
 
     @property
     def passes(self) -> Passes:
@@ -156,13 +156,13 @@ class Problem:
         shared = 2 * len(self.plan.pairs) if self.pairs_share else 0
         sizes = self.layout.row_sizes
         for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
-            yield from self._blocks(D, start, end, self.room["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
+            yield from self._blocks(D, start, end, self.memory["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
 
     def blocks_with_graph(self) -> Iterator[Block]:
         """Blocks for autograd, which keeps their radial weights and all else that derivatives need."""
         sizes = self.layout.row_sizes
         size = 4 * (sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
-        return self._blocks(1, 0, self.plan.num_edges, self.room["graph"] // size)
+        return self._blocks(1, 0, self.plan.num_edges, self.memory["graph"] // size)
 
     def _blocks(self, D: int, start: int, end: int, rows_at_once: int) -> Iterator[Block]:
         rows = (end - start) // D
@@ -202,22 +202,26 @@ class Problem:
         frames = dict(zip(self.degrees, t.frames, strict=True))
         return {key: frames[key[0]].mT @ v if key[0] else v for key, v in values.items()}
 
-    def mixed(self, t: Tensors, parts: frame.Parts, g: Tensor, room: Tensor | None) -> frame.Values:
-        return frame.by_degree(self.layout.outputs, frame.mix(self.layout, parts, g, t.weights, room))
+    def mixed(self, t: Tensors, parts: frame.Parts, g: Tensor, workspace: Tensor | None) -> frame.Values:
+        return frame.by_degree(self.layout.outputs, frame.mix(self.layout, parts, g, t.weights, workspace))
 
-    def messages(self, t: Tensors, D: int, room: Tensor | None) -> list[Tensor]:
+    def messages(self, t: Tensors, D: int, workspace: Tensor | None) -> list[Tensor]:
         """The messages of a block, ``[edges, channels, 2l+1]``."""
         parts = frame.by_order(self.layout.inputs, self.turned(t, self.sent(t)), D)
-        g = hidden(t.scalars, *t.trunk) if room is None else Hidden(t.scalars, t.trunk, keep=False).output
-        values = self.turned_back(t, self.mixed(t, parts, g, room))
+        g = (
+            hidden(t.scalars, *t.hidden_layers)
+            if workspace is None
+            else Hidden(t.scalars, t.hidden_layers, keep=False).output
+        )
+        values = self.turned_back(t, self.mixed(t, parts, g, workspace))
         return [values[key].mT for key in self.layout.messages]
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    edges, room = problem.plan.num_edges, _buffer(problem, t.weights)
+    edges, workspace = problem.plan.num_edges, _buffer(problem, t.weights)
     output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
     for block in problem.blocks():
-        found = problem.messages(problem.on_block(t, block, block.D), block.D, room)
+        found = problem.messages(problem.on_block(t, block, block.D), block.D, workspace)
         for whole, part in zip(output, found, strict=True):
             whole.index_copy_(0, block.edges, part)
     return output
@@ -225,23 +229,25 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
     """A workspace for radial weights: as many as the cache holds, or those of one row."""
-    room = problem.room["cache"] // weights[0].element_size()
-    return weights[0].new_empty(max(room, *(A.shape[0] * A.shape[2] for A in weights)))
+    size = problem.memory["cache"] // weights[0].element_size()
+    return weights[0].new_empty(max(size, *(A.shape[0] * A.shape[2] for A in weights)))
 
 
 def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
     """First derivatives."""
-    layout, room = problem.layout, _buffer(problem, t.weights)
+    layout, workspace = problem.layout, _buffer(problem, t.weights)
     total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
     for block in problem.blocks():
         # Edges that share radial weights still have their own derivatives with respect to their scalars.
         separate = block.D if needed.scalars else 1
         b = problem.on_block(t, block, block.D // separate)
-        sent, radial = problem.sent(b), Hidden(b.scalars, b.trunk, keep=True)
+        sent, radial = problem.sent(b), Hidden(b.scalars, b.hidden_layers, keep=True)
         parts, g = frame.by_order(layout.inputs, problem.turned(b, sent), block.D), radial.output[:, ::separate]
         arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
         dmixed = frame.by_order(layout.outputs, problem.turned(b, arriving), block.D)
-        dparts, dg = frame.mix_gradient(layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, room)
+        dparts, dg = frame.mix_gradient(
+            layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, workspace
+        )
         dturned = frame.by_degree(layout.inputs, dparts)
         dsent = problem.turned_back(b, dturned)
         if needed.sent:
@@ -250,11 +256,11 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
         for whole, first, key in zip(total.on_edges, problem.first, layout.features, strict=True):
             if whole is not None:
                 whole.index_copy_(0, block.edges, dsent[key][:, :, first : first + whole.shape[1]].mT)
-        dscalars = radial.gradient(dg, total.trunk, needed.scalars)
+        dscalars = radial.gradient(dg, total.hidden_layers, needed.scalars)
         if needed.scalars:
             total.scalars.index_copy_(0, block.edges, dscalars)
         if any(needed.frames):
-            mixed = problem.mixed(b, parts, g, room)
+            mixed = problem.mixed(b, parts, g, workspace)
             frames = dict(zip(problem.degrees, total.frames, strict=True))
             for before, after in ((sent, dturned), (arriving, mixed)):
                 for key, value in before.items():

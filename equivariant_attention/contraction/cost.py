@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from ..contraction.convolution import Convolution
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..plan import Plan
 
 # Nanoseconds of a training step (forward and backward) for each multiply-add of its forward pass. Kinds of work differ

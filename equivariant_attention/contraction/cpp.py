@@ -22,8 +22,8 @@ from torch import Tensor
 from ..contraction import blockwise, cost, frame
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
-from ..contraction.memory import room_for
-from ..contraction.networks import PARAMETERS, as_cpp_reads, parameters
+from ..contraction.memory import memory_for
+from ..contraction.radial import PARAMETERS, as_cpp_reads, parameters
 from ..native import calls
 from ..native.calls import address, check_read, contiguous
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
@@ -113,7 +113,7 @@ class Problem:
         return Operation(
             name="messages",
             statics=(self.backend, self.convolution.text, sizes, self.pairs_share),
-            room=self.room,
+            allocate=self.allocate,
             forward=self.forward,
             gradient=self.gradient,
             second=self.second,
@@ -136,7 +136,7 @@ class Problem:
         parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
         return Tensors(*parts)
 
-    def room(self, tensors: Sequence[Any]) -> list[Tensor]:
+    def allocate(self, tensors: Sequence[Any]) -> list[Tensor]:
         """Empty tensors for the messages."""
         t = self.like(tensors)
         return [t.scalars.new_empty(t.num_edges, c, 2 * l + 1) for l, c in self.convolution.messages]
@@ -151,7 +151,7 @@ class Problem:
     def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
         """First derivatives."""
         t = self.like(tensors)
-        total = _room(t, self.like(needed))
+        total = _empty_derivatives(t, self.like(needed))
         _call("gradient", self, t, total, arriving=self._all_there(t, gradients))
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
@@ -167,8 +167,8 @@ class Problem:
         needed: Sequence[bool],
     ) -> tuple[list[Tensor | None], list[Tensor]]:
         """Tangents of first derivatives, and of messages."""
-        t, output = self.like(tensors), self.room(tensors)
-        total, arriving = _room(t, self.like(needed)), self._all_there(t, gradients)
+        t, output = self.like(tensors), self.allocate(tensors)
+        total, arriving = _empty_derivatives(t, self.like(needed)), self._all_there(t, gradients)
         _call("second", self, t, total, made=output, arriving=arriving, tangents=self.like(directions))
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
@@ -258,7 +258,7 @@ register(
 )
 
 
-def _room(t: Tensors, needed: Tensors) -> Tensors:
+def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:
     """Where C++ writes derivatives: for those that are needed; of frames and of parameters it makes all or none."""
     by_parameters = any(needed.parameters)
     return t._replace(
@@ -345,7 +345,7 @@ def _call(
         num_messages=len(convolution.messages),
         num_networks=len(convolution.rows),
         max_degree=convolution.degrees[-1],
-        room=room_for("cache" if backend == "cpp" else "block", src.device),
+        room=memory_for("cache" if backend == "cpp" else "block", src.device),
         features=_features(problem, t, d),
         messages=_messages(convolution, made, arriving),
         networks=structure.networks,

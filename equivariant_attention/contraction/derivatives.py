@@ -1,4 +1,4 @@
-"""Messages in PyTorch, and their derivatives, block by block of edges; between passes only their inputs are kept."""
+"""Messages in PyTorch, and their derivatives, block by block of edges, checkpointed: only their inputs are kept."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from ..contraction.precision import full_precision
 from ..native.operation import plain_gradient
 from ..plan import Plan
+from ..precision import full_precision
 
 
 class Tensors(Protocol):

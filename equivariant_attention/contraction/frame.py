@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..so3 import aligned_coupling
 from ..so3.constants import constant
 
@@ -218,14 +218,14 @@ def _spread(part: Tensor) -> Tensor:
     return torch.stack([torch.stack([minus, plus], dim=3), torch.stack([plus, -minus], dim=3)], dim=2)
 
 
-def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room: Tensor | None) -> Parts:
+def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], workspace: Tensor | None) -> Parts:
     """Every kernel along the axis.
 
     Args:
         parts: what is sent.
         g: from the radial networks, ``[networks, rows, 33]``.
         weights: from :func:`aligned_weights`.
-        room: where radial weights are made, as many at a time as it holds; None makes all, as derivatives need.
+        workspace: where radial weights are made, as many at a time as it holds; None makes all, as derivatives need.
 
     Returns:
         the messages, by order.
@@ -237,12 +237,12 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], room
     }
     for p, A in zip(layout.products, weights, strict=True):
         x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
-        for rows in _slices(g.shape[1], A, room):
-            R = _radial_weights(p, _select(g[:, rows], p.networks), A, room)
+        for rows in _slices(g.shape[1], A, workspace):
+            R = _radial_weights(p, _select(g[:, rows], p.networks), A, workspace)
             y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
             y = y.movedim(4, 2).flatten(1, 2)
-            if room is None:  # and all rows at once; vmap cannot write to what it has not made
+            if workspace is None:  # and all rows at once; vmap cannot write to what it has not made
                 mixed[p.m, p.channels_out] = y_all + y
             else:
                 y_all[rows] += y
@@ -258,12 +258,12 @@ def mix_gradient(
     gradients: Parts,
     dweights: Sequence[Tensor | None],
     separate: int,
-    room: Tensor,
+    workspace: Tensor,
 ) -> tuple[Parts, Tensor]:
     """The derivatives of :func:`mix`, which makes the radial weights again.
 
     Args:
-        parts, g, weights, room: as there.
+        parts, g, weights, workspace: as there.
         transposed: the weights without biases, ``[pairs, (a, b) x channels out x channels in, 32]`` as it lies in
             memory: their product is made a third faster than in place.
         gradients: derivatives with respect to what it returned.
@@ -278,9 +278,9 @@ def mix_gradient(
     dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
     for p, A, AT, dA in zip(layout.products, weights, transposed, dweights, strict=True):
         x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
-        for rows in _slices(g.shape[1], A, room):
+        for rows in _slices(g.shape[1], A, workspace):
             h = _select(g[:, rows], p.networks)
-            R = _radial_weights(p, h, A, room)
+            R = _radial_weights(p, h, A, workspace)
             x = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in)
             dy = dy_all[rows].unflatten(1, (p.groups, p.together)).movedim(2, 4)
             dy = _repeated(dy, 1, p.sources).reshape(len(R), -1, R.shape[1])
@@ -309,22 +309,22 @@ def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
     return numbers == tuple(range(len(values)))
 
 
-def _slices(rows: int, A: Tensor, room: Tensor | None) -> Iterator[slice]:
-    if room is None:
+def _slices(rows: int, A: Tensor, workspace: Tensor | None) -> Iterator[slice]:
+    if workspace is None:
         return iter([slice(None)] if rows else [])
-    step = max(1, len(room) // (A.shape[0] * A.shape[2]))
+    step = max(1, len(workspace) // (A.shape[0] * A.shape[2]))
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def _radial_weights(p: Product, h: Tensor, A: Tensor, room: Tensor | None) -> Tensor:
+def _radial_weights(p: Product, h: Tensor, A: Tensor, workspace: Tensor | None) -> Tensor:
     """Matrices ``[rows x degrees x groups, channels, channels_in]``: those of messages that share one lie side by side.
 
     They are written where they belong, row by row of edges, which costs a batched product no more than any other place.
     """
-    if room is None:
+    if workspace is None:
         R = (h @ A).transpose(0, 1)
     else:
-        R = room[: h.shape[1] * A.shape[0] * A.shape[2]].view(h.shape[1], A.shape[0], A.shape[2])
+        R = workspace[: h.shape[1] * A.shape[0] * A.shape[2]].view(h.shape[1], A.shape[0], A.shape[2])
         torch.bmm(h, A, out=R.transpose(0, 1))
     return R.reshape(h.shape[1] * p.sources * p.groups, -1, p.channels_in)
 

@@ -30,7 +30,7 @@ def limited_memory(limit: int | None) -> Iterator[None]:
 
 
 @constant_when_compiled
-def room_for(purpose: str, device: torch.device) -> int:
+def memory_for(purpose: str, device: torch.device) -> int:
     """Bytes for a purpose: 'cache', 'block' or 'graph'."""
     by_device = DEFAULTS[purpose]
     default = by_device.get(device.type, by_device["cuda"])

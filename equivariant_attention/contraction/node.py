@@ -1,14 +1,14 @@
 r"""Backend 'node': what a node sends, under every hidden value of the radial networks, is made once for all its edges.
 
-With radial weights :math:`R = A g`, where g are the hidden values of the pair's radial network and a one,
+With radial weights :math:`R = A g`, where g are the hidden values of the pair's radial network, and a 1 for the biases,
 
 .. math:: m_{ij}^l = \sum_k \sum_{J,q} W_{Jq}(x_{ij}) \sum_h g_h(x_{ij}) \; P_{jhJq}, \qquad
           P_{jhJq} = \sum_c A_{hJc} \, f_{jcq}^k
 
 For a node, P costs as much as the radial weights of 2k+1 edges; but then no edge has radial weights. Source nodes are
 taken in blocks, ``[rows, slots]``: a row is a node with at most so many of its outgoing edges, a slot is one of these,
-and slots of a row that are left over hold its last edge once more, whose message is then dropped. Nothing of a block is
-kept: the backward pass makes it again.
+and slots of a row that are left over hold its last edge once more, whose message is then dropped. Blocks are
+checkpointed: nothing of one is kept, the backward pass makes it again.
 
 Throughout, numbers of a pair of degrees are in the order (q, J, channel out), with q the order of the degree in.
 """
@@ -26,8 +26,8 @@ from torch import Tensor
 from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated
 from ..contraction.inputs import Inputs
-from ..contraction.memory import room_for
-from ..contraction.networks import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
+from ..contraction.memory import memory_for
+from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
 
 VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
 
@@ -43,7 +43,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         basis=[inputs.basis[f"{k},{l}"][:, 0, :, 0].flatten(2) for k, l in layout.pairs],
-        trunk=stacked(by_network),
+        hidden_layers=stacked(by_network),
         weights=[
             node_weights(pair, ends, *by_network[pair.network][-2:])
             for pair, ends in zip(convolution.pairs, convolution.ends, strict=True)
@@ -117,11 +117,11 @@ class Tensors(NamedTuple):
     on_edges: Sequence[Any]  # of each, what edges send of their own, [edges or slots, channels, 2k+1], or None
     scalars: Any
     basis: Sequence[Any]  # [edges or slots, 2l+1, (2k+1) x F]
-    trunk: Sequence[Any]
+    hidden_layers: Sequence[Any]
     weights: Sequence[Any]  # [33, channels in, F x channels out]
 
     def flat(self) -> tuple[Any, ...]:
-        return (*self.features, *self.on_edges, self.scalars, *self.basis, *self.trunk, *self.weights)
+        return (*self.features, *self.on_edges, self.scalars, *self.basis, *self.hidden_layers, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
         """Other values in the places of these."""
@@ -165,7 +165,7 @@ class Block(NamedTuple):
         )
 
 
-class Room:
+class Workspace:
     """A workspace that all blocks use: fresh memory is slow, as the system hands it out page by page."""
 
     def __init__(self, like: Tensor) -> None:
@@ -179,16 +179,16 @@ class Room:
         return self.memory[name][:size].view(shape)
 
 
-def _bmm(a: Tensor, b: Tensor, room: Room | None, name: str) -> Tensor:
-    return a @ b if room is None else torch.bmm(a, b, out=room(name, a.shape[0], a.shape[1], b.shape[2]))
+def _bmm(a: Tensor, b: Tensor, workspace: Workspace | None, name: str) -> Tensor:
+    return a @ b if workspace is None else torch.bmm(a, b, out=workspace(name, a.shape[0], a.shape[1], b.shape[2]))
 
 
-def _cat(parts: Sequence[Tensor], dim: int, room: Room | None, name: str) -> Tensor:
-    if room is None:
+def _cat(parts: Sequence[Tensor], dim: int, workspace: Workspace | None, name: str) -> Tensor:
+    if workspace is None:
         return torch.cat(parts, dim)
     shape = list(parts[0].shape)
     shape[dim] = sum(part.shape[dim] for part in parts)
-    return torch.cat(parts, dim, out=room(name, *shape))
+    return torch.cat(parts, dim, out=workspace(name, *shape))
 
 
 class Problem:
@@ -197,7 +197,7 @@ class Problem:
     def __init__(self, layout: Layout, inputs: Inputs) -> None:
         self.layout, self.first = layout, [inputs.first.get(str(k), 0) for k, _ in layout.features]
         self.plan = inputs.basis.plan
-        self.room = {purpose: room_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
+        self.memory = {purpose: memory_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
 
     @property
     def passes(self) -> Passes:
@@ -206,14 +206,14 @@ class Problem:
     def blocks(self, t: Tensors) -> Iterator[Block]:
         """Blocks of rows: the largest P stays in cache."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
-        rows = self.room["cache"] // (itemsize * sizes.largest_p)
-        return self._blocks(rows, self.room["block"] // (itemsize * sizes.slot))
+        rows = self.memory["cache"] // (itemsize * sizes.largest_p)
+        return self._blocks(rows, self.memory["block"] // (itemsize * sizes.slot))
 
     def blocks_with_graph(self, t: Tensors) -> Iterator[Block]:
         """Blocks for autograd, which keeps every P and T and all else that derivatives need."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
-        room = self.room["graph"] // (2 * itemsize)
-        return self._blocks(room // sizes.every_p, room // (sizes.slot + sizes.every_t))
+        numbers = self.memory["graph"] // (2 * itemsize)
+        return self._blocks(numbers // sizes.every_p, numbers // (sizes.slot + sizes.every_t))
 
     def _blocks(self, rows: int, slots: int) -> Iterator[Block]:
         return (Block(*self.plan.out_edges.block(*rows)) for rows in self.plan.out_edges.ranges(rows, slots))
@@ -227,31 +227,37 @@ class Problem:
             basis=[W[block.slots] for W in t.basis],
         )
 
-    def messages(self, b: Tensors, room: Room | None) -> list[Tensor]:
+    def messages(self, b: Tensors, workspace: Workspace | None) -> list[Tensor]:
         """The messages of a block, ``[slots, 2l+1, channels]``.
 
         Args:
             b: from :meth:`on_block`.
-            room: the workspace; None makes everything in fresh memory, as autograd needs.
+            workspace: for all that is not returned; None makes everything in fresh memory, as autograd needs.
         """
-        g = hidden(b.scalars, *b.trunk) if room is None else Hidden(b.scalars, b.trunk, keep=False).output
+        g = (
+            hidden(b.scalars, *b.hidden_layers)
+            if workspace is None
+            else Hidden(b.scalars, b.hidden_layers, keep=False).output
+        )
         output = []
         for terms in self.layout.terms:
-            T = [self.on_edges(b, term, g[term.network], self.on_nodes(b, term, room), room) for term in terms]
-            W = self.steering(b, terms, room)
-            output.append(W @ _cat(T, 2, room, "T").view(*W.mT.shape[:2], -1))
+            T = [
+                self.on_edges(b, term, g[term.network], self.on_nodes(b, term, workspace), workspace) for term in terms
+            ]
+            W = self.steering(b, terms, workspace)
+            output.append(W @ _cat(T, 2, workspace, "T").view(*W.mT.shape[:2], -1))
         return output
 
-    def on_nodes(self, b: Tensors, term: Term, room: Room | None) -> Tensor:
+    def on_nodes(self, b: Tensors, term: Term, workspace: Workspace | None) -> Tensor:
         """P, ``[rows, 33, (q, J, channel out)]``."""
         f, A = b.features[term.feature], b.weights[term.pair]
-        P = _bmm(f.flatten(0, 1).expand(len(A), -1, -1), A, room, "P")
+        P = _bmm(f.flatten(0, 1).expand(len(A), -1, -1), A, workspace, "P")
         return P.view(len(A), len(f), -1).transpose(0, 1)
 
-    def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, room: Room | None) -> Tensor:
+    def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, workspace: Workspace | None) -> Tensor:
         """T, what the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
         g = g.view(len(P), -1, VALUES)
-        T = _bmm(g, P, room, f"T{term.k}")
+        T = _bmm(g, P, workspace, f"T{term.k}")
         own = b.on_edges[term.feature]
         if own is not None:
             # What the edge itself adds to some channels is no part of P: it has radial weights, on the edge.
@@ -264,17 +270,17 @@ class Problem:
         first, channels = self.first[term.feature], b.on_edges[term.feature].shape[1]
         return b.weights[term.pair][:, first : first + channels].flatten(1)
 
-    def steering(self, b: Tensors, terms: Sequence[Term], room: Room | None) -> Tensor:
+    def steering(self, b: Tensors, terms: Sequence[Term], workspace: Workspace | None) -> Tensor:
         """The basis of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
-        return _cat([b.basis[term.basis] for term in terms], 2, room, "W")
+        return _cat([b.basis[term.basis] for term in terms], 2, workspace, "W")
 
 
 def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    room = Room(t.scalars)
+    workspace = Workspace(t.scalars)
     edges = problem.plan.num_edges
     output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.layout.messages]
     for block in problem.blocks(t):
-        found = problem.messages(problem.on_block(t, block), room)
+        found = problem.messages(problem.on_block(t, block), workspace)
         for whole, part in zip(output, found, strict=True):
             whole.index_copy_(0, block.edges, block.by_edge(part.mT))
     return output

@@ -1,6 +1,7 @@
 """Backends that make the messages of one pair of degrees at a time.
 
-They do so block by block of edges, and again in the backward pass, so that only one block takes memory at a time.
+They do so block by block of edges, each checkpointed (made again in the backward pass), so that only one block takes
+memory at a time.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.inputs import Inputs
-from ..contraction.memory import room_for
-from ..contraction.networks import is_the_same_again
+from ..contraction.memory import memory_for
+from ..contraction.radial import is_the_same_again
 from ..native.calls import is_looked_into
 from ..unchanged import version
 
@@ -75,7 +76,7 @@ def _by_block(message: Message, network: Any, once: Radial | None, inputs: Input
     # What an edge takes: its kernel, once for every J and once summed, and as much again for the derivatives.
     k, l = ends.degree_in, ends.degree_out
     numbers = 2 * ends.channels_in * ends.channels_out * (2 * k + 1) * (2 * l + 1) * (ends.num_freq + 1)
-    size = max(1, room_for("graph", inputs.src.device) // (4 * numbers))
+    size = max(1, memory_for("graph", inputs.src.device) // (4 * numbers))
     W = inputs.basis[f"{k},{l}"]  # formed here, once, and not in a block
     blocks = [inputs.of(slice(start, start + size)) for start in range(0, len(W), size)]
     if len(blocks) < 2:

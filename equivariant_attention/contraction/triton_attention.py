@@ -54,8 +54,8 @@ def suits(inputs: Inputs) -> bool:
 
 @dataclass(frozen=True)
 class Framed(Problem):
-    """Messages by order, in two tensors, see ``kernels/frames.py``; edges without direction or derivatives by frames
-    are for others.
+    """Messages by order, in two tensors, see ``kernels/frames.py``; it refuses edges without
+    direction, and makes no derivatives with respect to frames.
     """
 
     @property
@@ -63,9 +63,9 @@ class Framed(Problem):
         """Messages as a function of tensors."""
         return replace(super().operation, name="messages_by_order")
 
-    def room(self, tensors: Sequence[Any]) -> list[Tensor]:
+    def allocate(self, tensors: Sequence[Any]) -> list[Tensor]:
         """Empty tensors for the messages."""
-        return [*Call(self, self.like(tensors), self.pairs_share).room_for_messages()]
+        return [*Call(self, self.like(tensors), self.pairs_share).empty_messages()]
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Make the messages."""
@@ -77,8 +77,8 @@ class Framed(Problem):
         """First derivatives."""
         t, n = self.like(tensors), self.like(needed)
         call = Call(self, t, self.pairs_share and not n.scalars)
-        room = call.room_for_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(room, gradients, strict=True)))
+        messages = call.empty_messages()
+        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
         (x,), networks = call.turned(), call.networks(transposed=True)
         return [*self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()]
 
@@ -87,8 +87,8 @@ class Framed(Problem):
     ) -> list[Tensor | None]:
         """First derivatives in PyTorch, which autograd can differentiate again."""
         t = self.like(tensors)
-        room = Call(self, t, self.pairs_share).room_for_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(room, gradients, strict=True)))
+        messages = Call(self, t, self.pairs_share).empty_messages()
+        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
         arriving = turned_back_in_pytorch(self.convolution, dy, t.frames, t.graph[1])
         return super().plain_gradient(tensors, needed, arriving)
 
@@ -123,14 +123,14 @@ class Attention:
 
         statics = self.convolution.text, self.num_nodes, self.n_heads, self.scale, self.num_values
         whole = None if plain is None else in_pytorch
-        return Operation("attention_by_order", statics, self._room, self._forward, self._gradient, whole)
+        return Operation("attention_by_order", statics, self._allocate, self._forward, self._gradient, whole)
 
     def _split(self, tensors: Tensors) -> tuple[ByOrder, Tensors, Tensors, Any, Tensor, Tensor, Tensor, Tensor]:
         keys = len(self.convolution.messages) - self.num_values
         envelope, dst, order, places, ends = tensors[-5:]
         return ByOrder(*tensors[:2]), tensors[2 : 2 + keys], tensors[2 + keys : -5], envelope, dst, order, places, ends
 
-    def _room(self, tensors: Tensors) -> list[Tensor]:
+    def _allocate(self, tensors: Tensors) -> list[Tensor]:
         values = self.convolution.messages[: self.num_values]
         return [tensors[0].new_empty(self.num_nodes, c, 2 * l + 1) for l, c in values]
 
@@ -150,7 +150,7 @@ class Attention:
 
         y, queries, _, envelope, _, order, places, ends = self._split(tensors)
         arriving = [
-            torch.zeros_like(v) if d is None else d for v, d in zip(self._room(tensors), gradients, strict=True)
+            torch.zeros_like(v) if d is None else d for v, d in zip(self._allocate(tensors), gradients, strict=True)
         ]
         dy = [torch.empty_like(v) for v in y]
         dqueries = [torch.empty_like(q) for q in queries]

@@ -1,6 +1,4 @@
-"""Which numbers of which tensors the Triton kernels of a convolution read: tables, made once for all layers that share
-it.
-"""
+"""Tables that tell the Triton kernels of a convolution what to read where; made once for all layers of its shape."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from ..contraction.convolution import Convolution
 from ..contraction.frame import coupling_of
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..kernels.launch import power_of_two
 from ..so3.constants import constant
 
@@ -194,7 +192,7 @@ class Layout:
         return found
 
     def places(self, _: int) -> list[tuple[int, int]]:
-        """Of each pair: where the derivatives by its weights begin, those of all networks side by side, and biases."""
+        """Of each pair: where derivatives with respect to its weights, and to its biases, begin among those of all."""
         rows = [0, *accumulate(self.convolution.rows)]
         firsts = (rows[pair.network] + pair.first for pair in self.convolution.pairs)
         return [(HIDDEN * first, self.num_weights + first) for first in firsts]

@@ -1,4 +1,6 @@
-r"""Backend 'triton': messages in a few kernels on a GPU, in the frames of the edges; radial weights never leave a chip.
+r"""Backend 'triton': SO(2) convolutions in a few kernels on a GPU; radial weights never leave the chip.
+
+It is backend 'frame' (the way of eSCN, arXiv 2302.03655), fused.
 
 Forward: last layers in the basis of the orders, hidden values, features turned, messages of order 0, those of all other
 orders, messages turned back. Each is one launch for all degrees (messages: two, where some edges share radial weights
@@ -25,7 +27,7 @@ from ..checks import exact_products
 from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
-from ..contraction.networks import HIDDEN, PARAMETERS
+from ..contraction.radial import HIDDEN, PARAMETERS
 from ..contraction.triton_layout import Layout, couplings, reads_something_twice
 from ..kernels import launch
 from ..kernels.launch import launch as run
@@ -246,13 +248,13 @@ class Call:
         return g, made
 
     def mixed(self, x: ByOrder, g: Tensor, A: LastLayers, into: ByOrder | None = None) -> ByOrder:
-        """The messages, in the frames of the edges; written where there is room already."""
+        """The messages, in the frames of the edges; written to tensors that are there already."""
         biases = A.biases if self.convolution.has_bias else None
-        made = self.room_for_messages() if into is None else into
+        made = self.empty_messages() if into is None else into
         return self._mixed(self._features, made, x, g, A.weights, biases, "networks", "targets")
 
-    def room_for_messages(self) -> ByOrder:
-        """Room for the messages, in the frames of the edges."""
+    def empty_messages(self) -> ByOrder:
+        """Empty tensors for the messages, in the frames of the edges."""
         return self._by_order(self._messages)
 
     def mixed_back(self, dy: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
@@ -361,10 +363,14 @@ class Call:
         hidden = [HIDDEN * scalars, HIDDEN, HIDDEN, HIDDEN, HIDDEN * HIDDEN, HIDDEN, HIDDEN, HIDDEN]
         sizes = [*hidden * len(rows), *(HIDDEN * r for r in rows), *rows]
         pieces = d.split(sizes)
-        trunk, weights, biases = pieces[: 8 * len(rows)], pieces[8 * len(rows) : 9 * len(rows)], pieces[9 * len(rows) :]
+        hidden_layers, weights, biases = (
+            pieces[: 8 * len(rows)],
+            pieces[8 * len(rows) : 9 * len(rows)],
+            pieces[9 * len(rows) :],
+        )
         found: list[Tensor | None] = []
         for network in range(len(rows)):
-            own = [*trunk[8 * network : 8 * network + 8], weights[network], biases[network]]
+            own = [*hidden_layers[8 * network : 8 * network + 8], weights[network], biases[network]]
             values = self.t.parameters[PARAMETERS * network : PARAMETERS * (network + 1)]
             found += [None if v is None else piece.view(v.shape) for v, piece in zip(values, own, strict=True)]
         return [v if n else None for v, n in zip(found, needed, strict=True)]
@@ -418,7 +424,7 @@ class Call:
         return Ends(tuple(l for l, _ in messages), tuple(range(len(messages))), self.layout.channels_out, "slots_out")
 
     def _by_order(self, ends: Ends) -> ByOrder:
-        """Room for features or messages."""
+        """Empty tensors for features or messages."""
         slots = self.layout.inside if ends.slots == "slots_in" else self.layout.outside
         m0 = self.t.scalars.new_empty(len(slots.table), 1, self.edges, ends.channels)
         return ByOrder(m0, m0.new_empty(slots.count, 2, self.edges, ends.channels))

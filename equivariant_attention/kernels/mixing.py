@@ -1,4 +1,4 @@
-"""Every kernel along the axis: radial weights are made on chip and consumed there, in values and derivatives.
+"""SO(2) convolutions (eSCN, arXiv 2302.03655) with radial weights that are made and consumed on chip, and derivatives.
 
 For a kernel from a slot of features x to a slot of messages y, with R = A g + b,
 

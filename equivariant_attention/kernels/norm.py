@@ -1,4 +1,4 @@
-"""Features of other norms, which LayerNorm and ReLU, or a bias and ReLU, make of theirs: all degrees in one launch.
+"""Features rescaled: their norms go through LayerNorm and ReLU, or a bias and ReLU. All degrees in one launch.
 
 Norms below the smallest are raised to it; those below a part of the largest of their node are rounding noise, and count
 as zero. In either case they are constants to derivatives.

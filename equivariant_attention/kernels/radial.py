@@ -91,7 +91,7 @@ def hidden_gradient(
     table_at, scalars_at, order_at, dg_at, parts_at, dscalars_at, rows, first_alone, scalars, of_part,
     HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Derivatives with respect to the parameters, a part for some of the rows, and to the scalars, for each network."""
+    """Derivatives with respect to parameters, as partial sums over blocks of rows, and to scalars, of each network."""
     network, part = tl.program_id(0), tl.program_id(1)
     h, s = tl.arange(0, HIDDEN), tl.arange(0, SCALARS)
     is_s = s < scalars
@@ -255,7 +255,7 @@ def last_layers_gradient(
     F: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """Sums over parts: of the hidden layers of each network, and of each pair's last layer, back to coefficients J."""
+    """Adds up the partial sums: of hidden layers, and of last layers, which are taken back to the coefficients J."""
     pair = tl.program_id(0)
     if pair < pairs:
         _last_layer_gradient(dA0_at, db0_at, dA_at, db_at, numbers_at, kernels_at, places_at, coupling0_at, coupling_at,

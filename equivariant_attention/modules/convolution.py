@@ -16,7 +16,7 @@ from ..basis import Basis
 from ..checks import as_floating_point, check_features, check_floating_point, of_fiber, with_three_dimensions
 from ..contraction import Inputs, attend, contract, may_attend
 from ..contraction.convolution import Convolution, by_set, pairwise
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..envelope import edge_envelope
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..graphs import GraphLike, as_graph, edges_on

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ..checks import check_features
-from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.radial import BN
 from ..plain import check_hooks
+from ..precision import full_precision
 from ..printing import OneLine
 
 

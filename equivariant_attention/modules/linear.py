@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from ..checks import check_degrees, check_features, of_fiber, with_three_dimensions
 from ..contraction import operators_for
-from ..contraction.precision import full_precision
 from ..fibers import Features, Fiber, by_degree
 from ..native import linear, on_gpu
 from ..native.operation import halves
 from ..plain import check_hooks
+from ..precision import full_precision
 from ..printing import OneLine
 
 

@@ -189,7 +189,7 @@ def normalised(
     eps: float,
     smallest: float = SMALLEST_NORM,
 ) -> Features | None:
-    """Features of other norms, what LayerNorm and ReLU make of theirs, in C++; None where that cannot run.
+    """Features rescaled: their norms go through LayerNorm and ReLU, in C++ or on a GPU; None where neither can run.
 
     Args:
         features, degrees, smallest: as of :func:`with_norms`.

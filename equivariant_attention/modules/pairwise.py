@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..checks import check_whole_number
 from ..contraction.inputs import checked_tensor
-from ..contraction.networks import HIDDEN, Anatomy
+from ..contraction.radial import HIDDEN, Anatomy
 from ..modules.layer_norm import LayerNorm
 from ..modules.radial import BN, RadialFunc
 from ..origin import OURS, warn_of_unknown_signs

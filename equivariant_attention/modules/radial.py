@@ -6,7 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..checks import check_floating_point, check_makes_module, check_whole_number
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..modules.layer_norm import LayerNorm
 
 

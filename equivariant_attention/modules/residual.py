@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import check_positive, with_three_dimensions
 from ..contraction.convolution import pairwise
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.attention import GMABSE3
 from ..modules.combine import GCat, GSum

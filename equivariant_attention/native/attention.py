@@ -51,9 +51,9 @@ def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None 
 
     The nodes are those that the edges lead to, int64 ``[edges]``.
     """
-    room, forward, gradient = partial(_room, shape), partial(_forward, shape), partial(_gradient, shape)
+    allocate, forward, gradient = partial(_allocate, shape), partial(_forward, shape), partial(_gradient, shape)
     second = None if plain is None else partial(_second, shape, plain)
-    return Operation("attention", tuple(shape), room, forward, gradient, plain, second)
+    return Operation("attention", tuple(shape), allocate, forward, gradient, plain, second)
 
 
 class _Part(ctypes.Structure):
@@ -74,7 +74,7 @@ class _Attention(ctypes.Structure):
     )
 
 
-def _room(shape: Shape, tensors: Tensors) -> list[Tensor]:
+def _allocate(shape: Shape, tensors: Tensors) -> list[Tensor]:
     return [v.new_empty(shape.num_nodes, *v.shape[1:]) for v in shape.split(tensors)[0]]
 
 
@@ -108,7 +108,7 @@ def _second(
         return found[: len(tensors)], found[len(tensors) :]
     v = shape.num_values
     derivatives = empty_like(tensors, [*if_used(needed[:v], gradients), *needed[v:]])
-    tangents = _room(shape, tensors)
+    tangents = _allocate(shape, tensors)
     _call("second", shape, tensors, derivatives, gradients, directions, tangents)
     return derivatives, tangents
 

@@ -52,7 +52,7 @@ def is_transformed() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether PyTorch compiles, exports, records or counts what runs, which must then be operators that it knows."""
+    """Whether PyTorch compiles, exports, records or counts what runs, which must then be registered operators."""
     # make_fx, FakeTensorMode, FlopCounterMode
     return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
 
@@ -63,7 +63,7 @@ def is_watched() -> bool:
 
 
 def is_looked_into() -> bool:
-    """Whether code in PyTorch must be plain operations, without derivatives by hand, for PyTorch to look into."""
+    """Whether PyTorch traces or transforms what runs, which must then be its own operations: no derivatives by hand."""
     return is_transformed() or torch.compiler.is_compiling()
 
 

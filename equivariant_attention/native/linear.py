@@ -20,7 +20,7 @@ def linear(plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operat
 
     First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
     """
-    return Operation("linear", (), _room, _forward, _gradient, plain, _second)
+    return Operation("linear", (), _allocate, _forward, _gradient, plain, _second)
 
 
 class _Degree(ctypes.Structure):
@@ -40,7 +40,7 @@ class _Linear(ctypes.Structure):
     )
 
 
-def _room(tensors: Tensors) -> list[Tensor]:
+def _allocate(tensors: Tensors) -> list[Tensor]:
     return [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(*halves(tensors), strict=True)]
 
 
@@ -60,10 +60,10 @@ def _second(
     """Second derivatives: products are linear in matrices and in features."""
     every = [_or_zeros(t, like) for t, like in zip(directions, tensors, strict=True)]
     (W, v), (tW, tv) = halves(tensors), halves(every)
-    tangents = _room(tensors)
+    tangents = _allocate(tensors)
     _forward([*W, *tv], tangents)
     if any(t is not None for t in directions[: len(W)]):
-        by_matrices = _room(tensors)
+        by_matrices = _allocate(tensors)
         _forward([*tW, *v], by_matrices)
         tangents = [a + b for a, b in zip(tangents, by_matrices, strict=True)]
     return _gradient([*tW, *tv], needed, gradients), tangents

@@ -1,4 +1,4 @@
-"""Calls ``norm.cpp``: norms of features, and features of given norms."""
+"""Calls ``norm.cpp``: norms of features, and features rescaled to other norms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:
     These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
     """
 
-    def room(values: Tensors) -> list[Tensor]:
+    def allocate(values: Tensors) -> list[Tensor]:
         return [v.new_empty(*v.shape[:2], *[1] * keepdim) for v in values]
 
     def forward(values: Tensors, output: Sequence[Tensor]) -> None:
@@ -50,7 +50,7 @@ def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:
         _call("norms_gradient", zero, values, by_output, dvalues=derivatives)
         return derivatives
 
-    return Operation("norms", (zero.smallest, zero.noise, keepdim), room, forward, gradient, plain)
+    return Operation("norms", (zero.smallest, zero.noise, keepdim), allocate, forward, gradient, plain)
 
 
 def rescaled(zero: Zero, plain: Plain = None) -> Operation:
@@ -84,7 +84,7 @@ def _second_of_normalised(
 def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[str], *eps: float) -> Operation:
     """From features of all degrees, then one parameter of all degrees, then the next, to features of other norms."""
 
-    def room(tensors: Tensors) -> list[Tensor]:
+    def allocate(tensors: Tensors) -> list[Tensor]:
         return [torch.empty_like(v) for v in _split(tensors, 1 + len(parameters))[0]]
 
     def forward(tensors: Tensors, output: Sequence[Tensor]) -> None:
@@ -99,7 +99,7 @@ def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[s
         _call(f"{name}_gradient", zero, values, by_output, eps, dvalues=dvalues, **dict(places))
         return derivatives
 
-    return Operation(name, (zero.smallest, zero.noise, *eps), room, forward, gradient, plain)
+    return Operation(name, (zero.smallest, zero.noise, *eps), allocate, forward, gradient, plain)
 
 
 register("norms", "float smallest, float[] noise, bool keepdim", lambda s, n, keepdim: norms(Zero(s, n), keepdim))

@@ -50,11 +50,11 @@ def joined(plain: Plain = None) -> Operation:
     None for a degree that has none.
     """
 
-    def room(tensors: Tensors) -> list[Tensor]:
+    def allocate(tensors: Tensors) -> list[Tensor]:
         weights, values, _ = thirds(tensors)
-        return linear_in_cpp.linear().room([*weights, *values])
+        return linear_in_cpp.linear().allocate([*weights, *values])
 
-    return Operation("joined_on_gpu", (), room, _joined, _joined_gradient, plain)
+    return Operation("joined_on_gpu", (), allocate, _joined, _joined_gradient, plain)
 
 
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
@@ -170,7 +170,7 @@ def _joined_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensor
 
 
 class Part(NamedTuple):
-    """Values of a degree, the columns of its matrix that they are multiplied with, and what arrives."""
+    """Values of a degree, the columns of its matrix that act on them, and the gradient with respect to the product."""
 
     weight: Tensor
     values: Tensor

@@ -38,8 +38,8 @@ class Operation:
     Attributes:
         name: of the operator.
         statics: its other arguments, as the operator takes them.
-        room: makes, from the tensors, empty ones for the values.
-        forward: writes the values, in C++. Its arguments are the tensors, and what ``room`` made.
+        allocate: makes, from the tensors, empty ones for the values.
+        forward: writes the values, in C++. Its arguments are the tensors, and what ``allocate`` made.
         gradient: the first derivatives, in C++. Its arguments are the tensors, whether the derivative with respect to
             each is needed, and derivatives with respect to the values (None for a value that is not used). It returns
             the derivatives with respect to the tensors, None where they are not needed or zero.
@@ -56,7 +56,7 @@ class Operation:
 
     name: str
     statics: tuple[Any, ...]
-    room: Callable[[Tensors], list[Tensor]]
+    allocate: Callable[[Tensors], list[Tensor]]
     forward: Callable[[Tensors, Sequence[Tensor]], None]
     gradient: Gradient
     plain: Callable[[Tensors], Sequence[Tensor]] | None = None
@@ -74,7 +74,7 @@ class Operation:
 
     def values(self, tensors: Tensors) -> list[Tensor]:
         """The same without derivatives."""
-        output = self.room(tensors)
+        output = self.allocate(tensors)
         self.forward(tensors, output)
         return output
 
@@ -127,7 +127,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
         return operation.values(operation.readable(with_none(tensors, present)))
 
     def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        return make(*rest).room(with_none(tensors, present))
+        return make(*rest).allocate(with_none(tensors, present))
 
     def gradient(
         tensors: Sequence[Tensor],
@@ -216,7 +216,7 @@ def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
 
 
 def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
-    """Room for the derivatives that are needed; None for the others."""
+    """Empty tensors for the derivatives that are needed; None for the others."""
     return [torch.empty_like(v) if n else None for v, n in zip(tensors, needed, strict=True)]
 
 
@@ -286,7 +286,7 @@ class _Gradient(torch.autograd.Function):
             n = len(ctx.needed)
             kept = ctx.operation.readable(tensors[:n])
             found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
-        # There is no derivative by derivatives that did not come, of values that are not used.
+        # Gradients that are None, of values that are not used, have no derivative.
         return None, None, *(d if v is not None else None for v, d in zip(tensors, found, strict=True))
 
 
@@ -378,7 +378,7 @@ def _kinds(tensors: Tensors) -> list[Any]:
 
 
 def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
-    """``needs_input_grad``, narrowed to what this backward pass was asked for: for forces, say, to no parameter.
+    """``needs_input_grad``, narrowed to what this backward pass was asked for: that of forces needs none of parameters.
 
     Args:
         next_functions: of the node of autograd that runs, one for every tensor that is not None.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import first_parameter
-from ..contraction.networks import HIDDEN, changed
+from ..contraction.radial import HIDDEN, changed
 from ..fibers import Fiber as PlainFiber
 from ..modules import (
     G1x1SE3,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_features, check_floating_point, check_whole_number, first_parameter
-from ..contraction.networks import HIDDEN
+from ..contraction.radial import HIDDEN
 from ..fibers import Features
 from ..graphs import GraphLike, as_graph
 from ..nvidia.basis import as_here, frames_of, relative_positions, scalars_of

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...checks import check_positive, check_whole_number
-from ...contraction.networks import HIDDEN
+from ...contraction.radial import HIDDEN
 from ...fibers import Features
 from ...modules.attention import GMABSE3
 from ...nvidia.fiber import Fiber, plain_fiber

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...basis import Basis, BasisAndR
 from ...checks import check_features, check_floating_point, check_whole_number, of_fiber
 from ...contraction import Inputs, contract
-from ...contraction.networks import HIDDEN
+from ...contraction.radial import HIDDEN
 from ...fibers import Features
 from ...graphs import GraphLike, as_graph, edges_on
 from ...modules.linear import mixed_by_degree

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import check_floating_point, check_whole_number
-from ...contraction.networks import HIDDEN, Anatomy
+from ...contraction.radial import HIDDEN, Anatomy
 from ...modules.layer_norm import LayerNorm
 from ...nvidia.layout import ConvSE3FuseLevel
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from equivariant_attention.contraction import BACKENDS, Inputs, contract, cpp, use_backend
 from equivariant_attention.contraction.convolution import Convolution, Pair
-from equivariant_attention.contraction.networks import Anatomy
+from equivariant_attention.contraction.radial import Anatomy
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r

@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from equivariant_attention.contraction import Inputs, blockwise, contract, cpp, use_backend
 from equivariant_attention.contraction.convolution import Convolution, Pair, pairwise
-from equivariant_attention.contraction.networks import HIDDEN, Anatomy
+from equivariant_attention.contraction.radial import HIDDEN, Anatomy
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial, PairwiseConv, get_basis_and_r
@@ -247,8 +247,10 @@ def test_up_to_second_derivatives_nothing_is_made_in_pytorch(monkeypatch):
 
 def test_derivatives_by_parameters_are_made_where_they_are_asked_for(monkeypatch):
     """By torch.autograd.grad of some, or by backward of all; forces need none."""
-    (G, layer), asked, room = graph_and_layer(), [], cpp._room
-    monkeypatch.setattr(cpp, "_room", lambda t, needed: asked.append(any(needed.parameters)) or room(t, needed))
+    (G, layer), asked, empty = graph_and_layer(), [], cpp._empty_derivatives
+    monkeypatch.setattr(
+        cpp, "_empty_derivatives", lambda t, needed: asked.append(any(needed.parameters)) or empty(t, needed)
+    )
     loss, weight = forces(layer, G)[0].square().sum(), layer.kernel_unary["(1,1)"].rp.net[0].weight
     (by_weight,) = torch.autograd.grad(loss, weight, retain_graph=True)
     (by_d,) = torch.autograd.grad(loss, G.edata["d"], retain_graph=True)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from equivariant_attention.contraction.networks import changed, parameters
+from equivariant_attention.contraction.radial import changed, parameters
 from equivariant_attention.nvidia import ConvSE3FuseLevel, RadialProfile, VersatileConvSE3
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.contraction.networks import changed, parameters
+from equivariant_attention.contraction.radial import changed, parameters
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import BN, GConvSE3Partial, get_basis_and_r
 from tests.cases import BACKENDS_HERE, awkward_graph, random_features, random_graph
