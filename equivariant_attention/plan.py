@@ -24,7 +24,7 @@ LONGEST_ROW = 64
 class Plan:
     """All that depends on the values of a graph, so that no layer need read any to know what to do.
 
-    To read values the host has to wait for a GPU (synchronise). :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
+    To read values, the host has to wait for a GPU. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
     waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.
