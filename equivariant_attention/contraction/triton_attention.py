@@ -54,8 +54,8 @@ def suits(inputs: Inputs) -> bool:
 
 @dataclass(frozen=True)
 class Framed(Problem):
-    """Messages by order, in two tensors, see ``kernels/frames.py``; it refuses edges without
-    direction, and makes no derivatives with respect to frames.
+    """Messages by order, in two tensors, see ``kernels/frames.py``. :func:`suits` leaves edges without direction, and
+    derivatives with respect to frames, to others.
     """
 
     @property
