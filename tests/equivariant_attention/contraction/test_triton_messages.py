@@ -27,8 +27,8 @@ def values_and_gradients(backend, layer, G, features):
     return [*output, *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
 
-def case(dtype):
-    G = undirected_graph(dtype, edge_dim=2)
+def case(dtype, **options):
+    G = undirected_graph(dtype, edge_dim=2, **options)
     layer = GSE3Res(FIBER, FIBER, edge_dim=2, div=2, n_heads=2, x_ij="add").to(dtype)
     return layer, G, {d: v.requires_grad_() for d, v in random_features(FIBER, G.num_nodes(), dtype).items()}
 
@@ -120,7 +120,7 @@ def test_a_layer_with_hooks_calls_its_parts(recorded):
 @interpreted
 @pytest.mark.parametrize("envelope", [True, False])
 def test_attention_in_frames_has_the_oracles_second_derivatives(envelope):
-    layer, G, features = case(torch.float64)
+    layer, G, features = case(torch.float64, sizes=(4,))  # the interpreter takes minutes for more
     leaves = [*features.values(), layer.GMAB["q"].transform["1"], *layer.GMAB["k"].kernel_unary["(1,2)"].parameters()]
     if envelope:
         G.edata["envelope"] = torch.rand(G.num_edges(), 1, dtype=torch.float64).requires_grad_()
