@@ -94,7 +94,7 @@ def test_equivariance(backend):
     assert_near(turned, expected, 1e-5)
 
 
-@pytest.mark.skipif(bool(missing(torch.device("cuda"))), reason="needs Triton")
+@pytest.mark.skipif(not torch.cuda.is_available() or bool(missing(torch.device("cuda"))), reason="needs Triton")
 def test_the_same_bits_again():
     layers, G, features = case()
     first, second = (evaluated("triton", layers, G, features, "cuda", torch.float32) for _ in range(2))
