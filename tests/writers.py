@@ -16,6 +16,7 @@ from PIL import Image
 from experiments.nbody.generate_dataset import write_published
 from experiments.nbody.simulation import Settings, simulate
 from experiments.qm9.evaluation import Predictions
+from experiments.qm9.evaluation import write_csv as write_predictions
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.sources import EMBEDDED
 from tests.experiments.runs import rows
@@ -69,7 +70,7 @@ WRITERS = {
     "molecules.npz": (lambda path, n: Molecules.load(EMBEDDED).save(path), Molecules.load),
     "ds.pkl": (lambda path, n: write_published(path, SIMULATED), read_pickle),
     "predictions.csv": (
-        lambda path, n: predictions(n).write_csv(path),
+        lambda path, n: write_predictions(path, predictions(n)),
         lambda path: all_equal([row["true homo (eV)"] for row in rows(path)], 2000),
     ),
     "SHA256SUMS": (lambda path, n: hashes.record(path.parent, ["given"]), lambda path: hashes.verify(path.parent)),

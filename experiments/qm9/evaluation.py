@@ -80,20 +80,17 @@ class Predictions:
             row["mae_norm"] = factor * np.abs(predicted - true).mean()
         return {"molecules": len(error), **{name: float(value) for name, value in row.items()}}
 
-    def write_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write a row per molecule, in the unit of the target.
-
-        Args:
-            path: file to write.
-        """
-        unit, known = TARGETS[self.task].unit, not np.isnan(self.true).any()
-        axes = [f" {axis}" for axis in "xyz"] if TARGETS[self.task].vector else [""]
-        columns = {"predicted": self.predicted, **({"true": self.true} if known else {})}
-        with atomic_write(path, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["name", *(f"{column} {self.task}{axis} ({unit})" for column in columns for axis in axes)])
-            rows = np.concatenate([*columns.values()], axis=1).tolist()
-            writer.writerows([name, *row] for name, row in zip(self.names, rows, strict=True))
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """What a table has of them, each ``[molecules]``: predicted numbers, and the true ones where all are known."""
+        target = TARGETS[self.task]
+        axes = [f" {axis}" for axis in "xyz"] if target.vector else [""]
+        values = {"predicted": self.predicted, **({} if np.isnan(self.true).any() else {"true": self.true})}
+        return {
+            f"{kind} {self.task}{axis} ({target.unit})": of_axis
+            for kind, array in values.items()
+            for axis, of_axis in zip(axes, array.T, strict=True)
+        }
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draw predicted against true values.
@@ -191,6 +188,21 @@ def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoad
     return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")
 
 
+def write_csv(path: str | os.PathLike[str], *predictions: Predictions) -> None:
+    """Write a row per molecule, in the units of the targets.
+
+    Args:
+        path: file to write.
+        predictions: of the same molecules, each of another target.
+    """
+    columns = {name: values for one in predictions for name, values in one.columns.items()}
+    with atomic_write(path, "w") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["name", *columns])
+        rows = np.stack([*columns.values()], axis=1).tolist()
+        writer.writerows([name, *row] for name, row in zip(predictions[0].names, rows, strict=True))
+
+
 def write(predictions: Predictions, folder: Path) -> None:
     """Write predictions.csv and the plot of predicted against true values, parity.png.
 
@@ -198,5 +210,5 @@ def write(predictions: Predictions, folder: Path) -> None:
         predictions: of molecules whose targets are known.
         folder: gets the files.
     """
-    predictions.write_csv(folder / "predictions.csv")
+    write_csv(folder / "predictions.csv", predictions)
     predictions.draw(folder / "parity.png")

@@ -1,6 +1,7 @@
-"""Predicts a property of molecules with a trained model.
+"""Predicts properties of molecules with trained models.
 
-python experiments/qm9/predict.py molecules.xyz others.sdf CCO                                        HOMO energies
+python experiments/qm9/predict.py molecules.xyz others.sdf CCO                                        HOMO, dipole
+python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint qm9-homo                  HOMO alone
 python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint RUN/checkpoints/best.pt   what it learnt
 
 A molecule that cannot be read is named, with the reason, and the others are predicted; the exit code is then 3.
@@ -11,20 +12,19 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from utils.cli import UsageError, answer_help, blame, run
 from utils.config import Machine
 from utils.flags import make_parser
 
-SHIPPED = Path(__file__).parents[2] / "benchmarks" / "results" / "qm9_homo" / "best.pt"
-
 
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
     parser = make_parser(__doc__, Machine)
-    its = "best.pt of a run (default: the project's own weights, for HOMO energies)"
-    parser.add_argument("--checkpoint", metavar="FILE", default=str(SHIPPED), help=its)
+    its = "best.pt of a run, or qm9-homo or qm9-dipole; may be repeated (default: these two, the project's own weights)"
+    parser.add_argument("--checkpoint", metavar="FILE", action="append", default=None, help=its)
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
     parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
     return parser
@@ -33,28 +33,24 @@ def build_parser() -> ArgumentParser:
 if __name__ == "__main__":
     answer_help(build_parser)  # PyTorch takes seconds to import
 
-import numpy as np
-
-from experiments.qm9.data import MoleculeDataset
-from experiments.qm9.evaluation import Predictions, predict
-from experiments.qm9.models import neighbours_of
+from experiments.qm9.evaluation import Predictions, write_csv
 from experiments.qm9.molecules import join
 from experiments.qm9.structures import read
-from experiments.qm9.targets import TARGETS
-from experiments.qm9.trained import Trained
+from experiments.qm9.targets import ELEMENTS
+from experiments.qm9.trained import SHIPPED, from_pretrained
 from utils.files import make_folder
 
 SKIPPED = 3  # the exit code where not every molecule could be read
 
 
-def main(arguments: Sequence[str] | None = None) -> Predictions:
+def main(arguments: Sequence[str] | None = None) -> list[Predictions]:
     """Run the command line.
 
     Args:
         arguments: words of the command line; None for those of this process.
 
     Returns:
-        the predictions, of molecules that could be read.
+        the predictions of each target, of molecules that could be read.
 
     Raises:
         UsageError: none could be read, or flags ask for what cannot be done.
@@ -67,17 +63,20 @@ def program() -> int:
     return SKIPPED if _predicted_and_skipped(None)[1] else 0
 
 
-def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[Predictions, int]:
+def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predictions], int]:
     """The predictions, and how many molecules could not be read.
 
     Raises:
         UsageError: none could be read, or flags ask for what cannot be done.
     """
     given = vars(build_parser().parse_args(arguments))
-    output, names = given.pop("output"), given.pop("molecules")
+    output, names, weights = given.pop("output"), given.pop("molecules"), given.pop("checkpoint") or [*SHIPPED]
     with blame("--output"):
         make_folder(Path(output).parent)
-    trained = Trained(given.pop("checkpoint"), given)
+    models = {name: from_pretrained(name, **given) for name in weights}
+    tasks = [model.config.task for model in models.values()]
+    if len({*tasks}) < len(weights):
+        raise UsageError(f"--checkpoint: expected models of different targets, got {', '.join(tasks)}")
     structures = read(names)
     for structure in structures:
         if structure.problem is not None:
@@ -85,30 +84,36 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[Predictions
     good = [structure.molecule for structure in structures if structure.molecule is not None]
     if not good:
         raise UsageError("molecules: none of them could be read")
-    molecules, task = join(good), trained.config.task
+    molecules = join(good)
     for name in molecules.names[~molecules.perceived]:
         print(f"note on {name}: RDKit finds no bond orders, all bonds count as single", file=sys.stderr)
-    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.config)))
-    predictions = predict(trained.fabric, trained.model, loader, task)
+    for weights_name in SHIPPED.keys() & models.keys():
+        unknown = [symbol not in SHIPPED[weights_name].elements for symbol in ELEMENTS.values()]
+        for name in molecules.names[molecules.element_counts[:, unknown].any(axis=1)]:
+            print(f"note on {name}: {weights_name} never saw some of its elements: do not rely on it", file=sys.stderr)
+    predictions = [model.predict(molecules) for model in models.values()]
     with blame("--output"):
-        predictions.write_csv(output)
+        write_csv(output, *predictions)
     print(table(predictions))
     skipped = len(structures) - len(good)
     print(f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {output}")
     return predictions, skipped
 
 
-def table(predictions: Predictions) -> str:
+def table(predictions: Sequence[Predictions]) -> str:
     """Names and predictions as lines of text.
 
     Args:
-        predictions: of any molecules.
+        predictions: of the same molecules, each of another target.
     """
-    task = predictions.task
-    width = max(map(len, predictions.names))
-    lines = [f"{'':{width}}  {task} ({TARGETS[task].unit})"]
-    for name, values in zip(predictions.names, np.atleast_2d(predictions.predicted), strict=True):
-        lines.append(f"{name:{width}}  {'  '.join(f'{value:10.4f}' for value in values)}")
+    columns = dict(chain.from_iterable(one.columns.items() for one in predictions))
+    titles = [title.removeprefix("predicted ") for title in columns]
+    names = predictions[0].names
+    width = max(map(len, names))
+    lines = ["  ".join([" " * width, *titles])]
+    for name, *values in zip(names, *columns.values(), strict=True):
+        cells = [f"{value:{len(title)}.4f}" for value, title in zip(values, titles, strict=True)]
+        lines.append("  ".join([f"{name:{width}}", *cells]))
     return "\n".join(lines)
 
 

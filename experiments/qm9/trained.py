@@ -1,21 +1,48 @@
-"""A trained model from its checkpoint, ready for molecules."""
+"""A trained model, from its checkpoint or by its name, ready for molecules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from equivariant_attention.checkpoints import check_weights, load_weights, made_for
 from experiments.qm9.config import Config, Model
 from experiments.qm9.data import MoleculeDataset
-from experiments.qm9.models import make_model
+from experiments.qm9.evaluation import Predictions, predict
+from experiments.qm9.models import make_model, neighbours_of
+from experiments.qm9.molecules import Molecules
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
 from utils.cli import UsageError, blame
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+class Shipped(NamedTuple):
+    """Weights of the project.
+
+    Attributes:
+        folder: in ``benchmarks/results``, whose card tells how good they are.
+        elements: that they were trained on.
+    """
+
+    folder: str
+    elements: frozenset[str]
+
+    @property
+    def checkpoint(self) -> str:
+        """The file with the weights."""
+        return str(RESULTS / self.folder / "best.pt")
+
+
+SHIPPED = {
+    "qm9-homo": Shipped("qm9_homo", frozenset("HCNOF")),
+    "qm9-dipole": Shipped("qm9_dipole", frozenset("HCNO")),
+}
 # What checkpoints meant that were written before there was a flag.
 BEFORE = {"nonlinearity": "norm"}
 
@@ -56,6 +83,31 @@ class Trained:
             dataset: with the model's task and neighbours.
         """
         return EXPERIMENT.make_loader(self.config, self.fabric, dataset)
+
+    def predict(self, molecules: Molecules) -> Predictions:
+        """What the model says of molecules.
+
+        Args:
+            molecules: any, of which the target need not be known.
+        """
+        dataset = MoleculeDataset(molecules, self.config.task, neighbours_of(self.config))
+        return predict(self.fabric, self.model, self.loader(dataset), self.config.task)
+
+
+def from_pretrained(name: str, **given: Any) -> Trained:
+    """A trained model by its name, or from its checkpoint.
+
+    >>> [ethanol] = structures.read(["CCO"])
+    >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about
+
+    Args:
+        name: one of ``SHIPPED``, or the file ``best.pt`` of a run.
+        given: values of flags that take the place of those it was trained with, such as ``device``.
+
+    Raises:
+        UsageError: as of :class:`Trained`.
+    """
+    return Trained(SHIPPED[name].checkpoint if name in SHIPPED else name, given)
 
 
 def _config_of_training(content: dict[str, Any], path: str) -> Config:

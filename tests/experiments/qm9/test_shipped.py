@@ -33,8 +33,8 @@ def predicted(model, displacement, folder, monkeypatch):
             lines += [f"{z} {a:.9f} {b:.9f} {c:.9f}" for z, (a, b, c) in zip(numbers, (x @ R.T).tolist(), strict=True)]
     (folder / "molecules.xyz").write_text("\n".join(lines))
     weights = ["--checkpoint", str(RESULTS / model / "best.pt"), "--device", "cpu"]
-    found = predict.main([str(folder / "molecules.xyz"), *weights, "--output", str(folder / "out.csv")]).predicted
-    found = np.asarray(found).reshape(len(MOLECULES), len(turns), -1)
+    [found] = predict.main([str(folder / "molecules.xyz"), *weights, "--output", str(folder / "out.csv")])
+    found = found.predicted.reshape(len(MOLECULES), len(turns), -1)
     return np.einsum("rji,mrj->mri", torch.stack(turns).numpy(), found) if found.shape[2] == 3 else found
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.qm9 import bonds, eval, predict, run
+from experiments.qm9 import bonds, eval, predict, run, structures
+from experiments.qm9.trained import from_pretrained
 from tests.experiments.qm9.cases import arrays_of, table
 from tests.experiments.qm9.test_run import HOMO, SMALL, molecules
 from tests.wrong.checkpoints import WRONG, make_wrong
@@ -71,7 +72,7 @@ def test_prediction(runs, tmp_path, capsys):
     bad = "2\n\nCl 0 0 0\nH 0 0 1.27\n"
     (tmp_path / "some.xyz").write_text("\n".join([f"{bad}{len(lines)}", "", *lines]))
     output = tmp_path / "new" / "out.csv"
-    found = predict.main(
+    [found] = predict.main(
         [str(tmp_path / "some.xyz"), "CCO", "C(", "--checkpoint", checkpoint(runs), "--output", str(output)]
     )
     assert [*found.names] == ["some.xyz:2", "CCO"]
@@ -106,15 +107,40 @@ def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
         lines = [f"{z} {a} {b} {c}" for z, (a, b, c) in zip(numbers, x.tolist(), strict=True)]
         (tmp_path / f"{name}.xyz").write_text("\n".join([str(len(lines)), "", *lines]))
     arguments = ["--checkpoint", checkpoint(runs, "dipole"), "--output", str(tmp_path / "out.csv")]
-    found = predict.main([str(tmp_path / "still.xyz"), str(tmp_path / "turned.xyz"), *arguments]).predicted
+    [found] = predict.main([str(tmp_path / "still.xyz"), str(tmp_path / "turned.xyz"), *arguments])
+    found = found.predicted
     np.testing.assert_allclose(found[1], rotation @ found[0], atol=1e-5 * np.abs(found).max())
     assert np.abs(found[0]).max() > 0
 
 
-def test_the_weights_of_this_project_predict_unless_others_are_named(tmp_path):
-    found = predict.main(["CCO", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
-    assert found.task == "homo"
-    assert -8 < found.predicted[0, 0] < -6  # eV, of ethanol
+def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, capsys):
+    homo, dipole = predict.main(["CCO", "CF", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
+    assert (homo.task, dipole.task) == ("homo", "dipole")
+    assert -8 < homo.predicted[0, 0] < -6  # eV, of ethanol
+    assert 1 < np.linalg.norm(dipole.predicted[0]) < 2.5  # D
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert [*csv.DictReader(file).fieldnames] == [
+            "name", "predicted homo (eV)", *(f"predicted dipole {axis} (D)" for axis in "xyz"),
+        ]  # fmt: skip
+    notes = capsys.readouterr().err.splitlines()
+    assert [note for note in notes if "never saw" in note] == [
+        "note on CF: qm9-dipole never saw some of its elements: do not rely on it"
+    ]
+
+
+def test_shipped_weights_have_names():
+    [ethanol] = structures.read(["CCO"])
+    model = from_pretrained("qm9-homo", device="cpu")
+    assert model.predict(ethanol.molecule).predicted == model.predict(ethanol.molecule).predicted
+    assert -8 < model.predict(ethanol.molecule).predicted < -6  # eV
+    with pytest.raises(UsageError, match="checkpoint"):
+        from_pretrained("qm9-none")
+
+
+def test_one_model_of_a_target(runs, tmp_path):
+    both = ["--checkpoint", "qm9-homo", "--checkpoint", checkpoint(runs)]
+    with pytest.raises(UsageError, match="different targets, got homo, homo"):
+        predict.main(["CCO", *both, "--output", str(tmp_path / "out.csv")])
 
 
 def test_what_cannot_be_done_is_refused(runs, tmp_path):
