@@ -20,6 +20,7 @@ from equivariant_attention.models import reference_energies
 from equivariant_attention.models.potential import LARGEST_ATOMIC_NUMBER
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
+from experiments.forces.md17 import read_md17
 
 # Under which names programs write them; ASE itself knows the first of each.
 KEYS = {
@@ -38,7 +39,7 @@ def read_frames(path: str) -> list[Atoms]:
     """All structures of a file.
 
     Args:
-        path: of a file that ASE reads.
+        path: of a file that ASE reads, or an .npz as MD17 has them (:func:`read_md17`).
 
     Raises:
         ValueError: it cannot be read, or there are none in it.
@@ -46,15 +47,19 @@ def read_frames(path: str) -> list[Atoms]:
     """
     if os.path.exists(path) and not os.path.isfile(path):  # a device may have no end
         raise ValueError(f"{path}: expected a file")
+    frames = read_md17(path) if path.endswith(".npz") else _read_by_ase(path)
+    if not frames:
+        raise ValueError(f"{path}: expected structures, got none")
+    return frames
+
+
+def _read_by_ase(path: str) -> list[Atoms]:
     try:
-        frames = ase.io.read(path, index=":")
+        return ase.io.read(path, index=":")
     except Exception as error:  # every format of ASE fails in its own way, some with an OSError of their own
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(f"{path}: ASE cannot read it: {in_few_lines(error, 1)}") from error
-    if not frames:
-        raise ValueError(f"{path}: expected structures, got none")
-    return frames
 
 
 def labels(atoms: Atoms, where: str) -> dict[str, Any]:
