@@ -536,7 +536,7 @@ def _is_roomy(capability: int) -> bool:
 def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
     """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
 
-    As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
+    As many as registers hold, as the compiler reports for these sizes: ``benchmarks/machine_code.py``.
     """
     roomy = _is_roomy(capability)
     PT = min(P, (8 if AB == 1 or C < 32 else 4) if roomy else 4 // AB)
