@@ -34,7 +34,7 @@ from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, plain_gradient, register
 
-PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
+PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
 CHANNELS = 32  # of features that a program of `messages` takes at a time
 MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
@@ -517,8 +517,16 @@ def _blocks(count: int, tile: int) -> int:
 
 
 def _parts(rows: int, programs: int) -> tuple[int, int]:
-    """Rows of a part of a sum over rows, and how many parts: so many that they fill a GPU, times so many programs."""
-    parts = max(1, min(_blocks(PROGRAMS, programs), _blocks(rows, ROWS)))
+    """Rows of a part of a sum over rows, and how many parts, times so many programs.
+
+    They are as few as keep nine tenths of a GPU at work until the last program ends.
+    """
+
+    def at_work(parts: int) -> float:
+        return parts * programs / (_blocks(parts * programs, PROGRAMS) * PROGRAMS)
+
+    counts = range(1, 1 + max(1, min(_blocks(2 * PROGRAMS, programs), _blocks(rows, ROWS))))
+    parts = next((n for n in counts if at_work(n) >= 0.9), max(counts, key=at_work))
     of_part = _blocks(_blocks(rows, parts), ROWS) * ROWS
     return of_part, _blocks(rows, of_part) if rows else 0
 
