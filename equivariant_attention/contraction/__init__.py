@@ -178,6 +178,8 @@ def attend(
 ) -> list[Tensor] | None:
     """Attention on values and keys that a convolution makes, where both are done together, as on a GPU.
 
+    It is for those whom :func:`may_attend` told so.
+
     Args:
         convolution, networks, inputs: of the values and then the keys, as of :func:`contract`.
         n_heads: number of heads.
@@ -192,7 +194,7 @@ def attend(
     Raises:
         ValueError: as of :func:`contract`.
     """
-    if not isinstance(inputs.basis, Basis) or not may_attend(inputs.src.device):
+    if not isinstance(inputs.basis, Basis):
         return None
     name, dtype = _backend(convolution, networks, inputs, None)
     alike = all(v.dtype == dtype for v in queries)

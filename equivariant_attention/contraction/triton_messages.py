@@ -34,8 +34,9 @@ from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, plain_gradient, register
 
-PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
+PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
+CHANNELS = 32  # of features that a program of `messages` takes at a time
 MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
@@ -267,7 +268,8 @@ class Call:
         self, inside: Ends, made: ByOrder, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
     ) -> ByOrder:
         C, P = inside.channels, made.m0.shape[3]
-        (PT0, PD0), (PT, PD) = (_tiles(launch.capability(self.device), AB, C, P) for AB in (1, 2))
+        CT = min(C, CHANNELS)
+        (PT0, PD0), (PT, PD) = (_tiles(launch.capability(self.device), AB, CT, P) for AB in (1, 2))
         tiles = len(made.m0) * (P // PT0) + len(made.m) * (P // PT)
         given: list[Any] = []
         for which in (0, 1):
@@ -277,7 +279,7 @@ class Call:
             run(
                 mixing().messages, (_blocks(rows.count, ROWS) * tiles,),
                 g, *given, len(made.m0), len(made.m), self.edges, self.rows, *rows[1:],
-                D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, HAS_BIAS=biases is not None, ROWS=ROWS,
+                D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, CT=CT, HAS_BIAS=biases is not None, ROWS=ROWS,
                 num_warps=4, num_stages=3 if _is_roomy(launch.capability(self.device)) else 1, **self._precision,
             )  # fmt: skip
         return made
@@ -334,8 +336,10 @@ class Call:
     def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, hidden: Tensor, d: Tensor) -> None:
         """Write the derivatives with respect to all parameters: those by the hidden layers are given in parts."""
         layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
-        PT, counts = _channels(C, P), [self._kernels(which) for which in (0, 1)]
-        parts = [(rows, *_parts(rows.count, counts[0] * P // PT)) for rows in self._row_sets()]
+        PD, counts = _channels(C, P), [self._kernels(which) for which in (0, 1)]
+        PT0, PT = min(P, 4 * PD), min(P, 2 * PD)
+        programs = counts[0] * P // PT0 + counts[1] * P // PT
+        parts = [(rows, *_parts(rows.count, programs)) for rows in self._row_sets()]
         total, sums, given = sum(n for *_, n in parts), [], []
         for which in (0, 1):
             b = g.new_empty(total, counts[which], P, 1 + which, C)
@@ -344,9 +348,9 @@ class Call:
         first = 0
         for rows, of_part, count in parts:
             run(
-                mixing().by_weights, ((counts[0] + 2 * counts[1]) * P // PT, count),
+                mixing().by_weights, (programs, count),
                 g, *given, *counts, self.edges, self.rows, *rows[1:], of_part, first,
-                D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=2, **self._precision,
+                D=rows.D, P=P, PT0=PT0, PT=PT, PD=PD, C=C, ROWS=ROWS // 2, num_warps=4, num_stages=1, **self._precision,
             )  # fmt: skip
             first += count
         run(
@@ -513,8 +517,16 @@ def _blocks(count: int, tile: int) -> int:
 
 
 def _parts(rows: int, programs: int) -> tuple[int, int]:
-    """Rows of a part of a sum over rows, and how many parts: so many that they fill a GPU, times so many programs."""
-    parts = max(1, min(_blocks(PROGRAMS, programs), _blocks(rows, ROWS)))
+    """Rows of a part of a sum over rows, and how many parts, times so many programs.
+
+    They are as few as keep nine tenths of a GPU at work until the last program ends.
+    """
+
+    def at_work(parts: int) -> float:
+        return parts * programs / (_blocks(parts * programs, PROGRAMS) * PROGRAMS)
+
+    counts = range(1, 1 + max(1, min(_blocks(2 * PROGRAMS, programs), _blocks(rows, ROWS))))
+    parts = next((n for n in counts if at_work(n) >= 0.9), max(counts, key=at_work))
     of_part = _blocks(_blocks(rows, parts), ROWS) * ROWS
     return of_part, _blocks(rows, of_part) if rows else 0
 
@@ -530,12 +542,12 @@ def _is_roomy(capability: int) -> bool:
 
 
 def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
-    """For a program that mixes: its channels out, and how many of them one product makes.
+    """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
 
-    As many as registers hold, as the compiler reports for these sizes: ``tests/machine_code.py``.
+    As many as registers hold, as the compiler reports for these sizes: ``benchmarks/machine_code.py``.
     """
     roomy = _is_roomy(capability)
-    PT = min(P, 4 if roomy else 4 // AB)
+    PT = min(P, (8 if AB == 1 or C < 32 else 4) if roomy else 4 // AB)
     columns = 128 if AB == 2 and not roomy else 64
     return PT, max(1, min(PT, columns // (AB * C)))
 

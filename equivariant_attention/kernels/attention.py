@@ -49,6 +49,24 @@ def _with_envelope(logit, envelope_at, edge, TINY: tl.constexpr, LEAST: tl.const
 
 
 @triton.jit
+def _softmax_step(logit, largest, total):
+    """The weight of an edge, what earlier weights are to be multiplied by, and the new largest logit and sum."""
+    new = tl.maximum(largest, logit)
+    correction, weight = tl.exp(largest - new), tl.exp(logit - new)
+    return weight, correction, new, total * correction + weight
+
+
+@triton.jit
+def _logit(
+    q, keys, edge, envelope_at, scale, H: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr,
+    KEY_WIDTHS: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, HAS_ENVELOPE: tl.constexpr,
+):  # fmt: skip
+    """The logits of an edge, and its envelope."""
+    product = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS)
+    return _with_envelope(scale * product, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+
+
+@triton.jit
 def forward(
     values, keys, queries, outputs, envelope_at, edges_at, ends_at, scale,
     HEADS: tl.constexpr, H: tl.constexpr, VALUES: tl.constexpr, VALUE_WIDTHS: tl.constexpr, KEYS: tl.constexpr,
@@ -63,11 +81,8 @@ def forward(
         acc += (tl.zeros((H, VALUE_WIDTHS[i]), dtype=SUM),)
     for place in range(tl.load(ends_at + node), tl.load(ends_at + node + 1)):
         edge = tl.load(edges_at + place)
-        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
-        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
-        new = tl.maximum(largest, logit)
-        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
-        largest, total = new, total * correction + weight
+        logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)
+        weight, correction, largest, total = _softmax_step(logit, largest, total)
         weight *= u
         added = ()
         for i in tl.static_range(len(VALUES)):
@@ -94,11 +109,8 @@ def gradient(
     along = tl.zeros((H,), dtype=SUM)  # the product of output and gradient
     for place in range(first, last):
         edge = tl.load(edges_at + place)
-        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
-        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
-        new = tl.maximum(largest, logit)
-        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
-        largest, total = new, total * correction + weight
+        logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)
+        weight, correction, largest, total = _softmax_step(logit, largest, total)
         along = along * correction + weight * u * _dot(d, values, edge, H, HEADS, VALUES, VALUE_WIDTHS)
     total = tl.where(total > 0, total, 1.0)
     along /= total
@@ -107,8 +119,7 @@ def gradient(
         dq += (tl.zeros((H, KEY_WIDTHS[i]), dtype=SUM),)
     for place in range(first, last):
         edge = tl.load(edges_at + place)
-        logit = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS) * scale
-        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+        logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)
         weight = tl.exp(logit - largest) / total
         by_weight = _dot(d, values, edge, H, HEADS, VALUES, VALUE_WIDTHS)
         by_logit = weight * (u * by_weight - along)

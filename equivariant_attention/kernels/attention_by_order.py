@@ -8,7 +8,7 @@ before those of the keys; an edge has a place in the order of the plan. A messag
 import triton
 import triton.language as tl
 
-from .attention import _with_envelope
+from .attention import _softmax_step, _with_envelope
 
 
 @triton.jit
@@ -110,6 +110,19 @@ def _product(
 
 
 @triton.jit
+def _logit(
+    q, m0_at, m_at, frames, slots_at, place, edges, edge, envelope_at, scale, VALUES: tl.constexpr,
+    FIRST: tl.constexpr, DEGREES: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr, ORDERS: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, HEADS: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr,
+    HAS_ENVELOPE: tl.constexpr,
+):  # fmt: skip
+    """The logits of an edge, and its envelope."""
+    product = _product(q, m0_at, m_at, frames, slots_at, place, edges, VALUES, len(DEGREES), FIRST, DEGREES, SIZES,
+                       WIDTHS, ORDERS, C, H, HEADS)  # fmt: skip
+    return _with_envelope(scale * product, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+
+
+@triton.jit
 def attended(
     m0_at, m_at, frames, slots_at, queries, outputs, envelope_at, order_at, places_at, ends_at, edges, scale,
     DEGREES: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr, FIRST: tl.constexpr, VALUES: tl.constexpr,
@@ -128,12 +141,10 @@ def attended(
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
     for number in range(tl.load(ends_at + node), tl.load(ends_at + node + 1)):
         place = tl.load(places_at + number)
-        logit = scale * _product(q, m0_at, m_at, frames, slots_at, place, edges, VALUES, len(DEGREES), FIRST, DEGREES,
-                                 SIZES, WIDTHS, ORDERS, C, H, HEADS)  # fmt: skip
-        logit, u = _with_envelope(logit, envelope_at, tl.load(order_at + place), TINY, LEAST, HAS_ENVELOPE)
-        new = tl.maximum(largest, logit)
-        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
-        largest, total = new, total * correction + weight
+        edge = tl.load(order_at + place)
+        logit, u = _logit(q, m0_at, m_at, frames, slots_at, place, edges, edge, envelope_at, scale, VALUES, FIRST,
+                          DEGREES, SIZES, WIDTHS, ORDERS, C, H, HEADS, TINY, LEAST, HAS_ENVELOPE)  # fmt: skip
+        weight, correction, largest, total = _softmax_step(logit, largest, total)
         weight *= u
         added = ()
         for i in tl.static_range(VALUES):
@@ -173,12 +184,10 @@ def attended_gradient(
     along = tl.zeros((H,), dtype=SUM)  # the product of output and gradient
     for number in range(start, end):
         place = tl.load(places_at + number)
-        logit = scale * _product(q, m0_at, m_at, frames, slots_at, place, edges, VALUES, len(DEGREES), FIRST, DEGREES,
-                                 SIZES, WIDTHS, ORDERS, C, H, HEADS)  # fmt: skip
-        logit, u = _with_envelope(logit, envelope_at, tl.load(order_at + place), TINY, LEAST, HAS_ENVELOPE)
-        new = tl.maximum(largest, logit)
-        correction, weight = tl.exp(largest - new), tl.exp(logit - new)
-        largest, total = new, total * correction + weight
+        edge = tl.load(order_at + place)
+        logit, u = _logit(q, m0_at, m_at, frames, slots_at, place, edges, edge, envelope_at, scale, VALUES, FIRST,
+                          DEGREES, SIZES, WIDTHS, ORDERS, C, H, HEADS, TINY, LEAST, HAS_ENVELOPE)  # fmt: skip
+        weight, correction, largest, total = _softmax_step(logit, largest, total)
         by_weight = _product(d, m0_at, m_at, frames, slots_at, place, edges, 0, VALUES, FIRST, DEGREES, SIZES, WIDTHS,
                              ORDERS, C, H, HEADS)  # fmt: skip
         along = along * correction + weight * u * by_weight
@@ -187,9 +196,8 @@ def attended_gradient(
     for number in range(start, end):
         place = tl.load(places_at + number)
         edge = tl.load(order_at + place)
-        logit = scale * _product(q, m0_at, m_at, frames, slots_at, place, edges, VALUES, len(DEGREES), FIRST, DEGREES,
-                                 SIZES, WIDTHS, ORDERS, C, H, HEADS)  # fmt: skip
-        logit, u = _with_envelope(logit, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
+        logit, u = _logit(q, m0_at, m_at, frames, slots_at, place, edges, edge, envelope_at, scale, VALUES, FIRST,
+                          DEGREES, SIZES, WIDTHS, ORDERS, C, H, HEADS, TINY, LEAST, HAS_ENVELOPE)  # fmt: skip
         weight = tl.exp(logit - largest) / total
         by_weight = _product(d, m0_at, m_at, frames, slots_at, place, edges, 0, VALUES, FIRST, DEGREES, SIZES, WIDTHS,
                              ORDERS, C, H, HEADS)  # fmt: skip

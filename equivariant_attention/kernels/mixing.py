@@ -17,27 +17,28 @@ import triton.language as tl
 
 
 @triton.jit
-def _slices(v, ROWS: tl.constexpr, X: tl.constexpr, LEVELS: tl.constexpr):
-    """``[ROWS, X 4 2]`` to 2 X tensors ``[ROWS, 4]``, each a register or two of a thread; in bit-reversed order."""
-    v = tl.permute(tl.reshape(v, (ROWS, X, 4, 2)), (0, 2, 1, 3))
-    parts = (tl.reshape(v, (ROWS, 4, 2 * X)),)
-    for level in tl.static_range(LEVELS):
-        new = ()
-        for i in tl.static_range(len(parts)):
-            if X >> level > 1:
-                low, high = tl.split(tl.reshape(parts[i], (ROWS, 4, X >> level, 2)))
-            else:
-                low, high = tl.split(parts[i])
-            new += (low, high)
-        parts = new
+def _split(v, ROWS: tl.constexpr, N: tl.constexpr):
+    """``[ROWS, 4, N]`` to N tensors ``[ROWS, 4]``, each a register or two of a thread."""
+    parts = (v,)
+    for level in tl.static_range(16):
+        if N >> level > 1:
+            halves = ()
+            for i in tl.static_range(len(parts)):
+                if N >> level == 2:
+                    low, high = tl.split(parts[i])
+                else:
+                    pairs = tl.reshape(parts[i], (ROWS, 4, 2, N >> level + 1))
+                    low, high = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
+                halves += (low, high)
+            parts = halves
     return parts
 
 
 @triton.jit
-def _column(r, i: tl.constexpr, p: tl.constexpr, b: tl.constexpr, AB: tl.constexpr, Q: tl.constexpr):
-    """Of the slices of R: columns are (p, a or b, c), in bit-reversed order."""
-    lowest: tl.constexpr = b * (Q // 2)
-    return r[i * Q + lowest + p % 2 * (Q // (2 * AB)) + p // 2 % 2 * (Q // (4 * AB)) + p // 4 * (Q // (8 * AB))]
+def _columns(R, ROWS: tl.constexpr, N: tl.constexpr):
+    """The columns of a product, as each of the four threads of a row has them, N to each."""
+    R = tl.permute(tl.reshape(R, (ROWS // 16, 2, 8, N // 2, 4, 2)), (1, 0, 2, 4, 3, 5))
+    return _split(tl.reshape(R, (ROWS, 4, N)), ROWS, N)
 
 
 @triton.jit
@@ -69,6 +70,7 @@ def messages(
     PT: tl.constexpr,
     PD: tl.constexpr,
     C: tl.constexpr,
+    CT: tl.constexpr,
     H: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -83,32 +85,39 @@ def messages(
     block, number = tl.program_id(0) // tiles_of_rows, tl.program_id(0) % tiles_of_rows
     if number < slots0 * tiles0:
         _messages(g_at, A0_at, b0_at, x0_at, y0_at, targets0_at, nets0_at, block, number // tiles0, number % tiles0,
-                  edges, rows, first_row, count, first_edge, 1, D, P, PT0, PD0, C, H, HAS_BIAS, ROWS, DOT, SUM,
-                  PRECISION)  # fmt: skip
+                  edges, rows, first_row, count, first_edge, 1, D, P, PT0, PD0, C, CT, H, HAS_BIAS, ROWS, DOT,
+                  SUM, PRECISION)  # fmt: skip
     else:
         number -= slots0 * tiles0
         _messages(g_at, A_at, b_at, x_at, y_at, targets_at, nets_at, block, number // tiles, number % tiles, edges,
-                  rows, first_row, count, first_edge, 2, D, P, PT, PD, C, H, HAS_BIAS, ROWS, DOT, SUM,
-                  PRECISION)  # fmt: skip
+                  rows, first_row, count, first_edge, 2, D, P, PT, PD, C, CT, H, HAS_BIAS, ROWS, DOT,
+                  SUM, PRECISION)  # fmt: skip
 
 
 @triton.jit
 def _messages(
     g_at, A_at, b_at, x_at, y_at, targets_at, nets_at, block, slot, tile, edges, rows, first_row, count, first_edge,
     AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr, C: tl.constexpr,
-    H: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
-    PRECISION: tl.constexpr,
+    CT: tl.constexpr, H: tl.constexpr, HAS_BIAS: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One slot out; PD channels out, with a and b, are made by one product: columns (p, a or b, c)."""
+    """One slot out; PD channels out, with a and b, are made by one product: columns (p, a or b, c).
+
+    Of each row, four threads have I channels in each, side by side, where the tensor cores have two in eight columns;
+    and of sixteen rows, as tensor cores have them, the second eight are half a tile away.
+    """
     S: tl.constexpr = AB * D
-    Q: tl.constexpr = AB * PD  # 1, 2, 4 or 8
-    N8: tl.constexpr = C // 8
-    I: tl.constexpr = 2 * N8  # channels of a thread
-    LX: tl.constexpr = 1 + (N8 > 1) + (N8 > 2) + (N8 > 4) + (N8 > 8)
-    LQ: tl.constexpr = (Q > 1) + (Q > 2) + (Q > 4)
-    p0 = tile * PT
-    e = block.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    c, j, n, is_e = tl.arange(0, C), tl.arange(0, H), tl.arange(0, Q * C), e < count
+    Q: tl.constexpr = AB * PD
+    I: tl.constexpr = CT // 4
+    V: tl.constexpr = min(I, 4)
+    p0, r = tile * PT, tl.arange(0, ROWS)
+    e, row = block.to(tl.int64) * ROWS, r // 8 % 2 * (ROWS // 2) + r // 16 * 8 + r % 8
+    e, e_of_g = e + r, e + row
+    j, n, is_e = tl.arange(0, H), tl.arange(0, Q * CT), e < count
+    own = tl.arange(0, 4)[None, :, None] * I + tl.arange(0, V)[None, None, :]
+    column = n // CT * C + n // 2 % 4 * I + n % CT // 8 * 2 + n % 2
+    two = tl.arange(0, Q * CT // 2)
+    pair = (two // (CT // 2) * C + two % 4 * I + two % (CT // 2) // 4 * 2)[:, None] + tl.arange(0, 2)[None, :]
     edge = first_edge + e * D
     first_kernel, kernels, first_slot = (
         tl.load(targets_at + 3 * slot),
@@ -118,43 +127,45 @@ def _messages(
     acc = ()
     for _ in tl.static_range(PT * S):
         acc += (tl.zeros((ROWS, 4), dtype=SUM),)
-    for k in range(kernels):
+    for number in range(kernels * (C // CT)):
+        k, c0 = number // (C // CT), number % (C // CT) * CT
         kernel = (first_kernel + k).to(tl.int64)
-        row = tl.load(nets_at + kernel).to(tl.int64) * rows + first_row + e
-        h = tl.load(g_at + row[:, None] * H + j[None, :], mask=is_e[:, None], other=0.0).to(DOT)
+        at = (tl.load(nets_at + kernel).to(tl.int64) * rows + first_row + e_of_g)[:, None] * H + j[None, :]
+        h = tl.load(g_at + at, mask=(e_of_g < count)[:, None], other=0.0).to(DOT)
         x = ()
         for ab in tl.static_range(AB):
             for d in tl.static_range(D):
                 at = ((first_slot + k).to(tl.int64) * AB + ab) * edges + edge + d
-                v = tl.load(x_at + at[:, None] * C + c[None, :], mask=is_e[:, None], other=0.0).to(SUM)
-                x += _slices(v, ROWS, N8, LX)
-        column = (kernel * P + p0) * AB * C + n
+                for i in tl.static_range(I // V):
+                    v = tl.load(x_at + at[:, None, None] * C + c0 + own + i * V, mask=is_e[:, None, None], other=0.0)
+                    x += _split(v.to(SUM), ROWS, V)
+        at = (kernel * P + p0) * AB * C + c0 + column
         new = ()
         for part in tl.static_range(PT // PD):
-            A = tl.load(A_at + (column + part * Q * C)[None, :] * H + j[:, None]).to(DOT)
+            A = tl.load(A_at + (at + part * Q * C)[None, :] * H + j[:, None]).to(DOT)
             if HAS_BIAS:
-                b = tl.load(b_at + column + part * Q * C).to(SUM)
-                R = tl.broadcast_to(b[None, :], (ROWS, Q * C))
+                b = tl.load(b_at + (kernel * P + p0 + part * PD) * AB * C + c0 + pair).to(SUM)
+                R = tl.broadcast_to(tl.reshape(b, (Q * CT,))[None, :], (ROWS, Q * CT))
                 R = tl.dot(h, A, R, input_precision=PRECISION, out_dtype=SUM)
             else:
                 R = tl.dot(h, A, input_precision=PRECISION, out_dtype=SUM)
-            r = _slices(R, ROWS, Q * N8, LX + LQ)
+            weights = _columns(R, ROWS, Q * I)
             for p in tl.static_range(PD):
                 for d in tl.static_range(D):
                     minus = acc[(part * PD + p) * S + d]
                     for i in tl.static_range(I):
-                        minus += _column(r, i, p, 0, AB, Q) * x[d * I + i]
+                        minus += weights[p * AB * I + i] * x[d * I + i]
                     if AB == 2:
                         for i in tl.static_range(I):
-                            minus -= _column(r, i, p, 1, AB, Q) * x[(D + d) * I + i]
+                            minus -= weights[(p * AB + 1) * I + i] * x[(D + d) * I + i]
                     new += (minus,)
                 if AB == 2:
                     for d in tl.static_range(D):
                         plus = acc[(part * PD + p) * S + D + d]
                         for i in tl.static_range(I):
-                            plus += _column(r, i, p, 0, AB, Q) * x[(D + d) * I + i]
+                            plus += weights[p * AB * I + i] * x[(D + d) * I + i]
                         for i in tl.static_range(I):
-                            plus += _column(r, i, p, 1, AB, Q) * x[d * I + i]
+                            plus += weights[(p * AB + 1) * I + i] * x[d * I + i]
                         new += (plus,)
         acc = new
     for ab in tl.static_range(AB):
@@ -230,47 +241,88 @@ def by_hidden(
 
 
 @triton.jit
+def _by_R(dy, x, b: tl.constexpr, AB: tl.constexpr, D: tl.constexpr):
+    """The derivative with respect to R_a for b = 0, to R_b for b = 1, from AB D tensors each."""
+    dR = dy[b * D] * x[0]
+    for d in tl.static_range(1, D):
+        dR += dy[b * D + d] * x[d]
+    if AB == 2:
+        for d in tl.static_range(D):
+            if b == 0:
+                dR += dy[D + d] * x[D + d]
+            else:
+                dR -= dy[d] * x[D + d]
+    return dR
+
+
+@triton.jit
 def by_weights(
     g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at,
     kernels0, kernels, edges, rows, first_row, count, first_edge, of_part, first_part,
-    D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
-    ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, P: tl.constexpr, PT0: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr, C: tl.constexpr,
+    H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The derivatives with respect to A and b, for m = 0 and for all others; a part for some of the rows."""
+    tiles0: tl.constexpr = P // PT0
     tiles: tl.constexpr = P // PT
     number, end = tl.program_id(0), tl.minimum((tl.program_id(1) + 1) * of_part, count)
-    if number < kernels0 * tiles:
-        _by_weights(g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, number // tiles, number % tiles, 0,
-                    kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT, C, H, ROWS,
-                    DOT, SUM, PRECISION)  # fmt: skip
+    if number < kernels0 * tiles0:
+        _by_weights(g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, number // tiles0, number % tiles0,
+                    kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT0, PD, C, H,
+                    ROWS, DOT, SUM, PRECISION)  # fmt: skip
     else:
-        number -= kernels0 * tiles
-        _by_weights(g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, number // (2 * tiles), number // 2 % tiles,
-                    number % 2, kernels, edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, C,
-                    H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
+        number -= kernels0 * tiles0
+        _by_weights(g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, number // tiles, number % tiles, kernels,
+                    edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, PD, C, H, ROWS, DOT,
+                    SUM, PRECISION)  # fmt: skip
 
 
 @triton.jit
 def _by_weights(
-    g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, kernel, tile, b, kernels, edges, rows, first_row, end,
+    g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, kernel, tile, kernels, edges, rows, first_row, end,
     first_edge, of_part, first_part, AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr,
-    C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
+    PD: tl.constexpr, C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """PT channels out, with a and b; PD of them, with a or b, are a product, whose rows are (p, c)."""
+    LO: tl.constexpr = min(PD, max(1, 64 // C))  # channels out in 64 rows
+    HI: tl.constexpr = PD // LO
     kernel, part = kernel.to(tl.int64), tl.program_id(1)
-    p, j, n = tile * PT + tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * C)
+    c, p, j, n = tl.arange(0, C), tl.arange(0, PD), tl.arange(0, H), tl.arange(0, PD * C)
     x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
     y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
     first = tl.load(nets_at + kernel).to(tl.int64) * rows + first_row
-    dA, db = tl.zeros((PT * C, H), dtype=SUM), tl.zeros((PT * C,), dtype=SUM)
+    ones = tl.full((ROWS, 8), 1.0, dtype=DOT)
+    dA, db = (), ()
+    for _ in tl.static_range(PT // PD * AB):
+        dA += (tl.zeros((PD * C, H), dtype=SUM),)
+        db += (tl.zeros((PD * C, 8), dtype=SUM),)
     for start in range(part * of_part, end, ROWS):
         e = start + tl.arange(0, ROWS).to(tl.int64)
         is_e = e < end
         g = tl.load(g_at + (first + e)[:, None] * H + j[None, :], mask=is_e[:, None], other=0.0).to(DOT)
-        dR = _dR(x_at, dy_at, x_slot, y_slot, first_edge + e * D, is_e, edges, p, b, AB, D, P, PT, C, ROWS, SUM)
-        dA = tl.dot(tl.trans(dR.to(DOT)), g, dA, input_precision=PRECISION, out_dtype=SUM)
-        db += tl.sum(dR, axis=0)
-    to = ((first_part + part).to(tl.int64) * kernels + kernel) * P * AB * C
-    to += ((tile * PT + n // C) * AB + b) * C + n % C
-    tl.store(dA_at + to[:, None] * H + j[None, :], dA)
-    tl.store(db_at + to, db)
+        x = ()
+        for ab in tl.static_range(AB):
+            for d in tl.static_range(D):
+                at = x_at + ((x_slot * AB + ab) * edges + first_edge + e * D + d)[:, None] * C + c[None, :]
+                x += (tl.trans(tl.load(at, mask=is_e[:, None], other=0.0).to(SUM))[None, None, :, :],)
+        new_A, new_b = (), ()
+        for of in tl.static_range(PT // PD):
+            dy = ()
+            for ab in tl.static_range(AB):
+                for d in tl.static_range(D):
+                    at = dy_at + ((y_slot * AB + ab) * edges + first_edge + e * D + d)[:, None] * P
+                    at += (tile * PT + of * PD + p)[None, :]
+                    v = tl.load(at, mask=is_e[:, None], other=0.0).to(SUM)
+                    dy += (tl.permute(tl.reshape(v, (ROWS, LO, HI)), (2, 1, 0))[:, :, None, :],)
+            for b in tl.static_range(AB):
+                dR = tl.reshape(_by_R(dy, x, b, AB, D), (PD * C, ROWS)).to(DOT)
+                new_A += (tl.dot(dR, g, dA[of * AB + b], input_precision=PRECISION, out_dtype=SUM),)
+                new_b += (tl.dot(dR, ones, db[of * AB + b], input_precision=PRECISION, out_dtype=SUM),)
+        dA, db = new_A, new_b
+    for of in tl.static_range(PT // PD):
+        for b in tl.static_range(AB):
+            channel = tile * PT + of * PD + n // C % LO * HI + n // (C * LO)
+            to = ((first_part + part).to(tl.int64) * kernels + kernel) * P * AB * C + (channel * AB + b) * C + n % C
+            tl.store(dA_at + to[:, None] * H + j[None, :], dA[of * AB + b])
+            tl.store(db_at + to, tl.max(db[of * AB + b], axis=1))

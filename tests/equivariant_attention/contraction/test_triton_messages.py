@@ -13,7 +13,8 @@ from equivariant_attention.modules import GConvSE3, GSE3Res, get_basis_and_r
 from tests.cases import random_features
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
-FIBER = Fiber(3, 4)
+FIBER, OUT = Fiber(3, 4), Fiber(structure=[(4, 0), (4, 2)])
+FEW = (4,)  # nodes: the interpreter takes a second for some ten programs
 interpreted = pytest.mark.skipif(bool(launch.missing(torch.device("cpu"))), reason="needs Triton's interpreter")
 
 
@@ -27,23 +28,37 @@ def values_and_gradients(backend, layer, G, features):
     return [*output, *torch.autograd.grad(loss, leaves, allow_unused=True)]
 
 
+def are_alike(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if b is not None:
+            tolerance = 1e-5 if b.dtype == torch.float32 else 1e-12
+            torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
+
+
 def case(dtype, **options):
     G = undirected_graph(dtype, edge_dim=2, **options)
-    layer = GSE3Res(FIBER, FIBER, edge_dim=2, div=2, n_heads=2, x_ij="add").to(dtype)
+    layer = GSE3Res(FIBER, OUT, edge_dim=2, div=2, n_heads=2, x_ij="add").to(dtype)
     return layer, G, {d: v.requires_grad_() for d, v in random_features(FIBER, G.num_nodes(), dtype).items()}
 
 
 @interpreted
 def test_a_layer_is_the_oracles_where_edges_share_radial_weights(dtype):
-    given = case(dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
-    found = values_and_gradients("triton", *given)
-    for a, b in zip(found, values_and_gradients("oracle", *given), strict=True):
-        assert (a is None) == (b is None)
-        if b is not None:
-            torch.testing.assert_close(a, b, rtol=0, atol=tolerance * float(b.detach().abs().max()))
-    for a, b in zip(found, values_and_gradients("triton", *given), strict=True):
-        assert a is b is None or torch.equal(a, b)
+    given = case(dtype, sizes=FEW)
+    are_alike(*(values_and_gradients(backend, *given) for backend in ("triton", "oracle")))
+
+
+@interpreted
+def test_many_channels_are_the_oracles():
+    """More than a program takes at a time; and the same input gives the same bits."""
+    fiber, G = Fiber(structure=[(36, 0), (36, 1)]), undirected_graph(torch.float32, edge_dim=2, sizes=FEW)
+    layer = GConvSE3(fiber, Fiber(structure=[(2, 1)]), edge_dim=2)
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float32).items()}
+    found, expected, again = (
+        values_and_gradients(backend, layer, G, features) for backend in ("triton", "oracle", "triton")
+    )
+    are_alike(found, expected)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
 @interpreted
@@ -120,8 +135,10 @@ def test_a_layer_with_hooks_calls_its_parts(recorded):
 @interpreted
 @pytest.mark.parametrize("envelope", [True, False])
 def test_attention_in_frames_has_the_oracles_second_derivatives(envelope):
-    layer, G, features = case(torch.float64, sizes=(4,))  # the interpreter takes minutes for more
-    leaves = [*features.values(), layer.GMAB["q"].transform["1"], *layer.GMAB["k"].kernel_unary["(1,2)"].parameters()]
+    fiber, G = Fiber(structure=[(4, 2)]), undirected_graph(torch.float64, edge_dim=2, sizes=FEW)
+    layer = GSE3Res(fiber, fiber, edge_dim=2, div=2, n_heads=2).double()
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float64).items()}
+    leaves = [*features.values(), layer.GMAB["q"].transform["2"], *layer.GMAB["k"].kernel_unary["(2,2)"].parameters()]
     if envelope:
         G.edata["envelope"] = torch.rand(G.num_edges(), 1, dtype=torch.float64).requires_grad_()
         leaves.append(G.edata["envelope"])
