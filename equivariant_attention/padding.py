@@ -32,6 +32,9 @@ class Sizes(NamedTuple):
         Args:
             G: the graphs.
             plan: theirs.
+
+        Returns:
+            the sizes.
         """
         return cls(plan.num_nodes, plan.num_edges, as_graph(G).batch_size, len(plan.pairs), len(plan.zero_edges))
 
@@ -43,6 +46,9 @@ class Sizes(NamedTuple):
 
         Args:
             steps: a power of two.
+
+        Returns:
+            the sizes.
         """
 
         def up(number: int) -> int:
