@@ -42,7 +42,9 @@ def of_launch(launch, capability):
         if i in constant:
             signature[name], fixed[i,] = "constexpr", value
         else:
-            signature[name] = _specialised(value, (i,), fixed, attributes)
+            # Numbers of nodes and edges are whatever they are, see launch.for_all_sizes.
+            number = isinstance(value, int)
+            signature[name] = "i32" if number else _specialised(value, (i,), fixed, attributes)
     return compiled(triton, kernel, signature, fixed, attributes, capability, **options)
 
 

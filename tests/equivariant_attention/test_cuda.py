@@ -15,12 +15,8 @@ from equivariant_attention.modules import GNormSE3, GSE3Res, get_basis_and_r
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import random_rotation, wigner_d
-from experiments.qm9.evaluation import batch_loss
-from experiments.qm9.models import Scaled, SE3Transformer
 from tests.cases import random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
-from utils.capture import CudaGraphs
-from utils.training import Trainer, cosine_schedule, make_fabric
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 FIBER = Fiber(3, 4)
@@ -179,6 +175,10 @@ def padded_batches():
 
 def losses(folder, name, batches, recorder):
     """Of training steps on the batches, twice, and the weights after them."""
+    from experiments.qm9.evaluation import batch_loss
+    from experiments.qm9.models import Scaled, SE3Transformer
+    from utils.training import Trainer, cosine_schedule, make_fabric
+
     torch.manual_seed(0)
     model = Scaled(SE3Transformer(2, 6, 8, num_degrees=3, edge_dim=4, div=2, n_heads=2))
     adam = partial(torch.optim.AdamW, lr=1e-3, fused=True, capturable=True)
@@ -195,6 +195,8 @@ def losses(folder, name, batches, recorder):
 def test_replayed_training_steps_are_the_steps(tmp_path, name):
     if name == "triton" and (reason := missing(torch.device("cuda"))):
         pytest.skip(reason)
+    from utils.capture import CudaGraphs
+
     batches, recorder = padded_batches(), CudaGraphs(torch.device("cuda"))
     expected = losses(tmp_path, name, batches, None)
     found = losses(tmp_path, name, batches, recorder)
