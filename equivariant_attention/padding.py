@@ -41,8 +41,8 @@ class Sizes(NamedTuple):
     def rounded(self, steps: int = 16) -> Sizes:
         """The least sizes with room for these and a graph of padding, of which there are few.
 
-        There are ``steps`` between a power of two and the next, so that at most one in ``steps`` is padding. Graphs are
-        one more, however many there are.
+        There are ``steps`` between a power of two and the next, so that at most one in ``steps`` is padding, beside two
+        nodes. Graphs are one more, however many there are.
 
         Args:
             steps: a power of two.

@@ -22,7 +22,7 @@ from utils.cli import UsageError, blame, reason
 from utils.config import Config
 from utils.files import write_json
 from utils.flags import C, CommandLine, free_fields
-from utils.graphs import cast, choose_graph
+from utils.graphs import cast, choose_graph, complete
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
 from utils.trackers import Tracker, WandB, tensorboard
@@ -176,9 +176,10 @@ class Experiment(Generic[C]):
             options: other arguments of :class:`EpochLoader`.
         """
         dtype = torch.float64 if config.precision == "64-true" else torch.float32
-        pad = self.pad if training and config.cuda_graphs else None
-        batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype, pad)
-        options |= {"shuffle": training, "num_workers": config.num_workers, "pin_memory": fabric.device.type == "cuda"}
+        on_gpu = fabric.device.type == "cuda"
+        last = [*([self.pad] if training and config.cuda_graphs else []), *([complete] if on_gpu else [])]
+        batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype, last)
+        options |= {"shuffle": training, "num_workers": config.num_workers, "pin_memory": on_gpu}
         return EpochLoader(dataset, config.batch_size, batch, seed=config.seed, **options)
 
     def _make_trainer(self, config: C, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
@@ -236,10 +237,17 @@ def _unlost(folder: Path) -> Iterator[None]:
 
 
 def _batch(
-    collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, pad: Callable[[Any], Any] | None, samples: Any
+    collate: Callable[[Any, str], Any],
+    graph: str,
+    dtype: torch.dtype,
+    last: Sequence[Callable[[Any], Any]],
+    samples: Any,
 ) -> Any:
+    """A batch of samples, and what is done to it last."""
     batch = cast(collate(samples, graph), dtype)
-    return pad(batch) if pad else batch
+    for function in last:
+        batch = function(batch)
+    return batch
 
 
 def _check_machine(config: Config, fabric: Fabric) -> None:

@@ -11,9 +11,9 @@ from ..kernels.launch import is_gpu
 
 # Bytes, for each type of device. 'cache': radial weights that are made at a time. 'block': all else that a block of
 # edges needs. 'graph': a block that autograd records. On a CPU the first must stay in cache, and speed depends on these
-# sizes: they were measured. Of a GPU this is counted: for blocks that fit the 50 MB of an H100's L2 cache, 'frame' would
-# launch 492 kernels more than for these in an attention layer of the paper's QM9 model (240 bonded molecules, forward
-# and backward), 2.5 ms if each takes 5 microseconds; and spare it 3.1 of 9.9 GB at most, .9 ms at 3.35 TB/s.
+# sizes: they were measured. Of a GPU this is counted: in blocks of 25 MB, half of an H100's L2 cache, 'frame' would
+# launch 492 kernels more in an attention layer of the paper's QM9 model (240 bonded molecules, forward and backward),
+# 2.5 ms if each takes 5 microseconds; and spare it 3.1 of 9.9 GB at most, .9 ms at 3.35 TB/s.
 DEFAULTS = {
     "cache": {"cpu": 2**22, "cuda": 2**28},
     "block": {"cpu": 24 * 2**20, "cuda": 2**30},
