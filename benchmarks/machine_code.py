@@ -103,7 +103,9 @@ def of_launch(launch: Launch, capability: int) -> MachineCode:
         if i in constant:
             signature[name], fixed[i,] = "constexpr", value
         else:
-            signature[name] = _specialised(value, (i,), fixed, attributes)
+            # Numbers of nodes and edges are whatever they are, see launch.for_all_sizes.
+            number = isinstance(value, int)
+            signature[name] = "i32" if number else _specialised(value, (i,), fixed, attributes)
     source = triton.compiler.ASTSource(kernel, signature, fixed, attributes)
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     return _read(triton.compile(source, target=target, options={"enable_fp_fusion": True, **options}))

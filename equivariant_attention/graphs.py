@@ -254,6 +254,29 @@ class Graph:
         """Return a new Graph that shares every tensor, and whose fields can be set without setting those of this."""
         return self._mapped(lambda tensor: tensor)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by name: edges, batch sizes and fields."""
+        own = {"src": self._src, "dst": self._dst}
+        own |= {"batch_num_nodes": self._batch_num_nodes, "batch_num_edges": self._batch_num_edges}
+        own |= {f"ndata[{name!r}]": value for name, value in self.ndata.items()}
+        return own | {f"edata[{name!r}]": value for name, value in self.edata.items()}
+
+    @torch.no_grad()
+    def refill(self, other: Graph) -> None:
+        """Become another graph in the same memory, from where a captured CUDA graph reads it.
+
+        Args:
+            other: of as many nodes, edges and graphs, with the same fields; on any device.
+
+        Raises:
+            TypeError, ValueError: it is not a Graph, or not such a one.
+        """
+        if not isinstance(other, Graph):
+            raise TypeError(f"other must be a Graph, got {_type_name(other)}")
+        if other.num_nodes() != self.num_nodes():
+            raise ValueError(f"other must have {self.num_nodes()} nodes, got {other.num_nodes()}")
+        copy_into(self.tensors(), other.tensors(), "other")
+
     @contextmanager
     def local_scope(self) -> Iterator[None]:
         """A context at whose end the fields are again those that there were before; what is in them is not copied."""
@@ -314,6 +337,25 @@ def graph(data: tuple[Tensor | Sequence[int], Tensor | Sequence[int]], num_nodes
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError(f"data must be (src, dst), got {_type_name(data)}")
     return Graph(*data, num_nodes)
+
+
+def copy_into(own: Mapping[str, Tensor], others: Mapping[str, Tensor], label: str) -> None:
+    """Copy tensors into others of the same names, shapes and dtypes; the host waits for nothing in page-locked memory.
+
+    Args:
+        own: that are written to.
+        others: that are read.
+        label: what the others are of, for the message.
+
+    Raises:
+        ValueError: they differ in a name, a shape or a dtype; then nothing is written to.
+    """
+    expected, found = ({name: (list(v.shape), v.dtype) for name, v in part.items()} for part in (own, others))
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise ValueError(f"{label} must have {name} as {expected.get(name)}, got {found.get(name)}")
+    for name, value in own.items():
+        value.copy_(others[name], non_blocking=True)
 
 
 def as_graph(G: Any) -> GraphLike:

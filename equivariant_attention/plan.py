@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checks import as_floating_point, check_floating_point, check_of_graph, half_remedy
 from .envelope import edge_envelope
-from .graphs import GraphLike, as_graph
+from .graphs import GraphLike, as_graph, copy_into
 from .native.calls import is_recorded
 from .native.operation import LIBRARY, NAMESPACE, OPERATORS
 from .segments import Segments, segment_size
@@ -27,7 +27,8 @@ class Plan:
     To read values, the host has to wait for a GPU. :func:`~equivariant_attention.basis.get_basis_and_r` makes a plan
     where it is given none. One made ahead serves every forward pass on the same edges, as long as the same edges have
     length zero, and lengths and ``edata['w']`` agree in the two directions of the pairs; the device asserts it, without
-    waiting, and that values are finite. All that a plan holds is its own, and is not to be written to.
+    waiting, and that values are finite. All that a plan holds is its own, and is not to be written to but by
+    :meth:`refill`.
 
     In code that PyTorch compiles or exports it is made when that runs, by the operator ``equivariant_attention::plan``,
     for whatever edges there are then.
@@ -38,6 +39,7 @@ class Plan:
     Attributes:
         num_nodes, num_edges: of the graph.
         src, dst: the nodes that each edge leads from and to, int64 ``[edges]``.
+        refills: how often it has been refilled.
         pairs: an edge and its reverse, of opposite ``edata['d']`` and equal ``edata['w']`` and so of equal radial
             weights, ``[pairs, 2]``.
         order: all edges, first those of the pairs, ``[edges]``.
@@ -92,6 +94,7 @@ class Plan:
         """
         self.num_nodes, self.num_edges = num_nodes, src.shape[0]
         self.src, self.dst, self.order, self.pairs, self.zero_edges = src, dst, order, pairs, zero_edges
+        self.refills = 0
         self._out_edges: OutEdges | None = None
         self._by_source: Segments | None = None
         self._by_destination: Segments | None = None
@@ -147,13 +150,17 @@ class Plan:
         self.check_unwritten()
         return vars(self)
 
-    def check_unwritten(self) -> None:
+    def check_unwritten(self, refills: int | None = None) -> None:
         """Refuse a plan whose own tensors were written to: C++ reads them as they are.
+
+        Args:
+            refills: how many there had been, where later ones count as well.
 
         Raises:
             RuntimeError: one was.
         """
-        if self._versions and not torch.compiler.is_compiling() and self._versions != self._count():
+        written = self._versions and not torch.compiler.is_compiling() and self._versions != self._count()
+        if written or refills not in (None, self.refills):
             raise RuntimeError("plan must not be written to: make another with Plan(G)")
 
     def to(self, device: torch.device | str, non_blocking: bool | None = None) -> Plan:
@@ -165,6 +172,42 @@ class Plan:
     def pin_memory(self) -> Plan:
         """The same plan in page-locked memory, as ``DataLoader(pin_memory=True)`` asks for."""
         return self._mapped(Tensor.pin_memory)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds, by name, but :attr:`out_edges`; lists by node where they were asked for."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        for name in ("by_source", "by_destination"):
+            lists = getattr(self, f"_{name}")
+            own |= {} if lists is None else {f"{name}.{part}": value for part, value in lists._asdict().items()}
+        return own
+
+    @torch.no_grad()
+    def refill(self, other: Plan) -> None:
+        """Become another plan in the same memory, from where a captured CUDA graph reads it.
+
+        What was computed with this one before can then not be differentiated any more.
+
+        Args:
+            other: of as many nodes, edges, pairs and edges of length zero, see
+                :func:`~equivariant_attention.padding.padded`; on any device.
+
+        Raises:
+            TypeError, ValueError: it is no plan, or has other sizes.
+            RuntimeError: one of the two was written to.
+        """
+        if not isinstance(other, Plan):
+            raise TypeError(f"other must be a Plan, got {type(other).__name__}")
+        self.check_unwritten()
+        other.check_unwritten()
+        if other.num_nodes != self.num_nodes:
+            raise ValueError(f"other must be of {self.num_nodes} nodes, got {other.num_nodes}")
+        for name in ("by_source", "by_destination"):
+            if getattr(self, f"_{name}") is not None:
+                getattr(other, name)  # made, if it was not
+        copy_into(self.tensors(), other.tensors(), "other")
+        self._out_edges = None  # whose shapes depend on values
+        self.refills += 1
+        self._versions = self._count()
 
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Plan:
         """A plan with ``function`` applied to every tensor of this one."""

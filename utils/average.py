@@ -23,14 +23,22 @@ class MovingAverage(AveragedModel):
         super().__init__(model)
         self.decay = decay
 
-    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Count in how the parameters are now.
 
         Args:
             model: with them.
         """
+        self.follow(model)
+        self.n_averaged += 1
+
+    @torch.no_grad()
+    def follow(self, model: nn.Module) -> None:
+        """The part of :meth:`update_parameters` that is done on the device.
+
+        Args:
+            model: with the parameters.
+        """
         weight = 1 - self.decay if self.n_averaged else 1.0
         for averaged, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
             averaged.lerp_(parameter, weight)
-        self.n_averaged += 1

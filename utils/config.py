@@ -64,6 +64,8 @@ class Machine:
     """graph class (auto: DGL on a CPU where it is installed)"""
     precision: Literal["32-true", "tf32", "bf16-mixed", "64-true"] = "32-true"
     """of weights and activations"""
+    cuda_graphs: Free[bool] = False
+    """pad batches to few sizes, and let a GPU repeat captured steps by itself"""
     num_workers: Free[Annotated[int, Field(ge=0, le=MOST_WORKERS)]] = 0
     """processes that prepare batches"""
 

@@ -17,11 +17,12 @@ from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
+from utils.capture import CudaGraphs
 from utils.cli import UsageError, blame, reason
 from utils.config import Config
 from utils.files import write_json
 from utils.flags import C, CommandLine, free_fields
-from utils.graphs import cast, choose_graph
+from utils.graphs import cast, choose_graph, complete
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
 from utils.trackers import Tracker, WandB, tensorboard
@@ -46,6 +47,7 @@ class Experiment(Generic[C]):
         report: evaluates the best weights after a training, on whole datasets, and draws into the run's folder; returns
             what metrics.json holds beside the model's size and the training's length, and lines to print before those.
         probe: see :class:`Trainer`.
+        pad: makes the sizes of a batch some of few, for --cuda_graphs; where they are so already, leaves it as it is.
         fit_model: sets what in an untrained model, such as means of the targets, depends on the training data.
         unit: what samples are, in the plural.
     """
@@ -58,6 +60,7 @@ class Experiment(Generic[C]):
     batch_loss: BatchLoss
     report: Callable[[C, Trainer, Loaders, Path], tuple[dict[str, Any], list[str]]]
     probe: Probe = lambda model: {}
+    pad: Callable[[Any], Any] = lambda batch: batch
     fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
     unit: str = "samples"
 
@@ -145,14 +148,13 @@ class Experiment(Generic[C]):
         """The training, the datasets, and the batches of this process."""
         with blame("--device", device="--device"):
             fabric = make_fabric(config.device, config.precision)
-        if config.profile and fabric.world_size > 1:
-            raise UsageError(f"--profile: expected one process, got {fabric.world_size}")
+        _check_machine(config, fabric)
         with distributed.leader_first():
             datasets = self.load(config)
         share = {"rank": fabric.global_rank, "processes": fabric.world_size}
         with blame("torchrun", processes="--nproc_per_node"):
             loaders = {
-                split: self.make_loader(config, fabric, datasets[split], shuffle=split == "train", **share)
+                split: self.make_loader(config, fabric, datasets[split], training=split == "train", **share)
                 for split in ("train", "valid")
                 if split in datasets
             }
@@ -161,18 +163,23 @@ class Experiment(Generic[C]):
             trainer.trackers = _trackers(config, folder, trainer.step)
         return trainer, datasets, loaders
 
-    def make_loader(self, config: C, fabric: Fabric, dataset: Dataset, **options: Any) -> EpochLoader:
+    def make_loader(
+        self, config: C, fabric: Fabric, dataset: Dataset, training: bool = False, **options: Any
+    ) -> EpochLoader:
         """Batches of a dataset.
 
         Args:
             config: of the run.
             fabric: device and precision.
             dataset: one of what ``load`` makes.
-            options: other arguments of :class:`EpochLoader`; by default all samples in their order.
+            training: whether they are to learn from, and so shuffled; else all samples come in their order.
+            options: other arguments of :class:`EpochLoader`.
         """
         dtype = torch.float64 if config.precision == "64-true" else torch.float32
-        batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype)
-        options |= {"num_workers": config.num_workers, "pin_memory": fabric.device.type == "cuda"}
+        on_gpu = fabric.device.type == "cuda"
+        last = [*([self.pad] if training and config.cuda_graphs else []), *([complete] if on_gpu else [])]
+        batch = partial(_batch, self.collate, choose_graph(config.graph, fabric.device), dtype, last)
+        options |= {"shuffle": training, "num_workers": config.num_workers, "pin_memory": on_gpu}
         return EpochLoader(dataset, config.batch_size, batch, seed=config.seed, **options)
 
     def _make_trainer(self, config: C, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
@@ -189,7 +196,8 @@ class Experiment(Generic[C]):
         steps = config.num_epochs * len(train)
         schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
         options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}
-        trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, **options)
+        recorder = CudaGraphs(fabric.device) if config.cuda_graphs else None
+        trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, recorder=recorder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
                 trainer.resume()
@@ -228,8 +236,30 @@ def _unlost(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _batch(collate: Callable[[Any, str], Any], graph: str, dtype: torch.dtype, samples: Any) -> Any:
-    return cast(collate(samples, graph), dtype)
+def _batch(
+    collate: Callable[[Any, str], Any],
+    graph: str,
+    dtype: torch.dtype,
+    last: Sequence[Callable[[Any], Any]],
+    samples: Any,
+) -> Any:
+    """A batch of samples, and what is done to it last."""
+    batch = cast(collate(samples, graph), dtype)
+    for function in last:
+        batch = function(batch)
+    return batch
+
+
+def _check_machine(config: Config, fabric: Fabric) -> None:
+    for flag in ("profile", "cuda_graphs"):
+        if getattr(config, flag) and fabric.world_size > 1:
+            raise UsageError(f"--{flag}: expected one process, got {fabric.world_size}")
+    if not config.cuda_graphs:
+        return
+    if fabric.device.type != "cuda":
+        raise UsageError(f"--cuda_graphs: expected a GPU, got --device {fabric.device} (--no-cuda_graphs for a CPU)")
+    if config.graph == "dgl":
+        raise UsageError("--cuda_graphs: expected the library's own graphs, got --graph dgl")
 
 
 def _refuse_idle(config: Config, given: Mapping[str, Any]) -> None:

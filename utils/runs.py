@@ -16,6 +16,7 @@ from utils.cli import UsageError, blame
 from utils.files import LOCK, locked, make_folder, read_json, write_json
 
 CONFIG = "config.json"
+ADDED = {"cuda_graphs": False}  # flags that runs of earlier versions lack, and what was done without them
 
 
 class Run:
@@ -147,6 +148,7 @@ def reconcile(
     Raises:
         UsageError: a flag contradicts the stored one, or config.json has not the same flags.
     """
+    stored = {**{name: value for name, value in ADDED.items() if name in flags}, **stored}
     if unknown := flags.keys() ^ stored.keys():
         raise UsageError(f"--resume: {CONFIG} is of another version, it differs in the flags {sorted(unknown)}")
     for name in sorted(given.keys() - set(free)):

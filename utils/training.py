@@ -19,6 +19,7 @@ from tqdm import tqdm
 from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
 from utils.average import MovingAverage
+from utils.capture import Captured, Recorder
 from utils.cli import reason
 from utils.flat import FlatParameters
 from utils.history import Mean, Row, write_csv
@@ -194,6 +195,7 @@ class Trainer:
             None for the weights themselves.
         flags: what the model is made of, for best.pt, which then needs no other file.
         probe: gives numbers to record with a batch's metrics, of the model after the backward pass.
+        recorder: what records steps, see :class:`~utils.capture.Captured`; None to take each anew.
 
     Attributes:
         model: the model itself, on the device.
@@ -216,6 +218,7 @@ class Trainer:
         ema: float | None = None,
         flags: dict[str, Any] | None = None,
         probe: Probe = lambda model: {},
+        recorder: Recorder | None = None,
     ) -> None:
         self.fabric, self.model, self._model = fabric, model, fabric.setup_module(model)
         self.flat = FlatParameters(model)
@@ -225,6 +228,7 @@ class Trainer:
         self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}
         self.trackers: Sequence[Tracker] = ()
         self.clip_norm = math.inf if clip_norm is None else clip_norm
+        self._step_on_device = self._captured(recorder) if recorder else self._on_device
         self.epoch, self.step = 0, 0
         self.epochs: list[Row] = []
         self.steps: list[Row] = []
@@ -275,20 +279,49 @@ class Trainer:
         Returns:
             what there is to read of it, later.
         """
-        batch, rate = self.fabric.to_device(batch), self.schedule.get_last_lr()[0]
+        rate, weights = self.schedule.get_last_lr()[0], self.flat.copied()
+        means, size = self._step_on_device(batch)
+        self.step += 1
+        self.flat.written()
+        if self.average is not None:
+            self.average.n_averaged += 1
+        self.schedule.step()
+        return Step(batch, size, means, self.step, rate, weights)
+
+    def _change_weights(self, batch: Any) -> tuple[dict[str, Tensor], int | Tensor]:
+        """All of a step that is done on the device, where the batch is; its means, and how many they are of."""
         self.flat.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
         means, whole_size = self._over_processes(metrics, size)
         # The mean of gradients over the processes then is that of the whole batch, whatever the sizes of its parts.
         self.fabric.backward(metrics["loss"] * (size * self.fabric.world_size / whole_size))
         means[NORM] = nn.utils.clip_grad_norm_(self.flat.whole, self.clip_norm)
-        self.step += 1
-        step = Step(batch, whole_size, {**means, **self.probe(self.model)}, self.step, rate, self.flat.copied())
+        means |= self.probe(self.model)
         self._optimizer.step()
-        self.flat.written()
         if self.average is not None:
-            self.average.update_parameters(self.flat.whole)
-        self.schedule.step()
+            self.average.follow(self.flat.whole)
+        return means, whole_size
+
+    def _on_device(self, batch: Any) -> tuple[dict[str, Tensor], int | Tensor]:
+        """The same for a batch anywhere."""
+        return self._change_weights(self.fabric.to_device(batch))
+
+    def _captured(self, recorder: Recorder) -> Callable[[Any], Any]:
+        """The same as a function of a batch, whose repetitions are recorded."""
+        groups = self.optimizer.param_groups
+        rates = [torch.zeros((), device=self.fabric.device) for _ in groups]
+        captured = Captured(self._change_weights, self.fabric.to_device, recorder)
+
+        def step(batch: Any) -> Any:
+            own = [group["lr"] for group in groups]
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate.fill_(group["lr"])  # where a recorded step finds what it is now
+            try:
+                return captured(batch)
+            finally:
+                for group, rate in zip(groups, own, strict=True):
+                    group["lr"] = rate
+
         return step
 
     def evaluate(self, loader: EpochLoader, prefix: str = "") -> Row:

@@ -262,7 +262,8 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
     if is_watched():
         return "frame"  # which PyTorch can look into
     if launch.is_gpu(inputs.src.device):
-        # As counted, not as measured: of 'frame' a GPU is given hundreds of launches a layer, and for 'node' it waits.
+        # As counted, not as measured: 'triton' launches less and moves less than 'frame', whatever the graph, and for
+        # 'node' a GPU's host waits.
         return "triton" if triton_messages.suits(convolution, inputs, dtype) else "frame"
     name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

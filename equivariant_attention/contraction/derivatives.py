@@ -53,12 +53,13 @@ class _Messages(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, passes: Passes, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.passes, ctx.places = passes, t.like([None] * len(tensors))
+        ctx.refills = passes.plan.refills
         ctx.save_for_backward(*tensors)
         return tuple(passes.forward(t.like(tensors)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.passes.plan.check_unwritten()
+        ctx.passes.plan.check_unwritten(ctx.refills)
         t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
         derivative = ctx.passes.differentiable_gradient if torch.is_grad_enabled() else ctx.passes.gradient
         with full_precision(gradients[0].device):

@@ -52,6 +52,7 @@ class Record(list[Launch]):
 
 
 _record: ContextVar[Record | None] = ContextVar("record", default=None)
+_for_all_sizes: dict[Any, Any] = {}
 
 
 @contextmanager
@@ -144,8 +145,31 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **c
         names = dict(zip(kernel.arg_names, arguments, strict=False))
         record.append(Launch(kernel, tuple(grid), {**names, **constants}, also + num_bytes(tensors)))
         return
+    if kernel not in _for_all_sizes:
+        _for_all_sizes[kernel] = for_all_sizes(kernel, arguments)
     with torch.cuda.device_of(tensors[0]):
-        kernel[tuple(grid)](*arguments, **constants)
+        _for_all_sizes[kernel][tuple(grid)](*arguments, **constants)
+
+
+def for_all_sizes(kernel: Any, arguments: Sequence[Any]) -> Any:
+    """A kernel that is compiled once for its constants, whatever the numbers of nodes and edges are.
+
+    Triton compiles anew, for seconds, where a whole number becomes 1, or a multiple of 16, or no longer is: batches of
+    molecules would have it do so for many an epoch.
+
+    Args:
+        kernel: what ``triton.jit`` returned.
+        arguments: of a launch, in its order.
+
+    Returns:
+        the kernel.
+    """
+    import triton
+
+    if not isinstance(kernel, triton.JITFunction):  # which are interpreted
+        return kernel
+    numbers = [name for name, v in zip(kernel.arg_names, arguments, strict=False) if isinstance(v, int)]
+    return triton.jit(kernel.fn, do_not_specialize=numbers)
 
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:

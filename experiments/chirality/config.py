@@ -48,7 +48,8 @@ class Config(config.Config, Data, Model):
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
-        return {} if self.molecules is None else {"conformers": "with --molecules"}
+        idle = {"cuda_graphs": "here: batches differ in their number of stereocentres"}
+        return idle if self.molecules is None else {**idle, "conformers": "with --molecules"}
 
 
 QUICK = Config(num_epochs=20, lr=5e-3, warmup=20, clip_norm=1.0, ema=0.98, save_dir="runs/chirality")

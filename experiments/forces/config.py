@@ -21,6 +21,10 @@ python experiments/forces/run.py --resume FOLDER                       goes on w
 
 AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 
+# Why flags have no effect.
+MADE = "here: graphs are made of positions, by the library"
+UNPADDED = "here: batches differ in their numbers of edges, and are not padded"
+
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
 class ClusterModel:
@@ -68,7 +72,7 @@ class ClusterConfig(config.Config, ClusterData, ClusterModel):
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
-        return {"graph": "here: graphs are made of positions, by the library"}
+        return {"graph": MADE, "cuda_graphs": UNPADDED}
 
 
 def _channels(text: str) -> str:
@@ -134,7 +138,7 @@ class FrameConfig(config.Config, Loss, FrameData, FrameModel):
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
-        idle = {"graph": "here: graphs are made of positions, by the library"}
+        idle = {"graph": MADE, "cuda_graphs": UNPADDED}
         if not self.num_layers:
             of_layers = ("div", "head", "xij", "activation", "nonlinearity")
             idle |= dict.fromkeys(of_layers, "unless --num_layers is at least 1")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from equivariant_attention.envelope import polynomial_envelope
+from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from experiments.qm9.molecules import BONDS, Molecules
 from experiments.qm9.targets import ELEMENTS, TARGETS
@@ -175,6 +176,16 @@ def collate(batch: Batch, graph: str = "own") -> Batch:
     """
     G, plan, target = batch
     return (G.to_dgl() if graph == "dgl" else G), plan, target
+
+
+def pad(batch: Batch) -> Batch:
+    """The batch with a graph of padding at its end, so that there are few sizes; it has no target.
+
+    Args:
+        batch: from :func:`collate`.
+    """
+    G, plan, target = batch
+    return *padded(G, plan, Sizes.of(G, plan).rounded()), target
 
 
 def with_target(molecules: Molecules, task: str) -> Molecules:

@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import Dataset
 
 from experiments.qm9 import sources
-from experiments.qm9.data import MoleculeDataset, collate, with_target
+from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
 from experiments.qm9.evaluation import batch_loss, predict, relative_equivariance_error, write
 from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
@@ -199,6 +199,7 @@ EXPERIMENT = Experiment(
     make_model=make_model,
     batch_loss=batch_loss,
     report=report,
+    pad=pad,
     fit_model=fit_model,
     unit="molecules",
 )

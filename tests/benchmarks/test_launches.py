@@ -20,6 +20,17 @@ def test_a_tiny_step_is_counted(name):
     assert found["optimiser"]["parameters"] > 0
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_triton_launches_and_moves_less_than_frame(name):
+    """So the library chooses it wherever it can run, whatever a launch, a byte or a product costs."""
+    torch.manual_seed(0)
+    model, graph = CASES[name](True)
+    ours, others = counted(model, graph, "triton"), counted(model, graph, "frame")
+    for part in ("forward", "backward"):
+        assert 3 * ours[part]["launches"] < others[part]["launches"]
+        assert ours[part]["gigabytes"] <= others[part]["gigabytes"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_counts_only_fall(name):

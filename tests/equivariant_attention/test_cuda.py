@@ -2,6 +2,8 @@
 and a training step captured as a CUDA graph.
 """
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -10,9 +12,10 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels.launch import missing
 from equivariant_attention.modules import GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import random_rotation, wigner_d
-from tests.cases import random_features
+from tests.cases import random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -155,3 +158,60 @@ def test_a_training_step_is_captured(name):
     graph.replay()
     for p, gradient in zip(parameters, expected, strict=True):
         torch.testing.assert_close(p.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def padded_batches():
+    """Batches of one size, with targets of the graphs that are not padding."""
+    batches = []
+    for _ in range(6):
+        G = random_graph(torch.float32, edge_dim=4)
+        src, dst = G.edges()
+        G.edata["w"][:] = (src + dst).float().sin()[:, None]
+        G.ndata["f"] = torch.randn(G.num_nodes(), 6, 1)
+        plan = Plan(G)
+        batches.append((*padded(G, plan, Sizes(nodes=32, edges=128, graphs=4, pairs=48)), torch.randn(3, 1)))
+    return batches
+
+
+def losses(folder, name, batches, recorder):
+    """Of training steps on the batches, twice, and the weights after them."""
+    from experiments.qm9.evaluation import batch_loss
+    from experiments.qm9.models import Scaled, SE3Transformer
+    from utils.training import Trainer, cosine_schedule, make_fabric
+
+    torch.manual_seed(0)
+    model = Scaled(SE3Transformer(2, 6, 8, num_degrees=3, edge_dim=4, div=2, n_heads=2))
+    adam = partial(torch.optim.AdamW, lr=1e-3, fused=True, capturable=True)
+    schedule, fabric = partial(cosine_schedule, steps=20), make_fabric("cuda", "32-true")
+    options = {"clip_norm": 1.0, "ema": 0.9, "recorder": recorder}
+    trainer = Trainer(fabric, model, adam, schedule, batch_loss, folder, **options)
+    with use_backend(name):
+        found = [trainer.take_step(batch).read()[1]["loss"] for batch in 2 * batches]
+    return found, trainer.flat.copied(), [average.clone() for average in trainer.average.module]
+
+
+@pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
+@pytest.mark.parametrize("name", ["frame", "triton"])
+def test_replayed_training_steps_are_the_steps(tmp_path, name):
+    if name == "triton" and (reason := missing(torch.device("cuda"))):
+        pytest.skip(reason)
+    from utils.capture import CudaGraphs
+
+    batches, recorder = padded_batches(), CudaGraphs(torch.device("cuda"))
+    expected = losses(tmp_path, name, batches, None)
+    found = losses(tmp_path, name, batches, recorder)
+    assert found[0] == pytest.approx(expected[0], rel=1e-3)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def test_a_plan_and_a_graph_are_refilled_from_the_host():
+    batches = padded_batches()
+    (G, plan, _), (other, others_plan, _) = ((G.to("cuda"), plan.to("cuda"), y) for G, plan, y in batches[:2])
+    more, its_plan, _ = batches[1]
+    G.refill(more.pin_memory())
+    plan.refill(its_plan.pin_memory())
+    for found, expected in ((G, other), (plan, others_plan)):
+        for name, value in expected.tensors().items():
+            assert torch.equal(found.tensors()[name], value)
+    plan.check(G)

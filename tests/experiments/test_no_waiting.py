@@ -1,7 +1,6 @@
 """A training step of every experiment on a device without numbers: nothing in it makes the host wait, but the batch."""
 
 import importlib
-from functools import partial
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from equivariant_attention.kernels import launch
 from experiments.forces import own_data
 from tests import no_waiting
 from tests.experiments.runs import TINY
+from tests.rewound import Rewound
 
 OTHERS = {
     "an integrator": ("nbody", ["--model", "SE3Integrator"]),
@@ -25,18 +25,47 @@ OTHERS = {
 CASES = {**{name: (name, []) for name in TINY}, **OTHERS}
 
 
-def training(experiment, words, tmp_path, monkeypatch):
+class _Adam(torch.optim.AdamW):
+    """Without what only CUDA has."""
+
+    def __init__(self, parameters, fused=None, **options):
+        super().__init__(parameters, **options)
+
+
+class _Descent(_Adam):
+    """With a rate on the device, which only a fused Adam takes."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.data.sub_(parameter.grad * group["lr"])
+
+
+def training(experiment, words, tmp_path, monkeypatch, optimizer=_Adam):
     """The trainer, and a batch, both on the device."""
-    monkeypatch.setattr(torch.optim, "AdamW", partial(_adam, torch.optim.AdamW))
+    monkeypatch.setattr(torch.optim, "AdamW", optimizer)
     config, _ = experiment.command_line.parse(words)
     fabric = no_waiting.fabric()
-    train = experiment.make_loader(config, fabric, experiment.load(config)["train"])
+    monkeypatch.setattr("utils.experiment.CudaGraphs", lambda device: Rewound(lambda: []))
+    train = experiment.make_loader(config, fabric, experiment.load(config)["train"], training=True)
     trainer = experiment._make_trainer(config, fabric, tmp_path, train)
     return trainer, fabric.to_device(next(iter(train)))
 
 
-def _adam(adam, parameters, fused=None, **options):
-    return adam(parameters, **options)  # the fused one knows no such device
+@pytest.mark.parametrize("name", ["nbody", "toy_optimisation", "qm9"])
+def test_a_step_to_capture_waits_for_nothing(tmp_path, monkeypatch, name):
+    pytest.importorskip("triton")
+    data = ["--data", str(tmp_path / "data")] if name == "nbody" else []
+    experiment = importlib.import_module(f"experiments.{name}.run").EXPERIMENT
+    words = [*TINY[name], *data, "--cuda_graphs", "--clip_norm", "1", "--ema", "0.9"]
+    trainer, batch = training(experiment, words, tmp_path, monkeypatch, _Descent)
+    with launch.recorded() as record:
+        trainer.take_step(batch)  # makes constants
+        launched = len(record)
+        for _ in range(2):
+            with no_waiting.NothingMoves():
+                trainer.take_step(batch)
+    assert len(record) == 4 * launched  # of which the second step was recorded and replayed
 
 
 @pytest.mark.parametrize("num_layers", ["0", "1"])

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import Graph
+from equivariant_attention.neighbors import fully_connected_graph
+from equivariant_attention.plan import Plan
 from utils.cli import UsageError
-from utils.graphs import cast, choose_graph, fully_connected, make_graph
+from utils.graphs import cast, choose_graph, complete, fully_connected, make_graph
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -54,3 +56,12 @@ def test_all_real_numbers_of_a_batch_are_cast():
     assert again is G
     assert {G.ndata["x"].dtype, G.edata["d"].dtype, target.dtype} == {torch.float64}
     assert {G.ndata["kind"].dtype, number.dtype} == {torch.int64}
+
+
+def test_a_complete_batch_has_the_lists_of_its_plans():
+    G = fully_connected_graph(torch.randn(4, 3))
+    plan, target = Plan(G), torch.randn(4)
+    assert "by_source.rows" not in plan.tensors()
+    assert complete((G, plan, target, None)) == (G, plan, target, None)
+    assert {"by_source.rows", "by_source.ends", "by_destination.rows", "by_destination.ends"} < plan.tensors().keys()
+    assert complete(target) is target

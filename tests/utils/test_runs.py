@@ -138,6 +138,12 @@ def test_reconcile_lets_only_free_flags_differ():
         runs.reconcile(flags, {"rate": 0.2}, FLAGS, {"epochs"})
 
 
+def test_reconcile_knows_flags_that_earlier_versions_lack():
+    flags = {**FLAGS, "cuda_graphs": True}
+    assert runs.reconcile(flags, {}, FLAGS, {"cuda_graphs"}) == {**FLAGS, "cuda_graphs": False}
+    assert runs.reconcile(flags, {"cuda_graphs": True}, FLAGS, {"cuda_graphs"}) == flags
+
+
 def test_reconcile_refuses_another_version():
     with pytest.raises(UsageError, match=r"another version.*\['width'\]"):
         runs.reconcile({**FLAGS, "width": 3}, {}, FLAGS, set())

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 import torch
 
+from tests.rewound import Rewound
 from tests.wrong.values import ODD, ODD_TENSORS, changed, oddities
 from utils import checkpoints, training
 from utils.checkpoints import CheckpointError
@@ -431,3 +432,61 @@ def test_resuming_a_training_of_another_device(tmp_path, monkeypatch):
 def test_bad_devices(device):
     with pytest.raises(ValueError, match="device: "):
         make_fabric(device, "32-true")
+
+
+def recording_trainer(folder, **options):
+    """A trainer that records its steps, and its recorder."""
+    recorder = Rewound(lambda: [*of_trainer(trainer)])
+    trainer = make_trainer(folder, recorder=recorder, **options)
+    return trainer, recorder
+
+
+def of_trainer(trainer):
+    """All that a step writes to."""
+    states = [value for state in trainer.optimizer.state.values() for value in state.values()]
+    return [*trainer.flat.whole, *(whole.grad for whole in trainer.flat.whole), *states, *trainer.average.module]
+
+
+def test_recorded_steps_are_the_steps(tmp_path):
+    outcomes = []
+    for name, options in (("called", {}), ("recorded", {"recorded": True})):
+        make = recording_trainer if options else lambda *a, **k: (make_trainer(*a, **k), None)
+        trainer, recorder = make(tmp_path / name, clip_norm=0.5, ema=0.9)
+        trainer.model[1].p = 0.0  # dropout draws numbers when it is called once more
+        fit(trainer)
+        outcomes.append((trainer.epochs, trainer.steps, [v.clone() for v in of_trainer(trainer)]))
+    assert recorder.calls.count("run") == recorder.calls.count("record") == 2  # batches of four, and of one
+    assert recorder.calls.count("replay") == EPOCHS * STEPS - 2
+    (epochs, steps, tensors), (recorded_epochs, recorded_steps, recorded_tensors) = outcomes
+    for rows_of, recorded_rows in ((epochs, recorded_epochs), (steps, recorded_steps)):
+        for row, recorded in zip(rows_of, recorded_rows, strict=True):
+            row.pop("seconds", None), recorded.pop("seconds", None)
+            assert recorded == pytest.approx(row, rel=1e-5)  # the device has the rate in float32
+    torch.testing.assert_close(recorded_tensors, tensors, rtol=1e-5, atol=1e-6)
+
+
+def test_a_recorded_step_that_is_not_finite_leaves_the_weights_it_began_with(tmp_path):
+    trainer, recorder = recording_trainer(tmp_path, ema=0.9)
+    batches = [(torch.randn(4, 3), torch.randn(4, 1)) for _ in range(4)]
+    for batch in batches[:3]:
+        step = trainer.take_step(batch)
+    assert recorder.calls[-1] == "replay"
+    before = [v.clone() for v in trainer.flat.copied()]
+    batches[3][0][0, 0] = torch.nan
+    step = trainer.take_step(batches[3])
+    with pytest.raises(NonFiniteError, match="the loss is nan in epoch 1, step 4"):
+        trainer._checked(step)
+    torch.testing.assert_close(trainer.flat.copied(), before, rtol=0, atol=0)
+    kept = torch.load(tmp_path / "nonfinite.pt", weights_only=False)
+    assert torch.equal(kept["batch"][1], batches[3][1])
+
+
+def test_the_rate_of_a_recorded_step_is_that_of_the_schedule(tmp_path):
+    trainer, _ = recording_trainer(tmp_path, ema=0.9)
+    batch, rates = (torch.randn(4, 3), torch.randn(4, 1)), []
+    for _ in range(4):
+        step = trainer.take_step(batch)
+        rates.append(step.learning_rate)
+        assert type(trainer.optimizer.param_groups[0]["lr"]) is float
+    assert rates == sorted(rates, reverse=True)
+    assert len({*rates}) == 4

@@ -1,5 +1,7 @@
 """Where kernels can run."""
 
+import os
+
 import pytest
 import torch
 
@@ -45,3 +47,20 @@ def test_what_else_is_needed(gpu, monkeypatch):
     assert launch.missing(GPU, torch.float64).startswith("they need Triton 3.9 or later for torch.float64")
     monkeypatch.setenv(launch.SWITCH, "0")
     assert launch.missing(GPU) == "EQUIVARIANT_ATTENTION_TRITON=0 forbids it"
+
+
+@triton.jit
+def _kernel(x_at, rows, ROWS: triton.language.constexpr):
+    """Nothing."""
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's interpreter compiles nothing")
+def test_numbers_of_rows_are_none_to_compile_for():
+    made = launch.for_all_sizes(_kernel, (torch.zeros(1), 16))
+    assert [parameter.do_not_specialize for parameter in made.params] == [False, True, False]
+    assert made.fn is _kernel.fn
+    assert [parameter.do_not_specialize for parameter in _kernel.params] == [False] * 3
+
+
+def test_what_is_interpreted_stays_as_it_is():
+    assert launch.for_all_sizes(len, ()) is len

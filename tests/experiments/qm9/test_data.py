@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import as_graph
-from experiments.qm9.data import MoleculeDataset, Neighbours, collate, with_target
+from experiments.qm9 import sources
+from experiments.qm9.data import MoleculeDataset, Neighbours, collate, pad, with_target
 from experiments.qm9.models import SE3Transformer
 from tests.experiments.qm9.cases import SMILES, table
 from utils.graphs import cast
@@ -125,3 +126,30 @@ def test_numbers_become_those_of_the_training():
 def test_contradictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Neighbours(*arguments)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padded_batches_are_the_batches_and_a_graph_more(kind):
+    G, plan, target = collate(samples_of(dataset(kind), range(5)))
+    more, its_plan, its_target = pad((G, plan, target))
+    assert torch.equal(its_target, target)
+    assert more.batch_size == len(target) + 1
+    assert torch.equal(more.batch_num_nodes()[:-1], G.batch_num_nodes())
+    its_plan.check(more)
+    for name, value in (*G.ndata.items(), *G.edata.items()):
+        padded = more.ndata[name] if name in more.ndata else more.edata[name]
+        assert torch.equal(padded[: len(value)], value)
+
+
+def test_there_are_few_sizes_of_padded_batches_and_18_tensors_in_each():
+    molecules = sources.embedded()
+    data, rng = MoleculeDataset(molecules, "homo", Neighbours()), np.random.default_rng(0)
+    sizes, edges, padded_edges = set(), 0, 0
+    for _ in range(100):
+        batch = collate(samples_of(data, rng.choice(len(data), 96, replace=False).tolist()))
+        G, plan, _ = pad(batch)
+        sizes.add((G.num_nodes(), G.num_edges(), len(plan.pairs)))
+        edges, padded_edges = edges + batch[0].num_edges(), padded_edges + G.num_edges()
+        assert len(G.tensors()) + len(plan.tensors()) + 1 == 18
+    assert len(sizes) <= 10
+    assert padded_edges <= 1.04 * edges

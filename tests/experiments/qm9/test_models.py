@@ -3,6 +3,7 @@ import torch
 
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.modules import get_basis_and_r
+from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from experiments.qm9.models import (
@@ -54,6 +55,19 @@ def test_a_basis_at_hand_is_used(name):
         torch.testing.assert_close(model(G, basis_and_r), model(G))
     with pytest.raises(ValueError, match="basis must"):
         model(G, get_basis_and_r(G, 0))
+
+
+@pytest.mark.parametrize("per_atom", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_padding_changes_nothing(name, per_atom):
+    model, G, found = Scaled(MODELS[name](), per_atom).double(), molecules(), []
+    sizes = Sizes.of(G, Plan(G)).rounded(steps=2)
+    assert sizes.edges > G.num_edges()
+    for graph, plan in ((G, Plan(G)), padded(G, Plan(G), sizes)):
+        loss = model(graph, plan=plan)[:3].sin().sum()
+        found.append([loss, *torch.autograd.grad(loss, [*model.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 def test_another_pooling_is_refused():

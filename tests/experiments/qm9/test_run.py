@@ -11,6 +11,7 @@ from experiments.qm9.models import SE3Transformer
 from experiments.qm9.molecules import join
 from tests.experiments.qm9.cases import table
 from tests.experiments.runs import rows
+from tests.rewound import Rewound
 from utils.cli import UsageError
 
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--batch_size", "4"]
@@ -224,3 +225,20 @@ def test_a_checkpoint_says_what_it_is_made_of(train, tmp_path):
     content = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     assert content["flags"]["task"] == "homo"
     assert content["flags"]["num_channels"] == 4
+
+
+@pytest.mark.parametrize("model", ["SE3Transformer", "TFN", "SE3TransformerPooled"])
+def test_a_training_of_padded_batches_and_recorded_steps_is_the_training(train, tmp_path, monkeypatch, model):
+    words = [*HOMO, "--model", model, "--nonlinearity", "norm", "--ema", "0.9", "--clip_norm", "1"]
+    train(*words, epochs=4, output="plain")
+    monkeypatch.setattr("utils.experiment._check_machine", lambda config, fabric: None)
+    monkeypatch.setattr("utils.experiment.CudaGraphs", lambda device: recorder)
+    recorder = Rewound(lambda: [])  # it would rewind tensors of an optimizer, which it does not know
+    recorder.record = lambda function: recorder.calls.append("record") or function
+    train(*words, "--cuda_graphs", epochs=4)
+    assert "record" in recorder.calls
+    for name in ("metrics.csv", "steps.csv"):
+        plain, recorded = rows(tmp_path / "plain" / name), rows(tmp_path / "run" / name)
+        for one, other in zip(plain, recorded, strict=True):
+            values, found = ({k: float(v) for k, v in row.items()} for row in (one, other))
+            assert found == pytest.approx(values, rel=1e-3)
