@@ -59,7 +59,7 @@ def read_scanobjectnn(folder: str | os.PathLike[str], up: Literal["x", "y", "z"]
 
 def _in_process(pool: ProcessPool, path: Path) -> Scans:
     try:
-        return pool.schedule(_read_within, args=(path,), timeout=SECONDS).result()
+        return pool.schedule(_read_within, args=(path, MEMORY), timeout=SECONDS).result()
     except TookTooLong as error:
         raise ValueError(f"{path}: expected a file that is read in {SECONDS:.0f} s, it takes longer") from error
     except (ProcessExpired, MemoryError) as error:
@@ -68,13 +68,15 @@ def _in_process(pool: ProcessPool, path: Path) -> Scans:
         ) from error
 
 
-def _read_within(path: Path) -> Scans:
-    """:func:`read_file`, in a process of its own, with so much memory beside what it has now."""
+def _read_within(path: Path, memory: int) -> Scans:
+    """:func:`read_file`, in a process that may have so much memory in all."""
+    import h5py  # noqa: F401  before the limit, which is on what the file takes
+
     with suppress(ImportError):  # there is none on Windows
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
     return read_file(path)
 
 

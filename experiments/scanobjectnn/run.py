@@ -33,7 +33,7 @@ from utils.history import write_csv
 from utils.plots import learning_curves
 from utils.training import Trainer
 
-METRICS = ("loss", "accuracy")
+METRICS, SPLITS = ("loss", "accuracy"), ("train", "valid")
 TESTS = {"test": "none", "test_z": "z", "test_so3": "so3"}  # the same scans, turned
 
 
@@ -111,7 +111,9 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     write_csv(folder / "confusion.csv", rows)
     if trainer.epochs:
         chance = {"chance": {"loss": math.log(len(names)), "accuracy": 1 / len(names)}}
-        learning_curves(trainer.epochs, METRICS, folder / "learning_curves.png", chance)
+        # An accuracy that is zero throughout, as of a handful of objects, has no place on a logarithmic axis.
+        drawn = [name for name in METRICS if all(any(row[f"{s}_{name}"] for row in trainer.epochs) for s in SPLITS)]
+        learning_curves(trainer.epochs, drawn, folder / "learning_curves.png", chance)
     standing, about_z, anyhow = (metrics[name]["accuracy"] for name in TESTS)
     return metrics, [
         f"accuracy            {standing:.4f} of {count} test objects as they stand,",
