@@ -62,7 +62,7 @@ def load(config: Config) -> dict[str, Objects]:
     """The datasets ``'train'`` and ``'valid'``, and the test set as it stands and turned."""
     datasets = {}
     for split, of_split in load_scans(config).items():
-        with blame("--no-background"):
+        with blame("--no-background", background="--no-background"):
             points = of_split.points if config.background else without_background(of_split)
         turned = TESTS if split == "test" else {split: config.rotations}
         for name, rotations in turned.items():
