@@ -7,17 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from equivariant_attention.graphs import batch
 from equivariant_attention.neighbors import knn_graph
 from equivariant_attention.plan import Plan
+from experiments.scanobjectnn.rotations import Rotations, draw_rotation
 from experiments.scanobjectnn.scans import Scans
 from utils.graphs import make_graph
 
-Rotations = Literal["none", "z", "so3"]
 Sample = tuple[Tensor, Tensor, Tensor, int]  # positions, the two ends of edges, class
 Batch = tuple[Any, Plan, Tensor]  # graphs, what is known of them ahead, classes
 
@@ -36,19 +35,6 @@ def without_background(scans: Scans) -> list[np.ndarray]:
     if not (seen := scans.on_object.any(axis=1)).all():
         raise ValueError(f"mask: expected points of the object in every scan, got none in {int(seen.argmin())}")
     return [points[own] for points, own in zip(scans.points, scans.on_object, strict=True)]
-
-
-def draw_rotation(rotations: Rotations, rng: np.random.Generator) -> np.ndarray:
-    """A rotation, uniformly distributed, ``[3, 3]``.
-
-    Args:
-        rotations: ``'none'``, about ``'z'``, or any, ``'so3'``.
-        rng: draws it.
-    """
-    if rotations == "so3":
-        return Rotation.from_quat(rng.normal(size=4)).as_matrix()
-    angle = rng.uniform(0, 2 * np.pi) if rotations == "z" else 0.0
-    return Rotation.from_rotvec([0, 0, angle]).as_matrix()
 
 
 class Objects(Dataset):

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from experiments.scanobjectnn import files, models, scans
-from experiments.scanobjectnn.data import Batch, Objects, collate, draw_rotation, without_background
+from experiments.scanobjectnn.data import Batch, Objects, collate, without_background
+from experiments.scanobjectnn.rotations import Rotations, draw_rotation
 from utils.experiment import Experiment, Loaders
 from utils.history import write_csv
 from utils.plots import learning_curves
@@ -104,7 +105,7 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     metrics: dict[str, Any] = {name: trainer.evaluate(loaders[name]) for name in TESTS}
     metrics["test_objects"] = count
     if config.model in ("SE3Transformer", "TFN"):
-        group = "z" if config.height else "so3"
+        group: Rotations = "z" if config.height else "so3"
         metrics["equivariance_error"] = {f"rotation ({group})": change_by_rotations(trainer, loaders["test"], group)}
     table = confusion(trainer, loaders["test"], len(names))
     rows = [{"class": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, table, strict=True)]
@@ -150,7 +151,7 @@ def confusion(trainer: Trainer, loader: Any, num_classes: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def change_by_rotations(trainer: Trainer, loader: Any, rotations: str) -> float:
+def change_by_rotations(trainer: Trainer, loader: Any, rotations: Rotations) -> float:
     """The largest change of a logit by a rotation, of the first objects of a dataset, relative to the largest logit.
 
     Args:

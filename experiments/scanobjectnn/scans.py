@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.scanobjectnn.rotations import draw_rotation
+
 POINTS = 512  # of a scan
 NOISE = 0.01  # m, standard deviation of a coordinate
 MOST_BACKGROUND = 0.3  # largest share of points of floor and wall
@@ -210,7 +212,7 @@ def extent(solids: Solids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def room(furniture: Solids, rng: Generator) -> Solids:
-    """The floor about some solids, and behind every other of them a wall.
+    """The floor about some solids, and behind half of them a wall.
 
     Args:
         furniture: what stands there.
@@ -268,7 +270,20 @@ def is_seen(points: np.ndarray, camera: np.ndarray, solids: Solids) -> np.ndarra
         of_posts = np.where(missed, -sign * np.inf, (sign * root - product) / square)
         times[..., :2] = np.where(solids.is_round[:, None], of_posts[..., None], times[..., :2])
     first, last = enters.max(-1), leaves.min(-1)
-    return ~((first < last) & (first < 1 - TOUCHING)).any(1)
+    return ~((first < last) & (last > 0) & (first < 1 - TOUCHING)).any(1)
+
+
+def place_camera(furniture: Solids, rng: Generator) -> np.ndarray:
+    """Where a camera is that looks at furniture from the front, up to 65 degrees aside and 10 to 40 above, ``[3]``.
+
+    Args:
+        furniture: what it looks at.
+        rng: draws the direction.
+    """
+    low, high = extent(furniture)
+    aside, up = np.radians(rng.uniform((-65, 10), (65, 40)))
+    direction = np.array([np.cos(up) * np.sin(aside), -np.cos(up) * np.cos(aside), np.sin(up)])
+    return (low + high) / 2 + DISTANCE * np.linalg.norm(high - low) * direction
 
 
 def scan(name: str, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -283,11 +298,7 @@ def scan(name: str, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     """
     furniture = stacked(SHAPES[name](rng))
     background = room(furniture, rng)
-    solids = furniture.and_(background)
-    low, high = extent(furniture)
-    aside, up = np.radians(rng.uniform((-65, 10), (65, 40)))
-    direction = np.array([np.cos(up) * np.sin(aside), -np.cos(up) * np.cos(aside), np.sin(up)])
-    camera = (low + high) / 2 + DISTANCE * np.linalg.norm(high - low) * direction
+    solids, camera = furniture.and_(background), place_camera(furniture, rng)
 
     def seen(some: Solids, count: int) -> np.ndarray:
         found = np.empty((0, 3))
@@ -299,9 +310,7 @@ def scan(name: str, rng: Generator) -> tuple[np.ndarray, np.ndarray]:
     behind = int(rng.uniform(0, MOST_BACKGROUND) * POINTS)
     points = np.concatenate([seen(furniture, POINTS - behind), seen(background, behind)])
     points += rng.normal(scale=NOISE, size=points.shape)
-    angle = rng.uniform(0, 2 * np.pi)
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    return points @ turn.T, np.arange(POINTS) < POINTS - behind
+    return points @ draw_rotation("z", rng).T, np.arange(POINTS) < POINTS - behind
 
 
 def make_scans(count: int, seed: int, part: int) -> Scans:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.scanobjectnn.data import Objects, collate, draw_rotation, without_background
+from experiments.scanobjectnn.data import Objects, collate, without_background
 from experiments.scanobjectnn.scans import Scans, make_scans
 
 
@@ -40,15 +40,6 @@ def test_turned_samples_are_the_same_points(scans, rotations):
         assert not torch.allclose(x, y, atol=1e-3)
         assert torch.allclose(x[:, 2], y[:, 2], atol=1e-6) == (rotations == "z")
         assert all(map(torch.equal, edges, turned))
-
-
-def test_rotations_are_uniform():
-    rng = np.random.default_rng(0)
-    turns = np.array([draw_rotation("so3", rng) for _ in range(2000)])
-    np.testing.assert_allclose(np.linalg.det(turns), 1)
-    np.testing.assert_allclose(turns.mean(0), np.zeros((3, 3)), atol=0.05)
-    np.testing.assert_allclose((turns**2).mean(0), np.full((3, 3), 1 / 3), atol=0.03)
-    np.testing.assert_array_equal(draw_rotation("none", rng), np.eye(3))
 
 
 def test_a_scan_of_fewer_points_is_taken_whole_and_points_may_coincide():

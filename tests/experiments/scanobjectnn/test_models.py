@@ -8,8 +8,8 @@ from equivariant_attention.graphs import as_graph
 from equivariant_attention.so3 import random_rotation
 from experiments.scanobjectnn import models
 from experiments.scanobjectnn.config import Model
-from experiments.scanobjectnn.data import draw_rotation
 from experiments.scanobjectnn.models import TFN, HeightSet, PointNet, SE3Transformer
+from experiments.scanobjectnn.rotations import draw_rotation
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
 
