@@ -24,7 +24,7 @@ PROGRAMS = [
     "experiments.chirality.run", "experiments.forces.dynamics", "experiments.forces.metals", "experiments.forces.run",
     "experiments.forces.run --data FILE", "experiments.nbody.generate_dataset", "experiments.nbody.run",
     "experiments.qm9.embedded.generate", "experiments.qm9.eval", "experiments.qm9.learning_curves",
-    "experiments.qm9.predict", "experiments.qm9.run",
+    "experiments.qm9.predict", "experiments.qm9.run", "experiments.scanobjectnn.run",
     "experiments.toy_optimisation.collect", "experiments.toy_optimisation.run",
     "benchmarks", "benchmarks.against", "benchmarks.report",
     "equivariant_attention", "equivariant_attention.published",

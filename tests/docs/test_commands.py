@@ -36,7 +36,8 @@ def test_commands_are_understood(page):
         experiment = EXPERIMENT.fullmatch(program)
         words = shlex.split(arguments.replace("...", ""))
         if experiment and "--help" not in words:
-            part = "own_data" if "--data" in words else "run"  # of forces, which have two command lines
+            # Forces have two command lines.
+            part = "own_data" if experiment[1] == "forces" and "--data" in words else "run"
             module = importlib.import_module(f"experiments.{experiment[1]}.{part}")
             module.EXPERIMENT.command_line.parse(words)
 

@@ -17,6 +17,8 @@ TINY = {
                "--md_steps", "2"],
     "qm9": [*TWO_EPOCHS, "--num_train", "8", "--num_valid", "4"],
     "chirality": [*TWO_EPOCHS, "--num_molecules", "30", "--conformers", "1"],
+    "scanobjectnn": [*TWO_EPOCHS, "--num_train", "8", "--num_valid", "4", "--num_test", "4", "--num_points", "16",
+                     "--neighbors", "4"],
 }  # fmt: skip
 
 
