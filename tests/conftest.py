@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from tests.network import forbid
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
 
+# Coverage, where it is measured, is the library's, by its own tests: it makes Python slower by a third.
+COVERED = Path(__file__).parent / "equivariant_attention"
 # The tests' tensors are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
 
@@ -31,6 +34,14 @@ def _seed():
 def pytest_collectstart():
     """Layers that are parameters of tests are made when their file is read: with the same weights every time."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests begin first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        if item.get_closest_marker("slow") or COVERED not in item.path.parents:
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

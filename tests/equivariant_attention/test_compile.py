@@ -23,7 +23,10 @@ from tests.experiments.nbody.test_models import bodies
 from tests.experiments.toy_optimisation.test_models import points
 
 # PyTorch says this of every input that is not a leaf; only where warnings are errors is it heard.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.no_cover,  # PyTorch's compiler is Python as well
+]
 
 MODELS = {
     "nbody SE3Transformer": (nbody, lambda: nbody.SE3Transformer(1, 4, num_degrees=2, div=2), bodies),
