@@ -68,7 +68,9 @@ def converted(
             prefix = f"{name}." if name else ""
             layout = layer.layout_in(state_dict, prefix)
             if layout is None:
-                raise ValueError(f"state_dict must be of the model: it has no radial networks of {name or 'it'}")
+                raise ValueError(
+                    f"state_dict must be of the model, got one without radial networks of {name or 'it'}"
+                )
             for network in networks_of(layout, layer.sent, layer.made):
                 key = f"{prefix}{network.name}.radial_func.net.{6 if layer.use_layer_norm else 4}.weight"
                 found[key] = _with_signs(found[key], network, signs, key)

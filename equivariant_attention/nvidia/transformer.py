@@ -216,7 +216,7 @@ def _check_returned(return_type: int | None, pooling: str | None, degrees: tuple
     if return_type is not None and (isinstance(return_type, bool) or return_type not in degrees):
         raise ValueError(f"return_type must be a degree of fiber_out {degrees} or None, got {return_type!r}")
     if pooling is not None and return_type is None:
-        raise ValueError(f"pooling={pooling!r} needs return_type, the degree that is pooled")
+        raise ValueError(f"return_type must be the degree that is pooled, with pooling={pooling!r}, got None")
 
 
 class SE3TransformerPooled(nn.Module):
