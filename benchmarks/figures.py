@@ -39,7 +39,7 @@ def derive(rows: Sequence[Row], rate: float, on_cpu: bool) -> None:
 def floor(row: Row, rate: float) -> float:
     """The least seconds that the messages' products take, with weights shared by both directions of an edge.
 
-    An order of sums that works per node can be below it where a node has many edges.
+    Backends that evaluate node first can be below it, where a node has many edges.
 
     Args:
         row: of a forward pass or a training step.

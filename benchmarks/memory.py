@@ -82,7 +82,7 @@ def _measure(setup: Setup, workload: str, case: str, backend: str, mode: str) ->
     try:
         warm_up(setup, workload, case, backend, mode)
         step = make_step(*build(setup, workload, case), backend, mode)
-        # The second step of a training is the first whose predecessor leaves gradients behind.
+        # From the second step of a training on, gradients of the step before are there.
         return peak_memory(step, setup.device, calls=2 if mode in (TRAINING, FORCES_TRAINED) else 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):

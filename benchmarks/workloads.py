@@ -337,7 +337,7 @@ WORKLOADS: dict[str, Workload] = {
             for atoms, channels in ((18, 32), (40, 32), (80, 32), (40, 64), (40, 8))
             for mutual in (True, False)
         },
-        target="the default at most 1.25 times as slow as the fastest order",
+        target="the default at most 1.25 times as slow as the fastest backend",
         modes=(TRAINING,),
     ),
     "scale": Workload(

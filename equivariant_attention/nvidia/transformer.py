@@ -50,7 +50,7 @@ class SE3Transformer(nn.Module):
     >>> model = SE3Transformer(1, *fibers, 4, 4, fiber_edge=Fiber({0: 32}))
     >>> output = model(graph, {"0": scalars, "1": vectors}, {"0": edge_scalars})
 
-    Options that the package has not are those of its forks. Checkpoints of the package and of its forks load with
+    Options that the package lacks are those of its forks. Checkpoints of the package and of its forks load with
     ``strict=True``, whatever ``low_memory`` and ``tensor_cores`` were: see :class:`ConvSE3`.
 
     Args:
