@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from tests.network import forbid
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
 
-# Coverage, where it is measured, is the library's, by its own tests: it makes Python slower by a third.
-COVERED = Path(__file__).parent / "equivariant_attention"
+# Coverage, where it is measured, is of the library by the first cases of its own tests: it makes Python much slower.
+COVERED, COVERED_CASES = Path(__file__).parent / "equivariant_attention", 6
 # The tests' tensors are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
 
@@ -39,8 +40,11 @@ def pytest_collectstart():
 def pytest_collection_modifyitems(items):
     """Long tests begin first, so that no process is left with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    cases = Counter()
     for item in items:
-        if item.get_closest_marker("slow") or COVERED not in item.path.parents:
+        cases[test := item.nodeid.partition("[")[0]] += 1
+        is_library = COVERED in item.path.parents and not item.get_closest_marker("slow")
+        if not is_library or cases[test] > COVERED_CASES:
             item.add_marker("no_cover")
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import resource
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +17,7 @@ from experiments.nbody import models
 
 BEGUN = 200  # steps after which everything has been allocated once
 POINTS, NEIGHBOURS, ATOMS = (2, 25), (1, 8), (2, 13)  # of a graph, from and below
-GRAPHS, KEPT = 300, 100  # in the data set, and about how many the cache has room for
+KEPT, NEW = 100, 200  # graphs that come again, which the cache has room for, and for so many of them new ones
 
 
 def drawn(least, below):
@@ -44,17 +44,17 @@ def second_derivatives():
 
 
 def training():
-    """First derivatives, on graphs that are new each time, or whose frames are in a cache, which is full."""
+    """First derivatives, on graphs that come again and on new ones; a cache of their frames is always full."""
     model = models.SE3Transformer(num_layers=1, num_channels=4, num_degrees=3, div=2, n_heads=2)
-    kept = [cloud() for _ in range(KEPT)]
+    kept, keys = [cloud() for _ in range(KEPT)], count(KEPT)
     cache = BasisCache(2, max_bytes=2**40)
     for key, G in enumerate(kept):
         cache.get_basis_and_r(G, [key])
     cache.max_bytes = cache.num_bytes
 
     def loss():
-        key = drawn(0, GRAPHS)
-        G = kept[key] if key < KEPT else cloud()
+        number = drawn(0, KEPT + NEW)
+        key, G = (number, kept[number]) if number < KEPT else (next(keys), cloud())
         result = model(G, cache.get_basis_and_r(G, [key])).square().mean()
         assert cache.num_bytes <= cache.max_bytes
         return result
