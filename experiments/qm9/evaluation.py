@@ -1,4 +1,4 @@
-"""How good predictions are, next to those that know little, and whether they turn with the molecule."""
+"""How good predictions are beside simple baselines, and whether they turn with the molecule."""
 
 from __future__ import annotations
 
