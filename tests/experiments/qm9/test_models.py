@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -89,6 +91,17 @@ def test_vectors_shape_and_gradients():
     for parameter in model.parameters():
         assert parameter.grad.isfinite().all()
         assert parameter.grad.any()
+
+
+def test_a_copy_of_a_model_of_vectors_has_its_own_weights():
+    model, G = vectors().double(), molecules()
+    assert {name.split(".")[0] for name in model.state_dict()} == {"Gblock", "weigh"}
+    before, other = model(G), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.Gblock.parameters():
+            parameter.mul_(2)
+    assert torch.equal(model(G), before)
+    assert not torch.allclose(other(G), before)
 
 
 def test_vectors_need_degree_one():
