@@ -72,10 +72,6 @@ def moved(d):
     return get_basis_and_r(small(d=d), 1)
 
 
-def with_field(label, name, value):
-    getattr(small(), label)[name] = value
-
-
 def repeated(cell=None, pbc=None, radius=1.0):
     return radius_graph(torch.zeros(2, 3), radius, cell=cell, pbc=pbc)
 
@@ -151,11 +147,6 @@ WRONG = {
     "Graph: dst negative": (lambda: Graph([0], [-1]), ValueError, "dst"),
     "Graph: nodes negative": (lambda: Graph([], [], -1), ValueError, "num_nodes"),
     "Graph: half a node": (lambda: Graph([0], [1], 2.5), ValueError, "num_nodes"),
-    "field: rows of edges": (lambda: with_field("edata", "d", torch.zeros(3, 3)), ValueError, "edata['d']"),
-    "field: rows of nodes": (lambda: with_field("ndata", "x", torch.zeros(3, 3)), ValueError, "ndata['x']"),
-    "field: number": (lambda: with_field("ndata", "x", torch.tensor(5.0)), ValueError, "ndata['x']"),
-    "field: device": (lambda: with_field("edata", "w", ON_META.expand(2)), ValueError, "edata['w']"),
-    "field: list": (lambda: with_field("ndata", "f", [0.0, 0.0]), TypeError, "ndata['f']"),
     **{
         f"{NAMES[function]}: x, {name}": (partial(function, x), ValueError, "x")
         for function in FROM_POSITIONS
