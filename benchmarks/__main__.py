@@ -3,7 +3,7 @@
 python -m benchmarks                                  lists the workloads
 python -m benchmarks qm9-bonded nbody                 measures two of them
 python -m benchmarks nbody "degree:degree 3"          of the second, one case alone
-python -m benchmarks all --compare oracle --profile   all, against another order of evaluation, by operators
+python -m benchmarks all --compare oracle --profile   all, against another backend, by operators
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add, backends = parser.add_argument, [DEFAULT, *BACKENDS]
     what = "what to measure, NAME:CASE for one of its cases, or all; without it, the list"
     add("workloads", nargs="*", type=named_cases, metavar="NAME", help=what)
-    add("--backend", choices=backends, default=DEFAULT, help="order of evaluation (default: the library chooses)")
+    add("--backend", choices=backends, default=DEFAULT, help="backend (default: the library chooses)")
     add("--compare", choices=backends, action="append", default=[], help="another one, in turn; may be repeated")
     add("--device", type=_device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     add("--threads", type=read_as(Count), default=2, help="of the processor (default: 2)")

@@ -8,6 +8,7 @@ from benchmarks.runner import Row
 from benchmarks.workloads import BASIS, FORCES, FORCES_TRAINED, FORWARD, TRAINING, WORKLOADS
 
 GOAL_RATE = 150e9  # floating-point operations per second of the machine that the goals are set for
+NVIDIA_RATE = 240e9  # of the machine on which NVIDIA's package was measured
 # How often the radial weights, and the products with them, are computed at least: forward; forward, once more in the
 # backward pass instead of being kept, and the two products of the backward pass (one each for weights and features).
 PASSES = {FORWARD: (1, 1), TRAINING: (4, 3)}
@@ -38,7 +39,7 @@ def derive(rows: Sequence[Row], rate: float, on_cpu: bool) -> None:
 def floor(row: Row, rate: float) -> float:
     """The least seconds that the messages' products take, with weights shared by both directions of an edge.
 
-    An order of sums that works per node can be below it where a node has many edges.
+    Backends that evaluate node first can be below it, where a node has many edges.
 
     Args:
         row: of a forward pass or a training step.

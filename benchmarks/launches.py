@@ -87,14 +87,14 @@ class Counted(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count one operator; of the library's own, what they do."""
         name, kwargs = function.name().split(".")[0], kwargs or {}
-        if function.namespace == "prim":  # a question about a tensor
+        if function.namespace == "prim":  # which only asks for a property of a tensor
             return function(*args, **kwargs)
         if name in INSIDE:
             with self:
                 return INSIDE[name](*args, **kwargs)
         with self:
             output = function.decompose(*args, **kwargs)
-        if output is not NotImplemented:  # it is made of others
+        if output is not NotImplemented:  # it was decomposed into other operators, which were counted
             return output
         output = function(*args, **kwargs)
         short = name.split("::")[1]

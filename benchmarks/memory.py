@@ -82,7 +82,7 @@ def _measure(setup: Setup, workload: str, case: str, backend: str, mode: str) ->
     try:
         warm_up(setup, workload, case, backend, mode)
         step = make_step(*build(setup, workload, case), backend, mode)
-        # The second step of a training is the first whose predecessor leaves gradients behind.
+        # From the second step of a training on, gradients of the step before are there.
         return peak_memory(step, setup.device, calls=2 if mode in (TRAINING, FORCES_TRAINED) else 1)
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
@@ -99,7 +99,7 @@ def _gpu_memory(device: str) -> int:
 
 
 def _memory() -> int:
-    """What is resident now, earlier peaks forgotten; the highest peak, where they cannot be."""
+    """What is resident now, once earlier peaks are forgotten; the highest peak, where they cannot be forgotten."""
     with suppress(OSError, AttributeError):  # glibc alone has it
         # What is free already must not hide what the step takes.
         ctypes.CDLL(None).malloc_trim(0)
@@ -118,7 +118,7 @@ def _peak() -> int:
 
 
 def _limit_memory() -> None:
-    """Let what the machine has no room for fail here, before the system looks for a process to end."""
+    """Let a step fail that takes more memory than there is, before the system ends a process for it."""
     if Path("/proc/meminfo").exists():
         limit = _entry("/proc/self/status", "VmData") + _entry("/proc/meminfo", "MemAvailable")
         with suppress(ValueError):  # there is a lower limit already

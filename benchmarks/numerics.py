@@ -75,7 +75,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor, None]:
-        """By both."""
+        """Derivatives with respect to both factors."""
         a, b = ctx.saved_tensors
         return PRODUCTS[ctx.how](d, b.T), PRODUCTS[ctx.how](a.T, d), None
 
@@ -92,7 +92,7 @@ class EmulatedLinear(nn.Linear):
 
 @contextmanager
 def emulated(model: nn.Module, how: str | None) -> Iterator[None]:
-    """Within this context the radial weights of a model are multiplied so."""
+    """A context in which the radial weights of a model are multiplied in this way."""
     last = [module.last for module in model.modules() if isinstance(module, RadialFunc)] if how else []
     for linear in last:
         linear.__class__, linear.how = EmulatedLinear, how

@@ -4,7 +4,7 @@ python -m benchmarks.report benchmarks/results/speed/DATE_cpu.json ...
 
 A result of one backend gives every workload its section; of several results, the last that has it. All of them are
 judged by the goals. A result of several backends gives a table that compares these with each other, or, where the
-oracle is among them, with it.
+oracle is among them, with it. With --launches, what was counted for a GPU has a section of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULT.json", help="what python -m benchmarks wrote; one or several"
     )
+    parser.add_argument(
+        "--launches", type=Path, metavar="LAUNCHES.json", help="what python -m benchmarks.launches wrote"
+    )
     parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/measurements.md)")
     return parser
 
@@ -40,7 +43,15 @@ if __name__ == "__main__":
     answer_help(_parser)  # PyTorch takes seconds to import
 
 from benchmarks.pictures import draw
-from benchmarks.tables import describe, render, render_backends, render_goals, render_ratios
+from benchmarks.tables import (
+    describe,
+    render,
+    render_backends,
+    render_goals,
+    render_launches,
+    render_nvidia,
+    render_ratios,
+)
 from benchmarks.workloads import WORKLOADS
 from utils.files import atomic_write, read_json
 
@@ -55,6 +66,16 @@ is written by"""
 GOALS = """## Goals
 
 What a training step is to cost, scaled from 150 GFLOP/s to the rate of the machine, and what it costs."""
+NVIDIA = """## Beside NVIDIA's package
+
+What a training step takes, and what one of NVIDIA's package was measured to take on another machine, scaled from 240
+GFLOP/s to the rate of this one."""
+LAUNCHES = """## On a GPU: counted and predicted
+
+**Nothing here was measured: no GPU was at hand.** `python -m benchmarks.launches` counts what backend 'triton' would
+launch in a training step, and the bytes that these launches would read and write; its help says what counts as either.
+The time is predicted: what these bytes take at the bandwidth that NVIDIA states, 2.04 TB/s for an A100 (80 GB) and
+3.35 TB/s for an H100 (SXM). A real step takes longer."""
 BACKENDS = """## Backends
 
 Training steps with each backend, alternating in one process, and how many times the time of the fastest the library's
@@ -87,13 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """
     flags = _parser().parse_args(arguments)
     results = [_read(path) for path in flags.results]
+    launches = _read_launches(flags.launches)
     with blame("--page"):
         if flags.page.exists() and MARK not in flags.page.read_text(encoding="utf-8"):
             raise ValueError(f"expected a page that this program has written, or none, got {flags.page}")
         latest = _latest(results)
         pictures = draw([row for result in latest.values() for row in result["rows"]], flags.page)
         with atomic_write(flags.page, "w") as file:
-            file.write("\n\n".join([HEADING, _command(flags.results), *_sections(results, pictures)]) + "\n")
+            sections = [HEADING, _command(flags), *_sections(results, pictures)]
+            if launches:
+                sections += [LAUNCHES, render_launches(launches)]
+            file.write("\n\n".join(sections) + "\n")
     written = [flags.page, *pictures.values()]
     print("written: " + ", ".join(map(str, written)))
     return written
@@ -107,6 +132,18 @@ def _read(path: Path) -> Result:
     if unknown := {row["workload"] for row in result["rows"]} - WORKLOADS.keys():
         raise UsageError(f"RESULT.json: expected workloads of {', '.join(WORKLOADS)}; got {min(unknown)} in {path}")
     return result
+
+
+def _read_launches(path: Path | None) -> dict[str, Any]:
+    """What ``python -m benchmarks.launches`` wrote; nothing, where no file was named."""
+    if path is None:
+        return {}
+    with blame("--launches"):
+        counts = read_json(path)
+    parts = [part for case in counts.values() for part in case.values()] if isinstance(counts, dict) else []
+    if not parts or not all({"launches", "gigabytes"} <= part.keys() for part in parts):
+        raise UsageError(f"--launches: expected what python -m benchmarks.launches writes, got {path}")
+    return counts
 
 
 def _backends(result: Result) -> set[str]:
@@ -124,17 +161,25 @@ def _latest(results: Sequence[Result]) -> dict[str, Result]:
     return {name: found[name] for name in WORKLOADS if name in found}
 
 
-def _command(paths: Sequence[Path]) -> str:
-    """The command that writes the page, as a block of code with a line for every result."""
-    resolved = [path.resolve() for path in paths]
-    named = [path.relative_to(ROOT) if path.is_relative_to(ROOT) else path for path in resolved]
-    return "    " + " \\\n        ".join(["python -m benchmarks.report", *(shlex.quote(str(path)) for path in named)])
+def _command(flags: argparse.Namespace) -> str:
+    """The command that writes the page, as a block of code with a line for every file."""
+    files = [_quoted(path) for path in flags.results]
+    if flags.launches:
+        files.append(f"--launches {_quoted(flags.launches)}")
+    return "    " + " \\\n        ".join(["python -m benchmarks.report", *files])
+
+
+def _quoted(path: Path) -> str:
+    path = path.resolve()
+    return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
 
 
 def _sections(results: Sequence[Result], pictures: Mapping[str, Path]) -> Iterator[str]:
     """The paragraphs of the page below its heading."""
     if goals := render_goals([result for result in results if len(_backends(result)) == 1]):
         yield from (GOALS, goals, *_picture("goals", pictures))
+    if beside := render_nvidia([*_latest(results).values()]):
+        yield from (NVIDIA, beside)
     for name, result in _latest(results).items():
         yield f"## {name}\n\n{WORKLOADS[name].about}."
         yield from (render(result["rows"]), _measured(result), *_picture(name, pictures))

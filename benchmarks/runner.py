@@ -1,4 +1,4 @@
-"""Measures a workload: every case, forward and with gradients, in one or several orders of evaluation."""
+"""Measures a workload: every case, forward and with gradients, by one or several backends."""
 
 from __future__ import annotations
 

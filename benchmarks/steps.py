@@ -58,7 +58,7 @@ def make_step(model: nn.Module, graph: Graph, backend: str, mode: str) -> Step:
         graph: of :func:`build`.
         backend: of ``equivariant_attention.contraction.BACKENDS``, or 'default'.
         mode: 'forward', without a gradient; 'forward+backward', with that of all parameters for the mean of the squares
-            of the output; 'basis', the equivariant basis with what the library's default order of sums reads of it;
+            of the output; 'basis', the equivariant basis with what the library's default backend reads of it;
             'forces evaluated', the output's gradient by the nodes' positions; or 'forces trained', with the gradient of
             all parameters for the mean of the squares of the output and of these forces.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.figures import NVIDIA_RATE
 from benchmarks.runner import Row
 from benchmarks.selection import DEFAULT
 from benchmarks.workloads import TRAINING, WORKLOADS
@@ -89,6 +90,46 @@ def render_goals(results: Sequence[dict[str, Any]]) -> str:
                 line |= {"memory": size(memory), "its goal": _judged(memory, goal["bytes"], size)}
             lines.append(line)
     return table(lines) if lines else ""
+
+
+def render_nvidia(results: Sequence[dict[str, Any]]) -> str:
+    """The table of the training steps that are compared to NVIDIA's package; empty, where there are none.
+
+    Args:
+        results: what ``python -m benchmarks`` writes, each a part of the table.
+    """
+    lines = []
+    for result in results:
+        for row in result["rows"]:
+            nvidia = WORKLOADS[row["workload"]].nvidia
+            if nvidia is None or row["mode"] != TRAINING or "failed" in row:
+                continue
+            seconds, theirs = row["seconds"]["median"], nvidia.seconds * NVIDIA_RATE / result["flops_per_second"]
+            judged = "reached" if theirs >= nvidia.times * seconds else "**missed**"
+            line = {"workload": row["workload"], "case": row["case"], "time": duration(seconds)}
+            line |= {"NVIDIA's package, scaled": duration(theirs), "times as fast": f"{theirs / seconds:.3g}"}
+            lines.append(line | {"to be": f"{nvidia.times:g}: {judged}"})
+    return table(lines) if lines else ""
+
+
+BANDWIDTHS = {"A100": 2.04e12, "H100": 3.35e12}  # bytes per second, as NVIDIA states them: of 80 GB, and SXM
+
+
+def render_launches(counts: dict[str, Any]) -> str:
+    """The table of what training steps would launch and move on a GPU, and of the time that this takes at least.
+
+    Args:
+        counts: what ``python -m benchmarks.launches`` writes.
+    """
+    lines = []
+    for case, parts in counts.items():
+        line = {"training step": case}
+        line |= {f"launches, {part}": f"{row['launches']:,}" for part, row in parts.items()}
+        line |= {f"GB, {part}": _three_digits(row["gigabytes"]) for part, row in parts.items()}
+        moved = 1e9 * sum(row["gigabytes"] for row in parts.values())
+        line |= {f"predicted: {gpu}": f"{duration(moved / rate)} or more" for gpu, rate in BANDWIDTHS.items()}
+        lines.append(line)
+    return table(lines)
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Scripts in cells as pages of the site: comments become text, code becomes code, followed by its prints and drawings.
 
-The scripts are run when the site is built, unless the environment variable ``RUN_TUTORIALS`` is 0.
+The scripts are run when the site is built.
 """
 
 import ast
@@ -31,9 +31,7 @@ class ScriptParser(RSTParser):
     def parse(self, inputstring: str, document: nodes.document) -> None:
         """Add the page to the document."""
         path = Path(document["source"])
-        outputs = []
-        if os.environ.get("RUN_TUTORIALS") != "0":
-            outputs = outputs_of(path, RUNNER.parents[1])
+        outputs = outputs_of(path, RUNNER.parents[1])
         super().parse(f"{page(str(inputstring), outputs)}\n:download:`This page as a script <{path.name}>`\n", document)
 
 

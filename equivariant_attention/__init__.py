@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.argv[:1] != ["-m"]:  # which it is while Python looks for a command of this package: help waits for no PyTorch
+if sys.argv[:1] != ["-m"]:  # as while Python looks for a command of this package: help need not wait for PyTorch
     from . import modules  # with it come the operators that exported programs are made of
 
 __all__ = ["__version__", "modules"]

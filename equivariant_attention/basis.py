@@ -102,12 +102,12 @@ class Basis(Mapping[str, Tensor]):
     def is_of(self, w: Tensor | None, r: Tensor) -> bool:
         """Whether ``w`` and ``r`` are the edge features and distances of the plan, so that its pairs are equal.
 
-        Where values cannot be looked at, as on a GPU, they are taken to be what they were until PyTorch counts that one
-        was written to.
+        Where reading values would make the host wait, as on a GPU, they count as unchanged until PyTorch's version
+        counter says that one of them was written to.
 
         Raises:
-            RuntimeError: in inference mode, where nothing is counted, they were. The error comes when the host next
-                waits.
+            RuntimeError: in inference mode, where there are no version counters, the values were changed after all.
+                The error comes when the host next waits.
         """
         given = list(zip(self._radial, (w, r), strict=True))
         if can_look_at(r):
@@ -150,7 +150,7 @@ class Basis(Mapping[str, Tensor]):
 
     @contextmanager
     def _as_constructed(self) -> Iterator[None]:
-        # What is formed is kept for whoever asks next: it must not depend on who asks first, under no_grad or autocast.
+        # The first to ask may be under no_grad or autocast, but what is formed is kept for all who ask later.
         device = self.direction.device
         autocast = torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
         inference = nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(self._inference)

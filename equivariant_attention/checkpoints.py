@@ -137,10 +137,10 @@ def made_for(make: Callable[[], M], weights: Mapping[str, Tensor]) -> M:
 
 
 class _Small(TorchFunctionMode):
-    """Inside, this thread makes no tensor of more than so many numbers.
+    """A context in which this thread is refused any tensor of more numbers than a limit.
 
     Args:
-        most: how many.
+        most: the limit.
     """
 
     def __init__(self, most: int) -> None:
@@ -173,7 +173,7 @@ def check_weights(weights: Any, path: str | os.PathLike[str]) -> None:
 
 
 def in_few_lines(error: object, most: int = MOST_LINES) -> str:
-    """What an error says, cut short: of weights that do not fit, PyTorch says it one by one.
+    """What an error says, cut short: where weights do not fit, PyTorch lists every one of them.
 
     Args:
         error: or its text.

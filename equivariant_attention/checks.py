@@ -102,7 +102,7 @@ def check_features(
     first = str(fiber.min_degree)
     for multiplicity, degree in fiber.structure:
         value, label = features[str(degree)], f"{name}['{degree}']"
-        # The others are as the first is: to find a parameter takes as long as all the rest.
+        # The others are compared with the first one: finding a parameter takes as long as all other checks.
         check_floating_point(value, label, layer if str(degree) == first else None)
         check_alike(value, label, features[first], f"{name}['{first}']")
         rows = value.shape[0] if rows is None and value.dim() else rows

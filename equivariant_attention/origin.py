@@ -1,4 +1,4 @@
-"""Which signs of the basis weights were trained with, as the metadata of a state dict say, which PyTorch saves."""
+"""Which signs of the basis weights were trained with: the metadata of a state dict, which PyTorch saves, tell that."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ class Machine:
     _NEWOBJ = _REDUCE
 
     def _count(self, given: Any) -> None:
-        """New memory is made of what is given here, and a file can give the same as often as it likes."""
+        """Account for memory that is made from this value: a file may name one value again and again."""
         parts = given.values() if isinstance(given, dict) else given if isinstance(given, tuple) else ()
         self.given += sum(len(part) for part in parts if isinstance(part, COPIED))
         if self.given > MOST_COPIES * self.position:
@@ -320,7 +320,7 @@ def _as_keys(items: list[Any]) -> list[Any]:
 
 
 def _is_key(item: Any, depth: int) -> bool:
-    """Whether to hash it is little work: that of nested tuples takes a stack as deep as they are."""
+    """Whether hashing it is little work; to hash nested tuples takes a stack as deep as they are nested."""
     if type(item) is tuple:
         return depth > 0 and len(item) <= LONGEST_KEY and all(_is_key(part, depth - 1) for part in item)
     if isinstance(item, int):

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 
 
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether to call a module is the forward of its class, with the parameters that it has, and nothing else.
+    """Whether calling a module runs the forward of its class, with the module's parameters, and nothing else.
 
     Args:
         module: is not plain if it has hooks, or a forward of its own. Parametrisations are allowed: whoever reads a
@@ -50,10 +50,10 @@ def has_hooks_of_all() -> bool:
 
 
 def check_hooks(layer: nn.Module, *containers: str) -> None:
-    """Refuse hooks that would not fire, nor would masks and norms that they make.
+    """Refuse hooks that would not fire, since the masks and norms that they apply would silently be left out.
 
-    Those are backward hooks of a layer that returns a dict, in which PyTorch looks for no tensors, and all hooks of
-    containers, which are never called.
+    These are backward hooks of a layer that returns a dict, since PyTorch looks for no tensors in one; and all hooks
+    of containers, since these are never called.
 
     Args:
         layer: the layer, which returns a dict.

@@ -1,4 +1,4 @@
-"""In which precision vectors are computed with: that of the parameters, whatever autocast says."""
+"""The precision in which vectors are computed: that of the parameters, whatever autocast says."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,7 +9,7 @@ from .checks import is_autocast_on
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """A context without autocast, which would round vectors, frames and radial weights: they would not turn exactly.
+    """A context without autocast, under which vectors, frames and radial weights would be rounded and not turn exactly.
 
     A backward pass needs it too, as it may run under autocast where the forward pass did not, or the reverse.
 

@@ -8,7 +8,7 @@ from torch import nn
 class OneLine(nn.Module):
     """A module that is printed on one line: its ``extra_repr``, and how many parameters it has.
 
-    What it is made of, ``named_modules`` tells.
+    Its parts can still be listed by ``named_modules``.
     """
 
     def __repr__(self) -> str:

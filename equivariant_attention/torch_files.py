@@ -47,7 +47,7 @@ def load_torch(file: IO[bytes]) -> Any:
 
 
 def load_pickle(stream: IO[bytes]) -> Any:
-    """What a pickle holds that was written without ``torch.save``, and that may have tensors in it all the same.
+    """What a pickle holds that was written without ``torch.save``, but may contain tensors.
 
     Args:
         stream: open at its beginning; left at its end.

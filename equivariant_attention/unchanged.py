@@ -1,4 +1,4 @@
-"""Whether tensors still hold what they held: by their values where the host has them, else by a count of writes."""
+"""Whether tensors still hold what they held: by their values where the host has these, else by version counters."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def assert_equal(snapshots: Iterable[tuple[Snapshot, Tensor | None]], message: s
 
 
 def can_look_at(tensor: Tensor) -> bool:
-    """Whether the values of ``tensor`` may decide what runs: they are at hand, and PyTorch records nothing."""
+    """Whether the values of ``tensor`` may decide what runs: the host has them, and PyTorch records no program."""
     return tensor.device.type == "cpu" and not is_watched()
 
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from tests.network import forbid
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
 
+# Coverage, where it is measured, is of the library by the first cases of its own tests: it makes Python much slower.
+COVERED, COVERED_CASES = Path(__file__).parent / "equivariant_attention", 6
 # The tests' tensors are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
 
@@ -31,6 +35,17 @@ def _seed():
 def pytest_collectstart():
     """Layers that are parameters of tests are made when their file is read: with the same weights every time."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests begin first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    cases = Counter()
+    for item in items:
+        cases[test := item.nodeid.partition("[")[0]] += 1
+        is_library = COVERED in item.path.parents and not item.get_closest_marker("slow")
+        if not is_library or cases[test] > COVERED_CASES:
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

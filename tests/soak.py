@@ -1,10 +1,10 @@
-"""Trains for 2,000 steps on graphs of ever other sizes, and prints what memory and time they took, as JSON."""
+"""Trains on graphs of ever other sizes, and prints what memory and time that took, as JSON."""
 
 import argparse
 import json
 import resource
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -15,9 +15,9 @@ from equivariant_attention.precompute import BasisCache
 from experiments.forces import models as forces
 from experiments.nbody import models
 
-STEPS, BEGUN = 2000, 200  # in all, and after which everything has been allocated once
+BEGUN = 200  # steps after which everything has been allocated once
 POINTS, NEIGHBOURS, ATOMS = (2, 25), (1, 8), (2, 13)  # of a graph, from and below
-GRAPHS, KEPT = 300, 100  # in the data set of the cache, and about how many it has room for
+KEPT, NEW = 100, 200  # graphs that come again, which the cache has room for, and for so many of them new ones
 
 
 def drawn(least, below):
@@ -29,12 +29,6 @@ def cloud():
     G.ndata["v"] = torch.randn(G.num_nodes(), 1, 3)
     G.edata["w"] = torch.randn(G.num_edges(), 1)
     return G
-
-
-def training():
-    """First derivatives."""
-    model = models.SE3Transformer(num_layers=1, num_channels=4, num_degrees=3, div=2, n_heads=2)
-    return model, lambda: model(cloud()).square().mean()
 
 
 def second_derivatives():
@@ -49,35 +43,36 @@ def second_derivatives():
     return model, loss
 
 
-def cached():
-    """First derivatives, with frames from a cache that is full."""
+def training():
+    """First derivatives, on graphs that come again and on new ones; a cache of their frames is always full."""
     model = models.SE3Transformer(num_layers=1, num_channels=4, num_degrees=3, div=2, n_heads=2)
-    graphs = [cloud() for _ in range(GRAPHS)]
+    kept, keys = [cloud() for _ in range(KEPT)], count(KEPT)
     cache = BasisCache(2, max_bytes=2**40)
-    for key in range(KEPT):
-        cache.get_basis_and_r(graphs[key], [key])
+    for key, G in enumerate(kept):
+        cache.get_basis_and_r(G, [key])
     cache.max_bytes = cache.num_bytes
 
     def loss():
-        key = drawn(0, GRAPHS)
-        result = model(graphs[key], cache.get_basis_and_r(graphs[key], [key])).square().mean()
+        number = drawn(0, KEPT + NEW)
+        key, G = (number, kept[number]) if number < KEPT else (next(keys), cloud())
+        result = model(G, cache.get_basis_and_r(G, [key])).square().mean()
         assert cache.num_bytes <= cache.max_bytes
         return result
 
     return model, loss
 
 
-SOAKS = {"training": training, "forces": second_derivatives, "cache": cached}
+SOAKS = {"training": training, "forces": second_derivatives}
 
 
-def soak(name):
+def soak(name, steps):
     """Resident memory, in bytes, and processor time of a step, in seconds: at the beginning, and later."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model, loss = SOAKS[name]()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     memory, times = [], [time.process_time()]
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
@@ -93,4 +88,5 @@ def soak(name):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("name", choices=SOAKS, help="what is trained")
-    print(json.dumps(soak(parser.parse_args().name)))
+    parser.add_argument("--steps", type=int, default=2000, help="(2,000)")
+    print(json.dumps(soak(**vars(parser.parse_args()))))

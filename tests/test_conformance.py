@@ -1,4 +1,4 @@
-"""The recorded figures of the published code, on both kinds of graph, in every order of evaluation."""
+"""The recorded figures of the published code, on both kinds of graph, by every backend."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Recorded figures of NVIDIA's package and of forks of it, on both kinds of graph, in every order of evaluation."""
+"""Recorded figures of NVIDIA's package and of forks of it, on both kinds of graph, by every backend."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two thousand training steps take no more memory at the end than at the beginning. Time is for people to read."""
+"""Eight hundred training steps take no more memory at the end than at the beginning. Time is for people to read."""
 
 import json
 import os
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.parametrize("name", SOAKS)
 def test_memory_is_flat(name):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.soak", name]
+    command = [sys.executable, "-m", "tests.soak", name, "--steps", "800"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
     print(done.stdout)
     memory = json.loads(done.stdout)["memory"]
-    assert memory["highest"] < 1.02 * memory["begun"]
+    assert memory["highest"] < 1.01 * memory["begun"]

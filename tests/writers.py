@@ -1,9 +1,13 @@
-"""Everything that writes files outside a run, over and over: test_writing kills this program, then looks at the files.
+"""Everything that writes files outside a run, over and over, in a process that is killed while it does.
 
-python -m tests.writers FOLDER
+python -m tests.writers FOLDER TIMES       looks at the files each time, and fails if one is not whole
 """
 
+import os
+import random
+import signal
 import sys
+import time
 import warnings
 from itertools import count
 from pathlib import Path
@@ -19,7 +23,7 @@ from experiments.qm9.evaluation import Predictions
 from experiments.qm9.evaluation import write_csv as write_predictions
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.sources import EMBEDDED
-from tests.experiments.runs import rows
+from tests.experiments.runs import files, rows
 from utils import caches, checkpoints, hashes
 from utils.arrays import read_pickle
 from utils.files import read_json, write_json
@@ -77,8 +81,7 @@ WRITERS = {
 }
 
 
-def main(folder):
-    """Write until killed."""
+def write_until_killed(folder):
     warnings.simplefilter("ignore")  # each cache is of something else than the one before
     folder.mkdir(exist_ok=True)
     (folder / "given").touch()
@@ -88,5 +91,30 @@ def main(folder):
         (folder / "begun").touch()
 
 
+def main(folder, times):
+    """Kill a copy of this process at any moment: what takes seconds to import is imported once."""
+    leftovers = 0
+    for _ in range(times):
+        (folder / "begun").unlink(missing_ok=True)
+        process = os.fork()
+        if not process:
+            try:
+                write_until_killed(folder)
+            finally:
+                os._exit(1)
+        while not (folder / "begun").exists():
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended by itself"
+            time.sleep(0.01)
+        time.sleep(random.SystemRandom().uniform(0, 1))
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended by itself"
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        for name, (_, check) in WRITERS.items():
+            check(folder / name)
+        now = sum(name.endswith(".tmp") for name in files(folder))
+        assert now <= leftovers + 1  # what was being written, under another name
+        leftovers = now
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

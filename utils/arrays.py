@@ -14,7 +14,7 @@ from equivariant_attention.files import check_archive
 from equivariant_attention.pickles import check_values
 from equivariant_attention.torch_files import load_torch
 
-LARGEST = 2**53  # whole number up to which float64 holds every one
+LARGEST = 2**53  # float64 holds every whole number up to this one
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def blame(flag: str, **arguments: str) -> Iterator[None]:
 
 
 def run(main: Callable[[], object]) -> NoReturn:
-    """Call a program and exit: with 0, or with a message instead of a traceback where the error needs none.
+    """Call a program and exit: with 0, or with a message in place of a traceback where that says enough.
 
     Args:
         main: the program; what it returns is the exit code, if it is an integer. After a :class:`UsageError` that is

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Inside, the processes that torchrun has started know each other, and only the leader's prints are seen."""
+    """A context in which the processes of torchrun can communicate, and only the leader's prints are seen."""
     if not distributed.is_torchelastic_launched():
         yield
         return

@@ -35,7 +35,7 @@ Loaders = dict[str, EpochLoader]
 class Experiment(Generic[C]):
     """What one experiment has of its own; :meth:`main` is its command line.
 
-    Functions raise a :class:`UsageError` that begins with a flag where it asks for what cannot be done.
+    Where a flag asks for what cannot be done, these functions raise a :class:`UsageError` that begins with the flag.
 
     Args:
         command_line: gives the configuration.
@@ -48,7 +48,7 @@ class Experiment(Generic[C]):
             what metrics.json holds beside the model's size and the training's length, and lines to print before those.
         probe: see :class:`Trainer`.
         pad: makes the sizes of a batch some of few, for --cuda_graphs; where they are so already, leaves it as it is.
-        fit_model: sets what in an untrained model, such as means of the targets, depends on the training data.
+        fit_model: sets what depends on the training data in an untrained model, such as means of the targets.
         unit: what samples are, in the plural.
     """
 

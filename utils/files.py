@@ -43,7 +43,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, no other process gets the lock of a folder; the file ``lock`` there holds it.
+    """A context in which no other process gets the lock of a folder, which is the file ``lock`` in it.
 
     The lock ends with its process, however that ends, and is not inherited by workers that load data.
 

@@ -1,4 +1,4 @@
-"""Command lines of configurations: every field of a dataclass is a flag, and what it may be, its annotation says."""
+"""Command lines of configurations: every field of a dataclass is a flag, whose annotation defines what it may be."""
 
 from __future__ import annotations
 

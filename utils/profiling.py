@@ -43,7 +43,7 @@ def profile_steps(step: Callable[[], object], folder: Path, warmup: int = 2, ste
 
 
 def _trace(recorded: profile) -> bytes:
-    """What the profiler writes to a path, not atomically, and without a word where a disk is full."""
+    """What the profiler writes to a path; it does so not atomically, and says nothing where a disk is full."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         recorded.export_chrome_trace(str(path))

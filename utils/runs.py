@@ -192,7 +192,7 @@ def _unique_folder(save_dir: str, name: str) -> Path:
 
 
 def without_places(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags of a run for others, to whom it says nothing where on its machine files were: absolute paths become None.
+    """Flags of a run as they are given to others, without places of this machine: absolute paths become None.
 
     Args:
         flags: of the run.

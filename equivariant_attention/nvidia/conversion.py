@@ -68,7 +68,7 @@ def converted(
             prefix = f"{name}." if name else ""
             layout = layer.layout_in(state_dict, prefix)
             if layout is None:
-                raise ValueError(f"state_dict must be of the model: it has no radial networks of {name or 'it'}")
+                raise ValueError(f"state_dict must be of the model, got one without radial networks of {name or 'it'}")
             for network in networks_of(layout, layer.sent, layer.made):
                 key = f"{prefix}{network.name}.radial_func.net.{6 if layer.use_layer_norm else 4}.weight"
                 found[key] = _with_signs(found[key], network, signs, key)
@@ -174,7 +174,7 @@ def _convolution(layer: ConvSE3) -> nn.Module:
 
 
 def _attention(block: AttentionBlockSE3) -> GSE3Res:
-    """With one divisor for all degrees, the smallest: where it leaves more channels, the rest of every head is 0."""
+    """Attention with one divisor for all degrees, the smallest. Where that leaves more channels, those added are 0."""
     layer, heads = block.to_key_value, block.attention.num_heads
     f_in, f_out = _fibers(block)
     div = min(block.divisors[degree] for degree in f_out.degrees)

@@ -19,7 +19,7 @@ _UTILS = (
     *("get_local_rank", "seed_everything", "using_tensor_cores"),
 )
 _CONVOLUTIONS = ("ConvSE3", "ConvSE3FuseLevel", "RadialProfile", "VersatileConvSE3")
-# What is to be imported from where, as far as clients do.
+# What can be imported from which module: whatever the programs that embed the package import.
 TREE: dict[str, tuple[str, ...]] = {
     "model": ("SE3Transformer", "SE3TransformerPooled"),
     "model.fiber": ("Fiber", "FiberEl"),

@@ -50,7 +50,7 @@ class SE3Transformer(nn.Module):
     >>> model = SE3Transformer(1, *fibers, 4, 4, fiber_edge=Fiber({0: 32}))
     >>> output = model(graph, {"0": scalars, "1": vectors}, {"0": edge_scalars})
 
-    Options that the package has not are those of its forks. Checkpoints of the package and of its forks load with
+    Options that the package lacks are those of its forks. Checkpoints of the package and of its forks load with
     ``strict=True``, whatever ``low_memory`` and ``tensor_cores`` were: see :class:`ConvSE3`.
 
     Args:
@@ -216,7 +216,7 @@ def _check_returned(return_type: int | None, pooling: str | None, degrees: tuple
     if return_type is not None and (isinstance(return_type, bool) or return_type not in degrees):
         raise ValueError(f"return_type must be a degree of fiber_out {degrees} or None, got {return_type!r}")
     if pooling is not None and return_type is None:
-        raise ValueError(f"pooling={pooling!r} needs return_type, the degree that is pooled")
+        raise ValueError(f"return_type must be the degree that is pooled, with pooling={pooling!r}, got None")
 
 
 class SE3TransformerPooled(nn.Module):

@@ -40,7 +40,7 @@ def converted(state_dict: Mapping[str, Any], signs: Mapping[Triple, int]) -> Ord
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping from names to tensors, got {type(state_dict).__name__}")
     if wrong := [name for name, value in state_dict.items() if isinstance(value, Mapping)]:
-        raise TypeError(f"state_dict must be a mapping from names to tensors; of a checkpoint, take its {wrong[0]!r}")
+        raise TypeError(f"state_dict must be a mapping from names to tensors, got a checkpoint: take its {wrong[0]!r}")
     check_signs(signs)
     found, versions = with_versions(state_dict, {}), {}
     for name, (kernel, k, l) in last_layers(state_dict).items():

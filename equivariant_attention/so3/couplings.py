@@ -66,7 +66,7 @@ def aligned_coupling(
     .. math:: \begin{pmatrix} a_m & b_m \\ -b_m & a_m \end{pmatrix}
 
     These ``F = 2 min(l, k) + 1`` numbers are linear in the F numbers :math:`R_J`: one basis of the SO(2)-equivariant
-    maps for another.
+    maps for another. Convolutions that use it are the SO(2) convolutions of eSCN (arXiv 2302.03655).
 
     Args:
         degree_out, degree_in: l and k, at least 0.

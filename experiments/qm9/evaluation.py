@@ -1,4 +1,4 @@
-"""How good predictions are, next to those that know little, and whether they turn with the molecule."""
+"""How good predictions are beside simple baselines, and whether they turn with the molecule."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def predict(
     predicted = torch.cat([forward(*fabric.to_device((G, plan))).cpu() for G, plan, _ in loader]).double().numpy()
     dataset = loader.dataset
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
-    counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
-    name, values = model.without_network(counts)
-    baselines = {name: np.broadcast_to(values.double().cpu().numpy(), predicted.shape)}
+    num_atoms = torch.from_numpy(dataset.molecules.num_atoms).to(model.mean.device)
+    mean = model.without_network(num_atoms).double().cpu().numpy()
+    baselines = {"mean": np.broadcast_to(mean, predicted.shape)}
     if train is not None and not TARGETS[task].vector:
         baselines["linear"] = linear_in_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention import nvidia
+from equivariant_attention import models, nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import as_graph, with_edge_fields
@@ -56,8 +56,11 @@ class SE3Transformer(nn.Module):
         self.num_degrees = num_degrees
         features = num_degrees * num_channels
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        options = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads}
-        layers, fiber = _attention(fiber, fiber_mid, num_layers, nonlinearity, **options)
+        nonlinear, layers = named(nonlinearity), list[nn.Module]()
+        for _ in range(num_layers):
+            layers.append(GSE3Res(fiber, fiber_mid, edge_dim=edge_dim, div=div, n_heads=n_heads))
+            layers.append(nonlinear(fiber_mid))
+            fiber = fiber_mid
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         layers.append(GAvgPooling() if pooling == "avg" else GMaxPooling())
         self.Gblock = nn.ModuleList(layers)
@@ -121,17 +124,6 @@ class TFN(nn.Module):
         return _forward(G, basis_and_r, plan, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
-def _attention(
-    fiber: Fiber, fiber_mid: Fiber, num_layers: int, nonlinearity: str, **options: Any
-) -> tuple[list[nn.Module], Fiber]:
-    """Attention layers with nonlinearities, and the fiber of what they give."""
-    nonlinear, layers = named(nonlinearity), list[nn.Module]()
-    for _ in range(num_layers):
-        layers += [GSE3Res(fiber, fiber_mid, **options), nonlinear(fiber_mid)]
-        fiber = fiber_mid
-    return layers, fiber
-
-
 def _forward(
     G: Any, basis_and_r: BasisAndR | None, plan: Plan | None, num_degrees: int, equivariant: Any, head: Any
 ) -> Tensor:
@@ -150,8 +142,8 @@ class SE3TransformerVector(nn.Module):
 
     .. math:: \frac{1}{N} \sum_i \sum_c \phi_c(s_i) \, v_{ic}
 
-    with the scalars s and the vectors v that a convolution makes of the last attention layer, and a small network
-    :math:`\phi` which says how much of each vector counts.
+    with the scalars s and the vectors v that :class:`equivariant_attention.models.SE3Transformer` gives for each atom,
+    and a small network :math:`\phi` which says how much of each vector counts.
 
     Args:
         num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads, nonlinearity: as of
@@ -177,11 +169,11 @@ class SE3TransformerVector(nn.Module):
         if num_degrees < 2:
             raise ValueError(f"num_degrees must be at least 2 for vectors, got {num_degrees}")
         self.num_degrees = num_degrees
-        fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
-        options = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads}
-        layers, fiber = _attention(fiber, fiber_mid, num_layers, nonlinearity, **options)
-        layers.append(GConvSE3(fiber, Fiber(2, num_channels), self_interaction=True, edge_dim=edge_dim))
-        self.Gblock = nn.ModuleList(layers)
+        fibers = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels), Fiber(2, num_channels)
+        options = {"n_heads": n_heads, "div": div, "edge_dim": edge_dim, "nonlinearity": nonlinearity}
+        of_atoms = models.SE3Transformer(*fibers, num_layers, **options)
+        # Kept as a function and by its layers, not as a module: in files of weights these are called Gblock.
+        self.of_atoms, self.Gblock = of_atoms.forward, of_atoms.layers
         self.pool = GAvgPooling("1")
         self.weigh = nn.Sequential(
             nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, num_channels)
@@ -190,7 +182,8 @@ class SE3TransformerVector(nn.Module):
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """One vector per molecule, ``[molecules, 3]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
-        h = _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, ())
+        basis_and_r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
+        h = self.of_atoms(G, {"0": G.ndata["f"]}, basis_and_r)
         weights = self.weigh(h["0"].squeeze(-1))
         vectors = (weights.unsqueeze(-1) * h["1"]).sum(dim=1, keepdim=True)
         return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
@@ -273,20 +266,20 @@ class Scaled(nn.Module):
         self.register_buffer("size", torch.ones(()))
         self.register_load_state_dict_pre_hook(_accept_published)
 
-    def fit(self, targets: Tensor, counts: Tensor) -> None:
+    def fit(self, targets: Tensor, num_atoms: Tensor) -> None:
         """Take mean and standard deviation of a training set. Vectors have no mean, which would point somewhere.
 
         Args:
             targets: ``[molecules, 1]``, or ``[molecules, 3]`` for vectors.
-            counts: how many atoms there are of each element, ``[molecules, elements]``.
+            num_atoms: of each molecule, ``[molecules]``.
 
         Raises:
             ValueError: all targets are the same.
         """
         if self.per_atom:
-            num_atoms = counts.double().sum(dim=1)
-            self.size.copy_(num_atoms.mean())
-            targets = targets * (num_atoms.mean() / num_atoms).unsqueeze(1)
+            size = num_atoms.double().mean()
+            self.size.copy_(size)
+            targets = targets * (size / num_atoms).unsqueeze(1)
         if targets.shape[1] == 1:
             self.mean.copy_(targets.mean())
             targets = targets - targets.mean()
@@ -295,17 +288,14 @@ class Scaled(nn.Module):
             raise ValueError("targets: expected more than one value to learn from")
         self.std.copy_(std)
 
-    def without_network(self, counts: Tensor) -> tuple[str, Tensor]:
-        """What it predicts where the network gives 0, and what that is called: the mean of the training set.
+    def without_network(self, num_atoms: Tensor) -> Tensor:
+        """What it predicts where the network gives 0: the mean of the training set, ``[molecules, 1]``.
 
         Args:
-            counts: how many atoms there are of each element, ``[molecules, elements]``.
-
-        Returns:
-            'mean', and ``[molecules, 1]``.
+            num_atoms: of each molecule, ``[molecules]``.
         """
-        num_atoms = counts.sum(dim=1, keepdim=True)
-        return "mean", self.mean * (num_atoms / self.size if self.per_atom else torch.ones_like(num_atoms))
+        factor = num_atoms / self.size if self.per_atom else torch.ones_like(num_atoms)
+        return self.mean * factor.unsqueeze(1)
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""

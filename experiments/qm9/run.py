@@ -151,7 +151,7 @@ def fit_model(model: Scaled, train: Dataset) -> None:
     """
     dataset = whole(train)
     with blame("--task", targets="--task"):
-        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.element_counts))
+        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.num_atoms))
 
 
 def whole(dataset: Dataset) -> MoleculeDataset:

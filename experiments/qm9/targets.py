@@ -31,7 +31,7 @@ class Target:
 
     @property
     def grows(self) -> bool:
-        """Whether a mean over the atoms tells only part of it: sums over the molecule, vectors among them."""
+        """Whether it is a sum over the molecule, as extensive properties and vectors are, and not a mean."""
         return self.extensive or self.vector
 
     @property

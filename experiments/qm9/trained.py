@@ -43,7 +43,7 @@ SHIPPED = {
     "qm9-homo": Shipped("qm9_homo", frozenset("HCNOF")),
     "qm9-dipole": Shipped("qm9_dipole", frozenset("HCNO")),
 }
-# What checkpoints meant that were written before there was a flag.
+# Flags that older checkpoints do not have, with the values that they were trained with.
 BEFORE = {"nonlinearity": "norm"}
 
 
@@ -120,7 +120,7 @@ def _config_of_training(content: dict[str, Any], path: str) -> Config:
     made_of = {*(field.name for field in fields(Model)), "task"}
     if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
         raise UsageError(f"{path}: of another version, it differs in the flags {sorted(map(str, other))}")
-    # Text that is None has been left out, as a place on another machine is.
+    # Text is None where it was left out, as a path on another machine is.
     kept = {name: value for name, value in stored.items() if value is not None or not isinstance(defaults[name], str)}
     with blame(path):
         return EXPERIMENT.command_line.read({**defaults, **kept})

@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.targets import FREE_ATOMS, HARTREE, TARGETS, free_atoms
 
-# Medians over the molecules of a data set, of sizes; of what is extensive, per atom. Energies in Hartree.
+# Median absolute values over the molecules of a data set, of extensive properties per atom. Energies in Hartree.
 USUAL = {"homo": 0.25, "gap": 0.25, "zpve": 0.0083, "atomisation": 0.155, "alpha": 4.2, "cv": 1.75}
 USUAL_LUMO = 0.03  # may be nearly zero: it tells the unit only where it is the only energy
 TIMES = 5.0  # usual up to this many times as much, or as little; eV are 27 times as many as Hartree
@@ -51,7 +51,7 @@ def in_table_units(molecules: Molecules) -> Molecules:
 
 
 def _energy_unit(ratios: Mapping[str, float]) -> float:
-    """In eV, the unit of energies that are so many times as large as usual in Hartree."""
+    """The unit, in eV, of energies that are so many times as large as those of other molecules are in Hartree."""
     units = {}
     for name, ratio in ratios.items():
         fitting = [unit for unit, times in ((HARTREE, 1.0), (1.0, HARTREE)) if 1 / TIMES <= ratio / times <= TIMES]
@@ -65,7 +65,7 @@ def _energy_unit(ratios: Mapping[str, float]) -> float:
 
 
 def _median(values: np.ndarray) -> float:
-    """Of the sizes of what is known; 0 where nothing is."""
+    """The median absolute value of what is known; 0 where nothing is."""
     known = np.abs(values[np.isfinite(values)])
     return float(np.median(known)) if len(known) else 0.0
 

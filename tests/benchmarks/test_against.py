@@ -1,3 +1,4 @@
+import re
 import shutil
 
 import pytest
@@ -60,14 +61,9 @@ def test_an_old_folder_that_is_no_checkout_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "the following arguments are required: NAME"),
-        (["nbdy"], "argument NAME: expected 'all' or some of"),
-        (["nbody", "--rounds", "0"], "argument --rounds: expected"),
-    ],
+    ("argument", "words"), [("NAME", []), ("NAME", ["nbdy"]), ("--rounds", ["nbody", "--rounds", "0"])]
 )
-def test_bad_arguments_are_refused(words, message, capsys):
+def test_bad_arguments_are_refused_by_name(argument, words, capsys):
     with pytest.raises(SystemExit, match="2"):
         against.main([str(ROOT), *words])
-    assert message in capsys.readouterr().err
+    assert re.search(rf"error: (argument |the following arguments are required: ){argument}\b", capsys.readouterr().err)

@@ -56,7 +56,7 @@ def lines(section):
 def test_every_workload_has_a_section_with_its_picture(result_of, write):
     path = result_of("result.json", [*chain(*ROWS.values())])
     page, sections = write(path)
-    assert list(sections) == ["", "Goals", *(name for name in WORKLOADS if name in ROWS)]
+    assert list(sections) == ["", "Goals", "Beside NVIDIA's package", *(name for name in WORKLOADS if name in ROWS)]
     assert f"\n    python -m benchmarks.report \\\n        {path}" in sections[""]
     assert "| degree 6 | forward+backward | default | 36 s " in sections["degree"]
     assert "| out of memory |" in sections["scale"]
@@ -90,6 +90,34 @@ def test_goals_of_all_results_are_judged(result_of, write):
     assert lacking["time"] == "out of memory"
     assert soon["goal here"].endswith(": reached")
     assert soon["its goal"] == "100 MB: **missed by 100.0%**"
+
+
+def test_what_is_compared_to_nvidias_package_is_scaled_to_the_machine(result_of, write):
+    path = result_of("result.json", [row("nbody", "128 systems", 0.01), row("protein", "256 residues", 9.0)])
+    rate = json.loads(path.read_text())["flops_per_second"]
+    _, sections = write(path)
+    quick, slow = lines(sections["Beside NVIDIA's package"])
+    ratio = 0.179 * 240e9 / rate / 0.01
+    assert float(quick["times as fast"]) == pytest.approx(ratio, rel=0.01)
+    assert quick["to be"] == ("5: reached" if ratio >= 5 else "5: **missed**")
+    assert slow["to be"] == "10: **missed**"
+
+
+def test_what_was_counted_is_beside_what_is_predicted_of_it(result_of, tmp_path):
+    counts, page = tmp_path / "launches.json", tmp_path / "speed.md"
+    counts.write_text(json.dumps({"a case": {part: {"launches": 1234, "gigabytes": 1.02} for part in ("one", "two")}}))
+    main([str(result_of("result.json", ROWS["nbody"])), "--launches", str(counts), "--page", str(page)])
+    head, section = page.read_text().split("\n## On a GPU: counted and predicted")
+    assert f"--launches {counts}" in head
+    (line,) = lines(section)
+    assert [*line.values()] == ["a case", "1,234", "1,234", "1.02", "1.02", "1 ms or more", "609 µs or more"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"a case": {"one": {"launches": 1}}}', "not JSON"])
+def test_other_counts_are_refused(result_of, tmp_path, content):
+    (tmp_path / "counts.json").write_text(content)
+    with pytest.raises(UsageError, match=r"^--launches: "):
+        main([str(result_of("result.json", ROWS["nbody"])), "--launches", str(tmp_path / "counts.json")])
 
 
 def test_results_of_several_backends_compare_these(result_of, write):

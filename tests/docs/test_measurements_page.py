@@ -1,10 +1,12 @@
-"""The page of measurements is what its command writes, and what other pages say of it is true."""
+"""The page of measurements is what its command writes, within the limits it names; performance.md has no figures."""
 
+import json
 import re
 import shlex
 
 import pytest
 
+from benchmarks.launches import PATH as LAUNCHES
 from benchmarks.report import main
 from benchmarks.workloads import FORCES_TRAINED, TRAINING
 from tests.benchmarks.cases import tables
@@ -39,54 +41,35 @@ def test_the_page_is_what_its_command_writes(tmp_path, monkeypatch):
     assert {path.name for path in pictures} == {path.name for path in PAGE.parent.glob("measurements_*.png")}
 
 
-def test_the_choice_of_the_backend_is_as_good_as_told(sections):
-    told = performance(r"The choice takes at\s+most (\S+) times as long as the fastest order, where 1.25 is allowed")
-    assert max(column(sections["Backends"], "choice / fastest"), key=float) == told[0]
-    assert float(told[0]) <= 1.25
+def test_the_choice_of_the_backend_is_as_good_as_wanted(sections):
+    assert "1.25 at most is wanted" in sections["Backends"].replace("\n", " ")
+    assert max(map(float, column(sections["Backends"], "choice / fastest"))) <= 1.25
 
 
-def test_the_oracle_is_as_slow_as_told(sections):
-    text = r"takes (\d+) to (\d+) times as long for a training step, and (\d+) to (\d+) times as much\s+memory"
-    ratios = [list(map(float, column(sections["Against the oracle"], f"× {of}"))) for of in ("time", "memory")]
-    assert [f"{end(values):.0f}" for values in ratios for end in (min, max)] == list(performance(text))
-
-
-def test_goals_are_reached_as_told(sections):
-    text = r"are reached but one, that of `nbody` on the Xeon, by (\S+) %"
-    judged = column(sections["Goals"], "goal here") + column(sections["Goals"], "its goal")
-    missed = [goal for goal in judged if goal and not goal.endswith(": reached")]  # some have no goal of memory
-    assert [f"missed by {performance(text)[0]}%" in goal for goal in missed] == [True]
-
-
-def test_training_on_forces_takes_as_long_as_told(sections):
-    text = r"takes (\S+) times as long as one on energies, and (\S+) times the\s+memory, where 4 and 3 are allowed"
+def test_training_on_forces_costs_as_little_as_wanted(sections):
+    assert "at most 4 times the time and 3 times the memory" in sections["forces"]
     (ratios,) = [
         line["× a step on energies"] for line in lines(sections["forces"]) if line.get("step") == FORCES_TRAINED
     ]
-    time, memory = performance(text)
-    assert ratios == f"time {time}, memory {memory}"
-    assert float(time) <= 4
-    assert float(memory) <= 3
+    time, memory = map(float, re.fullmatch(r"time (\S+), memory (\S+)", ratios).groups())
+    assert time <= 4
+    assert memory <= 3
 
 
-def test_targets_beside_nvidias_package_are_met_or_missed_as_told(sections):
-    met = r"`protein` takes (\S+) ms \(target (\S+)\), `protein-full` (\S+) ms \((\S+)\)"
-    text = met + r", and `nbody`\s+(\S+) ms \((\S+): missed\)"
-    told = list(map(float, performance(text)))
-    for name, theirs, times, (found, target) in zip(
-        ("protein", "protein-full", "nbody"),
-        (652, 748, 179),
-        (10, 8, 5),
-        zip(told[::2], told[1::2], strict=True),
-        strict=True,
-    ):
-        (line,) = [line for line in lines(sections[name]) if line.get("step") == TRAINING]
-        rate = float(re.search(r"(\d+) GFLOP/s in float32", sections[name])[1])
-        assert line["median"] == f"{found:g} ms"
-        assert target == pytest.approx(theirs / times * 240 / rate, abs=0.5)
-        assert (found <= target) == (name != "nbody")
+def test_what_was_counted_for_a_gpu_is_what_the_table_of_counts_has(sections):
+    counts = json.loads(LAUNCHES.read_text())
+    section = sections["On a GPU: counted and predicted"]
+    assert "Nothing here was measured" in section
+    for line in lines(section):
+        for part, row in counts.pop(line["training step"]).items():
+            assert line[f"launches, {part}"] == f"{row['launches']:,}"
+            assert float(line[f"GB, {part}"]) == pytest.approx(row["gigabytes"], rel=0.01)
+    assert not counts
 
 
-def performance(text):
-    """What a sentence of the page on performance has in its groups."""
-    return re.search(text, (ROOT / "docs" / "performance.md").read_text()).groups()
+def test_the_page_on_performance_has_no_figure_that_was_measured():
+    """Times, rates and sizes: those that a command has measured stand on the page that it writes."""
+    text = (ROOT / "docs" / "performance.md").read_text()
+    allowed = {"150 GFLOP/s", "4 kB"}  # what goals are set for; a page of memory
+    found = re.findall(r"[\d.,]+ (?:µs|ms|s|GFLOP/s|TB/s|kB|MB|GB|%)(?!\w)", text)
+    assert {*found} <= allowed

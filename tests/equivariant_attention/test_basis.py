@@ -196,23 +196,6 @@ def test_bad_input_is_refused(kind):
         get_r(Graph([0], [1]))
 
 
-@pytest.mark.parametrize(
-    ("d", "error", "message"),
-    [
-        (torch.zeros(2, 2), ValueError, r"\[2, 3\] or \[2, 1, 3\], got \[2, 2\]"),
-        (torch.zeros(2, 3, dtype=torch.int64), TypeError, "float32 or float64, got torch.int64"),
-        (torch.full((2, 3), math.nan), ValueError, "must be finite"),
-        (torch.full((2, 3), math.inf), ValueError, "must be finite"),
-        (torch.full((2, 3), 1e19), ValueError, "at most 1e\\+18, got"),
-    ],
-)
-def test_bad_relative_positions_are_refused(d, error, message):
-    G = Graph([0, 1], [1, 0])
-    G.edata["d"] = d
-    with pytest.raises(error, match=message):
-        get_basis_and_r(G, 1)
-
-
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_rotations_on_a_gpu_are_not_rounded(precision):
     torch.set_float32_matmul_precision(precision)

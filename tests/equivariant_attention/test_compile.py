@@ -23,7 +23,10 @@ from tests.experiments.nbody.test_models import bodies
 from tests.experiments.toy_optimisation.test_models import points
 
 # PyTorch says this of every input that is not a leaf; only where warnings are errors is it heard.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+    pytest.mark.no_cover,  # PyTorch's compiler is Python as well
+]
 
 MODELS = {
     "nbody SE3Transformer": (nbody, lambda: nbody.SE3Transformer(1, 4, num_degrees=2, div=2), bodies),
@@ -84,13 +87,8 @@ def assert_layer_compiles(name, G, backend):
 
 @fast_and_slow(LAYERS)
 def test_every_layer_is_one_graph(name):
-    assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "eager")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(LAYERS.keys() - LIKE_OTHERS))
-def test_every_layer_is_one_graph_to_the_compilers_own_derivatives(name):
-    assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "aot_eager")
+    """With the compiler's own derivatives as well, which are made of this graph."""
+    assert_layer_compiles(name, random_graph(edge_dim=EDGE_DIM), "eager" if name in LIKE_OTHERS else "aot_eager")
 
 
 def test_edges_of_length_zero():

@@ -84,28 +84,6 @@ def test_edges_keep_their_dtype(dtype):
     assert [end.dtype for end in edges_on(graph, "cpu")] == [torch.int64] * 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (([[0]], [[1]]), r"src must be one-dimensional of int32 or int64, got torch.int64 \[1, 1\]"),
-        (([0], [1.0]), r"dst must be one-dimensional of int32 or int64, got torch.float32 \[1\]"),
-        (([True], [True]), r"src must be .*, got torch.bool \[1\]"),
-        ((3, 4), r"src must be .*, got torch.int64 \[\]"),
-        (([0, 1], [1]), "dst must be as long as src, 2 edges, got 1"),
-        ((torch.tensor([0], dtype=torch.int32), [1]), "dst must have the dtype of src, torch.int32, got torch.int64"),
-        ((torch.empty(1, dtype=torch.int64, device="meta"), [1]), "dst must have the device of src, meta, got cpu"),
-        (([0, 3], [1, -1], 3), r"src must hold nodes in \[0, 3\), got 3"),
-        (([0, 2], [1, 4], 3), r"dst must hold nodes in \[0, 3\), got 4"),
-        (([0], [-1]), r"dst must hold nodes in \[0, 1\), got -1"),
-        (([], [], -1), "num_nodes must be at least 0, got -1"),
-        (([0], [1], 2.5), "num_nodes must be an integer, got 2.5"),
-    ],
-)
-def test_edges_are_checked(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Graph(*arguments)
-
-
 # Fields
 
 

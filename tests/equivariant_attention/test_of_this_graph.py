@@ -1,4 +1,4 @@
-"""A basis is of one graph: another, or one that was written to, is refused in every order; a copy is not."""
+"""A basis is of one graph: another, or one that was written to, is refused by every backend; a copy is not."""
 
 import copy
 import io

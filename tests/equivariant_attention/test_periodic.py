@@ -137,28 +137,6 @@ def test_large_cells():
     torch.testing.assert_close(G.edata["d"].norm(dim=1), torch.ones(G.num_edges()), rtol=0, atol=1e-5)
 
 
-X, CELL = torch.zeros(2, 3), 3 * torch.eye(3)
-REFUSED = {
-    "cell: list": ({"cell": [[1, 0, 0]]}, r"cell must be a tensor of torch.float32 on cpu, as x is, got list"),
-    "cell: dtype": ({"cell": CELL.double()}, r"cell must be a tensor of torch.float32 .* got torch.float64 on cpu"),
-    "cell: shape": ({"cell": CELL[:2]}, r"cell must have shape \[3, 3\] or \[1, 3, 3\], got \[2, 3\]"),
-    "cell: graphs": ({"cell": CELL.expand(2, 3, 3)}, r"cell must have shape \[3, 3\] or \[1, 3, 3\], got \[2, 3, 3\]"),
-    "cell: none": ({"pbc": True}, "cell must be a tensor of .* got NoneType"),
-    "cell: not finite": ({"cell": CELL * float("nan")}, "cell must be finite"),
-    "cell: vector missing": ({"cell": CELL * torch.tensor([[1], [0], [1]])}, "cell must have a vector for every peri"),
-    "cell: flat": ({"cell": torch.tensor([[3.0, 0, 0], [0, 3, 0], [3, 3, 0]])}, "cell must have vectors that no plane"),
-    "pbc: numbers": ({"cell": CELL, "pbc": [1, 0, 1]}, r"pbc must be a bool, or bools \[3\] .* got int64 \[3\]"),
-    "pbc: shape": ({"cell": CELL, "pbc": [True, False]}, r"pbc must be a bool, .* got bool \[2\]"),
-    "radius": ({"cell": CELL, "radius": float("inf")}, "radius must be finite where a cell repeats, got inf"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_fit_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        radius_graph(X, **{"radius": 1.0, **arguments})
-
-
 def test_vectors_along_which_nothing_repeats_do_not_matter():
     x, _, cell, _ = batch_of_three()
     flat = torch.stack([cell[0, 0], cell[0, 1], cell[0, 0] + cell[0, 1]])

@@ -14,15 +14,22 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from equivariant_attention.testing import assert_equivariant, equivariance_error
 from tests.cases import MIXED, random_features, random_graph
-from tests.wrong.arguments import FOREIGN, WRONG
+from tests.wrong import arguments, models, nvidia, published
+from tests.wrong.arguments import FOREIGN
 
 NAN = float("nan")
+# Tables of calls, each with one wrong argument, which the error must name first.
+WRONG = {
+    f"{table.__name__.rpartition('.')[2]}: {call}": row
+    for table in (arguments, models, nvidia, published)
+    for call, row in table.WRONG.items()
+}
 
 
 @pytest.mark.parametrize("call", WRONG)
 def test_the_wrong_argument_is_named(call):
     function, error, argument = WRONG[call]
-    with pytest.raises(error, match=rf'^"?{re.escape(argument)} must (have edata|[^\0]*\bgot )'):
+    with pytest.raises(error, match=rf'^"?{re.escape(argument)}(?!\w)([^\0]*\bgot | must have edata)'):
         function()
 
 

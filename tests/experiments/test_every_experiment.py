@@ -144,6 +144,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same(main, experiment, argum
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mounts a file system")
+@pytest.mark.parametrize("experiment", ["nbody"], indirect=True)  # of the others the disk is simulated, above
 def test_a_real_full_disk(main, experiment, arguments, tmp_path):
     """A file system in memory that has room for two epochs' files, but not for writing them anew."""
     main([*arguments, "--output", str(tmp_path / "whole")])

@@ -1,5 +1,7 @@
 """Calls of the library's functions, each with one wrong argument, and which argument the error must name."""
 
+from functools import partial
+
 import torch
 
 from equivariant_attention import graphs
@@ -34,15 +36,17 @@ from equivariant_attention.so3 import (
     aligning_matrices,
     aligning_rotation,
     coupling,
+    features_to_symmetric_tensor,
     random_rotation,
     spherical_harmonics,
+    symmetric_tensor_to_features,
     wigner_d,
     wigner_matrices,
 )
 from equivariant_attention.so3.vectors import length_and_direction
 from equivariant_attention.testing import assert_equivariant, equivariance_error
 
-NAN = float("nan")
+NAN, INFINITY = float("nan"), float("inf")
 ONE = Fiber(1, 2)
 A, B = Fiber(dictionary={0: 2, 1: 3}), Fiber(dictionary={1: 5})
 OF_A = {"0": torch.zeros(4, 2, 1), "1": torch.zeros(4, 3, 3)}
@@ -64,6 +68,36 @@ def lengths(G):
     return G.edata["d"].norm(dim=-1, keepdim=True)
 
 
+def moved(d):
+    return get_basis_and_r(small(d=d), 1)
+
+
+def repeated(cell=None, pbc=None, radius=1.0):
+    return radius_graph(torch.zeros(2, 3), radius, cell=cell, pbc=pbc)
+
+
+INT32, ON_META = torch.tensor([0], dtype=torch.int32), torch.empty(1, dtype=torch.int64, device="meta")
+CELL, FLAT = 3 * torch.eye(3), torch.tensor([[3.0, 0, 0], [0, 3, 0], [3, 3, 0]])
+SYMMETRIC = {"0": torch.zeros(2, 1), "2": torch.zeros(2, 5)}
+FROM_POSITIONS = (fully_connected_graph, partial(knn_graph, k=3), partial(radius_graph, radius=1.5))
+POSITIONS = {
+    "of two numbers": torch.zeros(4, 2),
+    "of three dimensions": torch.zeros(4, 1, 3),
+    "whole": torch.zeros(4, 3, dtype=torch.int64),
+    "list": [[0.0, 0.0, 0.0]],
+    "nan": torch.tensor([[0.0, 0, 0], [0, NAN, 0]]),
+    "infinite": torch.tensor([[INFINITY, 0, 0]]),
+}
+BATCHES = {
+    "not sorted": torch.tensor([0, 1, 0]),
+    "from -1": torch.tensor([-1, 0, 0]),
+    "too short": torch.tensor([0, 0]),
+    "no whole numbers": torch.tensor([0.0, 0, 0]),
+    "list": [0, 0, 0],
+}
+NAMES = {fully_connected_graph: "fully_connected_graph", **{f: f.func.__name__ for f in FROM_POSITIONS[1:]}}
+
+
 # call: (what is called, error, the argument that the error names first)
 WRONG = {
     # fibers
@@ -75,6 +109,10 @@ WRONG = {
     "Fiber: list": (lambda: Fiber(dictionary=[(4, 0)]), TypeError, "dictionary"),
     "Fiber: no pairs": (lambda: Fiber(structure=[4, 4]), TypeError, "structure"),
     "Fiber: no list": (lambda: Fiber(structure=4), TypeError, "structure"),
+    "Fiber: empty": (lambda: Fiber(structure=[]), ValueError, "a Fiber"),
+    "Fiber: no channels": (lambda: Fiber(structure=[(0, 1)]), ValueError, "a Fiber"),
+    "Fiber: negative degree": (lambda: Fiber(structure=[(1, -1)]), ValueError, "a Fiber"),
+    "Fiber: a degree twice": (lambda: Fiber(structure=[(1, 0), (2, 0)]), ValueError, "a Fiber"),
     "combine": (lambda: Fiber.combine(A, {0: 1}), TypeError, "f2"),
     "combine_max": (lambda: Fiber.combine_max([(1, 0)], A), TypeError, "f1"),
     "combine_selectively": (lambda: Fiber.combine_selectively(A, None), TypeError, "f2"),
@@ -97,6 +135,44 @@ WRONG = {
     # graphs
     "Graph: None": (lambda: Graph(None, [0]), ValueError, "src"),
     "Graph: ragged": (lambda: Graph([0], [[1], 2]), ValueError, "dst"),
+    "Graph: two dimensions": (lambda: Graph([[0]], [[1]]), ValueError, "src"),
+    "Graph: floats": (lambda: Graph([0], [1.0]), ValueError, "dst"),
+    "Graph: bools": (lambda: Graph([True], [True]), ValueError, "src"),
+    "Graph: numbers": (lambda: Graph(3, 4), ValueError, "src"),
+    "Graph: too short": (lambda: Graph([0, 1], [1]), ValueError, "dst"),
+    "Graph: dtypes": (lambda: Graph(INT32, [1]), ValueError, "dst"),
+    "Graph: devices": (lambda: Graph(ON_META, [1]), ValueError, "dst"),
+    "Graph: src beyond": (lambda: Graph([0, 3], [1, -1], 3), ValueError, "src"),
+    "Graph: dst beyond": (lambda: Graph([0, 2], [1, 4], 3), ValueError, "dst"),
+    "Graph: dst negative": (lambda: Graph([0], [-1]), ValueError, "dst"),
+    "Graph: nodes negative": (lambda: Graph([], [], -1), ValueError, "num_nodes"),
+    "Graph: half a node": (lambda: Graph([0], [1], 2.5), ValueError, "num_nodes"),
+    **{
+        f"{NAMES[function]}: x, {name}": (partial(function, x), ValueError, "x")
+        for function in FROM_POSITIONS
+        for name, x in POSITIONS.items()
+    },
+    **{
+        f"{NAMES[function]}: batch, {name}": (partial(function, torch.zeros(3, 3), batch=batch), ValueError, "batch")
+        for function in FROM_POSITIONS
+        for name, batch in BATCHES.items()
+    },
+    **{f"knn_graph: {k} neighbours": (partial(knn_graph, torch.zeros(3, 3), k), ValueError, "k") for k in (0, -1, 2.5)},
+    **{
+        f"radius_graph: {radius}": (partial(radius_graph, torch.zeros(3, 3), radius), ValueError, "radius")
+        for radius in (0, -1.0, NAN)
+    },
+    "cell: list": (lambda: repeated([[1, 0, 0]]), ValueError, "cell"),
+    "cell: dtype": (lambda: repeated(CELL.double()), ValueError, "cell"),
+    "cell: shape": (lambda: repeated(CELL[:2]), ValueError, "cell"),
+    "cell: graphs": (lambda: repeated(CELL.expand(2, 3, 3)), ValueError, "cell"),
+    "cell: none": (lambda: repeated(pbc=True), ValueError, "cell"),
+    "cell: not finite": (lambda: repeated(CELL * NAN), ValueError, "cell"),
+    "cell: vector missing": (lambda: repeated(CELL * torch.tensor([[1], [0], [1]])), ValueError, "cell"),
+    "cell: flat": (lambda: repeated(FLAT), ValueError, "cell"),
+    "pbc: numbers": (lambda: repeated(CELL, [1, 0, 1]), ValueError, "pbc"),
+    "pbc: shape": (lambda: repeated(CELL, [True, False]), ValueError, "pbc"),
+    "radius: infinite": (lambda: repeated(CELL, radius=INFINITY), ValueError, "radius"),
     "batch": (lambda: graphs.batch(small()), TypeError, "graphs"),
     "batch: None": (lambda: graphs.batch([small(), None]), TypeError, "G"),
     "unbatch": (lambda: graphs.unbatch([small()]), TypeError, "G"),
@@ -128,6 +204,11 @@ WRONG = {
     "get_basis_and_r: graph": (lambda: get_basis_and_r([small()], 1), TypeError, "G"),
     "get_basis_and_r: plan": (lambda: get_basis_and_r(small(), 1, plan=small()), TypeError, "plan"),
     "get_basis_and_r: half": (lambda: get_basis_and_r(small(d=torch.zeros(2, 3).half()), 1), TypeError, "edata['d']"),
+    "get_basis_and_r: shape": (lambda: moved(torch.zeros(2, 2)), ValueError, "edata['d']"),
+    "get_basis_and_r: whole": (lambda: moved(torch.zeros(2, 3, dtype=torch.int64)), TypeError, "edata['d']"),
+    "get_basis_and_r: nan": (lambda: moved(torch.full((2, 3), NAN)), ValueError, "edata['d']"),
+    "get_basis_and_r: infinite": (lambda: moved(torch.full((2, 3), INFINITY)), ValueError, "edata['d']"),
+    "get_basis_and_r: too far": (lambda: moved(torch.full((2, 3), 1e19)), ValueError, "edata['d']"),
     "get_basis": (lambda: get_basis(small(), "1"), ValueError, "max_degree"),
     "get_r": (lambda: get_r(Graph([0], [1])), KeyError, "the graph"),
     "BasisCache: no keys": (lambda: cached(small(), None), TypeError, "keys"),
@@ -184,6 +265,10 @@ WRONG = {
     "GAttentiveSelfInt": (lambda: GAttentiveSelfInt(2, ONE), TypeError, "f_in"),
     "GMABSE3: fiber": (lambda: GMABSE3({0: 2}, ONE, 1), TypeError, "f_value"),
     "GMABSE3: heads": (lambda: GMABSE3(ONE, ONE, 1.0), ValueError, "n_heads"),
+    "GSE3Res: skip": (lambda: GSE3Res(ONE, ONE, skip="add"), ValueError, "skip"),
+    "GSE3Res: selfint": (lambda: GSE3Res(ONE, ONE, selfint="2x2"), ValueError, "selfint"),
+    "GSE3Res: x_ij": (lambda: GSE3Res(ONE, ONE, div=1, x_ij="sub"), ValueError, "x_ij"),
+    "GSE3Res: zero": (lambda: GSE3Res(ONE, ONE, div=0), ValueError, "div"),
     "GSE3Res: div": (lambda: GSE3Res(ONE, ONE, div="2"), ValueError, "div"),
     "GSE3Res: negative": (lambda: GSE3Res(ONE, ONE, div=-1), ValueError, "div"),
     "GSE3Res: heads": (lambda: GSE3Res(ONE, ONE, div=1, n_heads=0), ValueError, "n_heads"),
@@ -208,6 +293,46 @@ WRONG = {
     "aligning_rotation": (lambda: aligning_rotation(torch.tensor(1.0)), ValueError, "direction"),
     "aligning_matrices": (lambda: aligning_matrices(2, torch.ones(4)), ValueError, "direction"),
     "aligning_matrices: degree": (lambda: aligning_matrices(-1, torch.ones(3)), ValueError, "max_degree"),
+    "symmetric_tensor_to_features: shape": (
+        lambda: symmetric_tensor_to_features(torch.zeros(3, 4)),
+        ValueError,
+        "tensor",
+    ),
+    "symmetric_tensor_to_features: not symmetric": (
+        lambda: symmetric_tensor_to_features(torch.ones(3, 3).triu()),
+        ValueError,
+        "tensor",
+    ),
+    "symmetric_tensor_to_features: nan": (
+        lambda: symmetric_tensor_to_features(torch.full((3, 3), NAN)),
+        ValueError,
+        "tensor",
+    ),
+    "symmetric_tensor_to_features: infinite": (
+        lambda: symmetric_tensor_to_features(torch.full((3, 3), INFINITY)),
+        ValueError,
+        "tensor",
+    ),
+    "features_to_symmetric_tensor: degrees": (
+        lambda: features_to_symmetric_tensor({"0": SYMMETRIC["0"]}),
+        ValueError,
+        "features",
+    ),
+    "features_to_symmetric_tensor: shape": (
+        lambda: features_to_symmetric_tensor({**SYMMETRIC, "2": torch.zeros(2, 3)}),
+        ValueError,
+        "features['2']",
+    ),
+    "features_to_symmetric_tensor: rows": (
+        lambda: features_to_symmetric_tensor({**SYMMETRIC, "0": torch.zeros(1, 1)}),
+        ValueError,
+        "features",
+    ),
+    "features_to_symmetric_tensor: dtype": (
+        lambda: features_to_symmetric_tensor({**SYMMETRIC, "2": torch.zeros(2, 5).double()}),
+        TypeError,
+        "features['2']",
+    ),
     "length_and_direction": (lambda: length_and_direction(torch.ones(3).half()), TypeError, "vectors"),
 }
 

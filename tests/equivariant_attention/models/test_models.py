@@ -308,60 +308,11 @@ def test_a_radial_basis_takes_a_basis_that_is_at_hand(radial_basis):
     assert_close(model(G, features, get_basis_and_r(G, model.max_degree)), model(G, features))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"radial_basis": "bessel"}, "radial_basis and cutoff must be given together, got 'bessel' and None"),
-        ({"cutoff": 2.0}, "radial_basis and cutoff must be given together, got None and 2.0"),
-        ({"radial_basis": "sine", "cutoff": 2.0}, "radial_basis must be one of .*, got 'sine'"),
-        ({"activation": "tanh"}, "activation must be one of"),
-    ],
-)
-def test_wrong_radial_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        transformer(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"pooling": "median"}, r"pooling must be one of \(None, 'avg', 'mean', 'sum', 'max'\), got 'median'"),
-        ({"pooling": "max"}, r"pooling='max' is for degree 0 alone.*got degrees \(0, 1, 2\)"),
-        ({"pooling": "max", "return_type": 1}, r"pooling='max' is for degree 0 alone.*got degrees \(1,\)"),
-        ({"return_type": 3}, r"return_type must be a degree of fiber_out \(0, 1, 2\), got 3"),
-        ({"return_type": "0"}, "return_type must be a whole number of at least 0, got '0'"),
-        ({"num_layers": 0}, "num_layers must be a whole number of at least"),
-        ({"edge_dim": -1}, "edge_dim must be a whole number of at least 0, got -1"),
-    ],
-)
-@both
-def test_wrong_options(make, options, message):
-    with pytest.raises(ValueError, match=message):
-        make(**options)
-
-
-def test_wrong_options_of_one_model():
+def test_options_that_contradict_each_other():
     with pytest.raises(ValueError, match="learnable_skip has no effect with selfint='att'"):
         transformer(selfint="att", learnable_skip=False)
     with pytest.raises(ValueError, match="3 heads do not divide 2 channels"):
         transformer(n_heads=3)
-    with pytest.raises(ValueError, match="num_layers must be a whole number of at least 2, got 1"):
-        tfn(num_layers=1)
-    with pytest.raises(ValueError, match="flavor must be"):
-        tfn(flavor="other")
-
-
-@pytest.mark.parametrize("model", [SE3Transformer, TFN])
-def test_wrong_fibers(model):
-    expected = r"fiber_in must be a Fiber, \{degree: channels\} or \[\(channels, degree\), ...\], got"
-    with pytest.raises(TypeError, match=expected):
-        model({"0": 6}, {0: 4}, {0: 1})
-    with pytest.raises(TypeError, match=expected):
-        model(6, {0: 4}, {0: 1})
-    with pytest.raises(ValueError, match=f"{expected} .*at least one degree"):
-        model({}, {0: 4}, {0: 1})
-    with pytest.raises(ValueError, match="fiber_hidden must have at least 2 channels of every degree"):
-        model({0: 6}, {0: 4, 1: 1}, {0: 1})
 
 
 @both

@@ -221,41 +221,6 @@ def test_it_is_saved_with_its_cutoff_and_references(tmp_path):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"fiber_hidden": {1: 4}}, "fiber_hidden must have degree 0, and at least 2 channels of every degree, got"),
-        ({"fiber_hidden": {0: 4, 1: 1}}, "fiber_hidden must have degree 0, and at least 2 channels"),
-        ({"num_embedding": 0}, "num_embedding must be a whole number of at least 1, got 0"),
-        ({"num_neighbors": 0}, "num_neighbors must be larger than 0, got 0"),
-        ({"num_layers": -1}, "num_layers must be a whole number of at least 0, got -1"),
-        ({"num_hidden": 0}, "num_hidden must be a whole number of at least 1, got 0"),
-        ({"envelope": 0}, "envelope must be a whole number of at least 1, got 0"),
-        ({"activation": "tanh"}, r"activation must be one of \('relu', 'silu'\), got 'tanh'"),
-        ({"nonlinearity": "none"}, "nonlinearity must be one of"),
-        ({"radial_basis": None}, "radial_basis must be one of"),
-    ],
-)
-def test_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        build(**options)
-
-
-@pytest.mark.parametrize(
-    ("z", "message"),
-    [
-        (torch.tensor([1.0, 2.0]), r"z must be atomic numbers, int64 \[2\], got torch.float32 \[2\]"),
-        (torch.tensor([1]), r"z must be atomic numbers, int64 \[2\], got torch.int64 \[1\]"),
-        ([1, 2], r"z must be atomic numbers, .* got list"),
-        (torch.tensor([0, 1]), "z must be 1 to 118, got 0 to 1"),
-        (torch.tensor([1, 119]), "z must be 1 to 118, got 1 to 119"),
-    ],
-)
-def test_wrong_atomic_numbers(z, message):
-    with pytest.raises(ValueError, match=message):
-        build().predict(z, torch.randn(2, 3, dtype=torch.float64))
-
-
 @pytest.mark.parametrize("num_layers", [0, 1])
 def test_with_a_plan_it_is_the_same_and_no_value_is_looked_at(num_layers):
     model = build(num_layers=num_layers)

@@ -46,17 +46,3 @@ def test_it_comes_after_the_features_that_edges_have():
     assert set(new.edata) == set(G.edata)
     assert torch.equal(new.ndata["x"], G.ndata["x"])
     assert G.edata["w"].shape == (G.num_edges(), 2, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("sine", 4, 2.0), "radial_basis must be one of .*, got 'sine'"),
-        (("bessel", 1, 2.0), "num_radial must be a whole number of at least 2, got 1"),
-        (("bessel", 4, 0.0), "cutoff must be larger than 0, got 0.0"),
-        (("bessel", 4, math.inf), "cutoff must be finite, got inf"),
-    ],
-)
-def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        RadialBasis(*arguments)

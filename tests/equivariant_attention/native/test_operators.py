@@ -80,9 +80,9 @@ def names(calls):
         ("GNormBias", {"plan", "biased"}),
     ],
 )
-def test_the_operators_of_a_layer(name, expected, dtype):
-    layer, fiber, _ = build(name, dtype)
-    calls = calls_of(layer, fiber, random_graph(dtype, EDGE_DIM, sizes=(4,)), dtype)
+def test_the_operators_of_a_layer(name, expected):
+    layer, fiber, _ = build(name)
+    calls = calls_of(layer, fiber, random_graph(edge_dim=EDGE_DIM, sizes=(4,)))
     assert names(calls) == expected | {f"{n}_gradient" for n in expected & WITH_GRADIENT}
     check(calls)
 

@@ -75,21 +75,6 @@ def test_signs_of_ones_own():
     assert torch.equal(found, layer.state_dict()[name] * factors)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (({}, "e3nn-0.2"), ValueError, "signs must be one of"),
-        (({}, {(1, 1, 5): 1}), ValueError, "signs must have keys"),
-        (({}, "e3nn-0.3"), ValueError, "state_dict must be of the model"),
-        (([1], "e3nn-0.3"), TypeError, "state_dict must be a mapping"),
-    ],
-)
-def test_what_cannot_be_converted_is_refused(arguments, error, message):
-    weights, signs = arguments
-    with pytest.raises(error, match=message):
-        converted(weights, ConvSE3(Fiber(FIBER), Fiber(FIBER), max_degree=3), signs)
-
-
 def published(G, node, edge):
     """What published layers are called with."""
     fields = {"d": G.edata["rel_pos"]} | {f"f{k}": value for k, value in edge.items()}

@@ -102,43 +102,6 @@ def test_what_a_plain_dict_lacks_is_1_and_what_a_table_lacks_is_refused():
         converted(weights, Signs({t: s for t, s in signs("atomrefine").items() if t != (1, 1, 2)}))
 
 
-@pytest.mark.parametrize(
-    ("table", "error", "message"),
-    [
-        ({(1, 1, 1): 0}, ValueError, r"signs must be 1 or -1, got 0 for \(1, 1, 1\)"),
-        ({(1, 1, 1): 2.5}, ValueError, "1 or -1"),
-        ({(1, 1, 1): True}, ValueError, "1 or -1"),
-        ({(1, 1, 1): "-"}, ValueError, "1 or -1"),
-        ({(1, 1): -1}, ValueError, r"keys \(k, l, J\)"),
-        ({"1,1,1": -1}, ValueError, r"keys \(k, l, J\).*got '1,1,1'"),
-        ({(1, 1, 3): -1}, ValueError, r"J from \|k - l\| to k \+ l"),
-        ({(1.0, 1, 1): -1}, ValueError, r"keys \(k, l, J\)"),
-        ([(1, 1, 1)], TypeError, "got list"),
-        ("rosettafold", TypeError, "got str"),
-    ],
-)
-def test_other_signs_are_refused(table, error, message):
-    with pytest.raises(error, match=message):
-        converted(Client().state_dict(), table)
-
-
-@pytest.mark.parametrize(
-    ("weights", "error", "message"),
-    [
-        ({WEIGHT: torch.ones(4, 32)}, ValueError, r"rows a multiple of 3, got \[4, 32\]"),
-        ({WEIGHT: torch.ones(3)}, ValueError, r"\[rows, hidden values\]"),
-        ({WEIGHT: torch.ones(0, 32)}, ValueError, r"got \[0, 32\]"),
-        ({WEIGHT: torch.ones(3, 32, dtype=torch.int8)}, TypeError, "floating-point tensor, got torch.int8"),
-        ({WEIGHT: [1.0]}, TypeError, "floating-point tensor, got list"),
-        ({"model_state_dict": {WEIGHT: torch.ones(3, 32)}}, TypeError, "take its 'model_state_dict'"),
-        ([WEIGHT], TypeError, "got list"),
-    ],
-)
-def test_other_weights_are_refused(weights, error, message):
-    with pytest.raises(error, match=message):
-        converted(weights, {(1, 1, 1): -1})
-
-
 def test_converted_weights_load_without_a_warning_and_weights_converted_back_warn(monkeypatch):
     monkeypatch.setattr(origin, "_has_warned", False)
     model, table = Client(), signs("danligand")

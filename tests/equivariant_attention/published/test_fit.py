@@ -3,10 +3,9 @@ import torch
 from torch import nn
 
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.modules import GConvSE3, GNormSE3
+from equivariant_attention.modules import GConvSE3
 from equivariant_attention.published import Signs, converted, fit_signs
 from equivariant_attention.published.tables import triples
-from tests.cases import SCALARS
 from tests.equivariant_attention.published.cases import Client, inputs, random_signs
 
 
@@ -77,19 +76,6 @@ def test_what_an_example_does_not_determine_is_said():
         output = layer(**given)
     with pytest.raises(ValueError, match=r"does not determine .*\(1, 0, 1\), \(1, 1, 0\), \(1, 1, 1\), \(1, 1, 2\)"):
         fit_signs(layer, (given, output))
-
-
-@pytest.mark.parametrize(
-    ("model", "error", "message"),
-    [
-        (GNormSE3(Fiber(2, 3)), ValueError, "must have convolutions"),
-        (GConvSE3(SCALARS, SCALARS), ValueError, "must have convolutions of a degree above 0"),
-        ("model.pt", TypeError, "got str"),
-    ],
-)
-def test_models_without_signs_are_refused(model, error, message):
-    with pytest.raises(error, match=message):
-        fit_signs(model, ({}, torch.zeros(1)))
 
 
 def test_examples_of_other_models_are_refused():

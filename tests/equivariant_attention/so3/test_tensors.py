@@ -64,31 +64,3 @@ def test_zero_and_none():
     assert not symmetric_tensor_to_features(torch.zeros(2, 3, 3))["2"].any()
     assert symmetric_tensor_to_features(torch.zeros(0, 3, 3))["2"].shape == (0, 5)
     assert features_to_symmetric_tensor({"0": torch.zeros(0, 1), "2": torch.zeros(0, 5)}).shape == (0, 3, 3)
-
-
-@pytest.mark.parametrize(
-    ("tensor", "message"),
-    [
-        (torch.zeros(3, 4), r"shape \[..., 3, 3\], got \[3, 4\]"),
-        (torch.ones(3, 3).triu(), "symmetric, got a difference of 1.0e"),
-        (torch.full((3, 3), math.nan), "must be finite and symmetric"),
-        (torch.full((3, 3), math.inf), "must be finite and symmetric"),
-    ],
-)
-def test_refused_tensors(tensor, message):
-    with pytest.raises(ValueError, match=message):
-        symmetric_tensor_to_features(tensor)
-
-
-@pytest.mark.parametrize(
-    ("features", "error", "message"),
-    [
-        ({"0": torch.zeros(2, 1)}, ValueError, "must have the degrees '0' and '2', got none of degree 2"),
-        ({"0": torch.zeros(2, 1), "2": torch.zeros(2, 3)}, ValueError, r"shape \[..., 5\], got \[2, 3\]"),
-        ({"0": torch.zeros(1, 1), "2": torch.zeros(2, 5)}, ValueError, r"last dimension, got \[1, 1\] and \[2, 5\]"),
-        ({"0": torch.zeros(2, 1), "2": torch.zeros(2, 5).double()}, TypeError, "must be torch.float32"),
-    ],
-)
-def test_refused_features(features, error, message):
-    with pytest.raises(error, match=message):
-        features_to_symmetric_tensor(features)

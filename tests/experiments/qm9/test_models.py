@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -105,6 +107,17 @@ def test_vectors_shape_and_gradients():
         assert parameter.grad.any()
 
 
+def test_a_copy_of_a_model_of_vectors_has_its_own_weights():
+    model, G = vectors().double(), molecules()
+    assert {name.split(".")[0] for name in model.state_dict()} == {"Gblock", "weigh"}
+    before, other = model(G), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.Gblock.parameters():
+            parameter.mul_(2)
+    assert torch.equal(model(G), before)
+    assert not torch.allclose(other(G), before)
+
+
 def test_vectors_need_degree_one():
     with pytest.raises(ValueError, match="num_degrees must be at least 2"):
         SE3TransformerVector(1, 6, 4, num_degrees=1)
@@ -116,31 +129,28 @@ def test_vectors_need_degree_one():
 def test_scaled_outputs():
     net, G = MODELS["TFN"]().double(), molecules()
     targets, sizes = torch.tensor([[3.0], [5.0], [10.0]]).double(), torch.tensor([5, 4, 6])
-    counts = torch.stack([sizes - 2, torch.full((3,), 2)], dim=1)
     plain, per_atom = Scaled(net).double(), Scaled(net, per_atom=True).double()
     for model in (plain, per_atom):
-        model.fit(targets, counts)
+        model.fit(targets, sizes)
     torch.testing.assert_close(plain(G), 6 + targets.std(correction=0) * net(G))
     in_molecule_of_mean_size = targets[:, 0] * 5 / sizes
     expected = in_molecule_of_mean_size.mean() + in_molecule_of_mean_size.std(correction=0) * net(G)
     torch.testing.assert_close(per_atom(G), expected * sizes.unsqueeze(1) / 5)
     for model, known in ((plain, 6 * torch.ones(3, 1)), (per_atom, in_molecule_of_mean_size.mean() * sizes / 5)):
-        name, values = model.without_network(counts)
-        assert name == "mean"
-        torch.testing.assert_close(values, known.reshape(3, 1).double())
+        torch.testing.assert_close(model.without_network(sizes), known.reshape(3, 1).double())
 
 
 def test_scaled_vectors_have_no_mean():
     model = Scaled(vectors()).double()
-    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([[5], [4]]))
+    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([5, 4]))
     assert (model.mean, model.std) == (0, 5)
     with pytest.raises(ValueError, match="targets: expected more than one value"):
-        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([[5], [4], [6]]))
+        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([5, 4, 6]))
 
 
 def test_scaled_accepts_published_weights_and_its_own():
     net, model = MODELS["TFN"](), Scaled(MODELS["TFN"]())
-    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([[5], [4]]))
+    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([5, 4]))
     published = net.state_dict()
     model.load_state_dict(published)
     assert (model.mean, model.std) == (4, 1)
