@@ -4,7 +4,7 @@ python -m benchmarks.report benchmarks/results/speed/DATE_cpu.json ...
 
 A result of one backend gives every workload its section; of several results, the last that has it. All of them are
 judged by the goals. A result of several backends gives a table that compares these with each other, or, where the
-oracle is among them, with it. With --launches, what was counted for a GPU has a section of its own.
+oracle is among them, with it. With --launches and --slots, what was counted for a GPU has sections of its own.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--launches", type=Path, metavar="LAUNCHES.json", help="what python -m benchmarks.launches wrote"
     )
+    parser.add_argument("--slots", type=Path, metavar="SLOTS.json", help="what python -m benchmarks.slots wrote")
     parser.add_argument("--page", type=Path, default=PAGE, help="page to write (default: docs/measurements.md)")
     return parser
 
@@ -51,6 +52,7 @@ from benchmarks.tables import (
     render_launches,
     render_nvidia,
     render_ratios,
+    render_slots,
 )
 from benchmarks.workloads import WORKLOADS
 from utils.files import atomic_write, read_json
@@ -76,6 +78,11 @@ LAUNCHES = """## On a GPU: counted and predicted
 launch in a training step, and the bytes that these launches would read and write; its help says what counts as either.
 The time is predicted: what these bytes take at the bandwidth that NVIDIA states, 2.04 TB/s for an A100 (80 GB) and
 3.35 TB/s for an H100 (SXM). A real step takes longer."""
+SLOTS = """## On a GPU: issue slots, counted
+
+What the kernels that make and use radial weights would take in a training step of `bonded-240` on an H100, if it did
+nothing but issue their instructions: read by `python -m benchmarks.slots` from the code that Triton compiles for sm_90.
+Its help says what is counted. These are bounds from below, and no measurements."""
 BACKENDS = """## Backends
 
 Training steps with each backend, alternating in one process, and how many times the time of the fastest the library's
@@ -108,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
     """
     flags = _parser().parse_args(arguments)
     results = [_read(path) for path in flags.results]
-    launches = _read_launches(flags.launches)
+    launches, slots = _read_counts(flags.launches, "launches"), _read_counts(flags.slots, "slots")
     with blame("--page"):
         if flags.page.exists() and MARK not in flags.page.read_text(encoding="utf-8"):
             raise ValueError(f"expected a page that this program has written, or none, got {flags.page}")
@@ -118,6 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Path]:
             sections = [HEADING, _command(flags), *_sections(results, pictures)]
             if launches:
                 sections += [LAUNCHES, render_launches(launches)]
+            if slots:
+                sections += [SLOTS, render_slots(slots)]
             file.write("\n\n".join(sections) + "\n")
     written = [flags.page, *pictures.values()]
     print("written: " + ", ".join(map(str, written)))
@@ -134,15 +143,20 @@ def _read(path: Path) -> Result:
     return result
 
 
-def _read_launches(path: Path | None) -> dict[str, Any]:
-    """What ``python -m benchmarks.launches`` wrote; nothing, where no file was named."""
+COUNTED = {"launches": {"launches", "gigabytes"}, "slots": {"launches", "slots", "tensor_cores", "spilled"}}
+
+
+def _read_counts(path: Path | None, name: str) -> dict[str, Any]:
+    """What ``python -m benchmarks.NAME`` wrote; nothing, where no file was named."""
     if path is None:
         return {}
-    with blame("--launches"):
+    with blame(f"--{name}"):
         counts = read_json(path)
-    parts = [part for case in counts.values() for part in case.values()] if isinstance(counts, dict) else []
-    if not parts or not all({"launches", "gigabytes"} <= part.keys() for part in parts):
-        raise UsageError(f"--launches: expected what python -m benchmarks.launches writes, got {path}")
+    rows = [*counts.values()] if isinstance(counts, dict) else []
+    if name == "launches":  # of each case, by the part of a step
+        rows = [row for case in rows if isinstance(case, dict) for row in case.values()]
+    if not rows or not all(isinstance(row, dict) and COUNTED[name] <= row.keys() for row in rows):
+        raise UsageError(f"--{name}: expected what python -m benchmarks.{name} writes, got {path}")
     return counts
 
 
@@ -164,8 +178,7 @@ def _latest(results: Sequence[Result]) -> dict[str, Result]:
 def _command(flags: argparse.Namespace) -> str:
     """The command that writes the page, as a block of code with a line for every file."""
     files = [_quoted(path) for path in flags.results]
-    if flags.launches:
-        files.append(f"--launches {_quoted(flags.launches)}")
+    files += [f"--{name} {_quoted(path)}" for name in COUNTED if (path := getattr(flags, name))]
     return "    " + " \\\n        ".join(["python -m benchmarks.report", *files])
 
 

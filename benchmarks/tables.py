@@ -132,6 +132,26 @@ def render_launches(counts: dict[str, Any]) -> str:
     return table(lines)
 
 
+def render_slots(counts: dict[str, Any]) -> str:
+    """The table of the issue slots of kernels, and of what tensor cores need beside them.
+
+    Args:
+        counts: what ``python -m benchmarks.slots`` writes.
+    """
+    return table(
+        [
+            {
+                "kernel": name,
+                "launches": str(row["launches"]),
+                "issue slots": f"{row['slots']:.3f} ms",
+                "tensor cores, beside them": f"{row['tensor_cores']:.3f} ms",
+                "spilled": f"{row['spilled']} bytes",
+            }
+            for name, row in counts.items()
+        ]
+    )
+
+
 def describe(result: dict[str, Any]) -> str:
     """Where, when and with which versions a result was measured, in one line.
 

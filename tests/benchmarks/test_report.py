@@ -113,11 +113,21 @@ def test_what_was_counted_is_beside_what_is_predicted_of_it(result_of, tmp_path)
     assert [*line.values()] == ["a case", "1,234", "1,234", "1.02", "1.02", "1 ms or more", "609 µs or more"]
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"a case": {"one": {"launches": 1}}}', "not JSON"])
-def test_other_counts_are_refused(result_of, tmp_path, content):
+def test_slots_that_were_counted_have_a_section(result_of, tmp_path):
+    counts, page = tmp_path / "slots.json", tmp_path / "speed.md"
+    counts.write_text(json.dumps({"all": {"launches": 31, "slots": 1.2731, "tensor_cores": 0.715, "spilled": 0}}))
+    main([str(result_of("result.json", ROWS["nbody"])), "--slots", str(counts), "--page", str(page)])
+    head, section = page.read_text().split("\n## On a GPU: issue slots, counted")
+    assert f"--slots {counts}" in head
+    assert [*lines(section)[0].values()] == ["all", "31", "1.273 ms", "0.715 ms", "0 bytes"]
+
+
+@pytest.mark.parametrize("flag", ["--launches", "--slots"])
+@pytest.mark.parametrize("content", ["[]", "{}", '{"a case": {"one": {"launches": 1}}}', '{"all": 1}', "not JSON"])
+def test_other_counts_are_refused(result_of, tmp_path, flag, content):
     (tmp_path / "counts.json").write_text(content)
-    with pytest.raises(UsageError, match=r"^--launches: "):
-        main([str(result_of("result.json", ROWS["nbody"])), "--launches", str(tmp_path / "counts.json")])
+    with pytest.raises(UsageError, match=f"^{flag}: "):
+        main([str(result_of("result.json", ROWS["nbody"])), flag, str(tmp_path / "counts.json")])
 
 
 def test_results_of_several_backends_compare_these(result_of, write):

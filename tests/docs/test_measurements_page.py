@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.launches import PATH as LAUNCHES
 from benchmarks.report import main
+from benchmarks.slots import PATH as SLOTS
 from benchmarks.workloads import FORCES_TRAINED, TRAINING
 from tests.benchmarks.cases import tables
 from tests.docs.pages import ROOT
@@ -65,6 +66,14 @@ def test_what_was_counted_for_a_gpu_is_what_the_table_of_counts_has(sections):
             assert line[f"launches, {part}"] == f"{row['launches']:,}"
             assert float(line[f"GB, {part}"]) == pytest.approx(row["gigabytes"], rel=0.01)
     assert not counts
+
+
+def test_issue_slots_are_those_of_the_table_of_counts(sections):
+    counts, section = json.loads(SLOTS.read_text()), sections["On a GPU: issue slots, counted"]
+    assert {line["kernel"]: line["issue slots"] for line in lines(section)} == {
+        name: f"{row['slots']:.3f} ms" for name, row in counts.items()
+    }
+    assert counts["all"]["slots"] <= 1.6  # as wanted
 
 
 def test_the_page_on_performance_has_no_figure_that_was_measured():
