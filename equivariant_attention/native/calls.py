@@ -95,7 +95,7 @@ def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it needs tensors on a CPU, got tensors on {tensor.device}"
-        if not is_recorded() and not holds_numbers(tensor):
+        if not (holds_numbers(tensor) or is_recorded()):
             return f"it needs tensors that hold numbers, got {type(tensor).__name__}"
     if dtype not in DTYPES:
         return f"it needs parameters in float32 or float64, got {dtype}"
