@@ -24,8 +24,8 @@ struct Degree {
     int64_t orders, channels_in, channels_out;
     const void* weight;  // [channels out, channels in], of the first part and then of the second
     void* dweight;       // null where not needed
-    Part parts[2];
     void* output;        // [nodes, channels out, orders]; in the backward pass its derivatives
+    Part parts[2];
 };
 
 struct Linear {

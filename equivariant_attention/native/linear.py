@@ -50,9 +50,8 @@ class _Part(ctypes.Structure):
 class _Degree(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("orders", "channels_in", "channels_out")),
-        *((name, ctypes.c_void_p) for name in ("weight", "dweight")),
+        *((name, ctypes.c_void_p) for name in ("weight", "dweight", "output")),
         ("parts", _Part * 2),
-        ("output", ctypes.c_void_p),
     )
 
 
@@ -101,8 +100,8 @@ def _call(function: str, lists: int, tensors: Tensors, derivatives: Tensors, out
     (weights, *parts), (dweights, *dparts) = split(tensors, lists), split(derivatives, lists)
     of_degrees = zip(weights, dweights, zip(*parts, strict=True), zip(*dparts, strict=True), output, strict=True)
     rows = [
-        (values[0].shape[2], W.shape[1], W.shape[0], address(W), address(dW), (*map(_part, values, dvalues),), address(out))
-        for W, dW, values, dvalues, out in of_degrees
+        (v[0].shape[2], W.shape[1], W.shape[0], *map(address, (W, dW, out)), (*map(_part, v, dv),))
+        for W, dW, v, dv, out in of_degrees
         if out is not None
     ]
     degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
