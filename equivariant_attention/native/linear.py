@@ -37,8 +37,8 @@ def joined(plain: Plain = None) -> Operation:
 
 def _operation(name: str, lists: int, plain: Plain) -> Operation:
     """Of matrices and one or two lists of features, which make up so many lists."""
-    functions = (partial(function, lists) for function in (_allocate, _forward, _gradient))
-    return Operation(name, (), *functions, plain, partial(_second, lists))
+    allocate, forward, gradient = partial(_allocate, lists), partial(_forward, lists), partial(_gradient, lists)
+    return Operation(name, (), allocate, forward, gradient, plain, partial(_second, lists))
 
 
 class _Part(ctypes.Structure):
