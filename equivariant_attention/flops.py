@@ -10,6 +10,7 @@ again in the backward pass is not counted.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -19,11 +20,13 @@ from .contraction import cost, cpp
 from .contraction.convolution import Convolution
 from .contraction.radial import HIDDEN
 from .native.attention import Shape
-from .native.operation import OPERATORS, halves, with_none
+from .native.operation import OPERATORS, split, with_none
 
 
-def _linear(tensors: Sequence[Tensor], present: Any) -> int:
-    return 2 * sum(v.shape[0] * v.shape[2] * W.numel() for W, v in zip(*halves(tensors), strict=True))
+def _linear(lists: int, tensors: Sequence[Tensor], present: Sequence[bool]) -> int:
+    """Products of matrices and features, which make up so many lists."""
+    weights, values, *_ = split(with_none(tensors, present), lists)
+    return 2 * sum(v.shape[0] * v.shape[2] * W.numel() for W, v in zip(weights, values, strict=True))
 
 
 def _attention(tensors: Sequence[Tensor], present: Sequence[bool], *shape: Any) -> int:
@@ -90,5 +93,7 @@ def _register(name: str, formula: Callable[..., int]) -> None:
     register_flop_formula(getattr(OPERATORS, f"{name}_gradient"), get_raw=True)(gradient)
 
 
-for _name, _formula in (("linear", _linear), ("attention", _attention), ("messages", _messages)):
-    _register(_name, _formula)
+_register("linear", partial(_linear, 2))
+_register("joined", partial(_linear, 3))
+_register("attention", _attention)
+_register("messages", _messages)

@@ -98,11 +98,14 @@ private:
     Mixing<T, W> mixing;
     Hidden<T, W> hidden;
 
-    // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
+    // Call task with some of the blocks begin, ..., end - 1 at a time: as many as there is room for, but not much more than
+    // what each group reads anew, the weights. Fewer of them leave more of the cache to all else.
     template <class Task>
     void for_blocks(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t size = sizeof(T) * C * (2 * (width + edges.frame_offset.back()) + p.num_scalars);
-        in_groups(begin, end, std::max(int64_t(1), p.room / size), [&](int64_t first, int64_t last) {
+        int64_t weights = 0;
+        for (const auto& network : networks) weights += sizeof(T) * VALUES * (network->rows + HIDDEN);
+        in_groups(begin, end, std::max(int64_t(1), std::min(p.room, 3 * weights) / size), [&](int64_t first, int64_t last) {
             std::vector<Block<T>> blocks;
             for (int64_t b = first; b < last; ++b) blocks.push_back(all[b]);
             task(blocks);

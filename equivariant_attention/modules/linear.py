@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from ..checks import check_degrees, check_features, of_fiber, with_three_dimensions
 from ..contraction import operators_for
 from ..fibers import Features, Fiber, by_degree
-from ..native import linear, on_gpu
-from ..native.operation import halves
+from ..native import linear
+from ..native.operation import halves, split
 from ..plain import check_hooks
 from ..precision import full_precision
 from ..printing import OneLine
@@ -88,18 +88,26 @@ def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: F
         second: the same, of some of these degrees.
 
     Returns:
-        ``{degree: [nodes, m_out, 2 degree + 1]}``; None where that is not done, as but on a GPU.
+        ``{degree: [nodes, m_out, 2 degree + 1]}``; None where PyTorch is to compute, or the channels are others.
     """
     weights, values = list(matrices.values()), [first[degree] for degree in matrices]
     others = [second.get(degree) for degree in matrices]
-    operators = operators_for(linear, [*weights, *values, *(v for v in others if v is not None)])
-    if operators is not on_gpu:
-        return None
-    return dict(zip(matrices, on_gpu.joined(_joined_and_mixed)([*weights, *values, *others]), strict=True))
+    tensors = [*weights, *values, *others]
+    fits = all(map(_is_joined, weights, values, others))
+    operators = operators_for(linear, [v for v in tensors if v is not None]) if fits else None
+    return dict(zip(matrices, operators.joined(_joined_and_mixed)(tensors), strict=True)) if operators else None
+
+
+def _is_joined(W: Tensor, value: Tensor, other: Tensor | None) -> bool:
+    """Whether a matrix acts on the channels of the first and, where there is one, of the second."""
+    if other is None:
+        return W.shape[1] == value.shape[1]
+    alike = value.shape[0] == other.shape[0] and value.shape[2] == other.shape[2]
+    return alike and W.shape[1] == value.shape[1] + other.shape[1]
 
 
 def _joined_and_mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    weights, values, others = on_gpu.thirds(tensors)
+    weights, values, others = split(tensors, 3)
     joined = (v if o is None else torch.cat([v, o], dim=1) for v, o in zip(values, others, strict=True))
     return [mixed(W, value) for W, value in zip(weights, joined, strict=True)]
 

@@ -155,6 +155,7 @@ class GSE3Res(OneLine):
 
     def _joined_and_projected(self, output: Features, features: Features) -> Features:
         if is_plain(self.cat, GCat) and is_plain(self.project, G1x1SE3) and not has_hooks_of_all():
+            check_hooks(self.project, "transform")
             projected = mixed_without_joining(cast(G1x1SE3, self.project).transform, output, features)
             if projected is not None:
                 return projected

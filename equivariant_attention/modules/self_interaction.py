@@ -71,7 +71,9 @@ def _weight_network(m_in: int, m_out: int) -> nn.Sequential:
 
 
 def _inner_products(value: Tensor) -> Tensor:
-    products = mixed(value.to(torch.promote_types(value.dtype, torch.float32)), value.mT).flatten(1)
-    # LayerNorm does not mind being given a part of everything, but squares of large products are no float32.
-    excess = (products.detach().abs().amax(-1, keepdim=True) / LARGEST_PRODUCT).clamp_min(1)
-    return products / excess
+    value = value.to(torch.promote_types(value.dtype, torch.float32))
+    # LayerNorm does not mind being given a part of everything, but squares of large products are no float32. No product
+    # is larger than the largest square.
+    largest = torch.linalg.vector_norm(value.detach(), dim=-1).amax(-1)[:, None, None]
+    value = value / (largest / LARGEST_PRODUCT**0.5).clamp_min(1)
+    return mixed(value, value.mT).flatten(1)

@@ -45,6 +45,23 @@ struct Incoming {
     }
 };
 
+// Call task(numbers), as a constant for one or two channels of degree 0 to 3: so short a loop takes longer to set up than to
+// run.
+template <class Task>
+ALWAYS_INLINE void with_numbers(int64_t numbers, Task task) {
+    switch (numbers) {
+        case 1: return task(Constant<1>());
+        case 2: return task(Constant<2>());
+        case 3: return task(Constant<3>());
+        case 5: return task(Constant<5>());
+        case 6: return task(Constant<6>());
+        case 7: return task(Constant<7>());
+        case 10: return task(Constant<10>());
+        case 14: return task(Constant<14>());
+        default: return task(numbers);
+    }
+}
+
 template <class T>
 struct Node {  // one node, and the edges into it
     const Attention& p;
@@ -70,21 +87,26 @@ struct Node {  // one node, and the edges into it
     // s[e, h] += <a[h], b[e, h]>, over one degree of all edges.
     void add_products(const T* a, const Part& b, T* s) const { add_products(a, b.values, b.numbers, s); }
     void add_products(const T* a, const void* b, int64_t numbers, T* s) const {
-        for (int64_t e = 0; e < count && a && b; ++e) {
-            const T* of_edge = static_cast<const T*>(b) + edges[e] * p.heads * numbers;
-            for (int64_t h = 0; h < p.heads; ++h) {
-                T sum = 0;
-                for (int64_t j = h * numbers; j < (h + 1) * numbers; ++j) sum += a[j] * of_edge[j];
-                s[e * p.heads + h] += sum;
+        if (!a || !b) return;
+        with_numbers(numbers, [&](auto n) {
+            for (int64_t e = 0; e < count; ++e) {
+                const T* of_edge = static_cast<const T*>(b) + edges[e] * p.heads * n;
+                for (int64_t h = 0; h < p.heads; ++h) {
+                    T sum = 0;
+                    for (int64_t j = 0; j < n; ++j) sum += a[h * n + j] * of_edge[h * n + j];
+                    s[e * p.heads + h] += sum;
+                }
             }
-        }
+        });
     }
 
     // to[h] += factor[h] from[h].
     void add_scaled(int64_t numbers, const T* factor, const T* from, T* to) const {
-        for (int64_t h = 0; h < p.heads; ++h) {
-            for (int64_t j = h * numbers; j < (h + 1) * numbers; ++j) to[j] += factor[h] * from[j];
-        }
+        with_numbers(numbers, [&](auto n) {
+            for (int64_t h = 0; h < p.heads; ++h) {
+                for (int64_t j = 0; j < n; ++j) to[h * n + j] += factor[h] * from[h * n + j];
+            }
+        });
     }
 
     // The softmax without its last factor, the envelope: s, [count, heads].

@@ -92,10 +92,11 @@ def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[in
 
 def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     """Why a C++ file cannot compute with these tensors in a dtype; empty, if it can. The first call builds it."""
+    recorded = is_recorded()
     for tensor in tensors:
         if tensor.device.type != "cpu":
             return f"it needs tensors on a CPU, got tensors on {tensor.device}"
-        if not is_recorded() and not holds_numbers(tensor):
+        if not recorded and not holds_numbers(tensor):
             return f"it needs tensors that hold numbers, got {type(tensor).__name__}"
     if dtype not in DTYPES:
         return f"it needs parameters in float32 or float64, got {dtype}"

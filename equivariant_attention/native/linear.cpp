@@ -1,4 +1,5 @@
-// Channels of every degree mixed by a matrix, as modules/linear.py has them, and the first derivatives.
+// Channels of every degree mixed by a matrix, as modules/linear.py has them, and the first derivatives. Values may consist of
+// two parts, whose channels need not be put side by side.
 //
 // linear.py calls the functions at the end of this file.
 
@@ -13,11 +14,18 @@ namespace {
 
 constexpr int64_t COLUMNS = 512;  // about, that are multiplied together
 
+struct Part {
+    int64_t channels;    // 0 where there is no such part
+    const void* values;  // [nodes, channels, orders]
+    void* dvalues;       // null where not needed
+};
+
 struct Degree {
     int64_t orders, channels_in, channels_out;
-    const void *weight, *values;  // [channels out, channels in], [nodes, channels in, orders]
-    void *dweight, *dvalues;      // null where not needed
-    void* output;                 // [nodes, channels out, orders]; in the backward pass its derivatives
+    const void* weight;  // [channels out, channels in], of the first part and then of the second
+    void* dweight;       // null where not needed
+    void* output;        // [nodes, channels out, orders]; in the backward pass its derivatives
+    Part parts[2];
 };
 
 struct Linear {
@@ -120,7 +128,7 @@ struct Worker {  // one degree of some nodes, one thread's
     }
 
     void forward(int64_t begin, int64_t end) const {
-        load(degree.values, degree.channels_in, begin, end, x);
+        load_parts(begin, end);
         multiply(degree.channels_out, degree.channels_in, One(), degree.channels_in, x, y);
         store(y, degree.channels_out, begin, end, degree.output);
     }
@@ -128,12 +136,26 @@ struct Worker {  // one degree of some nodes, one thread's
     void gradient(int64_t begin, int64_t end, T* dweight) const {
         load(degree.output, degree.channels_out, begin, end, y);
         if (dweight) {
-            load(degree.values, degree.channels_in, begin, end, x);
+            load_parts(begin, end);
             add_gradient_of_weight(dweight);
         }
-        if (!degree.dvalues) return;
+        if (!degree.parts[0].dvalues && !degree.parts[1].dvalues) return;
         multiply(degree.channels_in, One(), degree.channels_in, degree.channels_out, y, x);
-        store(x, degree.channels_in, begin, end, degree.dvalues);
+        for_parts([&](const Part& part, T* of_part) {
+            if (part.dvalues) store(of_part, part.channels, begin, end, part.dvalues);
+        });
+    }
+
+    void load_parts(int64_t begin, int64_t end) const {
+        for_parts([&](const Part& part, T* of_part) { load(part.values, part.channels, begin, end, of_part); });
+    }
+
+    // Call task(part, its place in x) for each part that is there.
+    template <class Task>
+    void for_parts(Task task) const {
+        const Part &first = degree.parts[0], &second = degree.parts[1];
+        task(first, x);
+        if (second.channels) task(second, x + first.channels * stride);
     }
 
     void add_gradient_of_weight(T* dweight) const {

@@ -4,31 +4,54 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, halves, if_used, register
+from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
-def linear(plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
+def linear(plain: Plain = None) -> Operation:
     """From matrices and features to their products, as ``plain`` has them.
 
     First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
     """
-    return Operation("linear", (), _allocate, _forward, _gradient, plain, _second)
+    return _operation("linear", 2, plain)
+
+
+def joined(plain: Plain = None) -> Operation:
+    """The same for features that consist of two parts, which need not be put side by side.
+
+    First come the matrices of all degrees, ``[m_out, m_first + m_second]``, then the first parts, then the second ones,
+    None for a degree that has none.
+    """
+    return _operation("joined", 3, plain)
+
+
+def _operation(name: str, lists: int, plain: Plain) -> Operation:
+    """Of matrices and one or two lists of features, which make up so many lists."""
+    allocate, forward, gradient = partial(_allocate, lists), partial(_forward, lists), partial(_gradient, lists)
+    return Operation(name, (), allocate, forward, gradient, plain, partial(_second, lists))
+
+
+class _Part(ctypes.Structure):
+    """``linear.cpp`` says what the fields of this structure and the next ones are."""
+
+    _fields_ = (("channels", ctypes.c_int64), ("values", ctypes.c_void_p), ("dvalues", ctypes.c_void_p))
 
 
 class _Degree(ctypes.Structure):
-    """``linear.cpp`` says what the fields of this structure and the next one are."""
-
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("orders", "channels_in", "channels_out")),
-        *((name, ctypes.c_void_p) for name in ("weight", "values", "dweight", "dvalues", "output")),
+        *((name, ctypes.c_void_p) for name in ("weight", "dweight", "output")),
+        ("parts", _Part * 2),
     )
 
 
@@ -40,48 +63,54 @@ class _Linear(ctypes.Structure):
     )
 
 
-def _allocate(tensors: Tensors) -> list[Tensor]:
-    return [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(*halves(tensors), strict=True)]
+def _allocate(lists: int, tensors: Tensors) -> list[Tensor]:
+    weights, values, *_ = split(tensors, lists)
+    return [v.new_empty(v.shape[0], W.shape[0], v.shape[2]) for W, v in zip(weights, values, strict=True)]
 
 
-def _forward(tensors: Tensors, output: Sequence[Tensor]) -> None:
-    _call("forward", tensors, [None] * len(tensors), output)
+def _forward(lists: int, tensors: Tensors, output: Sequence[Tensor]) -> None:
+    _call("forward", lists, tensors, [None] * len(tensors), output)
 
 
-def _gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
+def _gradient(lists: int, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
     derivatives = empty_like(tensors, if_used(needed, gradients))
-    _call("gradient", tensors, derivatives, gradients)
+    _call("gradient", lists, tensors, derivatives, gradients)
     return derivatives
 
 
 def _second(
-    tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
+    lists: int, tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
 ) -> tuple[Tensors, Sequence[Tensor]]:
     """Second derivatives: products are linear in matrices and in features."""
-    every = [_or_zeros(t, like) for t, like in zip(directions, tensors, strict=True)]
-    (W, v), (tW, tv) = halves(tensors), halves(every)
-    tangents = _allocate(tensors)
-    _forward([*W, *tv], tangents)
-    if any(t is not None for t in directions[: len(W)]):
-        by_matrices = _allocate(tensors)
-        _forward([*tW, *v], by_matrices)
+    every, n = [*starmap(_or_zeros, zip(directions, tensors, strict=True))], len(tensors) // lists
+    tangents = _allocate(lists, tensors)
+    _forward(lists, [*tensors[:n], *every[n:]], tangents)
+    if any(t is not None for t in directions[:n]):
+        by_matrices = _allocate(lists, tensors)
+        _forward(lists, [*every[:n], *tensors[n:]], by_matrices)
         tangents = [a + b for a, b in zip(tangents, by_matrices, strict=True)]
-    return _gradient([*tW, *tv], needed, gradients), tangents
+    return _gradient(lists, every, needed, gradients), tangents
 
 
-def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if tangent is None else tangent
+def _or_zeros(tangent: Tensor | None, like: Tensor | None) -> Tensor | None:
+    return torch.zeros_like(like) if tangent is None and like is not None else tangent
 
 
-def _call(function: str, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:
-    (weights, values), (dweights, dvalues) = halves(tensors), halves(derivatives)
+def _call(function: str, lists: int, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:
+    (weights, *parts), (dweights, *dparts) = split(tensors, lists), split(derivatives, lists)
+    of_degrees = zip(weights, dweights, zip(*parts, strict=True), zip(*dparts, strict=True), output, strict=True)
     rows = [
-        (v.shape[2], W.shape[1], W.shape[0], *map(address, (W, v, dW, dv, out)))
-        for W, v, dW, dv, out in zip(weights, values, dweights, dvalues, output, strict=True)
+        (v[0].shape[2], W.shape[1], W.shape[0], *map(address, (W, dW, out)), (*map(_part, v, dv),))
+        for W, dW, v, dv, out in of_degrees
         if out is not None
     ]
     degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
-    call(SOURCE, function, values[0].dtype, _Linear(len(values[0]), len(degrees), degrees, Threads()))
+    call(SOURCE, function, weights[0].dtype, _Linear(len(parts[0][0]), len(degrees), degrees, Threads()))
+
+
+def _part(values: Tensor | None, dvalues: Tensor | None) -> tuple[int, int | None, int | None]:
+    return 0 if values is None else values.shape[1], address(values), address(dvalues)
 
 
 register("linear", "", linear)
+register("joined", "", joined)

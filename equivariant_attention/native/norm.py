@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, call
-from ..native.operation import Operation, Tensors, empty_like, if_used, register
+from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -72,11 +72,11 @@ def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
 def _second_of_normalised(
     zero: Zero, eps: float, tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
 ) -> tuple[Tensors, Sequence[Tensor]]:
-    values, scale, shift = _split(tensors, 3)
+    values, scale, shift = split(tensors, 3)
     derivatives, tangents = empty_like(tensors, if_used(needed, gradients)), [torch.empty_like(v) for v in values]
     arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(values, gradients, strict=True)]
     names = ("scale", "shift", "tvalues", "tscale", "tshift", "dvalues", "dscale", "dshift", "toutput")
-    places = (scale, shift, *_split(directions, 3), *_split(derivatives, 3), tangents)
+    places = (scale, shift, *split(directions, 3), *split(derivatives, 3), tangents)
     _call("normalised_second", zero, values, arriving, (eps,), **dict(zip(names, places, strict=True)))
     return derivatives, tangents
 
@@ -85,16 +85,16 @@ def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[s
     """From features of all degrees, then one parameter of all degrees, then the next, to features of other norms."""
 
     def allocate(tensors: Tensors) -> list[Tensor]:
-        return [torch.empty_like(v) for v in _split(tensors, 1 + len(parameters))[0]]
+        return [torch.empty_like(v) for v in split(tensors, 1 + len(parameters))[0]]
 
     def forward(tensors: Tensors, output: Sequence[Tensor]) -> None:
-        values, *others = _split(tensors, 1 + len(parameters))
+        values, *others = split(tensors, 1 + len(parameters))
         _call(name, zero, values, output, eps, **dict(zip(parameters, others, strict=True)))
 
     def gradient(tensors: Tensors, needed: Sequence[bool], by_output: Tensors) -> Tensors:
-        values, *others = _split(tensors, 1 + len(parameters))
+        values, *others = split(tensors, 1 + len(parameters))
         derivatives = empty_like(tensors, if_used(needed, by_output))
-        dvalues, *dothers = _split(derivatives, 1 + len(parameters))
+        dvalues, *dothers = split(derivatives, 1 + len(parameters))
         places = zip([*parameters, *(f"d{p}" for p in parameters)], [*others, *dothers], strict=True)
         _call(f"{name}_gradient", zero, values, by_output, eps, dvalues=dvalues, **dict(places))
         return derivatives
@@ -106,12 +106,6 @@ register("norms", "float smallest, float[] noise, bool keepdim", lambda s, n, ke
 for _name, _make in (("rescaled", rescaled), ("biased", biased)):
     register(_name, "float smallest, float[] noise", lambda *zero, make=_make: make(Zero(*zero)))
 register("normalised", "float smallest, float[] noise, float eps", lambda s, n, eps: normalised(Zero(s, n), eps))
-
-
-def _split(tensors: Tensors, parts: int) -> list[Tensors]:
-    """A list in so many equal parts."""
-    size = len(tensors) // parts
-    return [tensors[i : i + size] for i in range(0, len(tensors), size)]
 
 
 class _Part(ctypes.Structure):

@@ -200,9 +200,15 @@ def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None
     return [next(rest) if p else absent for p in present]
 
 
-def halves(tensors: Tensors) -> tuple[Tensors, Tensors]:
+def split(tensors: Tensors, parts: int) -> list[Tensors]:
+    """A list in so many equal parts."""
+    size = len(tensors) // parts
+    return [tensors[i : i + size] for i in range(0, len(tensors), size)]
+
+
+def halves(tensors: Tensors) -> list[Tensors]:
     """The first and the second half of a list."""
-    return tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+    return split(tensors, 2)
 
 
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:

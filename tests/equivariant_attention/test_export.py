@@ -109,7 +109,7 @@ def test_of_one_size(name):
 
 @needs_cpp
 def test_what_runs_in_cpp_is_in_the_program():
-    assert own(exported(OnEdges(), False, True)) == {"plan", "messages", "attention", "linear", "normalised"}
+    assert own(exported(OnEdges(), False, True)) == {"plan", "messages", "attention", "linear", "joined", "normalised"}
 
 
 def test_derivatives_of_a_program():

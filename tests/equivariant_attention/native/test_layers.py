@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
-from equivariant_attention.modules import GMABSE3, G1x1SE3, GNormBias, GNormSE3
+from equivariant_attention.modules import GMABSE3, G1x1SE3, GCat, GNormBias, GNormSE3
+from equivariant_attention.modules.linear import mixed_without_joining
 from equivariant_attention.native import attention, calls, compiler, linear, norm
 from tests.cases import MIXED, VECTORS, random_features
 
@@ -60,12 +61,33 @@ def on_edges(f_value, f_key, heads, nodes, edges, envelope=False):
     return function, leaves
 
 
+def joined():
+    """Two features mixed as one, as a function of these and the matrices; the second lacks a degree."""
+    first, second = MIXED, VECTORS
+    cat = GCat(first, second)
+    layer = G1x1SE3(cat.f_out, MIXED)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def function(*tensors):
+        rest = iter(tensors)
+        x, y = ({str(d): next(rest) for d in fiber.degrees} for fiber in (first, second))
+        matrices = dict(zip(layer.transform, rest, strict=True))
+        found = mixed_without_joining(matrices, x, y)
+        if found is None:
+            found = functional_call(layer, dict(zip(names, matrices.values(), strict=True)), cat(x, y))
+        return [*found.values()]
+
+    leaves = [v for fiber in (first, second) for v in random_features(fiber, 10, torch.float64).values()]
+    return function, [*leaves, *layer.parameters()]
+
+
 CASES = {
     "linear": lambda: on_nodes(G1x1SE3(MIXED, MIXED), MIXED),
     "linear-wide": lambda: on_nodes(G1x1SE3(WIDE, WIDE), WIDE, nodes=600),
     "linear-high": lambda: on_nodes(G1x1SE3(HIGH, HIGH), HIGH),
     "linear-to-fewer": lambda: on_nodes(G1x1SE3(MIXED, VECTORS), MIXED),
     "linear-no-nodes": lambda: on_nodes(G1x1SE3(MIXED, MIXED), MIXED, nodes=0),
+    "joined": joined,
     "norm": lambda: on_nodes(GNormSE3(MIXED), MIXED),
     "norm-network": lambda: on_nodes(GNormSE3(WIDE, nonlin=nn.SiLU, num_layers=2), WIDE),
     "norm-tanh": lambda: on_nodes(GNormSE3(HEADS, nonlin=nn.Tanh), HEADS),
@@ -81,7 +103,7 @@ CASES = {
     "attention-no-nodes": lambda: on_edges(HEADS, HEADS, 3, nodes=0, edges=0),
     "attention-one-node": lambda: on_edges(HEADS, HEADS, 3, nodes=1, edges=200),
 }
-SMALL = ["linear", "norm", "norm-bias", "norm-tanh", "attention", "attention-envelope"]
+SMALL = ["linear", "joined", "norm", "norm-bias", "norm-tanh", "attention", "attention-envelope"]
 
 
 def case(name, dtype=torch.float64):
@@ -265,6 +287,7 @@ def calls_of(monkeypatch):
     ("name", "expected"),
     [
         ("linear", ["linear.forward", "linear.gradient"]),
+        ("joined", ["linear.forward", "linear.gradient"]),
         ("norm", ["norm.normalised", "norm.normalised_gradient"]),
         ("norm-bias", ["norm.biased", "norm.biased_gradient"]),
         ("norm-network", ["norm.norms", "norm.rescaled", "norm.rescaled_gradient", "norm.norms_gradient"]),

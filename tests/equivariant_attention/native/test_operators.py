@@ -14,7 +14,7 @@ from tests.cases import VECTORS, awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, build, run, tensors
 
 pytestmark = pytest.mark.skipif(bool(not_built(attention.SOURCE)), reason=not_built(attention.SOURCE))
-WITH_GRADIENT = {"messages", "attention", "linear", "norms", "rescaled", "biased", "normalised"}
+WITH_GRADIENT = {"messages", "attention", "linear", "joined", "norms", "rescaled", "biased", "normalised"}
 ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
@@ -75,6 +75,7 @@ def names(calls):
     ("name", "expected"),
     [
         ("GSE3Res-att-add", {"plan", "messages", "attention", "linear"}),
+        ("GSE3Res", {"plan", "messages", "attention", "linear", "joined"}),
         ("GNormSE3-0", {"plan", "normalised"}),
         ("GNormSE3-2", {"plan", "norms", "rescaled"}),
         ("GNormBias", {"plan", "biased"}),
