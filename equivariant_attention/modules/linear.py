@@ -90,20 +90,24 @@ def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: F
     Returns:
         ``{degree: [nodes, m_out, 2 degree + 1]}``; None where PyTorch is to compute, or the channels are others.
     """
-    weights, values = list(matrices.values()), [first[degree] for degree in matrices]
-    others = [second.get(degree) for degree in matrices]
-    tensors = [*weights, *values, *others]
-    fits = all(map(_is_joined, weights, values, others))
-    operators = operators_for(linear, [v for v in tensors if v is not None]) if fits else None
+    if not _fit(matrices, first, second):
+        return None
+    tensors = [*matrices.values(), *(first[degree] for degree in matrices), *map(second.get, matrices)]
+    operators = operators_for(linear, [v for v in tensors if v is not None])
     return dict(zip(matrices, operators.joined(_joined_and_mixed)(tensors), strict=True)) if operators else None
 
 
-def _is_joined(W: Tensor, value: Tensor, other: Tensor | None) -> bool:
-    """Whether a matrix acts on the channels of the first and, where there is one, of the second."""
-    if other is None:
-        return W.shape[1] == value.shape[1]
-    alike = value.shape[0] == other.shape[0] and value.shape[2] == other.shape[2]
-    return alike and W.shape[1] == value.shape[1] + other.shape[1]
+def _fit(matrices: nn.ParameterDict, first: Features, second: Features) -> bool:
+    """Whether all are of the same nodes, and matrices act on the channels that both have together."""
+    nodes = next(iter(first.values())).shape[0]
+    for degree, W in matrices.items():
+        parts = [part[degree] for part in (first, second) if degree in part]
+        shapes = [(nodes, v.shape[1], 2 * int(degree) + 1) for v in parts if v.dim() == 3]
+        if degree not in first or [tuple(v.shape) for v in parts] != shapes:
+            return False
+        if W.dim() != 2 or W.shape[1] != sum(v.shape[1] for v in parts):
+            return False
+    return True
 
 
 def _joined_and_mixed(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -35,6 +35,14 @@ def test_the_parts_fit_together():
             torch.testing.assert_close(value, expected[degree])
 
 
+def test_an_attention_that_returns_other_nodes_is_refused():
+    """In C++ the projection reads what attention returns as it is. A degree that the input lacks is checked alone."""
+    layer, features = GSE3Res(VECTORS, OUT, div=2).double(), random_features(VECTORS, 15, torch.float64)
+    layer.GMAB["attn"].register_forward_hook(lambda module, args, output: {**output, "2": output["2"][:7]})
+    with pytest.raises(ValueError, match=r"\['2'\] must have shape \[15, 2, 5\], got \[7, 2, 5\]"):
+        run(layer, random_graph(), features)
+
+
 def test_fibers_of_values_and_keys():
     layer = GSE3Res(VECTORS, FULL, div=2)
     assert layer.GMAB["v"].f_out == Fiber(4, 2)
