@@ -37,7 +37,7 @@ from ..native.operation import Operation, plain_gradient, register
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
 CHANNELS = 32  # of features that a program of `messages` takes at a time
-MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
+MOST_CHANNELS = 64  # which half fill a thread's registers in `by_hidden`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
