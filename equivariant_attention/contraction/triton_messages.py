@@ -37,7 +37,7 @@ from ..native.operation import Operation, plain_gradient, register
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
 CHANNELS = 32  # of features that a program of `messages` takes at a time
-MOST_CHANNELS = 64  # which half fill a thread's registers in `messages`; twice as many would not fit
+MOST_CHANNELS = 64  # which half fill a thread's registers in `by_hidden`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
@@ -269,7 +269,7 @@ class Call:
     ) -> ByOrder:
         C, P = inside.channels, made.m0.shape[3]
         CT = min(C, CHANNELS)
-        (PT0, PD0), (PT, PD) = (_tiles(launch.capability(self.device), AB, CT, P) for AB in (1, 2))
+        (PT0, PD0), (PT, PD) = (self._tiles(AB, CT, P) for AB in (1, 2))
         tiles = len(made.m0) * (P // PT0) + len(made.m) * (P // PT)
         given: list[Any] = []
         for which in (0, 1):
@@ -280,7 +280,7 @@ class Call:
                 mixing().messages, (_blocks(rows.count, ROWS) * tiles,),
                 g, *given, len(made.m0), len(made.m), self.edges, self.rows, *rows[1:],
                 D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, CT=CT, HAS_BIAS=biases is not None, ROWS=ROWS,
-                num_warps=4, num_stages=3 if _is_roomy(launch.capability(self.device)) else 1, **self._precision,
+                num_warps=4, num_stages=3 if self._is_roomy else 1, **self._precision,
             )  # fmt: skip
         return made
 
@@ -322,6 +322,7 @@ class Call:
 
     def _by_hidden(self, x: ByOrder, dy: ByOrder, A: LastLayers) -> Tensor:
         C, P = self.layout.channels_in, self.layout.channels_out
+        PT = min(P, max(1, (64 if self._is_roomy else 64 // self._products) // C))
         dg = x.m0.new_empty(len(self.convolution.rows), self.rows, HIDDEN)
         for rows in self._row_sets():
             run(
@@ -329,17 +330,18 @@ class Call:
                 A.weights[0], x.m0, dy.m0, A.weights[1], x.m, dy.m, dg, self._table("of_networks"),
                 *(self._table(name, which) for name in ("by_network", "ends") for which in (0, 1)),
                 self.edges, self.rows, *rows[1:],
-                D=rows.D, P=P, PT=_channels(C, P), C=C, ROWS=ROWS, num_warps=4, num_stages=1, **self._precision,
+                D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=1, **self._precision,
             )  # fmt: skip
         return dg
 
     def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, hidden: Tensor, d: Tensor) -> None:
         """Write the derivatives with respect to all parameters: those by the hidden layers are given in parts."""
         layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
-        PD, counts = _channels(C, P), [self._kernels(which) for which in (0, 1)]
-        PT0, PT = min(P, 4 * PD), min(P, 2 * PD)
+        PD, counts = min(P, max(1, 64 // C)), [self._kernels(which) for which in (0, 1)]
+        PT0, PT = (min(P, n * PD // self._products) for n in (4, 2))
         programs = counts[0] * P // PT0 + counts[1] * P // PT
         parts = [(rows, *_parts(rows.count, programs)) for rows in self._row_sets()]
+        tile = ROWS // 2 if self._is_roomy else ROWS // (2 * self._products)
         total, sums, given = sum(n for *_, n in parts), [], []
         for which in (0, 1):
             b = g.new_empty(total, counts[which], P, 1 + which, C)
@@ -350,7 +352,7 @@ class Call:
             run(
                 mixing().by_weights, (programs, count),
                 g, *given, *counts, self.edges, self.rows, *rows[1:], of_part, first,
-                D=rows.D, P=P, PT0=PT0, PT=PT, PD=PD, C=C, ROWS=ROWS // 2, num_warps=4, num_stages=1, **self._precision,
+                D=rows.D, P=P, PT0=PT0, PT=PT, PD=PD, C=C, ROWS=tile, num_warps=4, num_stages=1, **self._precision,
             )  # fmt: skip
             first += count
         run(
@@ -451,6 +453,25 @@ class Call:
         if self.edges > 2 * self.pairs:
             yield Rows(1, self.pairs, self.edges - 2 * self.pairs, 2 * self.pairs)
 
+    def _tiles(self, AB: int, C: int, P: int) -> tuple[int, int]:
+        """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
+
+        As many as registers hold, as the compiler reports for these sizes: ``benchmarks/machine_code.py``.
+        """
+        most, columns = (8 if AB == 1 or C < 32 else 4, 64) if self._is_roomy else (4 // AB, 64 * AB)
+        PT = min(P, most // self._products)
+        return PT, max(1, min(PT, columns // (AB * C)))
+
+    @property
+    def _products(self) -> int:
+        """How many registers a product takes, next to one in TF32: three of these need twice as many."""
+        return 2 if self._precision["PRECISION"] == "tf32x3" else 1
+
+    @property
+    def _is_roomy(self) -> bool:
+        """Whether products read shared memory, as on sm_90, and leave registers to others."""
+        return launch.capability(self.device) // 10 == 9
+
     @property
     def _sum(self) -> Any:
         import triton.language as tl
@@ -534,24 +555,3 @@ def _parts(rows: int, programs: int) -> tuple[int, int]:
 def _edges(ends: Ends) -> int:
     """Edges of a program that turns them: so many that all orders stay in registers."""
     return max(4, min(32, 1024 // ends.channels))
-
-
-def _is_roomy(capability: int) -> bool:
-    """Whether products read shared memory, as on sm_90, and leave registers to others."""
-    return capability // 10 == 9
-
-
-def _tiles(capability: int, AB: int, C: int, P: int) -> tuple[int, int]:
-    """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
-
-    As many as registers hold, as the compiler reports for these sizes: ``benchmarks/machine_code.py``.
-    """
-    roomy = _is_roomy(capability)
-    PT = min(P, (8 if AB == 1 or C < 32 else 4) if roomy else 4 // AB)
-    columns = 128 if AB == 2 and not roomy else 64
-    return PT, max(1, min(PT, columns // (AB * C)))
-
-
-def _channels(C: int, P: int) -> int:
-    """Channels out of a tile of derivatives with respect to radial weights, which has 64 columns."""
-    return max(1, min(P, 64 // C))

@@ -176,24 +176,18 @@ def _messages(
 
 
 @triton.jit
-def _dR(
-    x_at, dy_at, x_slot, y_slot, edge, is_e, edges, p, b,
-    AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr,
-    SUM: tl.constexpr,
-):  # fmt: skip
-    """The derivative with respect to R_a for b = 0, to R_b for b = 1, ``[rows, PT C]``."""
-    c = tl.arange(0, C)
-    R = tl.zeros((ROWS, PT, C), dtype=SUM)
-    for sign in tl.static_range(AB):
+def _by_R(dy, x, b: tl.constexpr, AB: tl.constexpr, D: tl.constexpr):
+    """The derivative with respect to R_a for b = 0, to R_b for b = 1, from AB D tensors each."""
+    dR = dy[b * D] * x[0]
+    for d in tl.static_range(1, D):
+        dR += dy[b * D + d] * x[d]
+    if AB == 2:
         for d in tl.static_range(D):
-            at = x_at + ((x_slot * AB + (sign + b) % AB) * edges + edge + d)[:, None] * C + c[None, :]
-            x = tl.load(at, mask=is_e[:, None], other=0.0).to(SUM)
-            at = dy_at + ((y_slot * AB + sign) * edges + edge + d)[:, None] * P + p[None, :]
-            dy = tl.load(at, mask=is_e[:, None], other=0.0).to(SUM)
-            if AB == 2 and sign == 0:
-                dy = dy * (1.0 - 2.0 * b)
-            R += dy[:, :, None] * x[:, None, :]
-    return tl.reshape(R, (ROWS, PT * C))
+            if b == 0:
+                dR += dy[D + d] * x[D + d]
+            else:
+                dR -= dy[d] * x[D + d]
+    return dR
 
 
 @triton.jit
@@ -202,15 +196,24 @@ def _by_kernels(
     AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
     ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    j, n = tl.arange(0, H), tl.arange(0, PT * C)
+    c, p, j, n = tl.arange(0, C), tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * C)
     for i in range(first, last):
         kernel = tl.load(kernels_at + i).to(tl.int64)
         x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
         y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
+        x = ()
+        for ab in tl.static_range(AB):
+            for d in tl.static_range(D):
+                of_x = x_at + ((x_slot * AB + ab) * edges + edge + d)[:, None] * C + c[None, :]
+                x += (tl.load(of_x, mask=is_e[:, None], other=0.0).to(SUM)[:, None, :],)
         for p0 in range(0, P, PT):
+            dy = ()
+            for ab in tl.static_range(AB):
+                for d in tl.static_range(D):
+                    of_dy = dy_at + ((y_slot * AB + ab) * edges + edge + d)[:, None] * P + p0 + p[None, :]
+                    dy += (tl.load(of_dy, mask=is_e[:, None], other=0.0).to(SUM)[:, :, None],)
             for b in tl.static_range(AB):
-                p = p0 + tl.arange(0, PT)
-                dR = _dR(x_at, dy_at, x_slot, y_slot, edge, is_e, edges, p, b, AB, D, P, PT, C, ROWS, SUM)
+                dR = tl.reshape(_by_R(dy, x, b, AB, D), (ROWS, PT * C))
                 column = ((kernel * P + p0 + n // C) * AB + b) * C + n % C
                 A = tl.load(A_at + column[:, None] * H + j[None, :]).to(DOT)
                 dg = tl.dot(dR.to(DOT), A, dg, input_precision=PRECISION, out_dtype=SUM)
@@ -238,21 +241,6 @@ def by_hidden(
                      edges, 2, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     row = network.to(tl.int64) * rows + first_row + e
     tl.store(dg_at + row[:, None] * H + tl.arange(0, H)[None, :], dg, mask=is_e[:, None])
-
-
-@triton.jit
-def _by_R(dy, x, b: tl.constexpr, AB: tl.constexpr, D: tl.constexpr):
-    """The derivative with respect to R_a for b = 0, to R_b for b = 1, from AB D tensors each."""
-    dR = dy[b * D] * x[0]
-    for d in tl.static_range(1, D):
-        dR += dy[b * D + d] * x[d]
-    if AB == 2:
-        for d in tl.static_range(D):
-            if b == 0:
-                dR += dy[D + d] * x[D + d]
-            else:
-                dR -= dy[d] * x[D + d]
-    return dR
 
 
 @triton.jit
