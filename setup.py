@@ -1,9 +1,10 @@
 """Wheels with C++ kernels in them, where EQUIVARIANT_ATTENTION_PREBUILD=1 asks for them; all else is in pyproject.toml.
 
-EQUIVARIANT_ATTENTION_PREBUILD=1 python -m build --wheel      on Linux on x86-64, with a C++ compiler
+EQUIVARIANT_ATTENTION_PREBUILD=1 python -m build --wheel      on Linux on x86-64 or ARM, with a C++ compiler
 """
 
 import os
+import platform
 import runpy
 from pathlib import Path
 
@@ -17,7 +18,7 @@ IS_ASKED = os.environ.get("EQUIVARIANT_ATTENTION_PREBUILD") == "1"
 
 
 class BuildWithKernels(build_py):
-    """Builds every kernel for every level of x86-64, beside the files of the package."""
+    """Builds every kernel for every level of this machine, beside the files of the package."""
 
     def run(self) -> None:
         """What setuptools calls."""
@@ -26,7 +27,7 @@ class BuildWithKernels(build_py):
             compiler = runpy.run_path(str(COMPILER))  # the package itself needs PyTorch
             folder = Path(self.build_lib) / compiler["PREBUILT"]
             for source in sorted(PACKAGE.rglob("*.cpp")):
-                for level in compiler["LEVELS"]:
+                for level in compiler["MACHINES"][platform.machine()]:
                     compiler["prebuild"](source, level, folder)
 
 

@@ -700,11 +700,10 @@ def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) ->
 
 def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
     """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
-    if sizes.shape[0] == 1:  # in operators that ONNX has
-        return torch.zeros(total, dtype=torch.int64, device=device)
-    groups = torch.arange(sizes.shape[0], device=device)
-    # With the size of the output given, a GPU need not report the sum of the sizes back.
-    return torch.repeat_interleave(groups, sizes.to(device), output_size=total)
+    # In operators that ONNX has, and without looking at values: how many groups end before each item, or at it.
+    ends = sizes.to(device).cumsum(0)[:-1]
+    ended = torch.zeros(total + 1, dtype=torch.int64, device=device).index_add(0, ends, torch.ones_like(ends))
+    return ended[:total].cumsum(0)
 
 
 def _filled(

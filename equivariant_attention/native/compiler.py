@@ -34,7 +34,9 @@ _AVX2 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe",
 LEVELS = {
     "x86-64-v4": _AVX2.union(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
     "x86-64-v3": _AVX2,
+    "armv8-a": frozenset(["asimd"]),
 }
+MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3"), "aarch64": ("armv8-a",)}  # which of them a machine builds
 HUNG: set[str] = set()  # compilers that this process does not wait for again
 
 
@@ -50,7 +52,7 @@ class BuildFailedError(BuildError):
 def library(source: Path) -> ctypes.CDLL:
     """The library built from a C++ file, which includes headers beside it and beside this module, and no others.
 
-    Where a wheel was installed that has it built from just these files, for a level of x86-64 that this processor has,
+    Where a wheel was installed that has it built from just these files, for a level that this processor has,
     it is that one. Otherwise it is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for
     the processor of this machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or
     ``~/.cache/equivariant_attention``, under a name made from the file, these headers, the compiler, its flags, the
@@ -89,7 +91,7 @@ def prebuild(source: Path, level: str, folder: Path) -> Path:
 
     Args:
         source: the file.
-        level: of x86-64, one of ``LEVELS``.
+        level: one of ``LEVELS``, of the machine that builds.
         folder: where it is to be; made, if it is not there.
 
     Returns:
@@ -119,10 +121,10 @@ def _name_for(source: Path, level: str) -> str:
 
 @cache
 def _abilities() -> frozenset[str]:
-    """What this processor can do, as Linux on x86-64 names it; nothing elsewhere."""
+    """What this processor can do, as Linux on x86-64 and ARM names it; nothing elsewhere."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
+            if line.startswith(("flags", "Features")):
                 return frozenset(line.partition(":")[2].split())
     return frozenset()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..fibers import Features
+from ..fibers import Features, by_degree
 from ..so3.vectors import length_and_direction
 
 # Of the lengths, by the name of the option of RoseTTAFold-All-Atom.
@@ -38,7 +38,7 @@ def get_populated_edge_features(
     """
     check_populate(populate_edge)
     length = LENGTHS[populate_edge](length_and_direction(relative_pos)[0])[:, None]
-    features = dict(edge_features or {})
+    features = dict(by_degree(edge_features or {}, "edge_features"))
     features["0"] = torch.cat([features["0"], length], dim=1) if "0" in features else length
     return features
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..fibers import Fiber as PlainFiber
+from ..fibers import by_degree
 from ..nvidia.utils import degree_to_dim
 
 
@@ -104,6 +105,7 @@ class Fiber(dict[int, int]):
         """
         if num_heads < 1 or any(channels % num_heads for channels in self.channels):
             raise ValueError(f"num_heads must divide the channels of every degree of {self}, got {num_heads}")
+        tensors = by_degree(tensors, "tensors")
         return torch.cat([tensors[str(d)].unflatten(-2, (num_heads, -1)).flatten(-2) for d in self.degrees], dim=-1)
 
     def __getitem__(self, degree: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..checks import check_features, check_floating_point, check_whole_number, first_parameter
 from ..contraction.radial import HIDDEN
-from ..fibers import Features
+from ..fibers import Features, by_degree
 from ..graphs import GraphLike, as_graph
 from ..nvidia.basis import as_here, frames_of, relative_positions, scalars_of
 from ..nvidia.edge_features import check_populate, get_populated_edge_features
@@ -161,7 +161,7 @@ class SE3Transformer(nn.Module):
         Args:
             graph: a (batched) DGLGraph, :class:`~equivariant_attention.graphs.Graph` or PyTorch Geometric ``Data`` with
                 ``edata['rel_pos']``, ``[edges, 3]``; its sign is as the model was trained with.
-            node_feats: ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``fiber_in``, the degree as a string.
+            node_feats: ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``fiber_in``.
             edge_feats: ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``fiber_edge``.
             basis: the package's, from :func:`~equivariant_attention.nvidia.get_basis`; or this library's, a pair from
                 :func:`~equivariant_attention.basis.get_basis_and_r`; None for frames of the edges.
@@ -176,6 +176,7 @@ class SE3Transformer(nn.Module):
         """
         G = as_graph(graph)
         _check_precision(self)
+        node_feats, edge_feats = by_degree(node_feats, "node_feats"), by_degree(edge_feats, "edge_feats")
         check_features(node_feats, self._plain_in, G.num_nodes(), "node_feats", self)
         edges = self._populated(edge_feats, G)
         own = as_here(G, scalars_of(edges, G.num_edges()))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..fibers import by_degree
+
 
 def degree_to_dim(degree: int) -> int:
     """Number of orders of a ``degree``, ``2 degree + 1``."""
@@ -51,6 +53,7 @@ def aggregate_residual(feats1: Mapping[str, Tensor], feats2: Mapping[str, Tensor
     Raises:
         ValueError: ``method`` is none of these.
     """
+    feats1, feats2 = by_degree(feats1, "feats1"), by_degree(feats2, "feats2")
     if method in ("add", "sum"):
         return {d: value + feats1[d] if d in feats1 else value for d, value in feats2.items()}
     if method in ("cat", "concat"):

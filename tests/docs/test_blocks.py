@@ -1,15 +1,11 @@
 """The Python blocks of every page work as printed."""
 
-import re
-import warnings
-from importlib.util import find_spec
-
 import pytest
 import torch
 
 from equivariant_attention.contraction.cpp import SOURCES
 from equivariant_attention.native.calls import not_built
-from tests.docs.pages import PAGES, ROOT, name_of, python_blocks, run_blocks
+from tests.docs.pages import PAGES, name_of, python_blocks, run_blocks
 
 WITH_BLOCKS = [page for page in PAGES if python_blocks(page)]
 
@@ -41,19 +37,6 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # blocks may write files
     names = run_blocks(page)
     AFTERWARDS.get(name_of(page), lambda names: None)(names)
-
-
-@pytest.mark.skipif(find_spec("lightning") is None, reason="Lightning is not installed")
-def test_lightning_trains(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs" / "usage.md").read_text()
-    (code,) = re.findall(r"```python no-run\n(import lightning\n.*?)```", page, re.DOTALL)
-    names = {"__name__": "usage"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's, of loaders without processes
-        exec(compile(code, "usage.md", "exec"), names)
-    assert names["trainer"].global_step == 20
-    assert names["trainer"].callback_metrics["loss"] < 0.5  # of arrows of zero: about 0.9
 
 
 def test_pages_have_blocks():

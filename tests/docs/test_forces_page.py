@@ -23,6 +23,17 @@ def test_errors_of_the_default_run():
     assert found["epochs"] == 16
 
 
+def test_errors_of_nequip():
+    found = json.loads((RECORD / "nequip" / "metrics.json").read_text())
+    (row,) = re.findall(r"^\| NequIP, 14 epochs \| (.*)\|$", PAGE, re.MULTILINE)
+    seconds, forces, stress, energy, parameters, _ = (cell.strip() for cell in row.split("|"))
+    assert (seconds, found["epochs"]) == (f"{found['seconds']:.0f}", 14)
+    assert forces == f"{found['test_forces_mae']:.1f}"
+    assert stress == f"{found['test_stress_mae']:.2f}"
+    assert energy == f"{found['test_energy_mae']:.1f}"
+    assert parameters == f"{found['parameters']:,}"
+
+
 def test_drift_of_the_energy():
     """A straight line through the energy over the time, in meV per atom and picosecond."""
     with (RECORD / "dynamics.csv").open() as file:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
-TOGETHER = "torch", "numpy", "matplotlib", "dgl", "torch_geometric", "equivariant_attention"
+TOGETHER = "torch", "numpy", "matplotlib", "dgl", "torch_geometric", "pytorch_lightning", "equivariant_attention"
 
 each = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from equivariant_attention.contraction import BACKENDS, use_backend
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import Graph
+from equivariant_attention.graphs import Graph, batch
 from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.native import attention
@@ -200,11 +200,12 @@ class Pooled(OnFixedEdges):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("backend", ["edge", "frame"])
-def test_onnx_with_a_plan_made_ahead(backend, tmp_path):
+@pytest.mark.parametrize("sizes", [(9,), (5, 4)])
+def test_onnx_with_a_plan_made_ahead(sizes, backend, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    _, given = fixed()
-    module = Pooled(knn_graph(given[0], 3)).requires_grad_(False)
+    G = batch([knn_graph(torch.randn(n, 3), 3) for n in sizes])
+    module, given = Pooled(G).requires_grad_(False), (torch.randn(9, 3), torch.randn(9, 2, 1), torch.randn(9, 2, 3))
     with use_backend(backend), torch.no_grad():
         torch.onnx.export(torch.export.export(module, given), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
         expected = module(*given)

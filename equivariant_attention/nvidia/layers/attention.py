@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...checks import check_positive, check_whole_number
 from ...contraction.radial import HIDDEN
-from ...fibers import Features
+from ...fibers import Features, by_degree
 from ...modules.attention import GMABSE3
 from ...nvidia.fiber import Fiber, plain_fiber
 from ...nvidia.layers.convolution import BasisLike, ConvSE3
@@ -150,6 +150,7 @@ class AttentionBlockSE3(nn.Module):
             KeyError, TypeError, ValueError: as there.
         """
         check_hooks(self)
+        node_features = by_degree(node_features, "node_features")
         value, key = self._values_and_keys(node_features, edge_features, graph, basis)
         attended = self.attention(value, key, self.to_query(node_features), graph)
         sent = {str(d): node_features[str(d)] for d in self.fiber_in.degrees}

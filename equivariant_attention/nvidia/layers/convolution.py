@@ -12,7 +12,7 @@ from ...basis import Basis, BasisAndR
 from ...checks import check_features, check_floating_point, check_whole_number, of_fiber
 from ...contraction import Inputs, contract
 from ...contraction.radial import HIDDEN
-from ...fibers import Features
+from ...fibers import Features, by_degree
 from ...graphs import GraphLike, as_graph, edges_on
 from ...modules.linear import mixed_by_degree
 from ...nvidia.basis import GivenBasis, as_here, frames_of, scalars_of
@@ -215,7 +215,8 @@ class ConvSE3(nn.Module):
         Returns:
             ``{degree: [edges, channels, 2 degree + 1]}`` of ``fiber_out``, or of the two that it was divided into.
         """
-        G, node_feats = as_graph(graph), of_fiber(node_feats, self._plain_in)
+        G, edge_feats = as_graph(graph), by_degree(edge_feats, "edge_feats")
+        node_feats = of_fiber(by_degree(node_feats, "node_feats"), self._plain_in)
         check_features(node_feats, self._plain_in, G.num_nodes(), "node_feats", self)
         inputs = self._inputs(G, node_feats, edge_feats, basis)
         convolution = self._convolution if isinstance(inputs.basis, Basis) else self._of_given_basis
@@ -280,7 +281,7 @@ class ConvSE3(nn.Module):
         parts = self.messages(node_feats, edge_feats, graph, basis)
         output = parts[0] if len(parts) == 1 else joined(*parts)
         G = as_graph(graph)
-        own = mixed_by_degree(self.to_kernel_self, node_feats) if self.to_kernel_self else {}
+        own = mixed_by_degree(self.to_kernel_self, by_degree(node_feats)) if self.to_kernel_self else {}
         _, dst = edges_on(G, next(iter(output.values())).device)
         if not self.pool:
             return {d: m + own[d].index_select(0, dst) if d in own else m for d, m in output.items()}

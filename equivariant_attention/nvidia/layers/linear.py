@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ...checks import check_degrees, check_features, of_fiber
-from ...fibers import Features
+from ...fibers import Features, by_degree
 from ...modules.linear import mixed_by_degree
 from ...nvidia.fiber import Fiber, plain_fiber
 from ...plain import check_hooks
@@ -50,7 +50,7 @@ class LinearSE3(nn.Module):
             TypeError, ValueError: ``features`` is not of fiber ``fiber_in`` or of the layer's dtype.
         """
         check_hooks(self, "weights")
-        features = of_fiber(features, self._plain_in)
+        features = of_fiber(by_degree(features), self._plain_in)
         check_features(features, self._plain_in, layer=self)
         return mixed_by_degree(self.weights, features)
 

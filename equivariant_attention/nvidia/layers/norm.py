@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import check_features, of_fiber
-from ...fibers import Features
+from ...fibers import Features, by_degree
 from ...modules.layer_norm import LayerNorm
 from ...modules.norm import normalised, with_norms
 from ...nvidia.fiber import Fiber, plain_fiber
@@ -64,7 +64,7 @@ class NormSE3(nn.Module):
             TypeError, ValueError: ``features`` is not of the fiber or of the layer's dtype.
         """
         check_hooks(self, *({"layer_norms"} & {*self._modules}))
-        features = of_fiber(features, self._plain)
+        features = of_fiber(by_degree(features), self._plain)
         check_features(features, self._plain, layer=self)
         if (parameters := self._plain_parameters()) is not None:
             output = normalised(features, self._degrees, *parameters, SMALLEST_NORM)

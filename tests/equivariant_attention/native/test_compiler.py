@@ -74,7 +74,7 @@ def test_a_person_is_told_once_that_something_is_built(source, capsys, monkeypat
 def wheel(source, monkeypatch):
     """A wheel has the answer, 42 at every level; what is built here is another."""
     folder = source.parent / "prebuilt"
-    levels = {level: compiler.prebuild(source, level, folder) for level in compiler.LEVELS}
+    levels = {level: compiler.prebuild(source, level, folder) for level in compiler.MACHINES["x86_64"]}
     monkeypatch.setattr(compiler, "PREBUILT", folder)
 
     def chosen(abilities):
@@ -117,6 +117,25 @@ def test_what_a_wheel_has_and_cannot_be_loaded_is_built(source, monkeypatch):
     monkeypatch.setattr(compiler, "_abilities", lambda: compiler.LEVELS["x86-64-v3"])
     assert library(source).answer() == 42
     assert len(built(source)) == 1
+
+
+@pytest.mark.parametrize(("machine", "told"), [("x86_64", "flags\t\t:"), ("aarch64", "Features\t:")])
+def test_levels_are_those_of_the_machine(source, machine, told, monkeypatch):
+    """As Linux tells what a processor can do: of another machine there is none."""
+    levels = compiler.MACHINES[machine]
+    names = " ".join(set().union(*(compiler.LEVELS[level] for level in levels)))
+    folder = source.parent / "prebuilt"
+    folder.mkdir()
+    for level in compiler.LEVELS:
+        (folder / compiler._name_for(source, level)).touch()
+    monkeypatch.setattr(compiler, "PREBUILT", folder)
+    with monkeypatch.context() as context:
+        context.setattr(Path, "read_text", lambda path: f"processor\t: 0\n{told} fp {names}\n")
+        compiler._abilities.cache_clear()
+        found = compiler._abilities()
+    compiler._abilities.cache_clear()
+    monkeypatch.setattr(compiler, "_abilities", lambda: found)
+    assert compiler._prebuilt(source) == [folder / compiler._name_for(source, level) for level in levels]
 
 
 def test_this_processor_is_asked(source):

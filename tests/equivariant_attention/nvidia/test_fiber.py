@@ -48,6 +48,8 @@ def test_channels_are_shared_among_heads_in_order():
     heads = Fiber.from_features(features).to_attention_heads(features, 2)
     assert heads.shape == (5, 2, 5)
     assert torch.equal(heads[:, 1], torch.cat([features["0"][:, 2:, 0], features["1"][:, 1]], dim=1))
+    by_number = {int(d): value for d, value in features.items()}
+    assert torch.equal(Fiber.from_features(by_number).to_attention_heads(by_number, 2), heads)
     with pytest.raises(ValueError, match="num_heads must divide"):
         Fiber({0: 4, 1: 3}).to_attention_heads(features, 2)
 

@@ -140,6 +140,15 @@ def _populated(made, G, edge):
     return {**edge, "0": torch.cat([edge["0"], length], dim=1)}, G
 
 
+def test_degrees_may_be_ints():
+    G, made = graph(), model()
+    node, edge = inputs(G)
+    by_number = [{int(d): v for d, v in part.items()} for part in (node, edge)]
+    torch.testing.assert_close(made(G, *by_number), made(G, node, edge), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="node_feats must have every degree once"):
+        made(G, {**node, 0: node["0"]}, edge)
+
+
 def test_modules_and_attributes_that_programs_reach_into():
     made = model(num_layers=2)
     kinds = [AttentionBlockSE3, NormSE3, AttentionBlockSE3, NormSE3, ConvSE3]

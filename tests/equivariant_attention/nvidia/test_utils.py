@@ -26,6 +26,8 @@ def test_residuals_have_the_degrees_of_the_second():
     concatenated = utils.aggregate_residual(first, second, "cat")
     assert concatenated["0"][0].flatten().tolist() == [0, 1]
     assert list(concatenated) == ["0", "1"]
+    first, second = ({int(d): value for d, value in part.items()} for part in (first, second))
+    torch.testing.assert_close(utils.aggregate_residual(first, second, "cat"), concatenated)
     with pytest.raises(ValueError, match="method must be one of"):
         utils.aggregate_residual(first, second, "mean")
 

@@ -62,21 +62,28 @@ def case(name, dtype=torch.float64, sizes=(5, 4, 6)):
     return with_other_norms(make()).to(dtype), fiber, G
 
 
-def on_graph(layer, fiber, compute_gradients=False):
+def on_graph(layer, fiber, compute_gradients=False, key=str):
     """The layer as a function of a graph that carries all that it is called with."""
 
     def call(graph):
         G = as_graph(graph)
-        node = {str(d): G.ndata[f"h{d}"] for d in fiber.degrees}
+        node = {key(d): G.ndata[f"h{d}"] for d in fiber.degrees}
         if isinstance(layer, LinearSE3 | NormSE3):
             return layer(node)
         if isinstance(layer, GPooling):
             return layer(node, graph)
-        edge = get_populated_edge_features(G.edata["rel_pos"], {str(d): G.edata[f"e{d}"] for d in EDGES.degrees})
+        edge = get_populated_edge_features(G.edata["rel_pos"], {key(d): G.edata[f"e{d}"] for d in EDGES.degrees})
+        edge = {key(d): value for d, value in edge.items()}
         basis = get_basis(G.edata["rel_pos"], 2, compute_gradients=True) if compute_gradients else None
         return layer(node, edge, graph, basis)
 
     return call
+
+
+@every_layer
+def test_degrees_may_be_ints(name):
+    layer, fiber, G = case(name)
+    torch.testing.assert_close(on_graph(layer, fiber, key=int)(G), on_graph(layer, fiber)(G), rtol=0, atol=0)
 
 
 def degrees(fiber):
