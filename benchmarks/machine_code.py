@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from equivariant_attention.kernels.launch import Launch
+from utils.files import atomic_write
 
 CAPABILITIES = (80, 90, 100)  # of A100, H100 and B200
 
@@ -132,7 +133,8 @@ def _read(code: Any) -> MachineCode:
     """What Triton compiled, by the tools that come with it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
-        path.write_bytes(code.asm["cubin"])
+        with atomic_write(path) as file:
+            file.write(code.asm["cubin"])
         usage, text = _output("cuobjdump", "-res-usage", path), _output("nvdisasm", "-c", path)
     registers, stack, local = (
         int(found[1]) if (found := re.search(rf"{name}:(\d+)", usage)) else 0 for name in ("REG", "STACK", "LOCAL")
