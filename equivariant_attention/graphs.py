@@ -701,7 +701,7 @@ def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) ->
 def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
     """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
     # In operators that ONNX has, and without looking at values: how many groups end before each item, or at it.
-    ends = sizes.to(device).cumsum(0)[:-1]
+    ends = sizes.to(device).cumsum(0)
     ended = torch.zeros(total + 1, dtype=torch.int64, device=device).index_add(0, ends, torch.ones_like(ends))
     return ended[:total].cumsum(0)
 
