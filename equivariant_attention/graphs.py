@@ -700,8 +700,12 @@ def graph_sizes(batch: Tensor, num_nodes: int, num_graphs: int | None = None) ->
 
 def _owners(sizes: Tensor, total: int, device: torch.device) -> Tensor:
     """The number of the group each of `total` items is in, where groups are contiguous and have these sizes."""
-    # In operators that ONNX has, and without looking at values: how many groups end before each item, or at it.
-    ends = sizes.to(device).cumsum(0)
+    sizes = sizes.to(device)
+    if not torch.compiler.is_compiling():
+        # With the size of the output given, a GPU need not report the sum of the sizes back.
+        return torch.repeat_interleave(torch.arange(len(sizes), device=device), sizes, output_size=total)
+    # ONNX has none of that: how many groups end before each item, or at it?
+    ends = sizes.cumsum(0)
     ended = torch.zeros(total + 1, dtype=torch.int64, device=device).index_add(0, ends, torch.ones_like(ends))
     return ended[:total].cumsum(0)
 
