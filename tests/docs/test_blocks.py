@@ -35,6 +35,7 @@ def test_blocks_run(page, tmp_path, monkeypatch):
     if name_of(page) in NEED_PYG:
         pytest.importorskip("torch_geometric.loader")
     monkeypatch.chdir(tmp_path)  # blocks may write files
+    torch._dynamo.reset()  # as in a process of their own
     names = run_blocks(page)
     AFTERWARDS.get(name_of(page), lambda names: None)(names)
 
