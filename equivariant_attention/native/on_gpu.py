@@ -21,7 +21,7 @@ from ..native import linear as linear_in_cpp
 from ..native import norm as norm_in_cpp
 from ..native.attention import Shape
 from ..native.norm import Zero
-from ..native.operation import Operation, Tensors, halves, if_used, register
+from ..native.operation import Operation, Tensors, halves, if_used, register, split
 from ..segments import segments_of
 
 PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
@@ -51,7 +51,7 @@ def joined(plain: Plain = None) -> Operation:
     """
 
     def allocate(tensors: Tensors) -> list[Tensor]:
-        weights, values, _ = thirds(tensors)
+        weights, values, _ = split(tensors, 3)
         return linear_in_cpp.linear().allocate([*weights, *values])
 
     return Operation("joined_on_gpu", (), allocate, _joined, _joined_gradient, plain)
@@ -140,7 +140,7 @@ def _linear_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensor
 def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
     from ..kernels import linear as kernels
 
-    weights, values, others = thirds(tensors)
+    weights, values, others = split(tensors, 3)
     inside, beside, outside = (_channels(part) for part in (values, others, output))
     nodes, out = len(values[0]), _tile(max(outside))
     launch(
@@ -153,7 +153,7 @@ def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
 
 
 def _joined_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-    weights, *both = thirds(tensors)
+    weights, *both = split(tensors, 3)
     wanted = if_used(needed, gradients)
     parts = [
         Part(W, v, d, first, i)
@@ -219,12 +219,6 @@ def _by_weights(weights: Tensors, parts: Sequence[Part]) -> dict[int, Tensor]:
     )  # fmt: skip
     pieces = zip(which, sums.sum(0).split(sizes), strict=True)
     return {i: d.view_as(weights[i]) for i, d in pieces}
-
-
-def thirds(tensors: Tensors) -> tuple[Tensors, Tensors, Tensors]:
-    """Matrices, values and others."""
-    n = len(tensors) // 3
-    return tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
 
 
 def _channels(values: Sequence[Tensor | None]) -> tuple[int, ...]:
