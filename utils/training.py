@@ -18,13 +18,13 @@ from tqdm import tqdm
 
 from equivariant_attention.checkpoints import in_few_lines, write_tensors
 from utils import checkpoints, distributed
-from utils.average import MovingAverage
 from utils.capture import Captured, Recorder
 from utils.cli import reason
-from utils.flat import FlatParameters
+from utils.delayed_reads import Later, one_behind
+from utils.flat_parameters import FlatParameters
 from utils.history import Mean, Row, write_csv
-from utils.later import Later, one_behind
 from utils.loaders import EpochLoader
+from utils.moving_average import MovingAverage
 from utils.trackers import Tracker
 
 # (model, batch) -> (means over the batch, one of them 'loss', each a tensor of one number; how many they are means of)
@@ -159,7 +159,7 @@ class Step(Numbers):
         batch, size, means: as of :class:`Numbers`; the norm of the gradient before clipping among the means.
         number: of the step, from 1.
         learning_rate: that it was taken with.
-        weights: before it, see :meth:`~utils.flat.FlatParameters.copied`.
+        weights: before it, see :meth:`~utils.flat_parameters.FlatParameters.copied`.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class Trainer:
 
     Args:
         fabric: device and precision; see :func:`make_fabric`.
-        model: moved to the device; its parameters become views, see :class:`~utils.flat.FlatParameters`.
+        model: moved to the device; its parameters become views, see :class:`~utils.flat_parameters.FlatParameters`.
         make_optimizer: makes an optimizer of parameters.
         make_schedule: makes a schedule of the optimizer, stepped once per batch.
         batch_loss: what is minimised (``'loss'``), and what else is recorded.

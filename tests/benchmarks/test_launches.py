@@ -11,21 +11,16 @@ from benchmarks.launches import CASES, PATH, counted
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_tiny_step_is_counted(name):
-    """Fake tensors hold no values, so this shows, too, that no host waits for one."""
-    torch.manual_seed(0)
-    found = counted(*CASES[name](True), "triton")
-    assert found["forward"]["triton"] > 0
-    assert found["backward"]["triton"] > found["forward"]["triton"]
-    assert found["optimiser"]["parameters"] > 0
+def test_a_tiny_step_launches_and_moves_less_than_that_of_frame(name):
+    """So the library chooses 'triton' wherever it can run, whatever a launch, a byte or a product costs.
 
-
-@pytest.mark.parametrize("name", CASES)
-def test_triton_launches_and_moves_less_than_frame(name):
-    """So the library chooses it wherever it can run, whatever a launch, a byte or a product costs."""
+    Fake tensors hold no values, so this shows, too, that no host waits for one.
+    """
     torch.manual_seed(0)
     model, graph = CASES[name](True)
     ours, others = counted(model, graph, "triton"), counted(model, graph, "frame")
+    assert 0 < ours["forward"]["triton"] < ours["backward"]["triton"]
+    assert ours["optimiser"]["parameters"] > 0
     for part in ("forward", "backward"):
         assert 3 * ours[part]["launches"] < others[part]["launches"]
         assert ours[part]["gigabytes"] <= others[part]["gigabytes"]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from utils.flat import ALIGNMENT, FlatParameters
+from utils.flat_parameters import ALIGNMENT, FlatParameters
 
 
 def make_model(dtype=torch.float32):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from utils.later import Later, one_behind
+from utils.delayed_reads import Later, one_behind
 
 
 def test_numbers_are_read_as_float64():
