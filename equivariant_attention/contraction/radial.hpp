@@ -177,11 +177,19 @@ private:
     }
 
     void normalise(const Layer<T>& layer) {
-        Number<W, T> squares[2][2] = {}, factor[2];
-        for_registers([&](int64_t i, int64_t h, int v) {
-            const auto z = load<W>(normal + i);
-            squares[h % 2][v] += z * z;
-        });
+        // All read once: after each write the compiler would read them again.
+        const T *scale = layer.scale, *shift = layer.shift, *tscale = layer.tscale, *tshift = layer.tshift;
+        Number<W, T> squares[2][2] = {}, factor[2];  // of even and odd values, as one sum waits for itself
+        for (int64_t h = 0; h < HIDDEN; h += 2) {
+#pragma GCC unroll 2
+            for (int odd = 0; odd < 2; ++odd) {
+#pragma GCC unroll 2
+                for (int v = 0; v < 2; ++v) {
+                    const auto z = load<W>(normal + (h + odd) * C + v * N);
+                    squares[odd][v] += z * z;
+                }
+            }
+        }
         for (int v = 0; v < 2; ++v) {
             const T epsilon = T(EPSILON);
             factor[v] = inverse_root<T>(T(1) / HIDDEN * (squares[0][v] + squares[1][v]) + everywhere<W>(epsilon, NONE));
@@ -189,8 +197,9 @@ private:
         }
         for_registers([&](int64_t i, int64_t h, int v) {
             const auto z = load<W>(normal + i) * factor[v];
+            const auto a = everywhere<W>(scale[h], of(tscale, h)), b = everywhere<W>(shift[h], of(tshift, h));
             store<W>(normal + i, z);
-            store<W>(output + i, rectified<T>(z * scale_of(layer, h) + everywhere<W>(layer.shift[h], of(layer.tshift, h))));
+            store<W>(output + i, rectified<T>(z * a + b));
         });
     }
 
