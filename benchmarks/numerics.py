@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -50,8 +51,13 @@ def _tf32(v: Tensor) -> Tensor:
     return ((v.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
 
 
-def _three(a: Tensor, b: Tensor) -> Tensor:
-    high, low = zip(*((_tf32(v), _tf32(v - _tf32(v))) for v in (a, b)), strict=True)
+def _cut(v: Tensor) -> Tensor:
+    """The same, towards zero."""
+    return (v.view(torch.int32) & -0x2000).view(torch.float32)
+
+
+def _three(a: Tensor, b: Tensor, rounded: Callable[[Tensor], Tensor] = _tf32) -> Tensor:
+    high, low = zip(*((rounded(v), rounded(v - rounded(v))) for v in (a, b)), strict=True)
     return high[0] @ high[1] + (high[0] @ low[1] + low[0] @ high[1])
 
 
@@ -61,45 +67,49 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "high": lambda a, b: _tf32(a) @ _tf32(b),
     "medium": lambda a, b: a.bfloat16().float() @ b.bfloat16().float(),
 }
+HIDDEN_LAYERS = partial(_three, rounded=_cut)  # whatever that is
 
 
 class Product(torch.autograd.Function):
     """A product of matrices that is emulated, in its derivatives too."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, how: str) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, product: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """``a @ b``."""
-        ctx.how = how
+        ctx.product = product
         ctx.save_for_backward(a, b)
-        return PRODUCTS[how](a, b)
+        return product(a, b)
 
     @staticmethod
     def backward(ctx: Any, d: Tensor) -> tuple[Tensor, Tensor, None]:
         """Derivatives with respect to both factors."""
         a, b = ctx.saved_tensors
-        return PRODUCTS[ctx.how](d, b.T), PRODUCTS[ctx.how](a.T, d), None
+        return ctx.product(d, b.T), ctx.product(a.T, d), None
 
 
 class EmulatedLinear(nn.Linear):
-    """The last layer of a radial network as kernels on a GPU compute it."""
+    """A layer of a radial network as kernels on a GPU compute it."""
 
-    how = "highest"
+    product = staticmethod(HIDDEN_LAYERS)
 
     def forward(self, g: Tensor) -> Tensor:
-        """Radial weights of hidden values."""
-        return Product.apply(g, self.weight.T, self.how) + self.bias
+        """Hidden values, or radial weights of them."""
+        return Product.apply(g, self.weight.T, self.product) + self.bias
 
 
 @contextmanager
 def emulated(model: nn.Module, how: str | None) -> Iterator[None]:
-    """A context in which the radial weights of a model are multiplied in this way."""
-    last = [module.last for module in model.modules() if isinstance(module, RadialFunc)] if how else []
-    for linear in last:
-        linear.__class__, linear.how = EmulatedLinear, how
+    """A context in which the radial weights of a model are multiplied in this way, and its hidden layers as always."""
+    networks = [module for module in model.modules() if isinstance(module, RadialFunc)] if how else []
+    layers = [layer for network in networks for layer in network.net if isinstance(layer, nn.Linear)]
+    for linear in layers:
+        linear.__class__ = EmulatedLinear
+    for network in networks:
+        network.last.product = PRODUCTS[how]
     try:
         yield
     finally:
-        for linear in last:
+        for linear in layers:
             linear.__class__ = nn.Linear
 
 

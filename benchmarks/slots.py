@@ -84,12 +84,14 @@ def _messages(a: dict[str, Any]) -> list[Way]:
     return [
         Way(blocks * slots * tiles, (blocks * tiles * len(nets) * parts,))
         for slots, tiles, nets in ((a["slots0"], tiles0, a["nets0_at"]), (a["slots"], tiles, a["nets_at"]))
+        if slots
     ]
 
 
 def _by_hidden(a: dict[str, Any]) -> list[Way]:
     blocks, tiles = -(-a["count"] // a["ROWS"]), a["P"] // a["PT"]
-    turns = [blocks * len(a[kernels]) * n for kernels in ("kernels0_at", "kernels_at") for n in (1, tiles)]
+    lists = ("kernels0_at", "kernels_at")[: 1 + a["HAS_M"]]
+    turns = [blocks * len(a[kernels]) * n for kernels in lists for n in (1, tiles)]
     return [Way(blocks * len(a["dg_at"]), tuple(turns))]
 
 
@@ -97,7 +99,7 @@ def _by_weights(a: dict[str, Any]) -> list[Way]:
     parts, last = divmod(a["count"], a["of_part"])
     blocks = parts * (a["of_part"] // a["ROWS"]) + -(-last // a["ROWS"])
     ways = ((a["kernels0"], a["PT0"]), (a["kernels"], a["PT"]))
-    programs = [kernels * a["P"] // tile for kernels, tile in ways]
+    programs = [kernels * a["P"] // tile for kernels, tile in ways if kernels]
     return [Way(n * (parts + (last > 0)), (n * blocks,)) for n in programs]
 
 

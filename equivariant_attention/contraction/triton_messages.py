@@ -6,16 +6,16 @@ Forward: last layers in the basis of the orders, hidden values, features turned,
 orders, messages turned back. Each is one launch for all degrees (messages: two, where some edges share radial weights
 and others do not). First derivatives make all of this again and keep nothing but the input. Sums are in a fixed order.
 
-Rotations, mixing and sums are in float32 whatever the precision; products of hidden values and last layers follow
-``torch.get_float32_matmul_precision()``: 'highest' is three products in TF32, which is as exact as float32 ('tf32x3'),
-'high' is TF32, 'medium' bfloat16.
+Rotations, mixing and sums are in float32 whatever the precision, and hidden layers are as exact. Products of hidden
+values and last layers follow ``torch.get_float32_matmul_precision()``: 'highest' is three products in TF32, which is as
+exact as float32 ('tf32x3'), 'high' is TF32, 'medium' bfloat16.
 
 It has run in Triton's interpreter, and is compiled for GPUs in the tests; on one it has never run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -29,14 +29,12 @@ from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.radial import HIDDEN, PARAMETERS
 from ..contraction.triton_layout import Layout, couplings, reads_something_twice
+from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, plain_gradient, register
 
-PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
-ROWS = 64  # of edges, in a program
-CHANNELS = 32  # of features that a program of `messages` takes at a time
 MOST_CHANNELS = 64  # which half fill a thread's registers in `by_hidden`; twice as many would not fit
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
@@ -119,15 +117,6 @@ register(
 )
 
 
-class Rows(NamedTuple):
-    """Rows of D edges each: the first, how many, and the first edge in the order of the plan."""
-
-    D: int
-    first: int
-    count: int
-    first_edge: int
-
-
 class ByOrder(NamedTuple):
     """Features or messages by order, as ``kernels/frames.py`` has them: m = 0, and all others."""
 
@@ -177,6 +166,7 @@ class Call:
         self.problem, self.t, self.convolution = problem, t, problem.convolution
         self.layout = Layout.of(problem.convolution)
         self.device, self.dtype = t.scalars.device, t.scalars.dtype
+        self.products = Products(self.device, self.dtype)
         self.edges, self.nodes = t.num_edges, t.num_nodes
         src, self.order, pairs, _, *self.by_source = t.graph
         self.src, self.pairs = src, len(pairs) if share else 0
@@ -202,7 +192,7 @@ class Call:
         made, tile = [self._by_order(e) for e in ends], min(map(_edges, ends))
         each = [(e, m) for e, m in zip(ends, made, strict=True) for _ in e.parts]
         run(
-            frames().turned, (_blocks(self.edges, tile), len(each)),
+            frames().turned, (blocks(self.edges, tile), len(each)),
             tuple(values), tuple(own), sum((self._frames(e) for e in ends), ()), self.order, self.src,
             tuple(self._table(e.slots) for e, _ in each), tuple(m.m0 for _, m in each), tuple(m.m for _, m in each),
             self.edges,
@@ -219,7 +209,7 @@ class Call:
     def _turned_back(self, ends: Ends, y: ByOrder, values: tuple[Tensor, ...], firsts: tuple[int, ...]) -> None:
         tile, channels = _edges(ends), tuple(v.shape[1] for v in values)
         run(
-            frames().turned_back, (_blocks(self.edges, tile), len(values)),
+            frames().turned_back, (blocks(self.edges, tile), len(values)),
             values, self._frames(ends), self.order, self._table(ends.slots), *y, self.edges,
             DEGREES=ends.degrees, PARTS=ends.parts, FIRST=firsts, CHANNELS=channels, ORDERS=self.layout.orders,
             C=ends.channels, EDGES=tile, num_warps=4,
@@ -236,15 +226,15 @@ class Call:
             given += [self._table("numbers", which), self._couplings(which), A, b, AT, bT]
             for into, value in zip(made, (A, b, AT, bT), strict=True):
                 into.append(value)
-        blocks = _blocks(self.rows, ROWS)
-        kernels = self._kernels(0) + self._kernels(1)
+        tiles, kernels = blocks(self.rows, ROWS), self._kernels(0) + self._kernels(1)
         run(
-            radial().networks, (blocks * len(g) + kernels * layout.channels_out,),
-            self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1], blocks, len(g),
+            radial().networks, (tiles * len(g) + kernels * layout.channels_out,),
+            self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1], tiles, len(g),
             *given, self._kernels(0),
             also=self.size_of_parameters,
             HAS_NORM=self.convolution.has_norm, HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed,
-            P=layout.channels_out, C=layout.channels_in, F=layout.num_freq, ROWS=ROWS, TYPE=self._sum, num_warps=4,
+            P=layout.channels_out, C=layout.channels_in, F=layout.num_freq,
+            SCALARS=power_of_two(scalars.shape[1], 16), ROWS=ROWS, TYPE=self._sum, num_warps=4,
         )  # fmt: skip
         return g, made
 
@@ -252,7 +242,7 @@ class Call:
         """The messages, in the frames of the edges; written to tensors that are there already."""
         biases = A.biases if self.convolution.has_bias else None
         made = self.empty_messages() if into is None else into
-        return self._mixed(self._features, made, x, g, A.weights, biases, "networks", "targets")
+        return self._mixed(made, x, g, A.weights, biases, "networks", "targets")
 
     def empty_messages(self) -> ByOrder:
         """Empty tensors for the messages, in the frames of the edges."""
@@ -262,26 +252,16 @@ class Call:
         """From derivatives with respect to messages to those with respect to features, in the frames of the edges."""
         biases = A.transposed_biases if self.convolution.has_bias else None
         made = self._by_order(self._features)
-        return self._mixed(self._messages, made, dy, g, A.transposed, biases, "networks_transposed", "sources")
+        return self._mixed(made, dy, g, A.transposed, biases, "networks_transposed", "sources")
 
     def _mixed(
-        self, inside: Ends, made: ByOrder, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
+        self, made: ByOrder, x: ByOrder, g: Tensor, weights: Any, biases: Any, networks: str, targets: str
     ) -> ByOrder:
-        C, P = inside.channels, made.m0.shape[3]
-        CT = min(C, CHANNELS)
-        (PT0, PD0), (PT, PD) = (self._tiles(AB, CT, P) for AB in (1, 2))
-        tiles = len(made.m0) * (P // PT0) + len(made.m) * (P // PT)
-        given: list[Any] = []
-        for which in (0, 1):
-            given += [weights[which], (biases or weights)[which], x[which], made[which]]
-            given += [self._table(targets, which), self._table(networks, which)]
-        for rows in self._row_sets():
-            run(
-                mixing().messages, (_blocks(rows.count, ROWS) * tiles,),
-                g, *given, len(made.m0), len(made.m), self.edges, self.rows, *rows[1:],
-                D=rows.D, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, CT=CT, HAS_BIAS=biases is not None, ROWS=ROWS,
-                num_warps=4, num_stages=3 if self._is_roomy else 1, **self._precision,
-            )  # fmt: skip
+        sides = (
+            Messages(*values, self._table(targets, which), self._table(networks, which))
+            for which, values in enumerate(zip(weights, biases or weights, x, made, strict=True))
+        )
+        self.products.messages(self._row_sets, g, *sides, biases is not None)
         return made
 
     # -------------------------------------------------------------------------------------- derivatives
@@ -307,7 +287,7 @@ class Call:
         of_network = HIDDEN * scalars.shape[1] + BEHIND
         made = g.new_empty if layout.reads_everything else g.new_zeros
         d = made(networks * of_network + layout.num_weights + layout.num_biases)
-        of_part, parts = _parts(self.rows, networks)
+        of_part, parts = parts_of(self.rows, networks)
         sums = g.new_empty(parts, networks, of_network)
         dscalars = scalars.new_empty(networks if by_scalars else 0, *scalars.shape)
         run(
@@ -315,50 +295,33 @@ class Call:
             self.parameters, scalars, self.order, self._by_hidden(x, dy, A), sums, dscalars, self.rows, self.pairs,
             scalars.shape[1], of_part,
             HAS_NORM=self.convolution.has_norm, BY_SCALARS=by_scalars, SCALARS=power_of_two(scalars.shape[1], 16),
-            ROWS=ROWS // 2, TYPE=self._sum, num_warps=8,
+            ROWS=ROWS // 2, TYPE=self._sum, num_stages=1,
+            num_warps=2 if launch.capability(self.device) >= 90 else 4,  # an A100 would spill eight bytes
         )  # fmt: skip
         self._by_last_layers(x, dy, g, sums, d)
         return d, dscalars.sum(0) if by_scalars else None
 
     def _by_hidden(self, x: ByOrder, dy: ByOrder, A: LastLayers) -> Tensor:
-        C, P = self.layout.channels_in, self.layout.channels_out
-        PT = min(P, max(1, (64 if self._is_roomy else 64 // self._products) // C))
         dg = x.m0.new_empty(len(self.convolution.rows), self.rows, HIDDEN)
-        for rows in self._row_sets():
-            run(
-                mixing().by_hidden, (_blocks(rows.count, ROWS), len(dg)),
-                A.weights[0], x.m0, dy.m0, A.weights[1], x.m, dy.m, dg, self._table("of_networks"),
-                *(self._table(name, which) for name in ("by_network", "ends") for which in (0, 1)),
-                self.edges, self.rows, *rows[1:],
-                D=rows.D, P=P, PT=PT, C=C, ROWS=ROWS, num_warps=4, num_stages=1, **self._precision,
-            )  # fmt: skip
+        sides = (
+            ByHidden(*values, self._table("by_network", which), self._table("ends", which))
+            for which, values in enumerate(zip(A.weights, x, dy, strict=True))
+        )
+        self.products.by_hidden(self._row_sets, dg, *sides, self._table("of_networks"))
         return dg
 
     def _by_last_layers(self, x: ByOrder, dy: ByOrder, g: Tensor, hidden: Tensor, d: Tensor) -> None:
         """Write the derivatives with respect to all parameters: those by the hidden layers are given in parts."""
         layout, C, P = self.layout, self.layout.channels_in, self.layout.channels_out
-        PD, counts = min(P, max(1, 64 // C)), [self._kernels(which) for which in (0, 1)]
-        PT0, PT = (min(P, n * PD // self._products) for n in (4, 2))
-        programs = counts[0] * P // PT0 + counts[1] * P // PT
-        parts = [(rows, *_parts(rows.count, programs)) for rows in self._row_sets()]
-        tile = ROWS // 2 if self._is_roomy else ROWS // (2 * self._products)
-        total, sums, given = sum(n for *_, n in parts), [], []
-        for which in (0, 1):
-            b = g.new_empty(total, counts[which], P, 1 + which, C)
-            sums += [g.new_empty(*b.shape, HIDDEN), b]
-            given += [x[which], dy[which], *sums[-2:], self._table("ends", which), self._table("networks", which)]
-        first = 0
-        for rows, of_part, count in parts:
-            run(
-                mixing().by_weights, (programs, count),
-                g, *given, *counts, self.edges, self.rows, *rows[1:], of_part, first,
-                D=rows.D, P=P, PT0=PT0, PT=PT, PD=PD, C=C, ROWS=tile, num_warps=4, num_stages=1, **self._precision,
-            )  # fmt: skip
-            first += count
+        sides = (
+            ByWeights(*values, self._table("ends", which), self._table("networks", which))
+            for which, values in enumerate(zip(x, dy, strict=True))
+        )
+        sums = self.products.by_weights(self._row_sets, g, *sides)
         run(
             radial().last_layers_gradient, (len(self.convolution.pairs) + len(g), P, layout.num_freq),
             hidden, *sums, *(self._table(name) for name in ("pairs", "kernels_of_pairs", "places")),
-            *(self._couplings(which) for which in (0, 1)), d, *(b.shape[1:].numel() for b in sums[1::2]), total,
+            *(self._couplings(which) for which in (0, 1)), d, *(b.shape[1:].numel() for b in sums[1::2]), len(sums[0]),
             len(self.convolution.pairs), len(hidden), len(g), hidden.shape[2],
             ORDERS=layout.orders, P=P, C=C, F=layout.num_freq, HAS_BIAS=self.convolution.has_bias, num_warps=4,
         )  # fmt: skip
@@ -447,47 +410,16 @@ class Call:
     def _couplings(self, which: int) -> Tensor:
         return couplings(self.layout, which, self.dtype, self.device)
 
-    def _row_sets(self) -> Iterator[Rows]:
-        if self.pairs:
-            yield Rows(2, 0, self.pairs, 0)
-        if self.edges > 2 * self.pairs:
-            yield Rows(1, self.pairs, self.edges - 2 * self.pairs, 2 * self.pairs)
-
-    def _tiles(self, AB: int, C: int, P: int) -> tuple[int, int]:
-        """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
-
-        As many as registers hold, as the compiler reports for these sizes: ``benchmarks/machine_code.py``.
-        """
-        most, columns = (8 if AB == 1 or C < 32 else 4, 64) if self._is_roomy else (4 // AB, 64 * AB)
-        PT = min(P, most // self._products)
-        return PT, max(1, min(PT, columns // (AB * C)))
-
     @property
-    def _products(self) -> int:
-        """How many registers a product takes, next to one in TF32: three of these need twice as many."""
-        return 2 if self._precision["PRECISION"] == "tf32x3" else 1
-
-    @property
-    def _is_roomy(self) -> bool:
-        """Whether products read shared memory, as on sm_90, and leave registers to others."""
-        return launch.capability(self.device) // 10 == 9
+    def _row_sets(self) -> list[Rows]:
+        sets = [Rows(2, 0, self.pairs, 0), Rows(1, self.pairs, self.edges - 2 * self.pairs, 2 * self.pairs)]
+        return [rows for rows in sets if rows.size]
 
     @property
     def _sum(self) -> Any:
         import triton.language as tl
 
         return tl.float64 if self.dtype == torch.float64 else tl.float32
-
-    @property
-    def _precision(self) -> dict[str, Any]:
-        """How products are made."""
-        import triton.language as tl
-
-        if self.dtype == torch.float64:
-            return {"H": HIDDEN, "DOT": tl.float64, "SUM": tl.float64, "PRECISION": "ieee"}
-        how = {"highest": (tl.float32, "tf32x3"), "high": (tl.float32, "tf32"), "medium": (tl.bfloat16, "ieee")}
-        dot, precision = how[torch.get_float32_matmul_precision()]
-        return {"H": HIDDEN, "DOT": dot, "SUM": tl.float32, "PRECISION": precision}
 
 
 def _rows(values: ByOrder, slots: Sequence[int], part: int, degree: int) -> Tensor:
@@ -524,32 +456,6 @@ def radial() -> Any:
     from ..kernels import radial
 
     return radial
-
-
-def mixing() -> Any:
-    """The kernels of that name; this imports Triton."""
-    from ..kernels import mixing
-
-    return mixing
-
-
-def _blocks(count: int, tile: int) -> int:
-    return -(-count // tile)
-
-
-def _parts(rows: int, programs: int) -> tuple[int, int]:
-    """Rows of a part of a sum over rows, and how many parts, times so many programs.
-
-    They are as few as keep nine tenths of a GPU at work until the last program ends.
-    """
-
-    def at_work(parts: int) -> float:
-        return parts * programs / (_blocks(parts * programs, PROGRAMS) * PROGRAMS)
-
-    counts = range(1, 1 + max(1, min(_blocks(2 * PROGRAMS, programs), _blocks(rows, ROWS))))
-    parts = next((n for n in counts if at_work(n) >= 0.9), max(counts, key=at_work))
-    of_part = _blocks(_blocks(rows, parts), ROWS) * ROWS
-    return of_part, _blocks(rows, of_part) if rows else 0
 
 
 def _edges(ends: Ends) -> int:

@@ -1,7 +1,7 @@
 """Channels mixed by a matrix, all degrees in one launch.
 
-A degree has ``values[nodes, channels, orders]``; a row is a node and an order. Products are exact to float32 whatever
-the precision: vectors that are rounded turn no longer.
+A degree has ``values[nodes, channels, orders]``; a row is a node and an order. Products are as exact as float32
+whatever the precision, each three of tensor cores in TF32: vectors that are rounded turn no longer.
 """
 
 import triton

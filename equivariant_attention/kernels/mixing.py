@@ -64,6 +64,7 @@ def messages(
     count,  # of rows that are taken here, the first of which is first_row
     first_edge,
     D: tl.constexpr,
+    HAS_M: tl.constexpr,  # whether there are orders m > 0; without them their registers are not asked for
     P: tl.constexpr,
     PT0: tl.constexpr,
     PD0: tl.constexpr,
@@ -87,7 +88,7 @@ def messages(
         _messages(g_at, A0_at, b0_at, x0_at, y0_at, targets0_at, nets0_at, block, number // tiles0, number % tiles0,
                   edges, rows, first_row, count, first_edge, 1, D, P, PT0, PD0, C, CT, H, HAS_BIAS, ROWS, DOT,
                   SUM, PRECISION)  # fmt: skip
-    else:
+    elif HAS_M:
         number -= slots0 * tiles0
         _messages(g_at, A_at, b_at, x_at, y_at, targets_at, nets_at, block, number // tiles, number % tiles, edges,
                   rows, first_row, count, first_edge, 2, D, P, PT, PD, C, CT, H, HAS_BIAS, ROWS, DOT,
@@ -226,8 +227,8 @@ def by_hidden(
     ends_at,  # int32 per network: where its kernels of m = 0 and of m > 0 begin in the lists, and end
     kernels0_at, kernels_at, numbers0_at, numbers_at,  # int32 per kernel: slot in, slot out
     edges, rows, first_row, count, first_edge,
-    D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr,
-    DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, HAS_M: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
+    ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The derivative with respect to g, ``[networks, rows, 32]``: a program sums over all that a network makes."""
     network = tl.program_id(1)
@@ -237,8 +238,9 @@ def by_hidden(
     dg = tl.zeros((ROWS, H), dtype=SUM)
     dg = _by_kernels(dg, kernels0_at, tl.load(at), tl.load(at + 1), numbers0_at, A0_at, x0_at, dy0_at, edge, is_e,
                      edges, 1, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
-    dg = _by_kernels(dg, kernels_at, tl.load(at + 2), tl.load(at + 3), numbers_at, A_at, x_at, dy_at, edge, is_e,
-                     edges, 2, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
+    if HAS_M:
+        dg = _by_kernels(dg, kernels_at, tl.load(at + 2), tl.load(at + 3), numbers_at, A_at, x_at, dy_at, edge, is_e,
+                         edges, 2, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     row = network.to(tl.int64) * rows + first_row + e
     tl.store(dg_at + row[:, None] * H + tl.arange(0, H)[None, :], dg, mask=is_e[:, None])
 
@@ -247,8 +249,8 @@ def by_hidden(
 def by_weights(
     g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at,
     kernels0, kernels, edges, rows, first_row, count, first_edge, of_part, first_part,
-    D: tl.constexpr, P: tl.constexpr, PT0: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr, C: tl.constexpr,
-    H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, HAS_M: tl.constexpr, P: tl.constexpr, PT0: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr,
+    C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The derivatives with respect to A and b, for m = 0 and for all others; a part for some of the rows."""
     tiles0: tl.constexpr = P // PT0
@@ -258,7 +260,7 @@ def by_weights(
         _by_weights(g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, number // tiles0, number % tiles0,
                     kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT0, PD, C, H,
                     ROWS, DOT, SUM, PRECISION)  # fmt: skip
-    else:
+    elif HAS_M:
         number -= kernels0 * tiles0
         _by_weights(g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, number // tiles, number % tiles, kernels,
                     edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, PD, C, H, ROWS, DOT,

@@ -1,7 +1,8 @@
 """Radial networks: their hidden values, their last layers in the basis of the orders, and derivatives of both.
 
 A network is Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, or the same without the LayerNorms. Its ten
-parameters lie wherever PyTorch has put them: kernels read their addresses from a table.
+parameters lie wherever PyTorch has put them: kernels read their addresses from a table. Hidden layers are as exact as
+float32 whatever the precision of radial weights: three products of tensor cores in TF32.
 """
 
 import triton
@@ -28,13 +29,44 @@ def _parameter(table_at, network, NUMBER: tl.constexpr, like_at):
 
 
 @triton.jit
-def _first_layer(scalars_at, edge, is_e, weight_at, bias_at, scalars, ROWS: tl.constexpr, TYPE: tl.constexpr):
-    h = tl.arange(0, HIDDEN)
-    z = tl.zeros((ROWS, HIDDEN), dtype=TYPE) + tl.load(bias_at + h)[None, :]
-    for i in range(scalars):
-        x = tl.load(scalars_at + edge * scalars + i, mask=is_e, other=0.0)
-        z += x[:, None] * tl.load(weight_at + h * scalars + i)[None, :]
-    return z
+def _halves(v):
+    """The leading bits of float32, which TF32 has room for, and the rest, of which it has the leading ones.
+
+    Triton's own 'tf32x3' rounds instead, and looks for what is not finite, in more instructions.
+    """
+    high = (v.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
+    return high, v - high
+
+
+@triton.jit
+def _dot(a, b, total, TYPE: tl.constexpr):
+    """The product added to a sum, as exact as TYPE but for the last bit or two."""
+    if TYPE == tl.float64:
+        total = tl.dot(a, b, total, input_precision="ieee", out_dtype=TYPE)
+    else:
+        a, a_low = _halves(a)
+        b, b_low = _halves(b)
+        total = tl.dot(a_low, b, total, input_precision="tf32", out_dtype=TYPE)
+        total = tl.dot(a, b_low, total, input_precision="tf32", out_dtype=TYPE)
+        total = tl.dot(a, b, total, input_precision="tf32", out_dtype=TYPE)
+    return total
+
+
+@triton.jit
+def _first_values(
+    table_at, scalars_at, order_at, like_at, start, network, rows, first_alone, scalars,
+    SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """Some rows, which of them are there, what their network sees, and what its first layer makes of that."""
+    row, s, h = start + tl.arange(0, ROWS), tl.arange(0, SCALARS), tl.arange(0, HIDDEN)
+    is_e, is_s = row < rows, s < scalars
+    edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
+    at = scalars_at + edge[:, None] * scalars + s[None, :]
+    seen = tl.load(at, mask=is_e[:, None] & is_s[None, :], other=0.0)
+    at = _parameter(table_at, network, 0, like_at) + h[None, :] * scalars + s[:, None]
+    weight = tl.load(at, mask=is_s[:, None], other=0.0)
+    bias = tl.load(_parameter(table_at, network, 1, like_at) + h)
+    return row, is_e, seen, _dot(seen, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
 
 
 @triton.jit
@@ -43,7 +75,7 @@ def _normed(z, HAS_NORM: tl.constexpr):
     inverse = tl.sum(z * 0, axis=1) + 1
     if HAS_NORM:
         z -= (tl.sum(z, axis=1) / HIDDEN)[:, None]
-        inverse = 1 / tl.sqrt(tl.sum(z * z, axis=1) / HIDDEN + EPSILON)
+        inverse = tl.rsqrt(tl.sum(z * z, axis=1) / HIDDEN + EPSILON)
         z *= inverse[:, None]
     return z, inverse
 
@@ -60,17 +92,17 @@ def _activated(z, table_at, network, SCALE: tl.constexpr, like_at, HAS_NORM: tl.
 @triton.jit
 def _hidden(
     table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, network, block,
-    HAS_NORM: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    row, h = block * ROWS + tl.arange(0, ROWS), tl.arange(0, HIDDEN)
-    is_e = row < rows
-    edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
-    weight_at, bias_at = _parameter(table_at, network, 0, g_at), _parameter(table_at, network, 1, g_at)
-    z, _ = _normed(_first_layer(scalars_at, edge, is_e, weight_at, bias_at, scalars, ROWS, TYPE), HAS_NORM)
+    h = tl.arange(0, HIDDEN)
+    row, is_e, _, z = _first_values(table_at, scalars_at, order_at, g_at, block * ROWS, network, rows, first_alone,
+                                    scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+    z, _ = _normed(z, HAS_NORM)
     x = _activated(z, table_at, network, 2, g_at, HAS_NORM)
     weight = tl.load(_parameter(table_at, network, 4, g_at) + h[None, :] * HIDDEN + h[:, None])  # transposed
     bias = tl.load(_parameter(table_at, network, 5, g_at) + h)
-    z, _ = _normed(tl.dot(x, weight, input_precision="ieee", out_dtype=TYPE) + bias[None, :], HAS_NORM)
+    z = _dot(x, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
+    z, _ = _normed(z, HAS_NORM)
     g = _activated(z, table_at, network, 6, g_at, HAS_NORM)
     at = g_at + (network.to(tl.int64) * rows + row[:, None]) * HIDDEN + h[None, :]
     tl.store(at, g, mask=is_e[:, None])
@@ -87,63 +119,107 @@ def _norm_gradient(d, z, inverse, table_at, network, SCALE: tl.constexpr, like_a
 
 
 @triton.jit
+def _summed(v, total, ROWS: tl.constexpr, TYPE: tl.constexpr):
+    """Sums over rows, eight times each: products with ones take fewer instructions than threads that hand on sums."""
+    ones = tl.full((ROWS, 8), 1.0, dtype=TYPE)
+    if TYPE == tl.float64:
+        total = tl.dot(tl.trans(v), ones, total, input_precision="ieee", out_dtype=TYPE)
+    else:
+        high, low = _halves(tl.trans(v))
+        total = tl.dot(low, ones, total, input_precision="tf32", out_dtype=TYPE)
+        total = tl.dot(high, ones, total, input_precision="tf32", out_dtype=TYPE)
+    return total
+
+
+@triton.jit
 def hidden_gradient(
     table_at, scalars_at, order_at, dg_at, parts_at, dscalars_at, rows, first_alone, scalars, of_part,
     HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Derivatives with respect to parameters, as partial sums over blocks of rows, and to scalars, of each network."""
+    """Derivatives with respect to parameters, as partial sums over blocks of rows, and to scalars, of each network.
+
+    Of each block, first the second layer and then the first, as registers have no room for both. What comes between
+    them, the derivative with respect to the first layer's values, takes the place of ``dg``.
+    """
     network, part = tl.program_id(0), tl.program_id(1)
-    h, s = tl.arange(0, HIDDEN), tl.arange(0, SCALARS)
-    is_s = s < scalars
-    first_at, first_bias_at = _parameter(table_at, network, 0, dg_at), _parameter(table_at, network, 1, dg_at)
+    first, end = part * of_part, tl.minimum((part + 1) * of_part, rows)
+    to = parts_at + (part.to(tl.int64) * tl.num_programs(0) + network) * (HIDDEN * scalars + BEHIND)
+    _by_second_layer(table_at, scalars_at, order_at, dg_at, to + HIDDEN * (scalars + 3), network, first, end, rows,
+                     first_alone, scalars, HAS_NORM, SCALARS, ROWS, TYPE)  # fmt: skip
+    tl.debug_barrier()
+    _by_first_layer(table_at, scalars_at, order_at, dg_at, to, dscalars_at, network, first, end, rows, first_alone,
+                    scalars, HAS_NORM, BY_SCALARS, SCALARS, ROWS, TYPE)  # fmt: skip
+
+
+@triton.jit
+def _by_second_layer(
+    table_at, scalars_at, order_at, dg_at, to, network, first, end, rows, first_alone, scalars,
+    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    h = tl.arange(0, HIDDEN)
     weight_at = _parameter(table_at, network, 4, dg_at)
     bias = tl.load(_parameter(table_at, network, 5, dg_at) + h)
-    dfirst, dweight = tl.zeros((HIDDEN, SCALARS), dtype=TYPE), tl.zeros((HIDDEN, HIDDEN), dtype=TYPE)
-    db1, ds1, dt1 = tl.zeros((HIDDEN,), dtype=TYPE), tl.zeros((HIDDEN,), dtype=TYPE), tl.zeros((HIDDEN,), dtype=TYPE)
-    db2, ds2, dt2 = tl.zeros((HIDDEN,), dtype=TYPE), tl.zeros((HIDDEN,), dtype=TYPE), tl.zeros((HIDDEN,), dtype=TYPE)
-    for start in range(part * of_part, tl.minimum((part + 1) * of_part, rows), ROWS):
-        row = start + tl.arange(0, ROWS)
-        is_e = row < rows
-        edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
-        z = _first_layer(scalars_at, edge, is_e, first_at, first_bias_at, scalars, ROWS, TYPE)
-        z1, inverse1 = _normed(z, HAS_NORM)
-        x = _activated(z1, table_at, network, 2, dg_at, HAS_NORM)
+    dweight, dbias = tl.zeros((HIDDEN, HIDDEN), dtype=TYPE), tl.zeros((HIDDEN, 8), dtype=TYPE)
+    dscale, dshift = dbias, dbias
+    for start in range(first, end, ROWS):
+        row, is_e, _, z = _first_values(table_at, scalars_at, order_at, dg_at, start, network, rows, first_alone,
+                                        scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+        x, _ = _normed(z, HAS_NORM)
+        x = _activated(x, table_at, network, 2, dg_at, HAS_NORM)
         weight = tl.load(weight_at + h[:, None] * HIDDEN + h[None, :])
-        z = tl.dot(x, tl.trans(weight), input_precision="ieee", out_dtype=TYPE) + bias[None, :]
-        z2, inverse2 = _normed(z, HAS_NORM)
-        at = dg_at + (network.to(tl.int64) * rows + row[:, None]) * HIDDEN + h[None, :]
+        z = _dot(x, tl.trans(weight), tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
+        z, inverse = _normed(z, HAS_NORM)
+        at = dg_at + network.to(tl.int64) * rows * HIDDEN + (row[:, None] * HIDDEN + h[None, :])
         d = tl.load(at, mask=is_e[:, None], other=0.0)
-        d = tl.where(_activated(z2, table_at, network, 6, dg_at, HAS_NORM) > 0, d, 0.0)
-        ds2 += tl.sum(d * z2, axis=0)
-        dt2 += tl.sum(d, axis=0)
-        d = _norm_gradient(d, z2, inverse2, table_at, network, 6, dg_at, HAS_NORM)
-        db2 += tl.sum(d, axis=0)
-        dweight = tl.dot(tl.trans(d), x, dweight, input_precision="ieee", out_dtype=TYPE)
-        d = tl.where(x > 0, tl.dot(d, weight, input_precision="ieee", out_dtype=TYPE), 0.0)
-        ds1 += tl.sum(d * z1, axis=0)
-        dt1 += tl.sum(d, axis=0)
-        d = _norm_gradient(d, z1, inverse1, table_at, network, 2, dg_at, HAS_NORM)
-        db1 += tl.sum(d, axis=0)
-        at = scalars_at + edge[:, None] * scalars + s[None, :]
-        seen = tl.load(at, mask=is_e[:, None] & is_s[None, :], other=0.0)
-        dfirst = tl.dot(tl.trans(d), seen, dfirst, input_precision="ieee", out_dtype=TYPE)
+        d = tl.where(_activated(z, table_at, network, 6, dg_at, HAS_NORM) > 0, d, 0.0)
+        dscale = _summed(d * z, dscale, ROWS, TYPE)
+        dshift = _summed(d, dshift, ROWS, TYPE)
+        d = _norm_gradient(d, z, inverse, table_at, network, 6, dg_at, HAS_NORM)
+        dbias = _summed(d, dbias, ROWS, TYPE)
+        dweight = _dot(tl.trans(d), x, dweight, TYPE)
+        d = tl.where(x > 0, _dot(d, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE), TYPE), 0.0)
+        tl.store(at, d, mask=is_e[:, None])
+    tl.store(to + h[:, None] * HIDDEN + h[None, :], dweight)
+    _store_sums(to + HIDDEN * HIDDEN, dbias, dscale, dshift)
+
+
+@triton.jit
+def _by_first_layer(
+    table_at, scalars_at, order_at, dg_at, to, dscalars_at, network, first, end, rows, first_alone, scalars,
+    HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    h, s = tl.arange(0, HIDDEN), tl.arange(0, SCALARS)
+    is_s = s < scalars
+    weight_at = _parameter(table_at, network, 0, dg_at)
+    dweight, dbias = tl.zeros((HIDDEN, SCALARS), dtype=TYPE), tl.zeros((HIDDEN, 8), dtype=TYPE)
+    dscale, dshift = dbias, dbias
+    for start in range(first, end, ROWS):
+        row, is_e, seen, z = _first_values(table_at, scalars_at, order_at, dg_at, start, network, rows, first_alone,
+                                           scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+        z, inverse = _normed(z, HAS_NORM)
+        at = dg_at + network.to(tl.int64) * rows * HIDDEN + (row[:, None] * HIDDEN + h[None, :])
+        d = tl.load(at, mask=is_e[:, None], other=0.0)
+        dscale = _summed(d * z, dscale, ROWS, TYPE)
+        dshift = _summed(d, dshift, ROWS, TYPE)
+        d = _norm_gradient(d, z, inverse, table_at, network, 2, dg_at, HAS_NORM)
+        dbias = _summed(d, dbias, ROWS, TYPE)
+        dweight = _dot(tl.trans(d), seen, dweight, TYPE)
         if BY_SCALARS:
-            first = tl.load(first_at + h[:, None] * scalars + s[None, :], mask=is_s[None, :], other=0.0)
+            weight = tl.load(weight_at + h[:, None] * scalars + s[None, :], mask=is_s[None, :], other=0.0)
+            edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
             at = dscalars_at + (network.to(tl.int64) * rows + edge[:, None]) * scalars + s[None, :]
-            found = tl.dot(d, first, input_precision="ieee", out_dtype=TYPE)
+            found = _dot(d, weight, tl.zeros((ROWS, SCALARS), dtype=TYPE), TYPE)
             tl.store(at, found, mask=is_e[:, None] & is_s[None, :])
-    at = parts_at + (part.to(tl.int64) * tl.num_programs(0) + network) * (HIDDEN * scalars + BEHIND)
-    tl.store(at + h[:, None] * scalars + s[None, :], dfirst, mask=is_s[None, :])
-    at += HIDDEN * scalars
-    tl.store(at + h, db1)
-    tl.store(at + HIDDEN + h, ds1)
-    tl.store(at + 2 * HIDDEN + h, dt1)
-    at += 3 * HIDDEN
-    tl.store(at + h[:, None] * HIDDEN + h[None, :], dweight)
-    at += HIDDEN * HIDDEN
-    tl.store(at + h, db2)
-    tl.store(at + HIDDEN + h, ds2)
-    tl.store(at + 2 * HIDDEN + h, dt2)
+    tl.store(to + h[:, None] * scalars + s[None, :], dweight, mask=is_s[None, :])
+    _store_sums(to + HIDDEN * scalars, dbias, dscale, dshift)
+
+
+@triton.jit
+def _store_sums(to, dbias, dscale, dshift):
+    h = tl.arange(0, HIDDEN)
+    tl.store(to + h, tl.max(dbias, axis=1))
+    tl.store(to + HIDDEN + h, tl.max(dscale, axis=1))
+    tl.store(to + 2 * HIDDEN + h, tl.max(dshift, axis=1))
 
 
 @triton.jit
@@ -176,6 +252,7 @@ def networks(
     P: tl.constexpr,
     C: tl.constexpr,
     F: tl.constexpr,
+    SCALARS: tl.constexpr,
     ROWS: tl.constexpr,
     TYPE: tl.constexpr,
 ):
@@ -187,7 +264,7 @@ def networks(
     number = tl.program_id(0)
     if number < blocks * networks:
         _hidden(table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, number // blocks, number % blocks,
-                HAS_NORM, ROWS, TYPE)  # fmt: skip
+                HAS_NORM, SCALARS, ROWS, TYPE)  # fmt: skip
     else:
         number -= blocks * networks
         kernel, p = number // P, number % P

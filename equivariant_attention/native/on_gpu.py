@@ -148,7 +148,8 @@ def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
         tuple(weights), tuple(values), tuple(v if o is None else o for v, o in zip(values, others, strict=True)),
         tuple(output), nodes,
         ORDERS=tuple(v.shape[2] for v in values), INSIDE=inside, BESIDE=beside, OUTSIDE=outside, ROWS=ROWS, OUT=out,
-        IN=_tile(max(inside)), SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
+        IN=min(_tile(max(inside)), 32),  # of 64, an A100 would spill registers
+        SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
     )  # fmt: skip
 
 

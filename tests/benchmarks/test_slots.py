@@ -48,7 +48,7 @@ def test_loops_that_hold_no_other():
     assert TWO_WAYS.innermost == [{"HGMMA": 1, "BRA": 1}, {"FFMA": 1, "BRA": 1}]
 
 
-COLUMNS = {  # of a tile of radial weights, for each turn of each loop
+COLUMNS = {  # of a tile of radial weights, for each turn of each loop; those of m > 0 are left out where there are none
     "messages": lambda a: (a["PT0"] * a["CT"], 2 * a["PT"] * a["CT"]),
     "by_hidden": lambda a: (0, a["PT"] * a["C"], 0, 2 * a["PT"] * a["C"]),
     "by_weights": lambda a: (a["PT0"] * a["C"], 2 * a["PT"] * a["C"]),
@@ -62,7 +62,7 @@ def test_every_pass_goes_once_through_all_radial_weights():
     for one in launched(*CASES["bonded-240"](False, molecules=1, num_layers=2), "high"):
         a = one.arguments
         turns = [n for way in WAYS[one.name](a) for n in way.turns]
-        weights = sum(a["ROWS"] * n * m for n, m in zip(turns, COLUMNS[one.name](a), strict=True))
+        weights = sum(a["ROWS"] * n * m for n, m in zip(turns, COLUMNS[one.name](a), strict=a["HAS_M"]))
         rows = -(-a["count"] // a["ROWS"]) * a["ROWS"]  # a tile is whole
         made[one.name, a["C"] * a["P"]] += weights / rows
     first, second, last = 5 * 16 * 8, 16 * 32 * (32 + 2 * 28), 4 * 128 * 32

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks.machine_code import CAPABILITIES, of_launch
 from equivariant_attention.contraction import use_backend
+from equivariant_attention.contraction.triton_mix import mix_product_gradient
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.kernels.launch import recorded
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
@@ -52,3 +53,16 @@ def test_no_launch_of_a_layer_spills(capability, precision):
         if launch.kernel.__module__ == mixing.__name__:
             assert any("MMA" in name for loop in code.innermost for name in loop), launch.name
     assert not spilled
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_no_product_alone_spills(capability):
+    """Of as many numbers in a row as it may have."""
+    h, A, x, dy = (torch.zeros(shape) for shape in ((1, 64, 33), (1, 33, 32 * 32), (64, 4, 32), (64, 4, 32)))
+    with recorded(capability) as record:
+        mix_product_gradient(h, A, x, dy)
+    assert {launch.name: of_launch(launch, capability).spilled for launch in record} == {
+        "messages": 0,
+        "by_hidden": 0,
+        "by_weights": 0,
+    }
