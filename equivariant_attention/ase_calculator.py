@@ -16,7 +16,7 @@ from torch import nn
 
 from .checks import check_positive, check_whole_number
 from .forces import Prediction, energy_forces_stress
-from .models import Potential
+from .models import AtomicEnergies
 from .periodic import check_cell
 
 
@@ -41,16 +41,16 @@ class ModelCalculator(Calculator):
     Results are kept until the atoms move; call ``reset()`` when the weights have changed.
 
     Args:
-        model: a :class:`~equivariant_attention.models.Potential`; or what maps a graph to its energy, a tensor of one
-            number, and lets gradients flow through its basis (``get_basis_and_r(..., compute_gradients=True)``). In the
-            units that ASE is to have: eV and Å, usually.
-        cutoff: how far edges reach, finite and larger than 0. That of a Potential need not be given.
+        model: a :class:`~equivariant_attention.models.Potential` or ``ManyBodyPotential``; or what maps a graph to its
+            energy, a tensor of one number, and lets gradients flow through its basis
+            (``get_basis_and_r(..., compute_gradients=True)``). In the units that ASE is to have: eV and Å, usually.
+        cutoff: how far edges reach, finite and larger than 0. That of a potential need not be given.
         envelope: p of the :func:`~equivariant_attention.envelope.polynomial_envelope`, at least 1; None for edges that
-            end sharply, where energies jump. By default that of a Potential, or 6.
+            end sharply, where energies jump. By default that of a potential, or 6.
 
     Raises:
         TypeError: ``model`` is not a module with parameters.
-        ValueError: ``cutoff`` or ``envelope`` is not as above, or not that of the Potential.
+        ValueError: ``cutoff`` or ``envelope`` is not as above, or not that of the potential.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012 (as ASE has it)
@@ -61,7 +61,7 @@ class ModelCalculator(Calculator):
         super().__init__()
         if not isinstance(model, nn.Module) or next(model.parameters(), None) is None:
             raise TypeError(f"model must be a torch.nn.Module with parameters, got {type(model).__name__}")
-        if isinstance(model, Potential):
+        if isinstance(model, AtomicEnergies):
             if cutoff not in (None, model.cutoff):
                 raise ValueError(f"cutoff must be that of the model, {model.cutoff}, got {cutoff}")
             if envelope not in (..., model.envelope):

@@ -12,21 +12,20 @@ from ..basis import get_basis_and_r
 from ..checks import check_positive, check_whole_number
 from ..envelope import edge_envelope
 from ..fibers import Features, FiberLike, as_fiber
-from ..forces import Prediction, energy_forces_stress
-from ..graphs import GraphLike, as_graph, edges_on, graph_of_node
-from ..models.elements import LARGEST_ATOMIC_NUMBER, symbols
+from ..graphs import GraphLike, edges_on
+from ..models.atomic_energies import AtomicEnergies
+from ..models.elements import LARGEST_ATOMIC_NUMBER
 from ..models.nonlinearity import nonlinearity as named
 from ..models.radial_basis import RadialBasis
-from ..models.saving import Saveable
 from ..models.se3_transformer import activation_of, attention_layers
 from ..plain import check_never_called
-from ..plan import Plan, check_values, relative_positions
+from ..plan import Plan, relative_positions
 from ..segments import segment_sum
 from ..so3 import spherical_harmonics
 from ..so3.vectors import length_and_direction
 
 
-class Potential(Saveable):
+class Potential(AtomicEnergies):
     r"""Energy as a sum over atoms, of the densities around them and of what SE(3)-Transformer layers make of these.
 
     .. math:: f^l_i = \frac{1}{\sqrt{n}} \sum_{j \in N_i} u_{ij} \, (b_{z_j} \circ V^l R(r_{ij})) \, Y_l(x_i - x_j),
@@ -69,10 +68,6 @@ class Potential(Saveable):
         TypeError, ValueError: an argument has another value, or the layers refuse the channels.
     """
 
-    reference: Tensor
-    scale: Tensor
-    known: Tensor
-
     def __init__(
         self,
         cutoff: float,
@@ -93,23 +88,21 @@ class Potential(Saveable):
         activation: str = "relu",
         envelope: int | None = 6,
     ) -> None:
-        super().__init__()
+        super().__init__(cutoff, envelope)
         self.radial = RadialBasis(radial_basis, num_radial, cutoff)
         self.fiber_hidden = fiber = as_fiber(fiber_hidden, "fiber_hidden")
         check_whole_number(num_layers, 0, "num_layers")
         check_whole_number(num_embedding, 1, "num_embedding")
         check_whole_number(num_hidden, 1, "num_hidden")
         check_positive(num_neighbors, "num_neighbors")
-        if envelope is not None:
-            check_whole_number(envelope, 1, "envelope")
         if 0 not in fiber.degrees or min(fiber.multiplicities) < 2:
             raise ValueError(f"fiber_hidden must have degree 0, and at least 2 channels of every degree, got {fiber}")
-        self.cutoff, self.num_layers, self.num_embedding = float(cutoff), num_layers, num_embedding
+        self.num_layers, self.num_embedding = num_layers, num_embedding
         self.num_neighbors, self.num_hidden = float(num_neighbors), num_hidden
         self.n_heads, self.div, self.x_ij = n_heads, float(div), x_ij
         self.selfint, self.learnable_skip, self.nonlinearity = selfint, learnable_skip, nonlinearity
         self.radial_basis, self.num_radial = radial_basis, num_radial
-        self.activation, self.envelope = activation, envelope
+        self.activation = activation
         self.max_degree = max(fiber.max_degree, 1 if x_ij == "cat" else 0)
 
         self.element = nn.Embedding(LARGEST_ATOMIC_NUMBER + 1, num_embedding)
@@ -130,9 +123,6 @@ class Potential(Saveable):
         width = num_embedding + products + fiber.dict[0] * (2 if num_layers else 1)
         middle = nn.Linear(num_hidden, num_hidden)
         self.head = nn.Sequential(nn.Linear(width, num_hidden), nn.SiLU(), middle, nn.SiLU(), nn.Linear(num_hidden, 1))
-        self.register_buffer("reference", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("known", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.bool))
 
     def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
         """Energies of graphs; :meth:`predict` makes the graphs.
@@ -150,21 +140,13 @@ class Potential(Saveable):
             TypeError, ValueError: they have another shape, dtype or device; or there is an element without reference.
         """
         check_never_called(self.layers, "layers")
-        G = as_graph(G)
-        if plan is None:
-            check_values(G)
-        else:
-            plan.check(G)
-        z = self._checked(G.ndata["z"], G.num_nodes(), looked_at=plan is None)
+        G, z = self._checked_graph(G, plan)
         elements = self.element(z)
         density = self._density(G, elements)
         told = [elements, density["0"].squeeze(-1), *_products(density)]
         if self.layers:
             told.append(self._attended(G, density, elements, plan))
-        of_atoms = self.scale * self.head(torch.cat(told, dim=1)).squeeze(-1)
-        owner = graph_of_node(G)
-        learnt = segment_sum(of_atoms, owner, G.batch_size)
-        return learnt + segment_sum(self.reference[z], owner, G.batch_size)  # of which float32 would hold few digits
+        return self._summed(G, z, self.head(torch.cat(told, dim=1)).squeeze(-1))
 
     def _density(self, G: GraphLike, elements: Tensor) -> Features:
         """f, of fiber ``fiber_hidden``."""
@@ -191,56 +173,6 @@ class Potential(Saveable):
             h = layer(h, G=G, r=r, basis=basis)
         return h["0"].squeeze(-1)
 
-    def predict(
-        self,
-        z: Tensor,
-        x: Tensor,
-        batch: Tensor | None = None,
-        cell: Tensor | None = None,
-        pbc: Tensor | bool | None = None,
-    ) -> Prediction:
-        """Energies, forces and stress.
-
-        Args:
-            z: atomic numbers, int64 ``[atoms]``.
-            x, batch, cell, pbc: as of :func:`~equivariant_attention.neighbors.radius_graph`.
-
-        Returns:
-            as of :func:`~equivariant_attention.forces.energy_forces_stress`: they can be differentiated again unless
-            gradients are switched off.
-
-        Raises:
-            TypeError, ValueError, ImportError: as of :meth:`forward` and ``radius_graph``.
-        """
-        return energy_forces_stress(self, self._checked(z, len(x)), x, self.cutoff, batch, cell, pbc, self.envelope)
-
-    def set_references(self, z: Tensor, batch: Tensor, energy: Tensor, scale: float = 1.0) -> None:
-        """Take the reference energies of elements from data, by :func:`reference_energies`, and forget those of others.
-
-        Args:
-            z, batch, energy: as there.
-            scale: s, in the unit of energy; the spread of forces times a length of 1 does well.
-
-        Raises:
-            TypeError, ValueError: they do not go together, or are not finite.
-        """
-        check_positive(scale, "scale")
-        if not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale}")
-        self.reference.copy_(reference_energies(z, batch, energy))
-        self.scale.fill_(scale)
-        self.known.zero_()[z.unique()] = True
-
-    def _checked(self, z: Any, atoms: int, looked_at: bool = True) -> Tensor:
-        _check_atomic_numbers(z, atoms, looked_at)
-        if not looked_at:
-            torch._assert_async(self.known[z].all() | ~self.known.any(), "z must be of elements that it was trained on")
-        elif not torch.compiler.is_compiling() and self.known.any() and not self.known[z].all():
-            others, own = z[~self.known[z]].tolist(), self.known.nonzero().flatten().tolist()
-            expected = f"the elements that the model was trained on, {symbols(own)}"
-            raise ValueError(f"z must be of {expected}; got also {symbols(others)}")
-        return z
-
 
 def _products(features: Features) -> list[Tensor]:
     """Inner products of all channels of each degree above 0, each pair once, ``[nodes, m (m + 1) / 2]``."""
@@ -250,40 +182,3 @@ def _products(features: Features) -> list[Tensor]:
             first, second = torch.triu_indices(value.shape[1], value.shape[1], device=value.device)
             found.append((value @ value.mT)[:, first, second])
     return found
-
-
-def reference_energies(z: Tensor, batch: Tensor, energy: Tensor) -> Tensor:
-    """Energies of the elements that add up to those of structures, by least squares.
-
-    What cannot be told apart, such as elements that occur in one composition alone, is shared among their atoms.
-
-    Args:
-        z: atomic numbers of all structures, int64 ``[atoms]``.
-        batch: structure of each atom, int64 ``[atoms]``, from 0.
-        energy: of every structure, ``[structures]``.
-
-    Returns:
-        float64 ``[119]``, by atomic number; 0 for elements that do not occur.
-
-    Raises:
-        ValueError: they do not go together, or energies are not finite.
-    """
-    _check_atomic_numbers(z, len(batch))
-    if not energy.isfinite().all() or (len(batch) and not 0 <= int(batch.min()) <= int(batch.max()) < len(energy)):
-        raise ValueError(f"energy must be finite and of every structure of batch, got {list(energy.shape)}")
-    counts = torch.zeros(len(energy), LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64)
-    counts.index_put_((batch.cpu(), z.cpu()), torch.ones(len(z), dtype=torch.float64), accumulate=True)
-    return torch.linalg.pinv(counts) @ energy.detach().double().cpu()
-
-
-def _check_atomic_numbers(z: Any, atoms: int, looked_at: bool = True) -> None:
-    if not isinstance(z, Tensor) or z.dtype not in (torch.int64, torch.int32) or tuple(z.shape) != (atoms,):
-        got = f"{z.dtype} {list(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"z must be atomic numbers, int64 [{atoms}], got {got}")
-    if torch.compiler.is_compiling() or not atoms:
-        return
-    if not looked_at:
-        torch._assert_async(((z >= 1) & (z <= LARGEST_ATOMIC_NUMBER)).all(), f"z must be 1 to {LARGEST_ATOMIC_NUMBER}")
-        return
-    if not (int(z.min()) >= 1 and int(z.max()) <= LARGEST_ATOMIC_NUMBER):
-        raise ValueError(f"z must be 1 to {LARGEST_ATOMIC_NUMBER}, got {int(z.min())} to {int(z.max())}")

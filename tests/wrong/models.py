@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from equivariant_attention.models import TFN, Potential, RadialBasis, SE3Transformer
+from equivariant_attention.models import TFN, ManyBodyPotential, Potential, RadialBasis, SE3Transformer
 
 FIBERS = {0: 4, 1: 2}, {0: 4, 1: 4, 2: 4}, {0: 3, 1: 2, 2: 1}
 
@@ -54,10 +54,23 @@ OF_POTENTIAL = {
     "nonlinearity": ({"nonlinearity": "none"}, "nonlinearity"),
     "radial_basis": ({"radial_basis": None}, "radial_basis"),
 }
+OF_MANY_BODY = {
+    "no channels": ({"num_channels": 0}, "num_channels"),
+    "max_degree": ({"max_degree": -1}, "max_degree"),
+    "more degrees sent": ({"max_degree": 1, "max_degree_sent": 2}, "max_degree_sent"),
+    "no layers": ({"num_layers": 0}, "num_layers"),
+    "correlation": ({"correlation": 0}, "correlation"),
+    "num_embedding": ({"num_embedding": 0}, "num_embedding"),
+    "num_neighbors": ({"num_neighbors": 0}, "num_neighbors"),
+    "num_hidden": ({"num_hidden": 2.5}, "num_hidden"),
+    "envelope": ({"envelope": 0}, "envelope"),
+    "radial_basis": ({"radial_basis": "sine"}, "radial_basis"),
+}
 MADE_WITH = (
     (partial(SE3Transformer, *FIBERS), OF_BOTH | OF_SE3_TRANSFORMER),
     (partial(TFN, *FIBERS), OF_BOTH | OF_TFN),
     (partial(Potential, 2.0, fiber_hidden={0: 4, 1: 4}), OF_POTENTIAL),
+    (partial(ManyBodyPotential, 2.0), OF_MANY_BODY),
 )
 
 # call: (what is called, error, the argument that the error names first)
@@ -76,6 +89,7 @@ WRONG = {
     "RadialBasis: one function": (lambda: RadialBasis("bessel", 1, 2.0), ValueError, "num_radial"),
     "RadialBasis: no cutoff": (lambda: RadialBasis("bessel", 4, 0.0), ValueError, "cutoff"),
     "RadialBasis: infinite": (lambda: RadialBasis("bessel", 4, math.inf), ValueError, "cutoff"),
+    "ManyBodyPotential: cutoff": (lambda: ManyBodyPotential(0.0), ValueError, "cutoff"),
     "Potential.predict: floats": (lambda: predicted(torch.tensor([1.0, 2.0])), ValueError, "z"),
     "Potential.predict: too few": (lambda: predicted(torch.tensor([1])), ValueError, "z"),
     "Potential.predict: list": (lambda: predicted([1, 2]), ValueError, "z"),
