@@ -22,10 +22,11 @@ class CompiledLoss:
 
     Args:
         loss: of a model and a batch of tensors; all else, such as a graph, must be the same for all batches.
+        backend: of ``torch.compile``.
     """
 
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
+    def __init__(self, loss: Loss, backend: str = "inductor") -> None:
+        self.loss, self.backend = loss, backend
         self.functions: dict[tuple[Any, ...], Callable[..., Any]] = {}
         self.names: list[str] = []
 
@@ -46,12 +47,14 @@ class CompiledLoss:
         return means | {"loss": _Known.apply(means["loss"], *gradients, *parameters)}
 
     def _compiled(self, model: nn.Module, parameters: list[nn.Parameter], batch: tuple[Tensor, ...]) -> Any:
-        names = [name for name, p in model.named_parameters() if p.requires_grad]
+        names = [f"model.{name}" for name, p in model.named_parameters() if p.requires_grad]
+        with torch.no_grad():
+            self.loss(model, batch)  # which may keep things for all batches of this shape, but none that are recorded
 
         def whole(weights: list[Tensor], batch: tuple[Tensor, ...]) -> tuple[list[Tensor], list[Tensor]]:
             weights = [weight.detach().requires_grad_() for weight in weights]
-            call = _WithWeights(model, dict(zip(names, weights, strict=True)))
-            means = self.loss(call, batch)
+            named = dict(zip(names, weights, strict=True))
+            means = torch.func.functional_call(_Evaluated(model, self.loss), named, (batch,))
             self.names = list(means)
             gradients = torch.autograd.grad(means["loss"], weights, materialize_grads=True)
             return [mean.detach() for mean in means.values()], list(gradients)
@@ -61,18 +64,18 @@ class CompiledLoss:
             graph = make_fx(whole)(weights, batch)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        return torch.compile(graph, fullgraph=True, dynamic=False)
+        return torch.compile(graph, backend=self.backend, fullgraph=True, dynamic=False)
 
 
-class _WithWeights(nn.Module):
-    """A model called with other weights than its own."""
+class _Evaluated(nn.Module):
+    """The loss of a model, as a module."""
 
-    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.model, self.weights = model, weights
+        self.model, self.loss = model, loss
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.model, self.weights, args, kwargs)
+    def forward(self, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        return self.loss(self.model, batch)
 
 
 class _Known(torch.autograd.Function):
