@@ -37,6 +37,7 @@ class CompiledLoss:
             model: with the same parameters in all calls.
             batch: each shape is compiled for itself.
         """
+        model = getattr(model, "module", model)  # without Fabric's wrapper
         parameters = [p for p in model.parameters() if p.requires_grad]
         key = tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in batch)
         if key not in self.functions:

@@ -6,6 +6,7 @@ python experiments/forces/trajectory.py --resume FOLDER                        g
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -88,6 +89,7 @@ from equivariant_attention.neighbors import fully_connected_graph
 from equivariant_attention.plan import Plan
 from experiments.forces.compiled import CompiledLoss
 from experiments.forces.frames import labels, read_frames
+from utils import distributed
 from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
 from utils.training import Trainer
@@ -122,6 +124,8 @@ def load(config: TrajectoryConfig) -> dict[str, Trajectory]:
         raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
     if config.data is None:
         raise UsageError("--data: expected a file, got none")
+    if config.compile and math.prod(distributed.local_processes()) > 1:
+        raise UsageError("--compile: expected one process, got several")
     with blame("--data"):
         frames = read_frames(config.data)
         z = torch.from_numpy(frames[0].numbers).long()
@@ -168,9 +172,9 @@ class Loss:
         """
         x, energy, forces = batch
         G, plan = self._graph(len(x), x.device)
-        G = with_edge_fields(G, {})
-        G.ndata.update(x=x.reshape(-1, 1, 3), z=self.z.to(x.device).repeat(len(x)))
-        found = forces_on_graph(partial(model, plan=plan), G, model.cutoff, envelope=model.envelope)
+        moved = with_edge_fields(G, {})
+        moved.ndata.update({**G.ndata, "x": x.reshape(-1, 1, 3)})
+        found = forces_on_graph(partial(model, plan=plan), moved, model.cutoff, envelope=model.envelope)
         of_energy, of_forces = found.energy.to(energy) - energy, found.forces.view_as(forces) - forces
         loss = of_forces.square().mean() + self.energy_weight / len(self.z) * of_energy.square().mean()
         errors = {"energy_error": of_energy, "forces_error": of_forces}
@@ -180,10 +184,10 @@ class Loss:
         """Frames side by side, with an edge between every two atoms: where one is longer than the cutoff, it is 0."""
         if (frames, device) not in self.graphs:
             atoms = len(self.z)
-            G = fully_connected_graph(
-                torch.arange(3.0 * atoms).view(-1, 3).repeat(frames, 1), torch.arange(frames).repeat_interleave(atoms)
-            ).to(device)
-            self.graphs[frames, device] = G, Plan(G)
+            anywhere = torch.arange(3.0 * atoms).view(-1, 3).repeat(frames, 1)
+            G = fully_connected_graph(anywhere, torch.arange(frames).repeat_interleave(atoms))
+            G.ndata["z"] = self.z.repeat(frames)
+            self.graphs[frames, device] = G.to(device), Plan(G).to(device)
         return self.graphs[frames, device]
 
 
@@ -218,9 +222,8 @@ def batch_loss(model: ManyBodyPotential, batch: Batch) -> tuple[dict[str, Tensor
         model: in whatever wrapper.
         batch: of :class:`Trajectory`.
     """
-    model = getattr(model, "module", model)
-    errors = model.errors_to_learn if torch.is_grad_enabled() else model.errors
-    return errors(model, batch), len(batch[0])
+    learns = torch.is_grad_enabled()
+    return (model.errors_to_learn if learns else model.errors)(model, batch), len(batch[0])
 
 
 def report(

@@ -10,8 +10,10 @@ from ase.io import write
 
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.kernels import launch
-from experiments.forces import own_data
+from experiments.forces import own_data, trajectory
 from tests import no_waiting
+from tests.experiments.forces.test_md17 import arrays
+from tests.experiments.forces.test_md17 import write as write_npz
 from tests.experiments.runs import TINY
 from tests.rewound import Rewound
 
@@ -79,6 +81,15 @@ def test_a_step_on_structures_of_ones_own_waits_for_nothing(tmp_path, monkeypatc
     write(tmp_path / "frames.extxyz", frames)
     words = ["--data", str(tmp_path / "frames.extxyz"), "--num_layers", num_layers, "--batch_size", "2"]
     trainer, batch = training(own_data.EXPERIMENT, words, tmp_path, monkeypatch)
+    trainer.take_step(batch)
+    with no_waiting.NothingMoves():
+        trainer.take_step(batch)
+
+
+def test_a_step_on_one_molecule_waits_for_nothing(tmp_path, monkeypatch):
+    data = write_npz(tmp_path / "water.npz", arrays(), 0)
+    words = ["--data", data, "--num_valid", "4", "--num_channels", "4", "--batch_size", "2"]
+    trainer, batch = training(trajectory.EXPERIMENT, words, tmp_path, monkeypatch)
     trainer.take_step(batch)
     with no_waiting.NothingMoves():
         trainer.take_step(batch)

@@ -4,7 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.io import write
 
 from tests.experiments.forces.test_frames import labelled
@@ -13,7 +13,7 @@ from utils.cli import UsageError
 FEW = "--num_train 2 --num_valid 1 --num_test 1"
 HOMO = "--task homo --num_layers 1 --num_channels 4"
 NO_FILE = "nowhere/no.npz"
-# (program, argument that the error names, words); DATA is a file of structures, HERE a file that is no data.
+# (program, argument that the error names, words); DATA and MOLECULES are files of structures, HERE one that is no data.
 WRONG = [
     # What no experiment takes.
     ("nbody.run", "layers", "--layers 3"),
@@ -100,6 +100,14 @@ WRONG = [
     ("forces.run", "cuda_graphs", "--data DATA --cuda_graphs"),
     ("forces.run", "div", "--data DATA --num_layers 0 --div 2"),
     ("forces.run", "atoms", "--data DATA --atoms 5"),
+    ("forces.trajectory", "data", "--num_epochs 1"),
+    ("forces.trajectory", "data", f"--data {NO_FILE}"),
+    ("forces.trajectory", "data", "--data DATA"),  # of two molecules
+    ("forces.trajectory", "precision", "--data DATA --precision bf16-mixed"),
+    ("forces.trajectory", "graph", "--data DATA --graph own"),
+    ("forces.trajectory", "cuda_graphs", "--data DATA --cuda_graphs"),
+    ("forces.trajectory", "model", "--data MOLECULES --num_valid 1 --max_degree 1 --max_degree_sent 2"),
+    ("forces.trajectory", "num_valid", "--data MOLECULES --num_valid 2"),
     ("forces.dynamics", "timestep", "a.pt b.xyz --timestep 0"),
     ("forces.dynamics", "pressure", "a.pt b.xyz --pressure nan"),
     ("forces.dynamics", "ensemble", "a.pt b.xyz --ensemble nvq"),
@@ -138,7 +146,12 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write(folder / "data.extxyz", [labelled(bulk("Cu") * (1, 1, n)) for n in (1, 2)])
     np.save(folder / "here.npy", np.zeros(1))
-    return {"DATA": str(folder / "data.extxyz"), "HERE": str(folder / "here.npy")}
+    write(folder / "molecules.extxyz", [labelled(molecule("H2O"))] * 2)
+    return {
+        "DATA": str(folder / "data.extxyz"),
+        "MOLECULES": str(folder / "molecules.extxyz"),
+        "HERE": str(folder / "here.npy"),
+    }
 
 
 NAMED = r"^(unrecognized arguments: |the following arguments are required: )?--{}\b[^\n]*$"

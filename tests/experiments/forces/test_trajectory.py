@@ -96,15 +96,18 @@ def test_a_recorded_step_is_the_same(data, backend):
         assert plain.any()
 
 
-def test_what_cannot_be_trained_on_is_refused(data, tmp_path):
+def test_frames_of_several_molecules_are_refused_and_too_few(data, tmp_path):
     write(tmp_path / "two.extxyz", [labelled(molecule(name)) for name in ("H2O", "CO2")])
     for arguments, message in (
-        ([], "^--data: expected a file, got none"),
-        (["--data", tmp_path / "none.xyz"], r"^--data: .*none\.xyz: No such file"),
         (["--data", tmp_path / "two.extxyz"], "^--data: .* structure 2: expected the atoms of the first one"),
         (["--data", data, "--num_valid", 12], "^--num_valid: expected fewer than the 12 frames, got 12"),
-        (["--data", data, "--precision", "bf16-mixed"], "^--precision"),
     ):
         with pytest.raises(UsageError, match=message):
             train(tmp_path / "run", *arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_one_process_compiles(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(trajectory.distributed, "local_processes", lambda: (2, 1))
+    with pytest.raises(UsageError, match=r"^--compile: expected one process"):
+        trajectory.load(config_of("--data", data, "--compile"))
