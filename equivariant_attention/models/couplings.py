@@ -9,6 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from ..printing import OneLine
 from ..so3.constants import constant
 from ..so3.couplings import real_clebsch_gordan
 
@@ -65,7 +66,7 @@ def _matrix(ways: tuple[Path, ...], first: int, second: int, dtype: torch.dtype,
     return torch.cat(rows).to(device, dtype)
 
 
-class Mixed(nn.Module):
+class Mixed(OneLine):
     r"""Channels of all paths of a degree mixed: :math:`f^j \leftarrow \sum_{(lk)} W^{(lk)j} p^{(lk)j}`.
 
     Args:

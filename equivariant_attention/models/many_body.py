@@ -16,6 +16,7 @@ from ..models.couplings import Mixed, coupled, paths
 from ..models.elements import LARGEST_ATOMIC_NUMBER
 from ..models.radial_basis import RadialBasis
 from ..plan import Plan, relative_positions
+from ..printing import OneLine
 from ..so3 import spherical_harmonics
 from ..so3.vectors import length_and_direction
 
@@ -136,7 +137,7 @@ class ManyBodyPotential(AtomicEnergies):
         return self._summed(G, z, torch.cat(learnt, dim=1).sum(1))
 
 
-class _Layer(nn.Module):
+class _Layer(OneLine):
     """Features of the next degrees: the correlations of the density, and what is kept of those before."""
 
     def __init__(self, density: _Density, correlations: _Correlations, kept: Mixed) -> None:
@@ -149,7 +150,7 @@ class _Layer(nn.Module):
         return torch.cat([found[: len(kept)] + kept, found[len(kept) :]])
 
 
-class _Density(nn.Module):
+class _Density(OneLine):
     """A, of degrees 0 to ``degree``, from features of degrees 0 to ``degree_in``."""
 
     def __init__(self, channels: int, degree_in: int, degree: int, seen: int, hidden: int) -> None:
@@ -171,7 +172,7 @@ class _Density(nn.Module):
         return self.mixed(weighted.new_zeros(nodes).index_add(1, dst, weighted))
 
 
-class _Correlations(nn.Module):
+class _Correlations(OneLine):
     """The sum of W B^1, W B^2, ..., of degrees 0 to ``degree_out``, from A of degrees 0 to ``degree``."""
 
     def __init__(self, channels: int, degree: int, degree_out: int, number: int) -> None:

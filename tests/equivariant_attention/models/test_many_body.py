@@ -8,7 +8,12 @@ from equivariant_attention.models import ManyBodyPotential
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.testing import assert_equivariant
-from tests.equivariant_attention.models.test_potential import CUTOFF, STEP, systems
+from tests.equivariant_attention.models.test_potential import (
+    CUTOFF,
+    STEP,
+    assert_is_exported_for_structures_of_all_sizes,
+    systems,
+)
 from tests.equivariant_attention.test_envelope import jump
 
 OPTIONS = {
@@ -144,3 +149,21 @@ def test_with_a_plan_it_is_the_same_and_no_value_is_looked_at():
     G.ndata["z"] = torch.zeros_like(G.ndata["z"])
     with pytest.raises(RuntimeError, match="z must be 1 to 118"):
         model(G, plan=Plan(G))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_energies_are_exported(strict):
+    assert_is_exported_for_structures_of_all_sizes(build(), strict)
+
+
+def test_energies_and_their_gradients_are_one_graph_to_the_compiler():
+    model, G, found = build(), graph(), []
+    for function in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        d = G.edata["d"].detach().requires_grad_()
+        of_d = graph()
+        of_d.edata["d"] = d
+        of_d.ndata.pop("x")  # so that derivatives flow to d
+        energy = function(of_d)
+        found.append([energy, *torch.autograd.grad(energy.sum(), [d, *model.parameters()])])
+    for compiled, plain in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain)
