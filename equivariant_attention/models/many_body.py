@@ -34,7 +34,7 @@ class ManyBodyPotential(AtomicEnergies):
     once, so that few layers tell what other networks need many for. All products are those of Clebsch and Gordan,
     channel by channel; W mixes channels and paths of a degree. Features h begin with the elements alone. u is the
     envelope, and n ``num_neighbors``. The atomic cluster expansion (doi:10.1103/PhysRevB.99.014104) with messages, as
-    in MACE (arXiv 2206.07697). It is smooth wherever atoms are, and energies of mirror images are the same.
+    in MACE (arXiv 2206.07697). It is smooth wherever atoms are apart, and energies of mirror images are the same.
 
     >>> model = ManyBodyPotential(cutoff=5.0)
     >>> energy, forces, stress = model.predict(z, x, batch, cell)  # in units of the data
@@ -79,10 +79,16 @@ class ManyBodyPotential(AtomicEnergies):
     ) -> None:
         super().__init__(cutoff, envelope)
         self.radial = RadialBasis(radial_basis, num_radial, cutoff)
-        least = {"num_channels": 1, "max_degree": 0, "max_degree_sent": 0, "num_layers": 1, "correlation": 1}
-        own = locals()
-        for name in (*least, "num_embedding", "num_hidden"):
-            check_whole_number(own[name], least.get(name, 1), name)
+        for name, value, least in (
+            ("num_channels", num_channels, 1),
+            ("max_degree", max_degree, 0),
+            ("max_degree_sent", max_degree_sent, 0),
+            ("num_layers", num_layers, 1),
+            ("correlation", correlation, 1),
+            ("num_embedding", num_embedding, 1),
+            ("num_hidden", num_hidden, 1),
+        ):
+            check_whole_number(value, least, name)
         check_positive(num_neighbors, "num_neighbors")
         if max_degree_sent > max_degree:
             raise ValueError(f"max_degree_sent must be at most max_degree, {max_degree}, got {max_degree_sent}")

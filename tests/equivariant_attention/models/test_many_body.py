@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from equivariant_attention.ase_calculator import ModelCalculator
+from equivariant_attention.forces import forces_on_graph
+from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.models import ManyBodyPotential
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
-from equivariant_attention.testing import assert_equivariant
+from equivariant_attention.testing import assert_equivariant, equivariance_error
 from tests.equivariant_attention.models.test_potential import (
     CUTOFF,
     STEP,
@@ -116,6 +118,26 @@ def test_forces_are_smooth_where_atoms_are_placed_symmetrically():
     slope = force(1e-4) / 1e-4
     assert slope.abs().max() > 1e-3
     torch.testing.assert_close(force(1e-6) / 1e-6, slope, rtol=1e-3, atol=1e-5)
+
+
+# Atoms in nearly the same place have a direction that is all rounding.
+@pytest.mark.parametrize(
+    ("name", "displacement"),
+    [(name, d) for name in symmetric_graphs() for d in (0.0, 1e-7) if (name, d) != ("coincident", 1e-7)],
+)
+def test_forces_of_symmetric_molecules_turn_with_them(name, displacement):
+    """In single precision, where what vanishes by symmetry is rounding noise."""
+    G, model = symmetric_graphs(displacement=displacement)[name], ManyBodyPotential(3.0, num_channels=8, num_hidden=8)
+
+    def forces(G):
+        return forces_on_graph(model, G, 3.0).forces[:, None]
+
+    found = forces(G)
+    assert found.isfinite().all()
+    loss = found.square().sum()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(loss, [*model.parameters()], materialize_grads=True))
+    errors = equivariance_error(forces, G, output_degree=1, output_on="nodes", reflections=True, rotations=2, scale=1.0)
+    assert max(errors.values()) < 1e-5
 
 
 def test_energies_add_up_and_lone_atoms_feel_no_force():
