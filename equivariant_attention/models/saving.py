@@ -79,6 +79,8 @@ class Saveable(nn.Module):
     def from_pretrained(cls: type[M], path: str | os.PathLike[str], device: torch.device | str = "cpu") -> M:
         """The model in a file of :meth:`save_pretrained`, in the dtype it was saved in. No code of the file is run.
 
+        A class that others are made of, such as :class:`AtomicEnergies`, takes the files of each of these.
+
         Args:
             path: the file. Names of models on a hub are none: nothing is downloaded.
             device: where the model is to be.
@@ -90,14 +92,15 @@ class Saveable(nn.Module):
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: there is no such file, and nothing is downloaded")
         content = _checked(read_tensors(path), path)
-        if content["class"] != cls.__name__:
+        kinds = {kind.__name__: kind for kind in (*cls.__subclasses__(), cls)}
+        if content["class"] not in kinds:
             raise ValueError(f"{path}: expected a {cls.__name__}, got a {content['class']}")
         check_weights(content["state_dict"], path)
         try:
             with torch.random.fork_rng(devices=[]):  # the weights drawn here are not to be seen
-                model = made_for(lambda: cls(**content["config"]), content["state_dict"])
+                model = made_for(lambda: kinds[content["class"]](**content["config"]), content["state_dict"])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: expected the arguments of a {cls.__name__}, got others: {error}") from error
+            raise ValueError(f"{path}: expected the arguments of a {content['class']}, got others: {error}") from error
         load_weights(model, content["state_dict"], path, assign=True, ours=True)
         return model.to(device)
 

@@ -25,7 +25,7 @@ class Dynamics:
     """How atoms move."""
 
     model: str
-    """model.pt of run.py --data, or of Potential.save_pretrained"""
+    """model.pt of run.py --data or of trajectory.py, or of Potential.save_pretrained"""
     structure: str
     """where the atoms start, of any format that ASE reads; of several structures the last"""
     ensemble: Literal["nve", "nvt", "npt"] = "nve"
@@ -67,7 +67,7 @@ from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from ase.md.verlet import VelocityVerlet
 
 from equivariant_attention.ase_calculator import ModelCalculator
-from equivariant_attention.models import Potential
+from equivariant_attention.models import AtomicEnergies
 from experiments.forces.data import ARGON
 from experiments.forces.frames import read_frames
 from experiments.forces.models import ENVELOPE, SE3Transformer
@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if config.interval > config.steps:
         raise UsageError(f"--interval: expected at most --steps, {config.steps}, got {config.interval}")
     with blame("MODEL"):
-        model = Potential.from_pretrained(config.model, config.device).double()
+        model = AtomicEnergies.from_pretrained(config.model, config.device).double()
     with blame("STRUCTURE"):
         atoms = read_frames(config.structure)[-1]
         atoms.calc = ModelCalculator(model)

@@ -6,7 +6,7 @@ import torch
 from equivariant_attention.ase_calculator import ModelCalculator
 from equivariant_attention.forces import forces_on_graph
 from equivariant_attention.gallery import symmetric_graphs
-from equivariant_attention.models import ManyBodyPotential
+from equivariant_attention.models import AtomicEnergies, ManyBodyPotential, Potential
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.testing import assert_equivariant, equivariance_error
@@ -157,7 +157,10 @@ def test_it_is_saved_with_its_references_and_asses_calculator_takes_its_cutoff(t
     model, (z, x, batch, cell) = build(envelope=4), systems()
     model.set_references(z, batch, torch.tensor([-3.0, 5.0]), 2.0)
     model.save_pretrained(tmp_path / "model.pt")
-    loaded = ManyBodyPotential.from_pretrained(tmp_path / "model.pt")
+    loaded = AtomicEnergies.from_pretrained(tmp_path / "model.pt")
+    assert type(loaded) is ManyBodyPotential
+    with pytest.raises(ValueError, match="expected a Potential, got a ManyBodyPotential"):
+        Potential.from_pretrained(tmp_path / "model.pt")
     assert (loaded.cutoff, loaded.envelope, loaded.config) == (CUTOFF, 4, model.config)
     for ours, theirs in zip(loaded.predict(z, x, batch, cell), model.predict(z, x, batch, cell), strict=True):
         assert torch.equal(ours, theirs)
