@@ -105,7 +105,7 @@ private:
         const int64_t size = sizeof(T) * C * (2 * (width + edges.frame_offset.back()) + p.num_scalars);
         int64_t weights = 0;
         for (const auto& network : networks) weights += sizeof(T) * VALUES * (network->rows + HIDDEN);
-        in_groups(begin, end, std::max(int64_t(1), std::min(p.room, 3 * weights) / size), [&](int64_t first, int64_t last) {
+        in_groups(begin, end, std::max(int64_t(1), std::min(p.block_bytes, 3 * weights) / size), [&](int64_t first, int64_t last) {
             std::vector<Block<T>> blocks;
             for (int64_t b = first; b < last; ++b) blocks.push_back(all[b]);
             task(blocks);

@@ -331,7 +331,7 @@ private:
     void for_groups(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t columns = width + 2 * edges.frame_offset.back() + 2 * p.num_scalars;
         const int64_t size = sizeof(T) * (B<T> * columns + 4 * largest * VALUES) + sizeof(OnBlock<T>);
-        const int64_t most = std::clamp(p.room / size, int64_t(1), TOGETHER);
+        const int64_t most = std::clamp(p.block_bytes / size, int64_t(1), TOGETHER);
         radial = std::vector<OnBlock<T>>(std::min(most, end - begin));
         const int64_t numbers = 2 * radial.size() * largest * VALUES;
         P = Array<T>(numbers), dP = Array<T>(numbers + B<T>, 0);

@@ -34,7 +34,7 @@ struct Pair {
 
 struct Problem {
     int64_t num_nodes, num_edges, num_shared, num_scalars, num_features, num_messages, num_networks, max_degree;
-    int64_t room;  // bytes for the blocks that a thread evaluates together
+    int64_t block_bytes;  // bytes for the blocks that a thread evaluates together
     const Part *features, *messages;
     const Network* networks;
     const Pair* pairs;                // network by network

@@ -92,7 +92,7 @@ class PairwiseConv(nn.Module):
         return kernel.flatten(3, 4).flatten(1, 2)
 
     def radial_weights(self, scalars: Tensor) -> Tensor:
-        """The output of the radial network, ``[edges, nc_out x nc_in x F]``; ``scalars`` are ``feat`` of ``forward``."""
+        """The output of the radial network, ``[edges, nc_out x nc_in x F]``; ``scalars`` is ``feat`` of ``forward``."""
         return self.rp(scalars).flatten(1)
 
     def radial_modules(self) -> tuple[nn.Module, ...]:
