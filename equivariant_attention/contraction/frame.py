@@ -62,7 +62,7 @@ class Product(NamedTuple):
 
     @property
     def together(self) -> int:
-        """How many messages share a matrix: all of them, if matrices of their own would be too small to be efficient."""
+        """How many messages share a matrix: all, if matrices of their own would be too small to be efficient."""
         return self.targets if self.orders * self.channels_in * self.channels_out <= SMALL else 1
 
     @property
