@@ -420,7 +420,7 @@ def _needed_now(next_functions: Sequence[Any], tensors: Sequence[Tensor | None])
         else:
             try:
                 found.append(torch._C._will_engine_execute_node(function))
-            except RuntimeError:  # raised for leaves given to torch.autograd.grad; errors are slow, so only once
+            except RuntimeError:  # for leaves given to torch.autograd.grad, which are needed; errors are slow, so once
                 by_leaves = True
                 found.append(True)
     return found
