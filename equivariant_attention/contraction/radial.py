@@ -19,7 +19,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..contraction.convolution import Convolution
 from ..native.calls import contiguous, is_watched
 from ..native.seen import Seen
-from ..plain import has_hooks_of_all, is_plain
+from ..plain_modules import has_hooks_of_all, is_plain
 
 HIDDEN = 32  # values of each hidden layer of a radial network
 ROWS = 128  # of 32 networks that are evaluated together: an intermediate result then fits half a megabyte of cache

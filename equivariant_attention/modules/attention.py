@@ -13,7 +13,7 @@ from ..fibers import Features, Fiber, by_degree, check_heads, fiber2head
 from ..graphs import as_graph, edges_on
 from ..native import attention
 from ..native.operation import Tensors
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..segments import segment_softmax, segment_sum
 
 

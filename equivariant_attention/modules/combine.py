@@ -5,7 +5,7 @@ from torch.nn.functional import pad
 
 from ..checks import check_alike, check_features
 from ..fibers import Features, Fiber, by_degree, check_fiber
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 
 
 class GSum(nn.Module):

@@ -23,7 +23,7 @@ from ..graphs import GraphLike, as_graph, edges_on
 from ..modules.attention import GMABSE3
 from ..modules.linear import mixed
 from ..modules.pairwise import PairwiseConv
-from ..plain import check_hooks, check_never_called, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, check_never_called, has_hooks_of_all, is_plain
 from ..plan import relative_positions
 from ..printing import OneLine
 from ..segments import segment_mean, segment_size, segment_softmax, segment_sum

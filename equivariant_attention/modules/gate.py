@@ -8,7 +8,7 @@ from torch import nn
 from ..checks import check_features
 from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.radial import BN
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..precision import full_precision
 from ..printing import OneLine
 

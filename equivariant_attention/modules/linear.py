@@ -10,7 +10,7 @@ from ..contraction import operators_for
 from ..fibers import Features, Fiber, by_degree
 from ..native import linear
 from ..native.operation import halves, split
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..precision import full_precision
 from ..printing import OneLine
 

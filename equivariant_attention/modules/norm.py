@@ -14,7 +14,7 @@ from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
-from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
 SMALLEST_NORM = 1e-12

@@ -15,7 +15,7 @@ from ..modules.combine import GCat, GSum
 from ..modules.convolution import GConvSE3Partial, attended_together, called_together
 from ..modules.linear import G1x1SE3, mixed_without_joining
 from ..modules.self_interaction import GAttentiveSelfInt
-from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
 

@@ -7,7 +7,7 @@ from ..checks import check_degrees, check_features
 from ..fibers import Features, Fiber, by_degree
 from ..modules.layer_norm import LayerNorm
 from ..modules.linear import mixed
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..printing import OneLine
 
 LARGEST_PRODUCT = 1e12  # of the inner products that LayerNorm sees
