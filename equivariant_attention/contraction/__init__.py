@@ -31,7 +31,7 @@ from ..kernels import launch
 from ..native import on_gpu
 from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..native.operation import Tensors
-from ..plain import has_hooks_of_all
+from ..plain_modules import has_hooks_of_all
 from ..precision import full_precision
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]

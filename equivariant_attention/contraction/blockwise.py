@@ -1,4 +1,8 @@
-"""Backend 'frame' by blocks of edges, checkpointed: nothing of a block is kept, the backward pass makes it again."""
+"""Backend 'frame': runs the SO(2) convolutions of ``frame.py`` block by block of edges, checkpointed.
+
+Only the inputs are saved for the backward pass, which computes each block again. So memory does not grow with edges
+times channels squared, as radial weights of all edges would.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ from ..so3.couplings import published_sign
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge.
 
-    In code that PyTorch compiles, traces or transforms, it must see the operations to differentiate them itself. All
-    edges are then one block, whose memory grows with edges times channels squared.
+    Where PyTorch compiles, traces or transforms this code, it must see the operations, to differentiate them itself.
+    All edges are then one block, whose memory grows with edges times channels squared.
     """
     layout = frame.layout_of(convolution)
     own = [p for network in networks for p in parameters(network)]
@@ -50,7 +54,7 @@ def tensors(
     frames: Sequence[Tensor],
     parameters: Sequence[Any],
 ) -> Tensors:
-    """The tensors that :class:`Problem` works on, made from features and parameters as the model has them."""
+    """The tensors that :class:`Problem` works on, from features and parameters in the layouts of the model."""
     networks = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
     return Tensors(
         sent=torch.cat([feature.mT.flatten(1) for feature in features], dim=1),
@@ -79,9 +83,10 @@ def _with_zero_length(
 def isotropic(
     convolution: Convolution, inputs: Inputs, parameters: Sequence[Any], edges: Tensor
 ) -> list[Tensor | None]:
-    """What ``edges`` without direction add to each message: J = 0 alone, which takes each degree to itself.
+    """The messages along edges of length zero, which have no direction; None where they are zero.
 
-    Degree 0 is left out: it needs no direction, and the frames make it.
+    Of the kernel only J = 0 remains, which does not depend on the direction: it maps each degree to itself. From degree
+    0 to degree 0 nothing is missing, as no frame is needed there.
     """
     found: list[Tensor | None] = [None] * len(convolution.messages)
     if not is_looked_into() and not len(edges):
@@ -109,20 +114,20 @@ def _isotropic_weights(pair: Pair, ends: Ends, network: Sequence[Any], scalars: 
 
 
 class Tensors(NamedTuple):
-    """All that messages are a function of, on all edges or on a block of them."""
+    """The tensors that messages are a function of, for all edges or for a block of them."""
 
-    sent: Any  # features, all degrees side by side: of the nodes, or of the source nodes of a block
-    scalars: Any
-    on_edges: Sequence[Any]  # of each feature, what edges send of their own, or None
-    frames: Sequence[Any]
-    hidden_layers: Sequence[Any]
-    weights: Sequence[Any]
+    sent: Any  # features, all degrees side by side: of all nodes, or of the source nodes of a block
+    scalars: Any  # what the radial networks see
+    on_edges: Sequence[Any]  # for each feature, channels of the edges themselves, or None
+    frames: Sequence[Any]  # for each degree, Wigner-D matrices that turn the edges to the polar axis
+    hidden_layers: Sequence[Any]  # from radial.stacked
+    weights: Sequence[Any]  # from frame.aligned_weights
 
     def flat(self) -> tuple[Any, ...]:
         return (*self[:2], *self.on_edges, *self.frames, *self.hidden_layers, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
-        """Other values in the places of these."""
+        """The inverse of :meth:`flat`, for other values."""
         e = 2 + len(self.on_edges)
         f = e + len(self.frames)
         t = f + len(self.hidden_layers)
@@ -130,7 +135,13 @@ class Tensors(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Edges that are evaluated together: which, where in the order of the plan, and how many share radial weights."""
+    """Edges that are evaluated together.
+
+    Attributes:
+        edges: their indices in the graph.
+        planned: their positions in the order of the plan.
+        D: how many edges share radial weights: 2 or 1.
+    """
 
     edges: Tensor
     planned: slice
@@ -138,7 +149,7 @@ class Block(NamedTuple):
 
 
 class Problem:
-    """What messages depend on beside the tensors that have derivatives, and how they are evaluated."""
+    """What messages depend on apart from tensors with derivatives, and how they are evaluated."""
 
     def __init__(self, layout: frame.Layout, inputs: Inputs) -> None:
         self.layout, self.src = layout, inputs.src
@@ -152,14 +163,14 @@ class Problem:
         return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
 
     def blocks(self) -> Iterator[Block]:
-        """Blocks of edges that share radial weights where they can."""
+        """Blocks for passes without autograd: first pairs of edges that share radial weights, then all other edges."""
         shared = 2 * len(self.plan.pairs) if self.pairs_share else 0
         sizes = self.layout.row_sizes
         for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
             yield from self._blocks(D, start, end, self.memory["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
 
     def blocks_with_graph(self) -> Iterator[Block]:
-        """Blocks for autograd, which keeps their radial weights and all else that derivatives need."""
+        """Smaller blocks for autograd, which keeps radial weights and all other intermediate results of a block."""
         sizes = self.layout.row_sizes
         size = 4 * (sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
         return self._blocks(1, 0, self.plan.num_edges, self.memory["graph"] // size)
@@ -172,7 +183,7 @@ class Problem:
             yield Block(self.plan.order[planned], planned, D)
 
     def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
-        """The part of all tensors that a block needs; scalars of one in ``every`` edges, as rows share them."""
+        """The part of all tensors that a block needs; scalars of one edge of ``every``, as a row shares them."""
         return t._replace(
             sent=t.sent[self.src[block.edges]],
             on_edges=[None if v is None else v[block.edges] for v in t.on_edges],
@@ -181,7 +192,7 @@ class Problem:
         )
 
     def rows(self, t: Tensors, block: Block) -> Tensors:
-        """Which rows of the graph's tensors those of the block are; None for tensors that blocks have in common."""
+        """For each tensor of a block, which rows of the graph's it has; None for tensors that all blocks share."""
         planned = torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)
         return t.like([None] * len(t.flat()))._replace(
             sent=self.src[block.edges],
@@ -194,7 +205,7 @@ class Problem:
         return frame.sent_values(self.layout, t.sent, t.on_edges, self.first)
 
     def turned(self, t: Tensors, values: frame.Values) -> frame.Values:
-        """Values in the frames of the edges."""
+        """Values turned into the frames of their edges, D^k(R) f."""
         frames = dict(zip(self.degrees, t.frames, strict=True))
         return {key: frames[key[0]] @ v if key[0] else v for key, v in values.items()}
 
@@ -228,7 +239,7 @@ def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
 
 
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
-    """A workspace for radial weights: as many as the cache holds, or those of one row."""
+    """A workspace for radial weights: as many as the cache holds, or at least those of one row."""
     size = problem.memory["cache"] // weights[0].element_size()
     return weights[0].new_empty(max(size, *(A.shape[0] * A.shape[2] for A in weights)))
 
@@ -270,7 +281,7 @@ def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence
 
 
 def differentiable_gradient_of(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives that autograd can differentiate again."""
+    """First derivatives, which autograd can differentiate again."""
     parts = (
         Part(problem.on_block(t, block, 1), problem.rows(t, block), [d[block.edges] for d in gradients])
         for block in problem.blocks_with_graph()

@@ -1,4 +1,7 @@
-"""What a convolution is beside its parameters: what is sent, what is made, and by which radial weights."""
+"""The structure of a convolution: which features make which messages, and with which outputs of which radial network.
+
+Its parameters are not here: they belong to modules, and backends are given them separately.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from ..fibers import Features, Fiber
 
 @dataclass(frozen=True)
 class Ends:
-    """Degree and channels at both ends of a pair."""
+    """Degree and channels of the feature and of the message that a pair connects."""
 
     degree_in: int
     channels_in: int
@@ -30,14 +33,14 @@ class Ends:
 
 @dataclass(frozen=True)
 class Pair:
-    """Which radial weights take a feature of degree k to a message of degree l.
+    """Where the radial weights of one feature (degree k) and one message (degree l) are in the output of a network.
 
     .. math:: R_{oiJ} = output_{\\, first + o \\, step_{out} + i \\, step_{in} + J}
 
     Attributes:
         feature, message: their indices in the convolution.
-        network: the index of the radial network whose output is read.
-        first, step_out, step_in: as above; J ascends.
+        network: the index of the radial network.
+        first, step_out, step_in: as above, for channel out o, channel in i, and J in ascending order.
         scales: factors of the :math:`W_J` of the basis, one for each J; empty if all are 1.
     """
 
@@ -50,7 +53,7 @@ class Pair:
     scales: tuple[float, ...] = ()
 
     def part(self, values: Tensor, ends: Ends) -> Tensor:
-        """The pair's part of a network's output ``[..., rows]``, as ``[..., channels out, channels in, F]``."""
+        """The radial weights of the pair, ``[..., channels out, channels in, F]``, from an output ``[..., rows]``."""
         o, rest = divmod(self.first, self.step_out)
         i, J = divmod(rest, self.step_in)
         of_pair = values.unflatten(-1, (-1, self.step_out // self.step_in, self.step_in))
@@ -59,22 +62,22 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """The structure of a convolution, made once for all layers that share it; it has no parameters.
+    """The structure of a convolution: one object, without parameters, for all layers of equal structure.
 
     Attributes:
-        features: degree and channels of what is sent along an edge: by its source node, and by the edge itself.
-        messages: degree and channels of what is made of them; a degree may occur several times, as in keys and values.
+        features: degree and channels of each feature that is sent along an edge, those of the edge itself included.
+        messages: degree and channels of each message; a degree may occur several times, as in values and keys.
         pairs: one for every message and feature, message by message.
-        rows: how many outputs each radial network has.
-        has_norm: whether their hidden layers have a LayerNorm each.
-        has_bias: whether their last layers have a bias.
-        ends: of every pair.
-        degrees: all degrees, in or out, ascending.
-        by_network: the indices of the pairs that each network serves.
-        text: all of it as JSON, for operators of PyTorch, which take no other objects; :meth:`of` reads it.
+        rows: the number of outputs of each radial network.
+        has_norm: whether the hidden layers of the networks have a LayerNorm each.
+        has_bias: whether the last layers of the networks have a bias.
+        ends: the :class:`Ends` of each pair.
+        degrees: all degrees of features and messages, ascending.
+        by_network: for each network, the indices of the pairs that read its output.
+        text: the convolution as JSON, as PyTorch's operators take strings but no objects; :meth:`of` is the inverse.
 
     Raises:
-        ValueError: pairs are not as said, or read outputs that their network does not have.
+        ValueError: there is not one pair for each message and feature, or a pair reads outputs that its network lacks.
     """
 
     features: tuple[tuple[int, int], ...]
@@ -106,7 +109,7 @@ class Convolution:
     @staticmethod
     @lru_cache(maxsize=1024)
     def of(text: str) -> Convolution:
-        """The convolution that has this ``text``."""
+        """The convolution whose :attr:`text` this is."""
         features, messages, pairs, rows, *rest = json.loads(text)
         each = tuple(replace(Pair(*numbers), scales=tuple(numbers[-1])) for numbers in pairs)
         return Convolution(tuple(map(tuple, features)), tuple(map(tuple, messages)), each, tuple(rows), *rest)
@@ -124,14 +127,14 @@ class Convolution:
 
 @lru_cache(maxsize=1024)
 def pairwise(fiber_in: Fiber, fibers_out: tuple[Fiber, ...]) -> Convolution:
-    """A convolution with a radial network for every pair of degrees, as published.
+    """A convolution with a radial network of its own for every pair of degrees, as published.
 
     Args:
-        fiber_in: of the features that are sent.
-        fibers_out: of each set of messages, such as values and keys.
+        fiber_in: fiber of the features that are sent.
+        fibers_out: fiber of each set of messages, such as values and keys.
 
     Returns:
-        the convolution; messages are in the order of sets and degrees, networks in that of messages and features.
+        the convolution; messages are ordered by set and degree, networks by message and feature.
     """
     features = tuple((k, m) for m, k in fiber_in.structure)
     messages = tuple((l, m) for fiber in fibers_out for m, l in fiber.structure)
@@ -145,6 +148,6 @@ def pairwise(fiber_in: Fiber, fibers_out: tuple[Fiber, ...]) -> Convolution:
 
 
 def by_set(fibers_out: Sequence[Fiber], messages: Sequence[Tensor]) -> list[Features]:
-    """The messages of a :func:`pairwise` convolution, keyed by degree, for each of the sets."""
+    """The messages of a :func:`pairwise` convolution, as a dict by degree for each set."""
     rest = iter(messages)
     return [{str(l): next(rest) for _, l in fiber.structure} for fiber in fibers_out]

@@ -1,8 +1,9 @@
-"""Messages in C++, on a CPU, in the frames of the edges: backends 'cpp' and 'cpp-node'.
+"""Backends 'cpp' and 'cpp-node': messages in C++, on a CPU, as SO(2) convolutions in the frames of the edges.
 
-Edge first ('cpp'), as ``frame`` has it, makes and uses radial weights in the innermost cache. Node first ('cpp-node'),
-as ``node`` has it, makes none, but sums over the channels of a source node once for all of its edges. First and second
-derivatives are in C++ too; third derivatives are those of ``blockwise``.
+Edge first ('cpp'), like ``frame.py``, computes radial weights of each edge and uses them while they are in the L1
+cache. Node first ('cpp-node'), like ``node.py``, has no radial weights, but sums over channels in once per source node,
+for all of its outgoing edges. First and second derivatives are in C++ too; third derivatives are those of
+``blockwise.py``.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ SOURCES = {
 
 
 def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
-    """Why a backend cannot run here; empty, if it can. Asking builds it, if it was not built yet."""
+    """Why a backend cannot run here, or ``''`` if it can. The first call compiles it."""
     tensors = (inputs.src, inputs.scalars, *inputs.features.values(), *inputs.on_edges.values())
     return calls.missing(SOURCES[backend], tensors, dtype)
 
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
-    """All messages along every edge, by 'cpp' or 'cpp-node'; or '', by whichever is faster for the graph at hand."""
+    """All messages along every edge, by backend 'cpp' or 'cpp-node'; for '', by the one estimated to be faster."""
     return Problem(
         backend, convolution, tuple(sizes_of(convolution, inputs)), inputs.pairs_share, inputs, networks
     ).operation(tensors_of(convolution, networks, inputs).flat())
@@ -61,41 +62,41 @@ def tensors_of(convolution: Convolution, networks: Sequence[Any], inputs: Inputs
 
 
 class Tensors(NamedTuple):
-    """The tensors that messages are a function of, or one value for each of them."""
+    """The tensors that messages are a function of, or one value (such as a bool) for each of them."""
 
-    features: Sequence[Any]  # [nodes, channels, 2k+1], None where edges alone have a degree
-    on_edges: Sequence[Any]  # [edges, channels, 2k+1], or None
-    scalars: Any
-    frames: Sequence[Any]  # of every degree
-    parameters: Sequence[Any]  # of every network, one after the other
+    features: Sequence[Any]  # of the nodes, [nodes, channels, 2k+1]; None for a degree that only edges have
+    on_edges: Sequence[Any]  # of the edges themselves, [edges, channels, 2k+1], or None
+    scalars: Any  # what the radial networks see, [edges, edge_dim + 1]
+    frames: Sequence[Any]  # for each degree, Wigner-D matrices in the order of the plan, [edges, 2l+1, 2l+1]
+    parameters: Sequence[Any]  # ten of each network, network by network
     graph: Sequence[Any]  # source nodes; order and pairs of the plan; edges without direction
 
     def flat(self) -> tuple[Any, ...]:
-        """In one list, as an :class:`Operation` takes them; :meth:`Problem.like` is the inverse."""
+        """The tensors in one list, as an :class:`Operation` takes them; :meth:`Problem.like` is the inverse."""
         return (*self.features, *self.on_edges, self.scalars, *self.frames, *self.parameters, *self.graph)
 
     @property
     def num_nodes(self) -> int:
-        """How many there are."""
+        """The number of nodes."""
         return next(v for v in self.features if v is not None).shape[0]
 
     @property
     def num_edges(self) -> int:
-        """How many there are."""
+        """The number of edges."""
         return self.scalars.shape[0]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What messages depend on apart from tensors.
+    """What messages depend on apart from tensors, and their passes.
 
     Attributes:
-        backend: 'cpp' or 'cpp-node'; or '', for the faster of them.
-        convolution: what is sent and made.
-        sizes: of every feature.
-        pairs_share: whether the pairs of the plan have equal scalars.
-        inputs: what the tensors were taken from, for third derivatives; None where PyTorch calls the operator, which
-            knows tensors alone.
+        backend: 'cpp' or 'cpp-node', or '' for the one estimated to be faster.
+        convolution: the convolution.
+        sizes: the :class:`Sizes` of each feature.
+        pairs_share: whether the pairs of edges of the plan have equal scalars, and so share radial weights.
+        inputs: the record that the tensors were taken from, for third derivatives; None in the registered operator,
+            which is given tensors alone.
         networks: the radial networks, for the names of parameters in errors.
     """
 
@@ -108,7 +109,7 @@ class Problem:
 
     @property
     def operation(self) -> Operation:
-        """Messages as a function of tensors, in C++."""
+        """Messages as a differentiable function of tensors, in C++."""
         sizes = [number for size in self.sizes for number in size]
         return Operation(
             name="messages",
@@ -130,7 +131,7 @@ class Problem:
         return [*contiguous(tensors[:before]), *own, *contiguous(tensors[-after:])]
 
     def like(self, tensors: Sequence[Any]) -> Tensors:
-        """A flat list of tensors, or of one value for each, as :class:`Tensors`."""
+        """A flat list of tensors, or of one value for each, as a record :class:`Tensors`."""
         f, l, n = len(self.sizes), len(self.convolution.degrees), PARAMETERS * len(self.convolution.rows)
         a, b = 2 * f + 1 + l, 2 * f + 1 + l + n
         parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
@@ -142,7 +143,7 @@ class Problem:
         return [t.scalars.new_empty(t.num_edges, c, 2 * l + 1) for l, c in self.convolution.messages]
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
-        """Make the messages."""
+        """Write the messages."""
         t = self.like(tensors)
         _call("forward", self, t, self.like([None] * len(tensors)), made=output)
         if len(t.graph[3]):
@@ -163,16 +164,16 @@ class Problem:
         self,
         tensors: Sequence[Any],
         gradients: Sequence[Any],
-        directions: Sequence[Any],
+        tangents: Sequence[Any],
         needed: Sequence[bool],
     ) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Tangents of first derivatives, and of messages."""
+        """Tangents of first derivatives and of messages, along the tangents of the tensors."""
         t, output = self.like(tensors), self.allocate(tensors)
         total, arriving = _empty_derivatives(t, self.like(needed)), self._all_there(t, gradients)
-        _call("second", self, t, total, made=output, arriving=arriving, tangents=self.like(directions))
+        _call("second", self, t, total, made=output, arriving=arriving, tangents=self.like(tangents))
         found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
         if len(t.graph[3]):
-            every = [*tensors, *self._without_direction(t, gradients), *directions]
+            every = [*tensors, *self._without_direction(t, gradients), *tangents]
             wanted = [*needed, *(d is not None for d in gradients)]
             plain = partial(plain_gradient, self.isotropic)
             both = differentiated(plain, len(tensors), every, wanted)
@@ -181,7 +182,7 @@ class Problem:
         return found, output
 
     def isotropic(self, tensors: Sequence[Any]) -> list[Tensor | None]:
-        """What edges without direction add to each message, in PyTorch."""
+        """The messages along edges of length zero, in PyTorch: see :func:`blockwise.isotropic`."""
         t = self.like(tensors)
         return blockwise.isotropic(self.convolution, self._inputs(t), t.parameters, t.graph[3])
 
@@ -216,7 +217,7 @@ class Problem:
         return Inputs(features, t.graph[0], t.scalars, {}, False, on_edges, first)
 
     def _all_there(self, t: Tensors, gradients: Sequence[Any]) -> list[Tensor]:
-        """Derivatives with respect to messages, zero for messages that are not used."""
+        """Derivatives with respect to messages, with zeros in place of None (a message that is not used)."""
         return [
             t.scalars.new_zeros(t.num_edges, c, 2 * l + 1) if d is None else d
             for d, (l, c) in zip(gradients, self.convolution.messages, strict=True)
@@ -234,7 +235,7 @@ class Problem:
 
 
 def add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> None:
-    """Add to each value the other; None stands for zero."""
+    """Add the others to the values, in place; None stands for zero."""
     for i, other in enumerate(others):
         if other is not None:
             values[i] = other if values[i] is None else values[i] + other
@@ -246,7 +247,7 @@ def _registered(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bo
 
 
 def problem_of(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Problem:
-    """The problem of which the operator has these arguments."""
+    """The inverse of ``statics`` of :attr:`Problem.operation`."""
     grouped = tuple(Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
     return Problem(backend, Convolution.of(text), grouped, pairs_share)
 
@@ -259,7 +260,7 @@ register(
 
 
 def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:
-    """Where C++ writes derivatives: for those that are needed; of frames and of parameters it makes all or none."""
+    """Tensors for the derivatives that are needed; C++ computes those by frames all or none, likewise by parameters."""
     by_parameters = any(needed.parameters)
     return t._replace(
         features=[torch.zeros_like(v) if n else None for v, n in zip(t.features, needed.features, strict=True)],
@@ -272,7 +273,7 @@ def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:
 
 
 class _Part(ctypes.Structure):
-    """A feature or a message; ``problem.hpp`` says what the fields of this structure and the next ones are."""
+    """A feature or a message; ``problem.hpp`` explains the fields of this structure and the next ones."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("degree", "channels", "of_node", "of_edge", "first")),
@@ -294,7 +295,8 @@ class _Pair(ctypes.Structure):
 class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("num_nodes", "num_edges", "num_shared", "num_scalars")),
-        *((name, ctypes.c_int64) for name in ("num_features", "num_messages", "num_networks", "max_degree", "room")),
+        *((name, ctypes.c_int64) for name in ("num_features", "num_messages", "num_networks")),
+        *((name, ctypes.c_int64) for name in ("max_degree", "block_bytes")),
         ("features", ctypes.POINTER(_Part)),
         ("messages", ctypes.POINTER(_Part)),
         ("networks", ctypes.POINTER(_Network)),
@@ -316,13 +318,14 @@ def _call(
     arriving: Sequence[Tensor] = (),
     tangents: Tensors | None = None,
 ) -> None:
-    """Run a function of the C++ file of a problem.
+    """Call a function of the C++ file of a backend.
 
     Args:
         function: 'forward', 'gradient' or 'second'.
-        problem, t: what messages are made from.
-        d: where derivatives with respect to ``t`` are written; None where they are not needed.
-        made: where messages are written, or their tangents.
+        problem: the problem.
+        t: the tensors that messages are made from.
+        d: tensors for the derivatives with respect to ``t``; None where they are not needed.
+        made: tensors for the messages, or for their tangents.
         arriving: derivatives with respect to the messages.
         tangents: of ``t``; None where they are zero.
     """
@@ -332,7 +335,7 @@ def _call(
     structure = _structure(convolution, dtype)
     num_pairs = len(pairs) if problem.pairs_share and (tangents is None or tangents.scalars is None) else 0
     backend = "cpp" if function == "second" else problem.backend
-    saved = num_pairs if d.scalars is None else num_pairs // 2  # derivatives with respect to scalars are not shared
+    saved = num_pairs if d.scalars is None else num_pairs // 2  # derivatives by scalars are computed for each edge
     backend = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, saved)
     if calls.not_built(SOURCES[backend]):
         backend = "cpp"
@@ -345,7 +348,7 @@ def _call(
         num_messages=len(convolution.messages),
         num_networks=len(convolution.rows),
         max_degree=convolution.degrees[-1],
-        room=memory_for("cache" if backend == "cpp" else "block", src.device),
+        block_bytes=memory_for("cache" if backend == "cpp" else "block", src.device),
         features=_features(problem, t, d),
         messages=_messages(convolution, made, arriving),
         networks=structure.networks,
@@ -394,7 +397,12 @@ def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
 
 
 class Sizes(NamedTuple):
-    """Of a feature: how many channels come from nodes and from edges, and the first channel that edges add to."""
+    """The channels of a feature.
+
+    Attributes:
+        of_node, of_edge: how many channels nodes have, and edges themselves.
+        first: the channel that the first channel of the edges is added to.
+    """
 
     of_node: int
     of_edge: int
@@ -402,7 +410,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
-    """The sizes of every feature; an error where they do not fit its channels."""
+    """The :class:`Sizes` of each feature; raises a ValueError if they do not fit its channels."""
     found = []
     for k, channels in convolution.features:
         counts = [0 if v is None else v.shape[1] for v in (inputs.features.get(str(k)), inputs.on_edges.get(str(k)))]
@@ -414,7 +422,7 @@ def sizes_of(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
 
 
 class _Structure(NamedTuple):
-    """A convolution as C++ reads it; the couplings are kept because the pairs point to them."""
+    """A convolution as C++ reads it. The pairs point to the couplings, which therefore must be kept alive."""
 
     networks: ctypes.Array[_Network]
     pairs: ctypes.Array[_Pair]
@@ -451,13 +459,13 @@ def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequen
 
 
 def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Frames of degrees 0 to the largest; None for degrees that nothing has, and for 0, which does not turn."""
+    """Frames of degrees 0 to the largest; None for unused degrees, and for degree 0, which is invariant."""
     known = dict(zip(convolution.degrees, frames, strict=True))
     return [known.get(l) if l else None for l in range(convolution.degrees[-1] + 1)]
 
 
 def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
-    """Pointers to tensors, null for None; None, if all are."""
-    # Not a call of address for each: there are hundreds.
+    """An array of pointers to tensors, null for None; None if all tensors are None."""
+    # Written out rather than calling `address` for each: there are hundreds of them.
     numbers = array("Q", [0 if v is None else v.data_ptr() or address(v) or 0 for v in tensors])
     return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None

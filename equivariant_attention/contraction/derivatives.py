@@ -1,4 +1,4 @@
-"""Messages in PyTorch, and their derivatives, block by block of edges, checkpointed: only their inputs are kept."""
+"""Checkpointed evaluation in PyTorch, block by block of edges: only inputs are saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ..precision import full_precision
 
 
 class Tensors(Protocol):
-    """All tensors that messages are a function of; some may be None."""
+    """A record of the tensors that messages are a function of; some may be None."""
 
     def flat(self) -> tuple[Any, ...]:
-        """In one tuple."""
+        """The tensors in one tuple."""
 
     def like(self: T, values: Sequence[Any]) -> T:
-        """Other values in the places of these."""
+        """The inverse of :meth:`flat`, for other values."""
 
 
 T = TypeVar("T", bound=Tensors)
 
 
 class Passes(NamedTuple):
-    """What a backend does in each pass.
+    """The passes of a backend.
 
     Attributes:
-        plan: of the graph; it must not be written to between the passes.
-        forward: from the tensors to the messages.
-        gradient: from the tensors, which derivatives are needed, and derivatives with respect to the messages, to the
-            derivatives with respect to the tensors.
-        differentiable_gradient: the same, which autograd can differentiate again.
+        plan: the plan of the graph; it must not be written to between the passes.
+        forward: takes the tensors and returns the messages.
+        gradient: takes the tensors, which derivatives are needed, and the derivatives with respect to the messages; it
+            returns the derivatives with respect to the tensors.
+        differentiable_gradient: the same, in operations that autograd can differentiate.
     """
 
     plan: Plan
@@ -44,8 +44,8 @@ class Passes(NamedTuple):
 
 
 def evaluated(passes: Passes, t: Tensors) -> Sequence[Tensor]:
-    """The messages along all edges, with derivatives."""
-    # Without derivatives autograd has nothing to keep, and to hand it a thousand parameters takes a while.
+    """The messages along all edges, recorded by autograd if gradients are enabled."""
+    # Under no_grad nothing is saved, and passing a thousand parameters through autograd takes time.
     return _Messages.apply(passes, t, *t.flat()) if torch.is_grad_enabled() else passes.forward(t)
 
 
@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
     Attributes:
         tensors: what its messages are a function of.
-        rows: which rows of the graph's tensors these are; None for tensors that blocks have in common.
+        rows: for each of them, which rows of the graph's tensor it has; None for tensors that all blocks share.
         gradients: derivatives with respect to its messages.
     """
 
@@ -81,10 +81,10 @@ class Part(NamedTuple):
 
 
 def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterable[Part], t: T, needed: T) -> T:
-    """First derivatives of messages, as a function that autograd can differentiate again, where it is enabled.
+    """First derivatives of messages, which autograd can differentiate again where it is enabled.
 
     Args:
-        messages: makes the messages of a block.
+        messages: computes the messages of a block from its tensors.
         parts: the blocks.
         t: the tensors of all edges.
         needed: with respect to which of them derivatives are needed.
@@ -122,7 +122,7 @@ def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Te
 
 
 class _Recomputed(torch.autograd.Function):
-    """A function of tensors that is evaluated again in the backward pass; only the tensors are kept."""
+    """A checkpointed function: only its tensors are saved, and the backward pass evaluates it again."""
 
     @staticmethod
     def forward(

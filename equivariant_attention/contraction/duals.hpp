@@ -1,7 +1,8 @@
-// Numbers, alone (W = 1) or with a tangent beside them (W = 2), which is their derivative along one direction. A pass that
-// is written for a Number<W, T> is built for both: with tangents, it makes the derivative of what it makes without.
+// Dual numbers, for derivatives in forward mode. Number<1, T> is a value; Number<2, T> is a value and its tangent, the
+// derivative of the value along a given tangent of all inputs. A pass that is written for Number<W, T> computes values for
+// W = 1 and their tangents for W = 2: second derivatives are the pass of first derivatives on dual numbers.
 //
-// In memory a column of W = 2 has its B tangents after its B values; one of W = 1 has no tangents.
+// In memory a column has B values, and for W = 2 then B tangents.
 
 #pragma once
 
@@ -15,7 +16,7 @@
 namespace {
 
 template <int W, class T>
-constexpr int64_t COLUMN = W * B<T>;  // from one column to the next
+constexpr int64_t COLUMN = W * B<T>;  // the size of a column
 
 template <class T>
 struct Dual {
@@ -78,7 +79,7 @@ ALWAYS_INLINE void add(T* p, const Number<W, T>& n) {
     store<W>(p, load<W>(p) + n);
 }
 
-// The same for all rows; no tangent is a tangent of zero.
+// A scalar, such as a parameter, for all rows. Args: tangent: that of the scalar; null stands for zero.
 template <int W, class T>
 ALWAYS_INLINE Number<W, T> everywhere(T value, const T* tangent) {
     if constexpr (W == 2) {
@@ -99,7 +100,7 @@ ALWAYS_INLINE Dual<T> inverse_root(const Dual<T>& x) {
     return {s, T(-0.5) * s * s * s * x.t};
 }
 
-// The derivative of ReLU by its input: none where the output is zero, and NaN stays NaN.
+// The backward pass of ReLU: d where its output is not zero (so NaN stays NaN), otherwise 0.
 template <class T>
 ALWAYS_INLINE Vector<T> where_not_zero(Vector<T> output, Vector<T> d) {
     return output == 0 ? Vector<T>{} : d;
@@ -119,21 +120,21 @@ ALWAYS_INLINE Dual<T> rectified(const Dual<T>& y) {
     return {output, where_not_zero<T>(output, y.t)};
 }
 
-// What a pass returns: with tangents, these; without, the values.
+// What a pass computes: values for W = 1, tangents for W = 2.
 template <class T>
-ALWAYS_INLINE Vector<T> asked(Vector<T> value) {
+ALWAYS_INLINE Vector<T> result(Vector<T> value) {
     return value;
 }
 template <class T>
-ALWAYS_INLINE Vector<T> asked(const Dual<T>& n) {
+ALWAYS_INLINE Vector<T> result(const Dual<T>& n) {
     return n.t;
 }
 template <int W, class T>
-T* asked_of(T* column) {
+T* result_of(T* column) {
     return column + (W - 1) * B<T>;
 }
 
-// out[o] = sum_k A[o, k] x[k] + A[o, inner], for rows of A that lie so far apart. Args: tangent, of A, or null.
+// out[o] = sum_k A[o, k] x[k] + A[o, inner]. Args: row, the stride of A from row to row; tangent, that of A, or null.
 template <int W, class T, class Row, class Inner>
 void linear(int64_t count, const T* A, const T* tangent, Row row, Inner inner, const T* x, T* out) {
     constexpr Constant<COLUMN<W, T>> C;
@@ -149,7 +150,7 @@ void linear(int64_t count, const T* A, const T* tangent, Row row, Inner inner, c
     }
 }
 
-// Its derivatives with respect to x, dx[k] += sum_o A[o, k] d[o].
+// The derivatives of linear with respect to x: dx[k] += sum_o A[o, k] d[o].
 template <int W, class T, class Row, class Inner>
 void linear_gradient(int64_t count, const T* A, const T* tangent, Row row, Inner inner, const T* d, T* dx) {
     constexpr Constant<COLUMN<W, T>> C;
@@ -159,7 +160,8 @@ void linear_gradient(int64_t count, const T* A, const T* tangent, Row row, Inner
     if (W == 2 && tangent) product<false, T>(inner, tangent, One(), row, count, d, C, dx + B<T>, C);
 }
 
-// Columns as rows, [W B, count], as add_outer multiplies them with columns: tangents with values, values with tangents.
+// Transpose columns to rows, [W B, count], for add_outer, whose product d x has the tangent d tx + td x: so for W = 2 the
+// tangents come first, opposite to the values of d.
 template <int W, class T>
 void opposite(const T* columns, int64_t count, T* rows) {
     for (int w = 0; w < W; ++w) {

@@ -1,4 +1,4 @@
-"""Backend 'edge': multiply the features by the basis, then by the radial weights. No kernel is ever formed."""
+"""Backend 'edge': multiply the features by the basis W_J, then by the radial weights R_J; no kernel is formed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..contraction.pair_by_pair import Radial
 
 
 def message(network: Any, radial: Radial, inputs: Inputs, ends: Ends) -> Tensor:
-    """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
+    """The messages from degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     W = inputs.basis[f"{ends.degree_in},{ends.degree_out}"][:, 0, :, 0]
     steered = torch.einsum("epqf,eiq->eifp", W, inputs.sent(ends.degree_in, ends.channels_in))
     return radial(inputs.scalars).flatten(2) @ steered.flatten(1, 2)

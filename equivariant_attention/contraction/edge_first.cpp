@@ -1,14 +1,14 @@
-// Backend 'cpp': messages, edge first, in the frames of the edges, as frame.py has them, and their derivatives, on a CPU.
+// Backend 'cpp': messages and their first and second derivatives, edge first, as SO(2) convolutions (as in frame.py).
 //
-// In its frame every edge is the polar axis, and a kernel mixes orders +m and -m alone: the SO(2) convolutions of eSCN
-// (arXiv 2302.03655), whose coefficients are made from the radial weights of the equation (mixing.hpp).
+// In its frame every edge is the polar axis, and a kernel connects order m with +m and -m alone: the SO(2) convolutions of
+// eSCN (Passaro and Zitnick, arXiv 2302.03655). Their coefficients are computed from the radial weights of equation (8) of
+// arXiv 2006.10503 (mixing.hpp).
 //
-// Rows are taken in blocks of B: every number of a block is a column of B values, one per row, two vector registers wide.
-// So whatever the channels and degrees, sums over channels, orders and hidden values add registers up, and no sum runs
-// across one. The radial weights R = A g of a block are made a few at a time, where they stay in the innermost cache, used
-// at once, and overwritten; so are the hidden values g of the radial networks. The backward pass makes them again.
+// Rows (frames.hpp) are taken in blocks of B, and every quantity of a block is a column of B values (columns.hpp). The radial
+// weights R = A g of a block are computed a few at a time, used at once while they are in the L1 cache, and overwritten; so
+// are the hidden values g of the radial networks. The backward pass computes them again.
 //
-// The derivative of a derivative along a direction is the same pass with a tangent beside every number, W = 2.
+// Second derivatives are the pass of first derivatives on dual numbers, W = 2 (duals.hpp).
 //
 // cpp.py calls the functions at the end of this file.
 
@@ -25,7 +25,7 @@
 namespace {
 
 template <class T>
-class PlannedBlocks {  // of rows in the order of the plan
+class PlannedBlocks {  // blocks of rows, in the order of the plan: first those of pairs of edges that share radial weights
 public:
     explicit PlannedBlocks(const Problem& p) : p(p) {}
 
@@ -49,7 +49,7 @@ private:
 };
 
 template <class T, int W>
-class EdgeFirst {  // evaluates blocks, one thread's
+class EdgeFirst {  // the Worker of passes.hpp: evaluates blocks, in one thread
 public:
     using Blocks = PlannedBlocks<T>;
     Edges<T, W> edges;
@@ -70,7 +70,7 @@ public:
         });
     }
 
-    // First derivatives. With tangents (W = 2), the tangents of these, and of the messages.
+    // First derivatives; for W = 2 their tangents, and those of the messages.
     void gradient(int64_t begin, int64_t end) {
         for (const auto& network : networks) gradients.push_back(std::make_unique<RadialGradient<T>>(*network));
         own_nodes(begin, end);
@@ -94,24 +94,25 @@ private:
     const Problem& p;
     const Networks<T>& networks;
     const Blocks& all;
-    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
+    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // with respect to the parameters of each network
     Mixing<T, W> mixing;
     Hidden<T, W> hidden;
 
-    // Call task with some of the blocks begin, ..., end - 1 at a time: as many as there is room for, but not much more than
-    // what each group reads anew, the weights. Fewer of them leave more of the cache to all else.
+    // Call task with groups of the blocks begin, ..., end - 1. A group reads all weights once, so groups are large, up to
+    // block_bytes; but three times the size of the weights is enough, and leaves more of the cache to everything else.
     template <class Task>
     void for_blocks(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t size = sizeof(T) * C * (2 * (width + edges.frame_offset.back()) + p.num_scalars);
         int64_t weights = 0;
         for (const auto& network : networks) weights += sizeof(T) * VALUES * (network->rows + HIDDEN);
-        in_groups(begin, end, std::max(int64_t(1), std::min(p.room, 3 * weights) / size), [&](int64_t first, int64_t last) {
+        in_groups(begin, end, std::max(int64_t(1), std::min(p.block_bytes, 3 * weights) / size), [&](int64_t first, int64_t last) {
             std::vector<Block<T>> blocks;
             for (int64_t b = first; b < last; ++b) blocks.push_back(all[b]);
             task(blocks);
         });
     }
 
+    // Make room for derivatives with respect to the nodes that the edges of these blocks start from.
     void own_nodes(int64_t begin, int64_t end) {
         int64_t first = p.num_nodes, last = 0;
         for (int64_t i = begin; i < end; ++i) {
@@ -144,12 +145,12 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<EdgeFirst<float, 1>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<EdgeFirst<double, 1>, double>(p); }
 
-// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
-// send of their own, and add those with respect to features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and features of
+// edges, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<EdgeFirst<float, 1>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<EdgeFirst<double, 1>, double>(p); }
 
-// Second derivatives along a direction. From the same, and a tangent of every tensor that messages are made from, write the
-// tangents of the messages, and of all that gradient writes.
+// From the same, and tangents of all tensors that messages are made from, write the tangents of the messages and of
+// everything that gradient writes.
 extern "C" int second_float32(const Problem* p) { return gradient<EdgeFirst<float, 2>, float>(p); }
 extern "C" int second_float64(const Problem* p) { return gradient<EdgeFirst<double, 2>, double>(p); }

@@ -1,15 +1,17 @@
-r"""Backend 'frame', an SO(2) convolution: turn the features until the edge is the polar axis, mix, and turn back.
+r"""SO(2) convolutions, for backend 'frame': turn the features until the edge is the polar axis y, mix, and turn back.
 
 .. math:: W^{lk}(x) f = D^l(R)^T \; W^{lk}(y) \; D^k(R) f, \qquad R x / |x| = y
 
-Along the axis the kernel commutes with the rotations about it, SO(2). So it mixes orders +m and -m alone
+where :math:`D^k(R)` are Wigner-D matrices, called the frame of the edge. Along the axis the kernel commutes with the
+rotations about it, SO(2). So it connects each order m only with +m and -m
 (:func:`equivariant_attention.so3.aligned_coupling`), a pair of degrees costs ``2 F`` products per pair of channels
-instead of ``F (2l+1)``, and no basis of the pair is ever formed. This is how eSCN (arXiv 2302.03655) reduces SO(3)
-convolutions to SO(2) convolutions. eSCN learns the numbers that act on the orders; here the published ones are learnt,
-of each J, and the change of basis from J to m is folded into the last layer of the radial networks.
+instead of ``F (2l+1)``, and the basis of the pair is never formed. This is how eSCN (Passaro and Zitnick, arXiv
+2302.03655) reduces SO(3) convolutions to SO(2) convolutions. eSCN learns the coefficients of the orders m. Here those
+of the equation are learnt, one for each J, and the change of basis from J to m is folded into the last layer of the
+radial networks.
 
-Here are the steps for one block of edges, batched over the pairs of degrees; ``blockwise`` runs the blocks. Throughout,
-a row is an edge, or a pair of edges that share radial weights, and D is the number of edges in a row.
+This module has the steps for one block of edges, batched over pairs of degrees; ``blockwise`` runs the blocks.
+Throughout, a row is an edge, or a pair of edges that share radial weights, and D is the number of edges in a row.
 """
 
 from __future__ import annotations
@@ -28,18 +30,21 @@ from ..contraction.radial import HIDDEN
 from ..so3 import aligned_coupling
 from ..so3.constants import constant
 
-SMALL = 512  # matrices with at most so many numbers are put side by side and multiplied as one
-Key = tuple[int, int]  # of a feature or message: its degree, and its number
+SMALL = 512  # matrices with at most so many elements are put side by side and multiplied as one
+Key = tuple[int, int]  # a feature or message: its degree and its index
 Values = dict[Key, Tensor]  # [edges, 2l+1, channels]
 Parts = dict[tuple[int, int], Tensor]  # by order m and number of channels, [rows, keys, (-m, +m), D, channels]
-Places = dict[tuple[int, int], list[Key]]  # which features or messages the parts are of
+Places = dict[tuple[int, int], list[Key]]  # the features or messages whose orders each of the Parts holds
 
 
 class Product(NamedTuple):
-    """What order m takes from degrees of ``channels_in`` to messages of ``channels_out``: one batched product.
+    """One batched product, of order m: features of ``channels_in`` to messages of ``channels_out`` channels.
 
-    Each of ``sources`` degrees acts on each of ``targets`` messages: ``pairs`` numbers this grid, row by row, and
-    ``networks`` says whose radial weights each takes.
+    Attributes:
+        m, channels_in, channels_out: as above.
+        sources, targets: how many features and messages these are; each feature contributes to each message.
+        pairs: the index of the pair of each feature and message, feature by feature.
+        networks: the index of the radial network of each of these pairs.
     """
 
     m: int
@@ -52,22 +57,22 @@ class Product(NamedTuple):
 
     @property
     def orders(self) -> int:
-        """Orders -m and +m, and the coefficients a and b: two of each, or one where m = 0."""
+        """The number of orders, -m and +m, and of coefficients, a and b: two, or one where m = 0."""
         return 2 if self.m else 1
 
     @property
     def together(self) -> int:
-        """How many messages share a matrix: all, where their own would be too small to be multiplied efficiently."""
+        """How many messages share a matrix: all, if matrices of their own would be too small to be efficient."""
         return self.targets if self.orders * self.channels_in * self.channels_out <= SMALL else 1
 
     @property
     def groups(self) -> int:
-        """Matrices for each degree and row."""
+        """The number of matrices for each feature and row."""
         return self.targets // self.together
 
 
 class RowSizes(NamedTuple):
-    """How many numbers an edge takes: values sent and received, hidden values, radial weights."""
+    """How many elements one edge has: of features and messages, hidden values, and radial weights."""
 
     values: int
     hidden: int
@@ -78,12 +83,12 @@ class Layout:
     """The batched products that evaluate a convolution.
 
     Args:
-        convolution: whose they are.
+        convolution: the convolution.
 
     Attributes:
-        features, messages: how many channels each has.
-        inputs, outputs: which features, and which messages, have order m and so many channels.
-        products: the products.
+        features, messages: the number of channels of each.
+        inputs, outputs: for each order m and number of channels, the features and the messages that have these.
+        products: the batched products.
     """
 
     def __init__(self, convolution: Convolution) -> None:
@@ -103,7 +108,7 @@ class Layout:
 
     @property
     def row_sizes(self) -> RowSizes:
-        """Numbers that a row of one edge takes."""
+        """The elements of one edge."""
         both = (*self.features.items(), *self.messages.items())
         return RowSizes(
             values=sum((2 * l + 1) * channels for (l, _), channels in both),
@@ -117,12 +122,12 @@ _kept = lru_cache(maxsize=1024)(Layout)
 
 def layout_of(convolution: Convolution) -> Layout:
     """The :class:`Layout` of a convolution, made once."""
-    make = Layout if torch.compiler.is_compiling() else _kept  # of a cache PyTorch's compiler warns
+    make = Layout if torch.compiler.is_compiling() else _kept  # torch.compile warns of lru_cache
     return make(convolution)
 
 
 def coupling_of(pair: Pair, ends: Ends, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The matrix from the coefficients J of a pair to those of the orders, ``[F, F]``."""
+    """The change of basis from the coefficients J of a pair to those of the orders, w_0, a_1, b_1, ..., ``[F, F]``."""
     T = aligned_coupling(ends.degree_out, ends.degree_in, dtype, device)
     return T * T.new_tensor(pair.scales) if pair.scales else T
 
@@ -142,14 +147,14 @@ def _index(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-    """The last layers of the radial networks in the basis of the orders, their biases last.
+    """The last layers of the radial networks, changed from the coefficients J to those of the orders.
 
     Args:
-        layout: of the convolution.
+        layout: the layout of the convolution.
         last: weight and bias of the last layer of each network.
 
     Returns:
-        for each product ``[pairs, 33, (a, b) x channels out x channels in]``.
+        for each product ``[pairs, 33, (a, b) x channels out x channels in]``: 32 hidden values, then the bias.
     """
     convolution, both, aligned = layout.convolution, [], []
     for weight, bias in last:
@@ -163,12 +168,13 @@ def aligned_weights(layout: Layout, last: Sequence[tuple[Tensor, Tensor | None]]
 
 
 def sent_values(layout: Layout, sent: Tensor, on_edges: Sequence[Tensor | None], first: Sequence[int]) -> Values:
-    """What is sent along each edge, by degree.
+    """The features that are sent along each edge.
 
     Args:
-        sent: what source nodes send, all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
-        on_edges: of each feature, what is added to it, ``[edges, channels, 2k+1]``, if anything.
-        first: the channel that the first of these is added to.
+        layout: the layout of the convolution.
+        sent: features of the source nodes, all degrees side by side, ``[edges, sum of (2k+1) x channels]``.
+        on_edges: for each feature, what the edges add to it, ``[edges, channels, 2k+1]``, or None.
+        first: for each feature, the channel that the first of these is added to.
     """
     sizes = [(2 * k + 1, channels) for (k, _), channels in layout.features.items()]
     parts = sent.split([rows * channels for rows, channels in sizes], dim=1)
@@ -181,7 +187,7 @@ def sent_values(layout: Layout, sent: Tensor, on_edges: Sequence[Tensor | None],
 
 
 def by_order(places: Places, values: Values, D: int) -> Parts:
-    """Values in the frames of the edges, sorted by order."""
+    """Values in the frames of the edges, grouped by order m and number of channels."""
     rows = {key: v.unflatten(0, (-1, D)).transpose(1, 2) for key, v in values.items()}
     return {
         (m, c): torch.stack([rows[l, s][:, l - m : l + m + 1 : 2 * m or 1] for l, s in keys], dim=1)
@@ -190,7 +196,7 @@ def by_order(places: Places, values: Values, D: int) -> Parts:
 
 
 def by_degree(places: Places, parts: Parts) -> Values:
-    """The inverse and the transpose of :func:`by_order`; orders that no part has are zero."""
+    """The inverse of :func:`by_order`, and its transpose; orders that no part has are zero."""
     orders: dict[Key, dict[int, Tensor]] = defaultdict(dict)
     for (m, c), keys in places.items():
         for key, value in zip(keys, parts[m, c].unbind(1), strict=True):
@@ -203,7 +209,9 @@ def by_degree(places: Places, parts: Parts) -> Values:
 
 
 def _combined(mixed: Tensor) -> Tensor:
-    """What (a, b) made of orders (-m, +m), put together: ``[rows, keys, (-m, +m), D, (a, b), channels]`` to a part."""
+    """From products of a and b with orders -m and +m to orders of the messages, y_-m = a x_-m - b x_+m and
+    y_+m = a x_+m + b x_-m: ``[rows, keys, (-m, +m), D, (a, b), channels]`` to an element of :data:`Parts`.
+    """
     if mixed.shape[2] == 1:
         return mixed.squeeze(4)
     (minus_a, minus_b), (plus_a, plus_b) = (order.unbind(3) for order in mixed.unbind(2))
@@ -219,13 +227,15 @@ def _spread(part: Tensor) -> Tensor:
 
 
 def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], workspace: Tensor | None) -> Parts:
-    """Every kernel along the axis.
+    """Multiply by every kernel, in the frames of the edges.
 
     Args:
-        parts: what is sent.
-        g: from the radial networks, ``[networks, rows, 33]``.
+        layout: the layout of the convolution.
+        parts: the features, by order.
+        g: hidden values of the radial networks, ``[networks, rows, 33]``.
         weights: from :func:`aligned_weights`.
-        workspace: where radial weights are made, as many at a time as it holds; None makes all, as derivatives need.
+        workspace: memory for radial weights, which are computed as many at a time as fit there; None computes all in
+            memory of their own, as autograd needs.
 
     Returns:
         the messages, by order.
@@ -242,7 +252,7 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], work
             y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
             y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
             y = y.movedim(4, 2).flatten(1, 2)
-            if workspace is None:  # and all rows at once; vmap cannot write to what it has not made
+            if workspace is None:  # out of place: vmap cannot write batched values into a tensor that is not batched
                 mixed[p.m, p.channels_out] = y_all + y
             else:
                 y_all[rows] += y
@@ -260,15 +270,15 @@ def mix_gradient(
     separate: int,
     workspace: Tensor,
 ) -> tuple[Parts, Tensor]:
-    """The derivatives of :func:`mix`, which makes the radial weights again.
+    """The derivatives of :func:`mix`; radial weights are computed again.
 
     Args:
-        parts, g, weights, workspace: as there.
-        transposed: the weights without biases, ``[pairs, (a, b) x channels out x channels in, 32]`` as it lies in
-            memory: their product is made a third faster than in place.
-        gradients: derivatives with respect to what it returned.
+        layout, parts, g, weights, workspace: as for :func:`mix`.
+        transposed: the weights without biases, contiguous as ``[pairs, (a, b) x channels out x channels in, 32]``: a
+            product with them is a third faster than one with transposed views of ``weights``.
+        gradients: derivatives with respect to the messages, by order.
         dweights: derivatives with respect to the weights are added to these; None where they are not needed.
-        separate: D, for derivatives with respect to g of every edge, or 1, for their sum over a row.
+        separate: D, for derivatives with respect to g for each edge, or 1, for their sum over the edges of a row.
 
     Returns:
         the derivatives with respect to ``parts``, and to g, ``[networks, rows x separate, 33]``.
@@ -317,9 +327,10 @@ def _slices(rows: int, A: Tensor, workspace: Tensor | None) -> Iterator[slice]:
 
 
 def _radial_weights(p: Product, h: Tensor, A: Tensor, workspace: Tensor | None) -> Tensor:
-    """Matrices ``[rows x degrees x groups, channels, channels_in]``: those of messages that share one lie side by side.
+    """Matrices of radial weights, ``[rows x sources x groups, channels, channels_in]``; see :class:`Product`.
 
-    They are written where they belong, row by row of edges, which costs a batched product no more than any other place.
+    The batched product writes them through a transposed view, row by row of edges, which costs no more than any other
+    order, and saves a copy.
     """
     if workspace is None:
         R = (h @ A).transpose(0, 1)

@@ -1,7 +1,8 @@
-// What a block of rows sends and makes: gathered into columns, turned into the frames of the edges, mixed, and back.
+// Features and messages of a block of rows: gathered into columns, turned into the frames of the edges, mixed, and back.
 //
-// A row is an edge, or two edges that share radial weights; D is the number of edges in a row. A frame turns its edge to
-// the polar axis, where kernels mix orders +m and -m alone: SO(2) convolutions, as in eSCN (arXiv 2302.03655).
+// A row is an edge, or two edges that share radial weights; D is the number of edges in a row. A block is B rows. The frame of
+// an edge is the Wigner-D matrix of a rotation that turns the edge to the polar axis. There kernels are SO(2) convolutions,
+// as in eSCN (arXiv 2302.03655): they connect order m with +m and -m alone.
 
 #pragma once
 
@@ -17,8 +18,8 @@ namespace {
 
 // ---------------------------------------------------------------- mixing along the axis
 
-// Which orders one coefficient f connects: from order to order, of each of the D edges in a row. w_0 takes order 0 to order
-// 0, a_m takes -m to -m and +m to +m, b_m takes -m to +m and +m, with its sign changed, to -m.
+// The orders that coefficient f (of w_0, a_1, b_1, a_2, ...) connects, for each of the D edges in a row, with signs:
+// y_0 += w_0 x_0;  y_-m += a_m x_-m, y_+m += a_m x_+m;  y_-m -= b_m x_+m, y_+m += b_m x_-m.
 template <class T>
 struct Terms {
     int count = 0;
@@ -57,7 +58,8 @@ void mix(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* cons
     }
 }
 
-// The derivatives of mix by x, added to dx, and by R, in dR, which may be R itself, and summed over rows in dbias.
+// The derivatives of mix: those with respect to x are added to dx, those with respect to R are written to dR, which may be R
+// itself, and their sums over rows, lane by lane, are added to dbias.
 template <int J, int W, class T>
 void mix_gradient(const T* R, int64_t inputs, int64_t outputs, const T* const* x, T* const* dx, const T* const* dy,
                   const T* sign, T* dR, T* dbias) {
@@ -80,7 +82,7 @@ void mix_gradient(const T* R, int64_t inputs, int64_t outputs, const T* const* x
                 }
                 store<W>(dR + place, by_r[v]);
             }
-            at(dbias + number * N).v += asked<T>(by_r[0]) + asked<T>(by_r[1]);
+            at(dbias + number * N).v += result<T>(by_r[0]) + result<T>(by_r[1]);
         }
         for (int j = 0; j < J; ++j) {
             for (int v = 0; v < 2; ++v) add<W>(dx[j] + i * C + v * N, sign[j] * sum[j][v]);
@@ -104,10 +106,10 @@ void mix_gradient(int count, const T* R, int64_t inputs, int64_t outputs, const 
 // ---------------------------------------------------------------- values on a block of rows
 
 template <class T, int W = 1>
-struct Side {  // the features or the messages of an edge, degree by degree: [2l+1, channels] columns each
+struct Side {  // where columns of features, or of messages, lie: [edge of a row, part, order, channel]
     const Part* parts;
-    int64_t count, width = 0;  // of all columns
-    int64_t of_nodes = 0;      // of those that come from a node
+    int64_t count, width = 0;  // parts (degrees), and columns of one edge
+    int64_t of_nodes = 0;      // elements that one node has
     std::vector<int64_t> offset, node_offset;
 
     Side(const Part* parts, int64_t count) : parts(parts), count(count) {
@@ -120,7 +122,7 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
         }
     }
 
-    // Of an edge of a row, the channels of one part and order.
+    // The first channel of one order of one part, of an edge of a row.
     template <class U>
     U* column(U* values, int64_t edge, int64_t part, int64_t order) const {
         return values + (edge * width + offset[part] + order * parts[part].channels) * COLUMN<W, T>;
@@ -134,10 +136,10 @@ struct Side {  // the features or the messages of an edge, degree by degree: [2l
 };
 
 template <class T>
-struct Block {
-    int64_t first, D;                 // where it starts in the order of the plan, or in places; edges in each row
-    int64_t rows[2];                  // in each register; the others fill it up, and nothing that they make is stored
-    const int64_t* places = nullptr;  // in the order of the plan, of every row; if null, they are one after the other
+struct Block {  // B rows, of which the last may be padding
+    int64_t first, D;                 // position of the first edge in the order of the plan, or in places; edges in each row
+    int64_t rows[2];                  // rows in each register; others are copies of the last, whose results are not stored
+    const int64_t* places = nullptr;  // for each row, a position in the order of the plan; null if positions are consecutive
     Array<T> scalars, dscalars, x, dx, y, dy, frames, dframes;
 
     int64_t planned(int64_t row, int64_t edge) const {
@@ -152,7 +154,7 @@ struct Block {
     }
 };
 
-// out[a] = sum_b F[a, b] x[b], for matrices of n x n columns and each of the channels; or with F transposed.
+// out[a] = sum_b F[a, b] x[b] for each channel, with a frame F of n x n columns; or with F transposed, which turns back.
 template <bool TRANSPOSED, int W, class T>
 void turn(const T* F, int64_t n, int64_t channels, const T* x, T* out) {
     constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
@@ -168,7 +170,7 @@ void turn(const T* F, int64_t n, int64_t channels, const T* x, T* out) {
     }
 }
 
-// dF[a, b] += sum over channels of after[a] before[b].
+// The derivatives of turn with respect to F: dF[a, b] += sum over channels of after[a] before[b].
 template <int W, class T>
 void turn_gradient(const T* after, const T* before, int64_t n, int64_t channels, T* dF) {
     constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
@@ -177,7 +179,7 @@ void turn_gradient(const T* after, const T* before, int64_t n, int64_t channels,
             for (int v = 0; v < 2; ++v) {
                 Vector<T> sum = {};
                 for (int64_t c = 0; c < channels; ++c) {
-                    sum += asked<T>(load<W>(after + (a * channels + c) * C + v * N) *
+                    sum += result<T>(load<W>(after + (a * channels + c) * C + v * N) *
                                     load<W>(before + (b * channels + c) * C + v * N));
                 }
                 at(dF + (a * n + b) * B<T> + v * N).v += sum;
@@ -186,7 +188,8 @@ void turn_gradient(const T* after, const T* before, int64_t n, int64_t channels,
     }
 }
 
-// Some rows of a tensor [rows, channels, orders] to columns [orders, of all channels], or added to these.
+// Gather B rows of a tensor [total, channels, orders] into columns [orders, all], all being the channels of a column; or add
+// them to these. Registers are loaded along rows and transposed.
 template <bool ADD, int W, class T>
 ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int64_t channels, int64_t orders, T* to, int64_t all) {
     constexpr int64_t N = LANES<T>;
@@ -198,7 +201,7 @@ ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int
             for (int i = 0; i < N; ++i) {
                 const int64_t start = rows[half + i] * size + first;
                 if (start + N <= total * size) {
-                    square[i] = at(from + start).v;  // the next row too, where this one ends
+                    square[i] = at(from + start).v;  // may read into the next row, which is ignored below
                 } else {
                     square[i] = Vector<T>{};
                     std::copy_n(from + start, size - first, reinterpret_cast<T*>(&square[i]));
@@ -218,8 +221,8 @@ ALWAYS_INLINE void gather(const T* from, int64_t total, const int64_t* rows, int
     }
 }
 
-// Columns [orders, of all channels] to rows [channels, orders], so many of each register; store(row, place, values,
-// count) takes some of a row's.
+// The inverse of gather: call store(row, place, values, count) for the elements place, ..., place + count - 1 of each row
+// [channels, orders]. Args: rows: how many rows of each register there are.
 template <int W, class T, class Store>
 ALWAYS_INLINE void scatter(const T* from, int64_t all, const int64_t* rows, int64_t channels, int64_t orders, Store store) {
     constexpr int64_t N = LANES<T>;
@@ -239,7 +242,7 @@ ALWAYS_INLINE void scatter(const T* from, int64_t all, const int64_t* rows, int6
     }
 }
 
-// The first numbers of a register, in pieces of sizes that are known here.
+// Copy the first count elements of a register, in pieces whose sizes are known at compile time.
 template <class T, int64_t SIZE = LANES<T>>
 void put(const T* from, int64_t count, T* to) {
     if (count & SIZE) {
@@ -250,20 +253,20 @@ void put(const T* from, int64_t count, T* to) {
 }
 
 template <class T>
-class NodeSums {  // derivatives with respect to features of nodes, one thread's
+class NodeSums {  // the sums of one thread for derivatives with respect to features of nodes
 public:
     explicit NodeSums(const Problem& p) : side(p.features, p.num_features) {}
 
-    // Room for those of some nodes: in a batch of graphs, the nodes of a few graphs.
+    // Allocate sums for a range of nodes: in a batch of graphs, a thread meets the nodes of a few graphs only.
     void own(int64_t begin, int64_t end) {
         first = begin, last = end;
         values = Array<T>(std::max(int64_t(0), last - first) * side.of_nodes + LANES<T>, 0);
     }
 
-    // Those with respect to one part, [channels, 2l+1], with memory for a register after their end.
+    // The sums of one node and part, [channels, 2l+1]; a whole register may be written from any of its elements on.
     T* of(int64_t node, int64_t part) { return values + (node - first) * side.of_nodes + side.node_offset[part]; }
 
-    // Add what this thread found for a node to its derivatives.
+    // Add the sums of this thread to the derivatives with respect to a node.
     void add(int64_t node) const {
         if (node < first || node >= last) return;
         const T* from = values + (node - first) * side.of_nodes;
@@ -282,7 +285,7 @@ private:
 };
 
 template <class T, int W = 1>
-class Edges {  // reads and writes what edges carry, one thread's
+class Edges {  // loads and stores the tensors of a block, in one thread
 public:
     const Problem& p;
     const Side<T, W> sent, made;
@@ -300,10 +303,10 @@ public:
         }
     }
 
-    // Whether a pass of derivatives makes messages as well: for their tangents, or for derivatives of the frames.
+    // Whether a backward pass needs the messages too: for their tangents, or for derivatives with respect to frames.
     bool makes_messages() const { return W == 2 || p.dframes; }
 
-    // All that a block needs for its messages, or for their derivatives.
+    // Load everything that a block needs for its messages, or for their derivatives.
     void load_for_messages(Block<T>& b) {
         load_scalars(b);
         load_frames(b);
@@ -335,7 +338,7 @@ public:
         b.for_rows([&](int64_t r) {
             for (int64_t d = 0; p.dscalars && d < b.D; ++d) {
                 T* to = static_cast<T*>(p.dscalars) + edge(b, r, d) * p.num_scalars;
-                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = asked_of<W, T>(b.dscalars)[(d * p.num_scalars + i) * C + r];
+                for (int64_t i = 0; i < p.num_scalars; ++i) to[i] = result_of<W, T>(b.dscalars)[(d * p.num_scalars + i) * C + r];
             }
         });
         for (int64_t part = 0; part < sent.count; ++part) {
@@ -345,7 +348,7 @@ public:
                 if (f.dnode) {
                     scatter<W>(from, f.channels, b.rows, f.of_node, 2 * f.degree + 1,
                             [&](int64_t r, int64_t place, const Vector<T>& v, int64_t) {
-                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // zeros after its end
+                        at(nodes.of(p.src[edge(b, r, d)], part) + place).v += v;  // lanes beyond the row are zero
                     });
                 }
                 if (f.dedge) store_of_edges(b, d, f, from, f.first, static_cast<T*>(f.dedge));
@@ -363,9 +366,9 @@ public:
 
 private:
     static constexpr int64_t C = COLUMN<W, T>;
-    Array<T> apart;  // workspace: one part of one edge of each row, before or after it is turned
+    Array<T> apart;  // workspace: one part of one edge of each row, in the coordinates of the graph rather than a frame
 
-    // Gather rows of [edges, size], and of the tangents, which are null where zero.
+    // Gather rows of [edges, size], and for W = 2 those of their tangents (null where zero).
     void gather_numbers(const void* from, const void* tangents, const int64_t* rows, int64_t size, T* to) const {
         gather<false, W>(static_cast<const T*>(from), p.num_edges, rows, size, 1, to, size);
         if (W == 1) return;
@@ -411,7 +414,7 @@ private:
         if (W == 2) gather_sent(b, f, d, f.tnode, f.tedge, to + B<T>);
     }
 
-    // Values, or tangents; null where they are zero.
+    // The features of nodes and edges, added up; null where they are zero.
     void gather_sent(const Block<T>& b, const Part& f, int64_t d, const void* of_nodes, const void* of_edges, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
         int64_t rows[B<T>];
@@ -442,7 +445,7 @@ private:
         for (int64_t i = 0; i < count; ++i) std::fill_n(columns + i * C, B<T>, T(0));
     }
 
-    // Gather all parts and turn them into the frames.
+    // Gather all parts and turn them into the frames of their edges.
     template <class Gather>
     void load(const Block<T>& b, const Side<T, W>& side, T* values, Gather gather) {
         for (int64_t part = 0; part < side.count; ++part) {
@@ -455,16 +458,16 @@ private:
         }
     }
 
-    // The part's values, or their tangents if the pass is for these, turned back out of the frames.
+    // One part turned back out of the frames: values for W = 1, tangents for W = 2.
     const T* turned_back(const Block<T>& b, const Side<T, W>& side, T* values, int64_t part, int64_t d) {
         const Part& f = side.parts[part];
         T* const from = side.column(values, d, part, 0);
-        if (!f.degree) return asked_of<W>(from);
+        if (!f.degree) return result_of<W>(from);
         turn<true, W, T>(frame(b.frames, f.degree, d), 2 * f.degree + 1, f.channels, from, apart);
-        return asked_of<W, T>(apart);
+        return result_of<W, T>(apart);
     }
 
-    // Write channels of columns, from the first on, to the rows of the edges.
+    // Write the columns of some channels, from the first on, to the rows of the edges.
     void store_of_edges(const Block<T>& b, int64_t d, const Part& f, const T* from, int64_t first, T* to) const {
         const int64_t orders = 2 * f.degree + 1;
         scatter<W>(from + first * C, f.channels, b.rows, f.of_edge, orders,

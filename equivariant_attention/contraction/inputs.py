@@ -1,4 +1,4 @@
-"""The tensors that messages are made from."""
+"""The record of all tensors that messages are made from, and checks of the basis."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..fibers import Features
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors that messages are made from, in one record that keys and values of a layer share.
+    """The tensors that messages are made from, in one record that values and keys of a layer share.
 
     Attributes:
-        features: of the nodes, ``{degree: [nodes, channels, 2 degree + 1]}``.
+        features: features of the nodes, ``{degree: [nodes, channels, 2 degree + 1]}``.
         src: source node of each edge, int64 ``[edges]``.
         scalars: what the radial networks see, edge features and then the distance, ``[edges, edge_dim + 1]``.
         basis: the equivariant basis, ``{'k,l': [edges, 1, 2l+1, 1, 2k+1, F]}``.
         pairs_share: whether the pairs of edges of the plan have equal ``scalars``, and so share radial weights.
-        on_edges: what edges send of their own, ``{degree: [edges, channels, 2 degree + 1]}``, added to what their
-            source nodes send.
-        first: for each degree of ``on_edges``, the channel from which on it is added. To append it, this is the number
-            of channels of the nodes.
+        on_edges: features of the edges themselves, ``{degree: [edges, channels, 2 degree + 1]}``, which are added to
+            those of the source nodes.
+        first: for each degree of ``on_edges``, the channel that its first channel is added to. If that is the number of
+            channels of the nodes, features of the edges are appended.
     """
 
     features: Features
@@ -40,18 +40,18 @@ class Inputs:
     first: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, edges: slice | Tensor) -> Inputs:
-        """The same for some of the edges; their part of the basis is formed when it is read."""
+        """The same for some of the edges; their part of the basis is taken when it is read."""
         on_edges = {degree: value[edges] for degree, value in self.on_edges.items()}
         basis = _Part(self.basis, edges)
         return Inputs(self.features, self.src[edges], self.scalars[edges], basis, False, on_edges, self.first)
 
     def to(self, dtype: torch.dtype) -> Inputs:
-        """The same in another dtype: under autocast, features and scalars may have another than the parameters."""
+        """The same in the dtype of the parameters: under autocast, features and scalars may have another."""
         features, on_edges = ({d: v.to(dtype) for d, v in part.items()} for part in (self.features, self.on_edges))
         return replace(self, features=features, on_edges=on_edges, scalars=self.scalars.to(dtype))
 
     def on_nodes(self, degree: int, channels: int) -> Tensor:
-        """What nodes send in one degree, ``[nodes, channels, 2 degree + 1]``, zero in channels of the edges alone."""
+        """What nodes send in one degree, ``[nodes, channels, 2 degree + 1]``; zero in channels that only edges have."""
         own = self.features.get(str(degree))
         if own is None:
             nodes = next(iter(self.features.values())).shape[0]
@@ -59,8 +59,8 @@ class Inputs:
         return own if own.shape[1] == channels else pad(own, (0, 0, 0, channels - own.shape[1]))
 
     def sent(self, degree: int, channels: int) -> Tensor:
-        """What goes along each edge in one degree, ``[edges, channels, 2 degree + 1]``."""
-        sent = self.on_nodes(degree, channels).index_select(0, self.src)  # which refuses negative numbers
+        """What is sent along each edge in one degree, ``[edges, channels, 2 degree + 1]``."""
+        sent = self.on_nodes(degree, channels).index_select(0, self.src)  # unlike indexing, it refuses negative indices
         own = self.on_edges.get(str(degree))
         if own is None:
             return sent
@@ -68,11 +68,11 @@ class Inputs:
         return sent + pad(own.to(sent.dtype), (0, 0, first, channels - first - own.shape[1]))
 
     def check_basis(self, convolution: Convolution) -> None:
-        """Refuse a basis that lacks a pair of degrees of a convolution, or that is of other edges.
+        """Refuse a basis that lacks a pair of degrees of a convolution, or that belongs to other edges.
 
         Raises:
             TypeError: it has another dtype than the distances, except under autocast.
-            ValueError: it is as said, or on another device.
+            ValueError: it lacks a pair of degrees, belongs to other edges, or is on another device.
         """
         edges = self.src.shape[0]
         if isinstance(self.basis, Basis):
@@ -87,7 +87,7 @@ class Inputs:
 
 
 def check_pair(basis: Mapping[str, Tensor], k: int, l: int) -> None:
-    """Refuse a basis that lacks a pair of degrees with a ValueError."""
+    """Raise a ValueError if a basis lacks a pair of degrees."""
     if f"{k},{l}" not in basis:
         raise ValueError(
             f"basis must hold '{k},{l}': get_basis_and_r needs max_degree of at least {max(k, l)} for this layer"
@@ -95,7 +95,7 @@ def check_pair(basis: Mapping[str, Tensor], k: int, l: int) -> None:
 
 
 def checked_tensor(basis: Mapping[str, Tensor], k: int, l: int, edges: int) -> Tensor:
-    """What a basis holds for a pair of degrees, or a ValueError if that is missing or of another shape."""
+    """What a basis holds for a pair of degrees; raises a ValueError if that is missing or has another shape."""
     check_pair(basis, k, l)
     W, shape = basis[f"{k},{l}"], (edges, 1, 2 * l + 1, 1, 2 * k + 1, 2 * min(k, l) + 1)
     if tuple(W.shape) != shape:
@@ -104,7 +104,7 @@ def checked_tensor(basis: Mapping[str, Tensor], k: int, l: int, edges: int) -> T
 
 
 class _Part(Mapping[str, Tensor]):
-    """A basis of some of the edges."""
+    """The basis of some of the edges."""
 
     def __init__(self, basis: Mapping[str, Tensor], edges: slice | Tensor) -> None:
         self._basis, self._edges = basis, edges

@@ -1,8 +1,8 @@
-// Edge first, along the axis: radial weights of each edge are made, a few at a time, used at once and overwritten.
+// The SO(2) convolution of one pair of degrees: features in the frames of the edges to messages in these frames. The radial
+// weights of each edge are computed a few at a time, used at once and overwritten.
 //
-// What is sent and made is in the frames of the edges, so each pair of degrees is an SO(2) convolution, as in eSCN (arXiv
-// 2302.03655): order 0 is multiplied by w_0, orders (+m, -m) by (a_m, b_m; -b_m, a_m). These F coefficients take the
-// places of the F radial weights R_J, and the change from one to the other is part of A (radial.hpp).
+// As in eSCN (arXiv 2302.03655), order 0 is multiplied by w_0, and orders (+m, -m) by the matrix (a_m, b_m; -b_m, a_m). These
+// F coefficients are the F radial weights R_J in another basis; the change of basis is part of A (radial.hpp).
 
 #pragma once
 
@@ -16,7 +16,7 @@
 namespace {
 
 template <class T, int W = 1>
-class Mixing {  // one thread's
+class Mixing {  // with the workspace of one thread
 public:
     Mixing(const Edges<T, W>& edges, const Networks<T>& networks) : edges(edges) {
         int64_t most = 0;
@@ -27,19 +27,20 @@ public:
         dR = Array<T>(most * C);
     }
 
-    // Add the messages of one pair to y. Args: first, which channel of the weights goes with the first channel of x; g, the
-    // hidden values.
+    // Add the messages of one pair to y. Args: first: the channel in of the weights that belongs to the first channel of x;
+    // g: the hidden values.
     void forward(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b) {
         for_radial_weights(w, first, g, b, [&](const Terms<T>& t, int64_t i, int64_t n, const T*) {
             mix_block(w, b, t, i, n);
         });
     }
 
-    // How many derivatives with respect to g a row keeps apart: one for each of its edges, if scalars have derivatives.
+    // How many derivatives with respect to g a row has: one for each of its edges if those with respect to scalars, which
+    // every edge has of its own, are needed; otherwise one, their sum.
     int64_t separate(const Block<T>& b) const { return edges.p.dscalars ? b.D : 1; }
 
-    // Derivatives. Args: rows, the hidden values as opposite() has them; dg, those with respect to g, to which is added, one
-    // edge of a row after the other where they are separate.
+    // First derivatives. Args: rows: the hidden values, transposed by opposite(); dg: derivatives with respect to g are added
+    // to it, for each edge of a row in turn where they are separate.
     void gradient(const Weights<T>& w, int64_t first, const T* g, const T* rows, const Block<T>& b, T* dg,
                   WeightsGradient<T>& dw) {
         dw.begin(w);
@@ -48,7 +49,7 @@ public:
             const int64_t parts = separate(b), terms = t.count / parts;
             if (edges.makes_messages()) mix_block(w, b, t, i, n);
             for (int64_t e = 0; e < parts; ++e) {
-                T* const into = e + 1 < parts ? dR : R;  // the last in the place of R, which is needed no longer
+                T* const into = e + 1 < parts ? dR : R;  // the last overwrites R, which is no longer needed
                 mix_block_gradient(w, b, t, e * terms, terms, i, n, into, dw.bias + number * LANES<T>);
                 linear_gradient<W, T>(count, A, w.tangent_of(A), Values(), Hiddens(), into, dg + e * HIDDEN * C);
             }
@@ -63,7 +64,7 @@ private:
     const Edges<T, W>& edges;
     Array<T> R, dR;  // radial weights, and derivatives with respect to them
 
-    // Make some radial weights at a time, and call task(terms, their first channel in, how many of these, their A).
+    // Compute some radial weights at a time, and call task(terms, first channel in, number of channels in, their rows of A).
     template <class Task>
     void for_radial_weights(const Weights<T>& w, int64_t first, const T* g, const Block<T>& b, Task task) {
         const int64_t channels = edges.sent.parts[w.pair.feature].channels;
@@ -88,7 +89,7 @@ private:
         mix<W, T>(t.count, R, n, w.channels_out, x, y, t.sign);
     }
 
-    // The same for the derivatives, of count terms from the begin-th on.
+    // The derivatives of mix_block, for count terms from the begin-th on.
     void mix_block_gradient(const Weights<T>& w, const Block<T>& b, const Terms<T>& t, int64_t begin, int64_t count,
                             int64_t i, int64_t n, T* into, T* dbias) {
         const T *x[4], *dy[4];

@@ -1,16 +1,19 @@
-r"""Backend 'node': what a node sends, under every hidden value of the radial networks, is made once for all its edges.
+r"""Backend 'node': sums over channels in are done once per source node, for all of its outgoing edges.
 
-With radial weights :math:`R = A g`, where g are the hidden values of the pair's radial network, and a 1 for the biases,
+Radial weights are :math:`R = A g`, with the hidden values g of the pair's radial network (and a 1, for the bias) and
+its last layer A, which does not depend on the edge. So
 
 .. math:: m_{ij}^l = \sum_k \sum_{J,q} W_{Jq}(x_{ij}) \sum_h g_h(x_{ij}) \; P_{jhJq}, \qquad
           P_{jhJq} = \sum_c A_{hJc} \, f_{jcq}^k
 
-For a node, P costs as much as the radial weights of 2k+1 edges; but then no edge has radial weights. Source nodes are
-taken in blocks, ``[rows, slots]``: a row is a node with at most so many of its outgoing edges, a slot is one of these,
-and slots of a row that are left over hold its last edge once more, whose message is then dropped. Blocks are
-checkpointed: nothing of one is kept, the backward pass makes it again.
+where q is an order of degree k, h a hidden value and c a channel in. P costs as much per node as the radial weights of
+2k+1 edges, but then no edge needs radial weights.
 
-Throughout, numbers of a pair of degrees are in the order (q, J, channel out), with q the order of the degree in.
+Source nodes are taken in blocks, ``[rows, slots]``. A row is a node with some of its outgoing edges, and a slot is one
+of these edges. Where a row has fewer edges than slots, the last edge is repeated, and the surplus messages are dropped.
+Blocks are checkpointed: the backward pass computes them again.
+
+Throughout, the values of a pair of degrees are in the order (q, J, channel out).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
 
-VALUES = HIDDEN + 1  # of a radial network, the last a one for its biases
+VALUES = HIDDEN + 1  # hidden values of a radial network, and a one that multiplies the biases
 
 
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
@@ -53,7 +56,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
 
 
 def node_weights(pair: Pair, ends: Ends, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Weight and bias of the last layer of a radial network, ``[33, channels in, F x channels out]``."""
+    """A: weight and bias of the last layer of a radial network, ``[33, channels in, F x channels out]``."""
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     both = pair.part(torch.cat([weight, bias[:, None]], dim=1).T, ends)  # [33, channels out, channels in, F]
     if pair.scales:
@@ -62,7 +65,12 @@ def node_weights(pair: Pair, ends: Ends, weight: Tensor, bias: Tensor | None) ->
 
 
 class Term(NamedTuple):
-    """What a message takes from one degree: k, its number, and those of the network, the pair and the basis."""
+    """The contribution of one feature to a message.
+
+    Attributes:
+        k: degree of the feature.
+        feature, network, pair, basis: indices of the feature, the radial network, the pair and the pair of degrees.
+    """
 
     k: int
     feature: int
@@ -72,7 +80,13 @@ class Term(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How many numbers a block takes: P of a row, for the largest pair and for all; T of a slot; all else of a slot."""
+    """How many elements a block has.
+
+    Attributes:
+        largest_p, every_p: of P per row: of the largest pair, and of all pairs together.
+        every_t: of T per slot, of all pairs together.
+        slot: of everything else per slot.
+    """
 
     largest_p: int
     every_p: int
@@ -84,13 +98,13 @@ class Layout:
     """The terms that evaluate a convolution.
 
     Args:
-        convolution: whose they are.
+        convolution: the convolution.
 
     Attributes:
         features, messages: degree and channels of each.
-        pairs: pairs of degrees (k, l), each once.
-        terms: of every message.
-        sizes: of a block.
+        pairs: the different pairs of degrees (k, l).
+        terms: the terms of each message.
+        sizes: the sizes of a block.
     """
 
     def __init__(self, convolution: Convolution) -> None:
@@ -111,20 +125,20 @@ layout_of = lru_cache(maxsize=1024)(Layout)
 
 
 class Tensors(NamedTuple):
-    """All that messages are a function of, on the whole graph or on a block of it."""
+    """The tensors that messages are a function of, for the whole graph or for a block of it."""
 
     features: Sequence[Any]  # [nodes or rows, 2k+1, channels in]
-    on_edges: Sequence[Any]  # of each, what edges send of their own, [edges or slots, channels, 2k+1], or None
-    scalars: Any
+    on_edges: Sequence[Any]  # for each, channels of the edges themselves, [edges or slots, channels, 2k+1], or None
+    scalars: Any  # what the radial networks see, [edges or slots, edge_dim + 1]
     basis: Sequence[Any]  # [edges or slots, 2l+1, (2k+1) x F]
-    hidden_layers: Sequence[Any]
-    weights: Sequence[Any]  # [33, channels in, F x channels out]
+    hidden_layers: Sequence[Any]  # from radial.stacked
+    weights: Sequence[Any]  # for each pair, [33, channels in, F x channels out]
 
     def flat(self) -> tuple[Any, ...]:
         return (*self.features, *self.on_edges, self.scalars, *self.basis, *self.hidden_layers, *self.weights)
 
     def like(self, values: Sequence[Any]) -> Tensors:
-        """Other values in the places of these."""
+        """The inverse of :meth:`flat`, for other values."""
         rest = iter(values)
         return Tensors(*([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in self))
 
@@ -133,10 +147,10 @@ class Block(NamedTuple):
     """Rows that are evaluated together.
 
     Attributes:
-        nodes: of the rows.
-        slots: the edge in every slot.
-        edges: of all the rows, each once.
-        places: slots of ``edges``, or None where no slot is left over.
+        nodes: the node of each row.
+        slots: the edge in each slot.
+        edges: the edges of all rows, each once.
+        places: the slot of each of ``edges``; None if no edge is repeated.
     """
 
     nodes: Tensor
@@ -145,18 +159,18 @@ class Block(NamedTuple):
     places: Tensor | None
 
     def by_edge(self, values: Tensor) -> Tensor:
-        """What there is in the slots, for ``edges``."""
+        """From values in the slots to values of ``edges``."""
         return values if self.places is None else values[self.places]
 
     def by_slot(self, values: Tensor) -> Tensor:
-        """What there is of all edges of the graph, in the slots; zero in those that are left over."""
+        """From values of all edges of the graph to values in the slots; zero where an edge is repeated."""
         values = values[self.edges]
         if self.places is None:
             return values
         return values.new_zeros(len(self.slots), *values.shape[1:]).index_copy(0, self.places, values)
 
     def rows(self, d: Tensors) -> Tensors:
-        """Which rows of the graph's tensors those of the block are; None for tensors that blocks have in common."""
+        """For each tensor of the block, which rows of the graph's it has; None for tensors that all blocks share."""
         return d.like([None] * len(d.flat()))._replace(
             features=[self.nodes] * len(d.features),
             on_edges=[self.slots] * len(d.on_edges),
@@ -166,13 +180,13 @@ class Block(NamedTuple):
 
 
 class Workspace:
-    """A workspace that all blocks use: fresh memory is slow, as the system hands it out page by page."""
+    """Memory that all blocks reuse: new memory is slow, as the first touch of every page is a page fault."""
 
     def __init__(self, like: Tensor) -> None:
         self.like, self.memory = like, {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
-        """A tensor of this shape whose values are undefined; the next one of the same name overwrites it."""
+        """An uninitialised tensor of this shape; the next one of the same name has the same memory."""
         size = math.prod(shape)
         if name not in self.memory or len(self.memory[name]) < size:
             self.memory[name] = self.like.new_empty(size)
@@ -192,7 +206,7 @@ def _cat(parts: Sequence[Tensor], dim: int, workspace: Workspace | None, name: s
 
 
 class Problem:
-    """What messages depend on apart from tensors that have derivatives."""
+    """What messages depend on apart from tensors with derivatives, and how they are evaluated."""
 
     def __init__(self, layout: Layout, inputs: Inputs) -> None:
         self.layout, self.first = layout, [inputs.first.get(str(k), 0) for k, _ in layout.features]
@@ -204,13 +218,13 @@ class Problem:
         return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _gradient)))
 
     def blocks(self, t: Tensors) -> Iterator[Block]:
-        """Blocks of rows: the largest P stays in cache."""
+        """Blocks for the forward pass, so small that the largest P stays in cache."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
         rows = self.memory["cache"] // (itemsize * sizes.largest_p)
         return self._blocks(rows, self.memory["block"] // (itemsize * sizes.slot))
 
     def blocks_with_graph(self, t: Tensors) -> Iterator[Block]:
-        """Blocks for autograd, which keeps every P and T and all else that derivatives need."""
+        """Smaller blocks for autograd, which keeps every P, every T and all other intermediate results of a block."""
         sizes, itemsize = self.layout.sizes, t.scalars.element_size()
         numbers = self.memory["graph"] // (2 * itemsize)
         return self._blocks(numbers // sizes.every_p, numbers // (sizes.slot + sizes.every_t))
@@ -232,7 +246,7 @@ class Problem:
 
         Args:
             b: from :meth:`on_block`.
-            workspace: for all that is not returned; None makes everything in fresh memory, as autograd needs.
+            workspace: memory for intermediate results; None allocates them anew, as autograd needs.
         """
         g = (
             hidden(b.scalars, *b.hidden_layers)
@@ -255,23 +269,23 @@ class Problem:
         return P.view(len(A), len(f), -1).transpose(0, 1)
 
     def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, workspace: Workspace | None) -> Tensor:
-        """T, what the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
+        """T = sum_h g_h P_h, which the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
         g = g.view(len(P), -1, VALUES)
         T = _bmm(g, P, workspace, f"T{term.k}")
         own = b.on_edges[term.feature]
         if own is not None:
-            # What the edge itself adds to some channels is no part of P: it has radial weights, on the edge.
+            # Features of the edge itself are no part of P, which belongs to the node: they need radial weights.
             R = (g.flatten(0, 1) @ self.of_edges(b, term)).unflatten(1, (own.shape[1], -1))
             T = T + (own.mT @ R).view_as(T)
         return T
 
     def of_edges(self, b: Tensors, term: Term) -> Tensor:
-        """The weights of the channels to which edges add something of their own, ``[33, channels x F x c_out]``."""
+        """The part of A for the channels that edges add to, ``[33, channels x F x c_out]``."""
         first, channels = self.first[term.feature], b.on_edges[term.feature].shape[1]
         return b.weights[term.pair][:, first : first + channels].flatten(1)
 
     def steering(self, b: Tensors, terms: Sequence[Term], workspace: Workspace | None) -> Tensor:
-        """The basis of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
+        """The bases of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
         return _cat([b.basis[term.basis] for term in terms], 2, workspace, "W")
 
 

@@ -1,15 +1,15 @@
-// Backend 'cpp-node': messages, node first, in the frames of the edges, and their first derivatives, on a CPU.
+// Backend 'cpp-node': messages and their first derivatives, node first, as SO(2) convolutions in the frames of the edges.
 //
-// What a node sends, under every hidden value of a radial network, is made once for all of its out-edges. For a
-// coefficient f of a pair of degrees, which takes orders k of a feature to orders l of a message as Terms says,
+// Sums over channels in are done once per source node, for all of its outgoing edges. For a coefficient f of a pair of
+// degrees (Terms in frames.hpp), with channels in i, orders q of degree k, channels out o and hidden values h,
 //
-//     P[q, o, h] = sum_i A[f, i, o, h] x[i, q]            of a source node
-//     T[q, o]    = sum_h P[q, o, h] g[h]                  along an edge
-//     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        in its frame
+//     P[q, o, h] = sum_i A[f, i, o, h] x[i, q]            for a source node
+//     T[q, o]    = sum_h P[q, o, h] g[h]                  for an edge
+//     y[to, o]  += sign sum_q D^k[from, q] T[q, o]        for an edge, in its frame D^k
 //
-// so no edge has radial weights, except for features that it sends itself (x_ij). Edges are taken in blocks of B, as in
-// edge_first.cpp, and all edges in a register of a block have one source node. Several nodes are evaluated together: A
-// is read once for all of them, and their P stays in cache until it was used. The backward pass makes it again.
+// So no edge has radial weights, except for features of the edge itself (x_ij), which are mixed edge first. Edges are taken
+// in blocks of B, and all edges in one register of a block have the same source node. Several nodes are evaluated together:
+// A is read once for all of them, and their P stays in cache until it is used. The backward pass computes P again.
 //
 // cpp.py calls the functions at the end of this file.
 
@@ -26,18 +26,18 @@
 
 namespace {
 
-constexpr int64_t TOGETHER = 32;  // blocks, at most, evaluated at a time: their hidden values stay in the second cache
+constexpr int64_t TOGETHER = 32;  // blocks in a group, at most: their hidden values stay in the L2 cache
 
 // ---------------------------------------------------------------- blocks of edges
 
 template <class T>
-class OutEdges {  // blocks of edges by source node: all edges in a register have the same one
+class OutEdges {  // blocks of edges, sorted by source node: all edges in one register have the same one
 public:
-    std::vector<Part> own;  // what edges send of their own
+    std::vector<Part> own;  // the features without the channels of nodes: those of the edges themselves
 
     explicit OutEdges(const Problem& p) : own(p.features, p.features + p.num_features) {
         for (Part& part : own) part.channels = part.of_edge, part.of_node = part.first = 0, part.node = part.dnode = nullptr;
-        std::vector<int64_t> end(p.num_nodes + 1), sorted(p.num_edges);  // edges by node, and where those of each end
+        std::vector<int64_t> end(p.num_nodes + 1), sorted(p.num_edges);  // a counting sort by source node
         for (int64_t e = 0; e < p.num_edges; ++e) ++end[p.src[e] + 1];
         std::partial_sum(end.begin(), end.end(), end.begin());
         for (int64_t i = 0; i < p.num_edges; ++i) sorted[end[p.src[p.order[i]]]++] = i;
@@ -64,7 +64,7 @@ private:
         int64_t node, rows;
     };
     std::vector<Register> registers;
-    std::vector<int64_t> places;  // in the order of the plan, of every row; those left over have the last one again
+    std::vector<int64_t> places;  // for each row, a position in the order of the plan; padding repeats the last one
 
     void add(int64_t node, const int64_t* edges, int64_t count) {
         registers.push_back({node, std::min(LANES<T>, count)});
@@ -91,7 +91,7 @@ void steer(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, cons
     }
 }
 
-// Its derivatives with respect to the values.
+// The derivatives of steer with respect to the values.
 template <class T>
 void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t channels, const T* dy, T* dvalues) {
     for (int64_t q = 0; q < orders; ++q) {
@@ -108,7 +108,7 @@ void steer_gradient(const Terms<T>& t, const T* D, int64_t orders, int64_t chann
     }
 }
 
-// And with respect to the frame.
+// The derivatives of steer with respect to the frame.
 template <class T>
 void steer_gradient_of_frame(const Terms<T>& t, int64_t orders, int64_t channels, const T* values, const T* dy, T* dD) {
     for (int j = 0; j < t.count; ++j) {
@@ -127,11 +127,11 @@ void steer_gradient_of_frame(const Terms<T>& t, int64_t orders, int64_t channels
 
 // ---------------------------------------------------------------- what nodes send
 
-// One feature of some nodes, and its derivatives.
+// One feature of some nodes, and the derivatives with respect to it.
 template <class T>
 struct Sent {
-    int64_t channels, orders, rows;  // of a node; a row is a node and an order
-    Array<T> x;                      // [rows, channels + 1], the last a zero, for sums to start from
+    int64_t channels, orders, rows;  // a row is an order of a node
+    Array<T> x;                      // [rows, channels + 1]; the last column is zero, the bias of a product
     Array<T> dx;                     // [rows, padded channels]
 
     Sent(const Part& part, const std::vector<int64_t>& nodes)
@@ -148,7 +148,7 @@ struct Sent {
         if (part.dnode) dx = Array<T>(rows * padded<T>(channels), 0);
     }
 
-    // Add the derivatives of one node to [channels, orders].
+    // Add the derivatives with respect to one node to an array [channels, orders].
     void add_gradient(int64_t node, T* to) const {
         for (int64_t q = 0; q < orders; ++q) {
             const T* from = dx + (node * orders + q) * padded<T>(channels);
@@ -158,26 +158,26 @@ struct Sent {
 };
 
 template <class T>
-struct Coefficient {  // of one pair: what P is made from
+struct Coefficient {  // a coefficient f of one pair: computes P, and derivatives with respect to its factors
     const Sent<T>& sent;
     const T* A;     // [channels in, width]
-    int64_t width;  // of a row: channels out, 33
+    int64_t width;  // channels out x 33
 
     Coefficient(const Sent<T>& sent, const Weights<T>& w, int64_t f)
         : sent(sent), A(w.last + f * w.channels_in * w.channels_out * VALUES), width(w.channels_out * VALUES) {}
 
-    int64_t size() const { return sent.orders * width; }  // of a node's P
+    int64_t size() const { return sent.orders * width; }  // of P for one node
 
     void make(T* P) const {
         static_assert(VALUES >= B<T>, "a row has at least one block of columns");
         for (int64_t c = 0; c < width; c += B<T>) {
-            const int64_t first = std::min(c, width - B<T>);  // the last block has some columns of the one before again
+            const int64_t first = std::min(c, width - B<T>);  // the last block overlaps the one before
             product<true, T>(sent.rows, sent.x, sent.channels + 1, One(), sent.channels, A + first, width, P + first,
                              width, sent.x + sent.channels);
         }
     }
 
-    // Add its derivatives to dA, [channels in, padded width], reading up to a block beyond the end of dP.
+    // Add the derivatives with respect to A to dA, [channels in, padded width]. Reads up to a block beyond the end of dP.
     void add_gradient_by_weights(const T* dP, T* dA) const {
         const int64_t row = padded<T>(width);
         for (int64_t c = 0; c < width; c += B<T>) {
@@ -185,7 +185,7 @@ struct Coefficient {  // of one pair: what P is made from
         }
     }
 
-    // Add its derivatives to those with respect to features. Args: transposed, A as [width, padded channels in].
+    // Add the derivatives with respect to features to sent.dx. Args: transposed: A as [width, padded channels in].
     void add_gradient_by_features(const T* dP, const T* transposed) const {
         const int64_t row = padded<T>(sent.channels);
         for (int64_t c = 0; c < row; c += B<T>) {
@@ -194,12 +194,12 @@ struct Coefficient {  // of one pair: what P is made from
     }
 };
 
-// ---------------------------------------------------------------- weights, on the side of nodes
+// ---------------------------------------------------------------- weights that act on features of nodes
 
 template <class T>
-struct NodeWeights {  // of one pair
-    Array<T> transposed;  // [F, width, padded channels in]
-    Array<T> gradient;    // [F, channels in, padded width]
+struct NodeWeights {  // of one pair, for its channels of nodes
+    Array<T> transposed;  // A, [F, width, padded channels in]
+    Array<T> gradient;    // derivatives with respect to A, [F, channels in, padded width]
     int64_t channels;
 
     NodeWeights(const Problem& p, const Weights<T>& w) : channels(p.features[w.pair.feature].of_node) {
@@ -235,10 +235,10 @@ struct NodeWeights {  // of one pair
 // ---------------------------------------------------------------- groups of blocks
 
 template <class T>
-struct Group {  // blocks that are evaluated together, and the nodes that send along their edges
+struct Group {  // blocks that are evaluated together, and the source nodes of their edges
     std::vector<Block<T>> blocks;
-    std::vector<int64_t> nodes, senders;  // senders: of every block, which node its two registers have
-    std::vector<Sent<T>> sent;            // of these nodes, every feature
+    std::vector<int64_t> nodes, senders;  // senders: for both registers of each block, an index into nodes
+    std::vector<Sent<T>> sent;            // each feature of these nodes
 
     Group(const Problem& p, const OutEdges<T>& all, int64_t first, int64_t last) {
         for (int64_t b = first; b < last; ++b) {
@@ -253,15 +253,15 @@ struct Group {  // blocks that are evaluated together, and the nodes that send a
 };
 
 template <class T>
-struct OnBlock {  // a radial network, on one block
+struct OnBlock {  // a radial network on one block
     Hidden<T> hidden;
-    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // its hidden values, as rows; derivatives with respect to them
+    alignas(64) T rows[B<T> * HIDDEN], d[HIDDEN * B<T>];  // hidden values, transposed; derivatives with respect to them
 
     const T* values() const { return hidden.second.output; }
 };
 
 template <class T>
-class NodeFirst {  // evaluates groups of blocks, one thread's
+class NodeFirst {  // the Worker of passes.hpp: evaluates groups of blocks, in one thread
 public:
     using Blocks = OutEdges<T>;
     Edges<T> edges;
@@ -305,7 +305,7 @@ public:
         });
     }
 
-    // The derivatives with respect to a network, which this thread keeps no longer.
+    // Hand over the derivatives with respect to the parameters of a network.
     std::unique_ptr<RadialGradient<T>> take_gradient(int64_t n) {
         for (size_t i = 0; i < on_nodes[n].size(); ++i) {
             on_nodes[n][i].add_gradient(networks[n]->weights[i], gradients[n]->weights[i]);
@@ -319,19 +319,19 @@ private:
     const Networks<T>& networks;
     const Blocks& all;
     Mixing<T> mixing;
-    int64_t largest = 0;             // numbers that T has, of any pair
-    Array<T> values, dvalues;        // T and its derivatives, of one block
-    Array<T> P, dP;                  // of all nodes of a group
-    std::vector<OnBlock<T>> radial;  // of all blocks of a group
-    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // of every network
-    std::vector<std::vector<NodeWeights<T>>> on_nodes;  // of every network, its pairs
+    int64_t largest = 0;             // elements of T for the largest pair
+    Array<T> values, dvalues;        // T of one block, and derivatives with respect to it
+    Array<T> P, dP;                  // for all nodes of a group
+    std::vector<OnBlock<T>> radial;  // for all blocks of a group
+    std::vector<std::unique_ptr<RadialGradient<T>>> gradients;  // with respect to the parameters of each network
+    std::vector<std::vector<NodeWeights<T>>> on_nodes;          // for each network, those of its pairs
 
-    // Call task with as many of the blocks begin, ..., end - 1 at a time as there is room for.
+    // Call task with groups of the blocks begin, ..., end - 1, each as large as block_bytes and TOGETHER allow.
     template <class Task>
     void for_groups(int64_t begin, int64_t end, int64_t width, Task task) {
         const int64_t columns = width + 2 * edges.frame_offset.back() + 2 * p.num_scalars;
         const int64_t size = sizeof(T) * (B<T> * columns + 4 * largest * VALUES) + sizeof(OnBlock<T>);
-        const int64_t most = std::clamp(p.room / size, int64_t(1), TOGETHER);
+        const int64_t most = std::clamp(p.block_bytes / size, int64_t(1), TOGETHER);
         radial = std::vector<OnBlock<T>>(std::min(most, end - begin));
         const int64_t numbers = 2 * radial.size() * largest * VALUES;
         P = Array<T>(numbers), dP = Array<T>(numbers + B<T>, 0);
@@ -345,13 +345,13 @@ private:
         for (size_t b = 0; b < group.blocks.size(); ++b) radial[b].hidden.evaluate(network, group.blocks[b].scalars);
     }
 
-    // What a block has of a pair: its frames and messages, and how many numbers T has.
+    // For one pair: the frames and the messages of a block, and the number of elements of T.
     T* frame(T* frames, const Weights<T>& w) const { return w.k ? edges.frame(frames, w.k, 0) : nullptr; }
     T* message(T* y, const Weights<T>& w) const { return edges.made.template column<T>(y, 0, w.pair.message, 0); }
     static int64_t numbers(const Weights<T>& w) { return (2 * w.k + 1) * w.channels_out; }
 
-    // Call task(place of the P of their node, first column, rows, registers) for each register of a block, or once for
-    // both where they have the same node.
+    // Call task(where P of the node begins, first row, number of rows, number of registers) for each register of a block, or
+    // once for both if they have the same node.
     template <class Task>
     static void for_nodes(const Group<T>& group, size_t b, int64_t size, Task task) {
         const int64_t *sender = &group.senders[2 * b], *rows = group.blocks[b].rows;
@@ -362,7 +362,7 @@ private:
         }
     }
 
-    // From P of its nodes and the hidden values to T.
+    // T = sum_h P g, for a block.
     void contract(const Weights<T>& w, const Group<T>& group, size_t b) {
         for_nodes(group, b, numbers(w) * VALUES, [&](int64_t place, int64_t column, int64_t, auto registers) {
             const T *of_node = P + place, *g = radial[b].values() + column;
@@ -452,7 +452,7 @@ private:
 extern "C" int forward_float32(const Problem* p) { return forward<NodeFirst<float>, float>(p); }
 extern "C" int forward_float64(const Problem* p) { return forward<NodeFirst<double>, double>(p); }
 
-// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and what edges
-// send of their own, and add those with respect to features of nodes.
+// From derivatives with respect to the messages, write those with respect to parameters, scalars, frames and features of
+// edges, and add those with respect to features of nodes.
 extern "C" int gradient_float32(const Problem* p) { return gradient<NodeFirst<float>, float>(p); }
 extern "C" int gradient_float64(const Problem* p) { return gradient<NodeFirst<double>, double>(p); }

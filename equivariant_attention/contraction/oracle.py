@@ -1,4 +1,7 @@
-"""Backend 'oracle', equation (8) as it is written: form the kernel of every edge, then multiply. Never tuned."""
+"""Backend 'oracle': equation (8) of arXiv 2006.10503 as it is written, the reference that others are tested against.
+
+It forms the kernel of every edge, then multiplies the features by it. It is never optimised.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ..contraction.pair_by_pair import Radial
 
 
 def message(network: Any, radial: Radial, inputs: Inputs, ends: Ends) -> Tensor:
-    """From degree k to degree l, ``[edges, channels_out, 2l+1]``."""
+    """The messages from degree k to degree l, ``[edges, channels_out, 2l+1]``."""
     k, c_in, l, c_out = ends.degree_in, ends.channels_in, ends.degree_out, ends.channels_out
     if network.forms_kernels:
         W = network(inputs.scalars, inputs.basis)

@@ -1,7 +1,7 @@
-"""Backends that make the messages of one pair of degrees at a time.
+"""Runs backends that compute one pair of degrees at a time, 'edge' and 'oracle', which call the radial networks.
 
-They do so block by block of edges, each checkpointed (made again in the backward pass), so that only one block takes
-memory at a time.
+Each pair is computed block by block of edges, checkpointed (computed again in the backward pass), so that only one
+block takes memory at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ..contraction.radial import is_the_same_again
 from ..native.calls import is_looked_into
 from ..unchanged import version
 
-Radial = Callable[[Tensor], Tensor]  # from scalars to R, [edges, channels out, channels in, F], of a pair
+# From scalars to the radial weights R of a pair, [edges, channels out, channels in, F].
+Radial = Callable[[Tensor], Tensor]
 Message = Callable[[Any, Radial, Inputs, Ends], Tensor]
 
 
@@ -29,8 +30,8 @@ def messages(message: Message, convolution: Convolution, networks: Sequence[Any]
     """All messages along every edge.
 
     Args:
-        message: what the backend does for one pair, from degree k to degree l. It is given the radial network, a
-            function from scalars to the pair's radial weights, the inputs and the pair's ends, and returns
+        message: the backend, for one pair, from degree k to degree l. It takes the radial network, a function from
+            scalars to the pair's radial weights, the inputs and the pair's ends, and returns the messages,
             ``[edges, channels, 2l+1]``.
         convolution, networks, inputs: as in :func:`equivariant_attention.contraction.contract`.
     """
@@ -44,7 +45,7 @@ def messages(message: Message, convolution: Convolution, networks: Sequence[Any]
 
 
 def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
-    """For networks that serve several pairs but must be called once, functions that remember what they returned."""
+    """For networks that serve several pairs but may be called only once, functions that cache their output."""
     found: dict[int, Radial] = {}
     for i, network in enumerate(networks):
         if is_looked_into() or not is_the_same_again(network):
@@ -53,7 +54,7 @@ def _called_once(networks: Sequence[Any]) -> dict[int, Radial]:
 
 
 class _Once:
-    """A function that is evaluated when it is first called, and returns the same ever after."""
+    """A function that caches its first result, whatever it is called with."""
 
     def __init__(self, function: Radial) -> None:
         self.function = function
@@ -72,12 +73,12 @@ def _by_block(message: Message, network: Any, once: Radial | None, inputs: Input
         return message(network, radial, some, ends)
 
     if once or is_looked_into() or not is_the_same_again(network):
-        return call(inputs)  # once, on all edges, whatever memory it takes
-    # What an edge takes: its kernel, once for every J and once summed, and as much again for the derivatives.
+        return call(inputs)  # on all edges at once, whatever memory that takes
+    # Elements that an edge takes: its kernel, for every J and summed, and as much again for derivatives.
     k, l = ends.degree_in, ends.degree_out
     numbers = 2 * ends.channels_in * ends.channels_out * (2 * k + 1) * (2 * l + 1) * (ends.num_freq + 1)
     size = max(1, memory_for("graph", inputs.src.device) // (4 * numbers))
-    W = inputs.basis[f"{k},{l}"]  # formed here, once, and not in a block
+    W = inputs.basis[f"{k},{l}"]  # formed here, once, rather than in every block
     blocks = [inputs.of(slice(start, start + size)) for start in range(0, len(W), size)]
     if len(blocks) < 2:
         return call(inputs)
@@ -93,7 +94,7 @@ def radial_weights(network: Radial, pair: Pair, ends: Ends, scalars: Tensor) -> 
 
 
 def _if_unwritten(message: Callable[[Inputs], Tensor], tensors: Sequence[Tensor]) -> Callable[[Inputs], Tensor]:
-    """The same message, which refuses to be made again once one of the tensors that it reads was written to."""
+    """The same function, which raises an error if one of the tensors that it reads was written to in the meantime."""
     before = [version(tensor) for tensor in tensors]
 
     def checked(inputs: Inputs) -> Tensor:

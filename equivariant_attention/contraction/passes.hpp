@@ -1,4 +1,5 @@
-// A pass over all blocks of edges: its threads, and the sums of the derivatives that each thread finds.
+// A parallel pass over all blocks of edges. Each thread has a Worker with sums of its own for the derivatives with respect to
+// parameters and nodes. They are added up in a fixed order, so that results are reproducible.
 
 #pragma once
 
@@ -15,7 +16,7 @@ namespace {
 template <class T>
 using Networks = std::vector<std::unique_ptr<Radial<T>>>;
 
-// Call task(first, last) for the blocks begin, ..., end - 1, at most so many at a time.
+// Split the blocks begin, ..., end - 1 into groups of at most so many, and call task(first, last) for each.
 template <class Task>
 void in_groups(int64_t begin, int64_t end, int64_t most, Task task) {
     for (int64_t count = (end - begin + most - 1) / most, i = 0; i < count; ++i) {
@@ -23,13 +24,13 @@ void in_groups(int64_t begin, int64_t end, int64_t most, Task task) {
     }
 }
 
-// A Worker evaluates the blocks of one thread; Worker::Blocks says which edges each block has.
+// Worker evaluates blocks for one thread; Worker::Blocks is the list of blocks.
 template <class Worker, class T>
 struct Run {
     const Problem& p;
     Networks<T> networks;
     typename Worker::Blocks blocks;
-    std::vector<std::unique_ptr<Worker>> workers;  // one per thread, and at least two blocks for each
+    std::vector<std::unique_ptr<Worker>> workers;  // one per thread, but fewer if there are not two blocks for each
 
     explicit Run(const Problem& p) : p(p), networks(p.num_networks), blocks(p) {
         workers.resize(std::max(int64_t(1), std::min(p.threads.count, blocks.count() / 2)));
@@ -41,7 +42,7 @@ struct Run {
         });
     }
 
-    // Call a member of every worker with its share of the blocks.
+    // Call a member function of every worker with its share of the blocks.
     void work(void (Worker::*member)(int64_t, int64_t)) {
         const int64_t count = workers.size();
         in_parallel(p.threads, count, [=](int64_t i) {

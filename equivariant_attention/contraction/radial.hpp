@@ -1,4 +1,5 @@
-// Radial networks on a block of rows: their hidden layers, and their last layers A in the basis of the orders.
+// Radial networks on a block of rows: their hidden layers, with derivatives, and their last layers A, which are changed from
+// the coefficients J of equation (8) to the coefficients of the orders (frames.hpp).
 
 #pragma once
 
@@ -16,14 +17,14 @@ namespace {
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // hidden values; and a one, which multiplies the biases
 constexpr int64_t PARAMETERS = 10;                   // tensors of a radial network
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
-constexpr int64_t RADIAL_WEIGHTS = 128;              // about so many of a row are made together
+constexpr int64_t RADIAL_WEIGHTS = 128;              // about as many of a row are computed together
 
 using Hiddens = Constant<HIDDEN>;
 using Values = Constant<VALUES>;
 
 // ---------------------------------------------------------------- hidden layers
 
-// Subtract from every column of 32 values its mean.
+// Subtract from each column of a matrix [32, columns] its mean.
 template <class T>
 void centre(T* values, int64_t columns) {
     std::vector<T> mean(columns);
@@ -36,7 +37,7 @@ void centre(T* values, int64_t columns) {
     }
 }
 
-// Weight and bias side by side, [32, inputs + 1]; nothing, where there is neither.
+// Weight and bias side by side, [32, inputs + 1]; null if both are.
 template <class T>
 Array<T> side_by_side(int64_t inputs, const void* weight, const void* bias) {
     const auto *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
@@ -49,11 +50,12 @@ Array<T> side_by_side(int64_t inputs, const void* weight, const void* bias) {
     return both;
 }
 
-// Linear, LayerNorm if there is one, and ReLU. Before a LayerNorm weight and bias are centred: what they make has mean zero.
+// Linear, LayerNorm (if there is one), and ReLU. Where a LayerNorm follows, weight and bias are centred, so that the output of
+// Linear has mean zero, which the LayerNorm need not subtract.
 template <class T>
 struct Layer {
     int64_t inputs;
-    Array<T> weight, tangent;  // [32, inputs + 1], the bias last; the second is null where it is zero
+    Array<T> weight, tangent;  // [32, inputs + 1], the bias last; and its tangent, null where zero
     const T *scale, *shift;    // of the LayerNorm, or null
     const T *tscale, *tshift;  // their tangents, or null
 
@@ -75,12 +77,12 @@ void add_to(T* sum, const T* values, int64_t count) {
     for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
 }
 
-// Its derivatives. Most are sums over rows: these are added up lane by lane, and over lanes at the end. The weights of
-// inputs that make up whole groups of 32 are different: there outer products sum over the rows.
+// The derivatives with respect to a Layer, which are sums over rows. Most are summed lane by lane, and over lanes at the end.
+// Only derivatives with respect to weights of inputs in whole groups of 32 are matrix products, which sum over rows at once.
 template <class T>
 struct LayerGradient {
-    int64_t inputs, whole, rest;  // whole: how many inputs are in groups
-    Array<T> weight, by_lane;     // [groups, 32, 32], and [32, rest] registers
+    int64_t inputs, whole, rest;  // inputs in whole groups of 32, and the others
+    Array<T> weight, by_lane;     // for these, [groups, 32, 32], and [32, rest] registers
     Array<T> bias, scale, shift;
 
     explicit LayerGradient(int64_t inputs)
@@ -101,7 +103,7 @@ struct LayerGradient {
         add_to<T>(shift, other.shift, HIDDEN * LANES<T>);
     }
 
-    // Write them to where PyTorch has them: with respect to the model's own weights, before these were centred.
+    // Write the derivatives to PyTorch's tensors: with respect to the parameters of the model, which are not centred.
     void store(void* const* gradients) const {
         T* g[4];
         for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
@@ -126,7 +128,7 @@ private:
 };
 
 template <class T, int W = 1>
-struct Activation {  // of one layer on one block
+struct Activation {  // the values of one layer on one block, and their derivatives
     static constexpr int64_t C = COLUMN<W, T>, N = LANES<T>;
     alignas(64) T normal[HIDDEN * C], output[HIDDEN * C], inverse[C];
 
@@ -144,8 +146,8 @@ struct Activation {  // of one layer on one block
         }
     }
 
-    // Derivatives. Args: d, those with respect to the output, overwritten; x, the input; dx, those with respect to the
-    // input, to which is added, or null.
+    // First derivatives. Args: d: those with respect to the output, overwritten; x: the input; dx: those with respect to the
+    // input are added to it, unless it is null; sum: those with respect to the layer are added to it.
     void gradient(const Layer<T>& layer, T* d, const T* x, T* dx, LayerGradient<T>& sum) const {
         T* dbias = sum.bias;
         if (layer.scale) gradient_of_norm(layer, d, sum);
@@ -156,7 +158,7 @@ struct Activation {  // of one layer on one block
                 if (!layer.scale) store<W>(d + i, by_output(d, i));
                 total += load<W>(d + i);
             }
-            at(dbias + h * N).v += asked<T>(total);
+            at(dbias + h * N).v += result<T>(total);
         }
         for (int64_t c = 0; c < sum.whole; c += HIDDEN) {
             alignas(64) T rows[C * HIDDEN];
@@ -168,7 +170,7 @@ struct Activation {  // of one layer on one block
     }
 
 private:
-    // Call task(where it begins, which hidden value it is of, which half of the column) for every register.
+    // Call task(offset, hidden value, half of the column) for every register.
     template <class Task>
     static ALWAYS_INLINE void for_registers(Task task) {
         for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -177,9 +179,9 @@ private:
     }
 
     void normalise(const Layer<T>& layer) {
-        // All read once: after each write the compiler would read them again.
+        // Copied to local variables: the compiler would otherwise read the members again after each store.
         const T *scale = layer.scale, *shift = layer.shift, *tscale = layer.tscale, *tshift = layer.tshift;
-        Number<W, T> squares[2][2] = {}, factor[2];  // of even and odd values, as one sum waits for itself
+        Number<W, T> squares[2][2] = {}, factor[2];  // even and odd values in two independent sums
         for (int64_t h = 0; h < HIDDEN; h += 2) {
 #pragma GCC unroll 2
             for (int odd = 0; odd < 2; ++odd) {
@@ -213,7 +215,7 @@ private:
     }
 
     void gradient_of_norm(const Layer<T>& layer, T* d, LayerGradient<T>& sum) const {
-        T *dscale = sum.scale, *dshift = sum.shift;  // read once: after each write the compiler would read them again
+        T *dscale = sum.scale, *dshift = sum.shift;  // local, as in normalise
         Number<W, T> along[2] = {}, factor[2] = {load<W>(inverse), load<W>(inverse + N)};
         for (int64_t h = 0; h < HIDDEN; ++h) {
             Number<W, T> by_scale = {}, by_shift = {};
@@ -225,8 +227,8 @@ private:
                 store<W>(d + i, dz);
                 along[v] += dz * z;
             }
-            at(dscale + h * N).v += asked<T>(by_scale);
-            at(dshift + h * N).v += asked<T>(by_shift);
+            at(dscale + h * N).v += result<T>(by_scale);
+            at(dshift + h * N).v += result<T>(by_shift);
         }
         for (int v = 0; v < 2; ++v) along[v] = T(1) / HIDDEN * along[v];
         for_registers([&](int64_t i, int64_t, int v) {
@@ -238,7 +240,7 @@ private:
         for (int64_t h = 0; h < HIDDEN; ++h) {
             const auto d0 = load<W>(d + h * C), d1 = load<W>(d + h * C + N);
             for (int64_t i = 0; i < inputs; ++i) {
-                at(dA).v += asked<T>(d0 * load<W>(x + i * C) + d1 * load<W>(x + i * C + N));
+                at(dA).v += result<T>(d0 * load<W>(x + i * C) + d1 * load<W>(x + i * C + N));
                 dA += N;
             }
         }
@@ -248,10 +250,10 @@ private:
 // ---------------------------------------------------------------- last layers
 
 template <class T>
-struct Weights {  // of a pair of degrees: its rows of the last layer
+struct Weights {  // the rows of a last layer that belong to one pair of degrees
     const Pair& pair;
     int64_t k, l, channels_in, channels_out, F;
-    Array<T> last, tangent;  // A in the basis of the orders, [F, channels in, channels out, 33]; a tangent of zero is null
+    Array<T> last, tangent;  // A for coefficients of the orders, [F, channels in, channels out, 33], and its tangent, or null
 
     Weights(const Problem& p, const Pair& pair, const void* const* parameters, const void* const* tangents)
         : pair(pair),
@@ -294,7 +296,7 @@ template <class T>
 struct WeightsGradient {
     Array<T> last, bias;  // [F, channels in, channels out, 32]; without the 32, a register for each; null where zero
 
-    // Make room, before anything is added.
+    // Allocate, unless that was done, before anything is added.
     void begin(const Weights<T>& weights) {
         if (last) return;
         last = Array<T>(weights.numbers() * HIDDEN, 0), bias = Array<T>(weights.numbers() * LANES<T>, 0);
@@ -307,7 +309,7 @@ struct WeightsGradient {
         add_to<T>(bias, other.bias, weights.numbers() * LANES<T>);
     }
 
-    // Add them to those of the network: other pairs may read the same outputs.
+    // Add the derivatives to those with respect to the network; added, as other pairs may read the same outputs.
     void store(const Weights<T>& weights, void* const* gradients) const {
         if (!last) return;
         const auto* coupling = static_cast<const T*>(weights.pair.coupling);
@@ -339,10 +341,10 @@ struct WeightsGradient {
 // ---------------------------------------------------------------- whole networks
 
 template <class T>
-struct Radial {  // a radial network, in the form in which blocks use it
+struct Radial {  // the parameters of a radial network, as blocks use them
     int64_t rows;
     Layer<T> first, second;
-    std::vector<Weights<T>> weights;  // of every pair that it serves
+    std::vector<Weights<T>> weights;  // of each pair that reads its output
 
     Radial(const Problem& p, const Network& n, const void* const* parameters, const void* const* tangents)
         : rows(n.rows),
@@ -385,7 +387,7 @@ struct Hidden {  // both hidden layers on one block
         second.evaluate(radial.second, first.output);
     }
 
-    // Derivatives. Args: d, those with respect to the output of the second layer, overwritten.
+    // First derivatives. Args: d: those with respect to the output of the second layer, overwritten.
     void gradient(const Radial<T>& radial, T* d, const T* scalars, T* dscalars, RadialGradient<T>& sum) const {
         alignas(64) T dfirst[HIDDEN * COLUMN<W, T>] = {};
         second.gradient(radial.second, d, first.output, dfirst, sum.second);

@@ -1,7 +1,7 @@
-"""Radial networks: what they are made of, whether their parameters may be read, and their hidden layers.
+"""Radial networks: whether their parameters may be read instead of calling them, checks of these, and hidden layers.
 
-A network is Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values, or the same without the
-LayerNorms. Where a network is exactly that, backends read its parameters; where a module was changed, it is called.
+A network is an MLP: Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values, or the same
+without the LayerNorms. If it is exactly that, backends read its parameters; if a module was changed, it must be called.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from torch.nn.utils.parametrize import is_parametrized
 from ..contraction.convolution import Convolution
 from ..native.calls import contiguous, is_watched
 from ..native.seen import Seen
-from ..plain import has_hooks_of_all, is_plain
+from ..plain_modules import has_hooks_of_all, is_plain
 
-HIDDEN = 32  # values of a radial network
-ROWS = 128  # of 32 networks: each intermediate result then fits half a megabyte of cache
-EPSILON = 1e-5  # of PyTorch's LayerNorm
-PARAMETERS = 10  # of a network: of both hidden layers weight, bias, scale, shift; of the last weight and bias
-OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; functional_call puts plain tensors in their places
+HIDDEN = 32  # values of each hidden layer of a radial network
+ROWS = 128  # of 32 networks that are evaluated together: an intermediate result then fits half a megabyte of cache
+EPSILON = 1e-5  # eps of PyTorch's LayerNorm
+PARAMETERS = 10  # of a network: weight, bias, scale, shift of both hidden layers; weight and bias of the last layer
+OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; torch.func.functional_call puts Tensors there
 
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """What modules a network is made of.
+    """The modules that a network consists of if nothing was changed.
 
     Attributes:
-        names: of all its modules, beginning with the network's own, ''.
-        classes: of these modules.
+        names: the names of all its modules, beginning with the network itself, ''.
+        classes: the classes of these modules.
         linears: the indices of the three Linears in these lists.
-        norms: those of the two LayerNorms; empty if there are none.
+        norms: the indices of the two LayerNorms; empty if there are none.
         has_bias: whether the last Linear has a bias.
         owners: for each of the ten parameters, the index of its module, or None where there is no such parameter, and
             its name there.
@@ -63,35 +63,35 @@ class RadialNetwork(Protocol):
     """A module that is or holds a radial network."""
 
     anatomy: Anatomy
-    forms_kernels: bool  # whether to call it, as PairwiseConv is called, gives the kernel of a pair
+    forms_kernels: bool  # whether calling it gives the kernel of a pair of degrees, as for PairwiseConv
 
     def radial_weights(self, scalars: Tensor) -> Tensor:
-        """The output of the network, ``[edges, rows]``, by calling it."""
+        """The output of the network, ``[edges, rows]``, computed by its modules."""
 
     def radial_modules(self) -> Sequence[nn.Module]:
-        """Its modules, in the order of the anatomy's names; an error of any kind, where it is made of others."""
+        """Its modules, in the order of the anatomy's names; raises any error if it consists of others."""
 
 
 def parameters(network: Any) -> list[Tensor | None]:
-    """Its ten parameters, None for those that it does not have."""
+    """The ten parameters of a network, None for those that it does not have."""
     modules = network.radial_modules()
     return [None if i is None else _own(modules[i], name) for i, name in network.anatomy.owners]
 
 
 def _own(module: nn.Module, name: str) -> Any:
-    # A module's getattr is slow, and a model has thousands of parameters; but only it finds one that is parametrised.
+    # getattr of a module is slow, and a model has thousands of parameters; but only it evaluates a parametrisation.
     found = module._parameters.get(name)
     return getattr(module, name) if found is None else found
 
 
 def changed(network: Any) -> str | None:
-    """Which module of a network is not as it was made, so that it must be called.
+    """The first module of a network that was changed, so that the network must be called.
 
-    It is of another class; has hooks, or a forward of its own; is a Sequential of another length, or a LayerNorm of
-    another size or epsilon; lacks a parameter, or has one of another kind (quantised, say).
+    A module counts as changed if it is of another class; has hooks, or a forward of its own; is a Sequential of another
+    length, or a LayerNorm of another size or eps; lacks a parameter, or has one of another kind (quantised, say).
 
     Returns:
-        its name, such as '.rp.net.2', or '' for the network's own; None, if there is none.
+        the name of the module, such as '.rp.net.2', or '' for the network itself; None if nothing was changed.
     """
     anatomy: Anatomy = network.anatomy
     try:
@@ -102,8 +102,8 @@ def changed(network: Any) -> str | None:
         return _first_odd(network)
     for i, name in anatomy.owners:
         if i is not None:
-            # A parametrised one is no longer here: it is checked when it is read. PyTorch's compiler and transforms put
-            # tensors of their own here.
+            # A parametrised parameter is not in _parameters: it is checked when it is read. PyTorch's compiler and
+            # transforms put tensors of their own classes there.
             own = modules[i]._parameters
             if name in own and type(own[name]) not in OWN_TYPES and (own[name] is None or not is_watched()):
                 return anatomy.names[i]
@@ -122,28 +122,28 @@ def _first_odd(network: Any) -> str:
             module = None if module is None else module._modules.get(part)
         if module is None or not is_plain(module, kind):
             return name
-    return network.anatomy.names[network.anatomy.classes.index(nn.Sequential)]  # which has more layers, or fewer
+    return network.anatomy.names[network.anatomy.classes.index(nn.Sequential)]  # it has more layers, or fewer
 
 
 def is_the_same_again(network: Any) -> bool:
-    """Whether calling a network twice is like calling it once: no module was changed, and none is parametrised."""
+    """Whether each call of a network has the same result: no module was changed, and none is parametrised."""
     return not has_hooks_of_all() and changed(network) is None and not any(map(is_parametrized, network.modules()))
 
 
 def check_parameters(
     convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
 ) -> None:
-    """Refuse parameters of unequal dtypes or devices, or of wrong shapes, as PyTorch does where modules are called.
+    """Refuse parameters of unequal dtypes or devices, or of wrong shapes, as calling the modules would.
 
     Args:
-        convolution: what the networks belong to.
+        convolution: the convolution of the networks.
         values: the :func:`parameters` of all networks, one network after the other.
         scalars: what the networks see, ``[edges, edge_dim + 1]``; parameters must be of its dtype and device.
-        networks: the networks, if they are at hand: an error then names the parameter as the module does.
+        networks: the networks, if known: an error then names the parameter as the module does.
 
     Raises:
-        TypeError: one is of another dtype, or of a class of its own.
-        ValueError: one has another shape, or is on another device.
+        TypeError: a parameter has another dtype, or is of a subclass of Tensor.
+        ValueError: a parameter has another shape, or is on another device.
     """
     if torch.compiler.is_compiling():  # the compiler checks them itself, and cannot use the cache of shapes
         return
@@ -161,7 +161,7 @@ def check_parameters(
 def as_cpp_reads(
     convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
 ) -> list[Tensor | None]:
-    """Parameters as C++ reads them: checked by :func:`check_parameters`, whose arguments these are, and contiguous."""
+    """Parameters as C++ reads them: checked and contiguous; arguments as of :func:`check_parameters`."""
     some = [v for v in values if v is not None]
     key = convolution, scalars.shape[1], scalars.dtype
     if _SEEN.has(key, some) and len(some) == _count(convolution):
@@ -177,7 +177,7 @@ _SEEN = Seen()
 
 
 def _count(convolution: Convolution) -> int:
-    """How many parameters there are."""
+    """The number of parameters of all networks."""
     return len(convolution.rows) * (PARAMETERS - 4 * (not convolution.has_norm) - (not convolution.has_bias))
 
 
@@ -193,7 +193,7 @@ def _check_parameter(value: Any, shape: tuple[int, ...] | None, scalars: Tensor,
 
 
 def _name(convolution: Convolution, number: int, networks: Sequence[Any]) -> str:
-    """What an error calls a parameter: by the pairs of degrees that its network serves, and its name there."""
+    """The name of a parameter in errors: the pairs of degrees of its network, and its name in that."""
     network, place = divmod(number, PARAMETERS)
     served = (convolution.ends[i] for i in convolution.by_network[network])
     pairs = " ".join(f"({ends.degree_in},{ends.degree_out})" for ends in served)
@@ -224,11 +224,11 @@ def _shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] 
 def stacked(networks: Sequence[Sequence[Any]]) -> list[Tensor]:
     """Parameters of both hidden layers of all networks, each ``[networks, ...]``: weight, bias, scale, shift; twice.
 
-    Before a LayerNorm weight and bias are centred: their output then has mean zero, and the norm need not subtract it.
-    Without a LayerNorm, scale and shift are empty.
+    Where a LayerNorm follows, weight and bias are centred over the hidden values: the output then has mean zero, which
+    the norm need not subtract. Without a LayerNorm, scale and shift are empty.
 
     Args:
-        networks: the :func:`parameters` of each.
+        networks: the :func:`parameters` of each network.
     """
     layers = []
     for first in (0, 4):
@@ -249,7 +249,7 @@ def _transposed(weight: Tensor) -> Tensor:
 
 
 def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:
-    """The hidden values that the last layers see, and a one that multiplies their biases.
+    """The hidden values g that the last layers see, and a one that multiplies their biases.
 
     Args:
         scalars: what the networks see, ``[rows, edge_dim + 1]``.
@@ -272,8 +272,8 @@ class Hidden:
     """:func:`hidden` with first derivatives written by hand, in slices of rows that stay in cache.
 
     Args:
-        scalars, parameters: as there; autograd records neither.
-        keep: whether to keep what :meth:`gradient` needs.
+        scalars, parameters: as for :func:`hidden`; autograd does not record what is done with them.
+        keep: whether to keep the intermediate results that :meth:`gradient` needs.
 
     Attributes:
         output: ``[networks, rows, 33]``.
@@ -306,7 +306,7 @@ class Hidden:
         return (slice(a, a + step) for a in range(0, len(self.scalars), max(1, step)))
 
     def gradient(self, gradient: Tensor, totals: Sequence[Tensor | None], by_scalars: bool) -> Tensor | None:
-        """The backward pass.
+        """First derivatives.
 
         Args:
             gradient: derivatives with respect to ``output``.
@@ -314,7 +314,7 @@ class Hidden:
             by_scalars: whether derivatives with respect to the scalars are needed.
 
         Returns:
-            those with respect to the scalars, ``[rows, edge_dim + 1]``, or None.
+            the derivatives with respect to the scalars, ``[rows, edge_dim + 1]``, or None.
         """
         found = []
         for rows, steps in zip(self._slices(), self.kept, strict=True):

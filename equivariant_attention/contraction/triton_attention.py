@@ -1,7 +1,8 @@
-"""Messages of values and keys, and attention on them, in kernels on a GPU: messages stay in the frames of their edges.
+"""Attention on values and keys of backend 'triton', which stay in the frames of their edges.
 
-They are written once, by order, and turned back in the registers of the program that attends to them. So are their
-derivatives the other way. That saves two tensors on the edges in each pass.
+Messages are written once, by order m in their frames (``kernels/frames.py``). The attention kernel turns them back in
+registers, and its backward pass turns derivatives into the frames in registers. That saves writing and reading two
+tensors on the edges in each pass.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ def attended(
     convolution: Convolution, networks: Sequence[Any], inputs: Inputs, attention: Attention, queries: Sequence[Tensor],
     envelope: Tensor | None, plain: Callable[[Tensors], Sequence[Tensor]],
 ) -> list[Tensor]:  # fmt: skip
-    """What attention gives at every node, of values and keys that a convolution makes.
+    """The output of attention at every node, on values and keys that are the messages of a convolution.
 
     Args:
-        convolution, networks, inputs: of values, degree by degree, and then keys.
-        attention: its sizes.
-        queries: ``[nodes, channels, 2l+1]`` of every degree of the keys.
+        convolution, networks, inputs: as for :func:`equivariant_attention.contraction.contract`; the messages are the
+            values, degree by degree, and then the keys.
+        attention: the sizes of the attention.
+        queries: for each degree of the keys, ``[nodes, channels, 2l+1]``.
         envelope: ``[edges, 1]``, or None.
-        plain: the same of values, keys, queries, the envelope and the nodes that edges lead to, in PyTorch.
+        plain: attention in PyTorch, on values, keys, queries, the envelope and the destination of each edge.
     """
     plan = inputs.basis.plan
     t = cpp.tensors_of(convolution, networks, inputs)
@@ -47,15 +49,16 @@ def attended(
 
 
 def suits(inputs: Inputs) -> bool:
-    """Whether messages may stay in their frames: every edge has one, of which no derivative is asked for."""
+    """Whether messages may stay in their frames: no edge has length zero, and frames need no derivatives."""
     basis = inputs.basis
     return not len(basis.without_direction) and not any(frame.requires_grad for frame in basis.frames)
 
 
 @dataclass(frozen=True)
 class Framed(Problem):
-    """Messages by order, in two tensors, see ``kernels/frames.py``. :func:`suits` leaves edges without direction, and
-    derivatives with respect to frames, to others.
+    """Messages in the frames of their edges: two tensors, m = 0 and m > 0, as in ``kernels/frames.py``.
+
+    Edges of length zero, and derivatives with respect to frames, are not supported: :func:`suits` excludes them.
     """
 
     @property
@@ -68,7 +71,7 @@ class Framed(Problem):
         return [*Call(self, self.like(tensors), self.pairs_share).empty_messages()]
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
-        """Make the messages."""
+        """Write the messages."""
         call = Call(self, self.like(tensors), self.pairs_share)
         (x,) = call.turned()
         call.mixed(x, *call.networks(), into=ByOrder(*output))
@@ -98,10 +101,10 @@ class Attention:
     """The sizes that attention depends on.
 
     Attributes:
-        convolution: that makes the values and then the keys.
-        num_nodes, n_heads: how many there are.
-        scale: factor of the products of queries and keys.
-        num_values: how many degrees the values have.
+        convolution: the convolution whose messages are the values and then the keys.
+        num_nodes, n_heads: numbers of nodes and of attention heads.
+        scale: what the inner products of queries and keys are multiplied by.
+        num_values: number of degrees of the values.
     """
 
     convolution: Convolution
@@ -111,8 +114,11 @@ class Attention:
     num_values: int
 
     def operation(self, plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
-        """From messages by order, queries, frames, the envelope (or None), the nodes that edges lead to, the order of
-        the plan, and its places by node, to the output.
+        """Attention as a differentiable operation.
+
+        Its tensors are the messages by order (two), queries, frames, the envelope or None, the destination of each
+        edge, the order of the plan, and the two tensors of ``plan.by_destination``. Its values are the output, by
+        degree.
         """
 
         def in_pytorch(tensors: Tensors) -> Sequence[Tensor]:

@@ -1,4 +1,14 @@
-"""Tables that tell the Triton kernels of a convolution what to read where; made once for all layers of its shape."""
+"""Index tables for the Triton kernels of a convolution: where pairs of degrees find features, messages and weights.
+
+Kernels loop over these tables, so that one launch serves all degrees. Terms:
+
+- a slot is an order m of one feature or of one message; for m > 0 it holds orders -m and +m;
+- a kernel (in this module, and in names such as ``kernels0``) is an order m of a pair of degrees: a matrix of radial
+  weights that takes the slot of a feature to the slot of a message. Those of m = 0 have the coefficient w, all others a
+  and b.
+
+Tables are made once for all layers of the same :class:`Convolution`, and kept on each device.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +26,18 @@ from ..contraction.radial import HIDDEN
 from ..kernels.launch import power_of_two
 from ..so3.constants import constant
 
-LEAST_CHANNELS = 8  # four threads hold two channels each
+LEAST_CHANNELS = 8  # to which channels are padded: four threads of a tensor core hold two each
 
 
 class Slots:
-    """Orders m of several parts, features or messages: those of m = 0 are numbered as the parts are, others by m first.
+    """The slots of several parts, which are all features or all messages.
+
+    Slots of m = 0 are numbered like the parts; slots of m > 0 are numbered separately, by m and then by part.
 
     Attributes:
-        of: for each m, a dict from parts to slots.
-        count: of slots of m > 0.
-        table: for each part, the slots of all m, 0 where there is none.
+        of: for each m, a dict from the index of a part to its slot.
+        count: the number of slots of m > 0.
+        table: for each part, its slots of all m, 0 where it has none.
     """
 
     def __init__(self, degrees: Sequence[int], orders: int) -> None:
@@ -37,14 +49,16 @@ class Slots:
 
 
 class Kernels(NamedTuple):
-    """The kernels of m = 0, or of all m > 0: each is an order m of a pair of degrees.
+    """The kernels of m = 0, or of all m > 0, sorted by target slot, then by source slot.
 
     Attributes:
-        pairs, orders, ends: of each, its pair, m, and the slots that it leads from and to. They are sorted by the
-            latter, then the former.
-        transposed: for each, its number when they are sorted the other way round.
-        targets, sources: for each slot that they lead to, or from: its first kernel in its order, how many it has, and
-            the first slot at the other end.
+        pairs, orders: for each kernel, the index of its pair, and m.
+        ends: for each kernel, its source slot (of a feature) and its target slot (of a message).
+        transposed: for each kernel, its index when they are sorted by source slot, then by target slot: the order of
+            the transposed kernels, which the backward pass uses.
+        targets: for each target slot, the index of its first kernel, the number of its kernels, and the source slot of
+            the first.
+        sources: for each source slot, the same in the order of the transposed kernels.
     """
 
     pairs: list[int]
@@ -56,7 +70,7 @@ class Kernels(NamedTuple):
 
     @classmethod
     def of(cls, inside: Slots, outside: Slots, orders: Sequence[int]) -> Kernels:
-        """Of these m."""
+        """The kernels of these m, between slots of features and of messages."""
         found = [
             (y, x, o * len(inside.table) + i, m)
             for m in orders
@@ -86,13 +100,14 @@ class Layout:
     """The tables of a convolution.
 
     Attributes:
-        orders: m is 0, ..., orders - 1.
-        inside, outside: slots of features and of messages.
-        kernels: of m = 0, and of m > 0.
-        channels_in, channels_out: of all features and all messages: the others' are zero.
-        num_freq: the largest F.
-        num_weights, num_biases: of all last layers.
-        reads_everything: whether each output of the networks is read, once.
+        orders: the number of orders: m is 0, ..., orders - 1.
+        inside, outside: slots of features, and of messages.
+        kernels: those of m = 0, and those of m > 0.
+        channels_in, channels_out: the number of channels that all features, and all messages, are padded to.
+        num_freq: the largest F of a pair.
+        num_weights, num_biases: the numbers of weights and of biases of all last layers.
+        reads_everything: whether each output of the networks belongs to a pair. (Where two pairs read the same output,
+            :func:`reads_something_twice`, the kernels cannot run.)
     """
 
     def __init__(self, convolution: Convolution) -> None:
@@ -118,40 +133,40 @@ class Layout:
         return Layout(convolution)
 
     def table(self, name: str, which: int, device: torch.device) -> Tensor:
-        """One of the tables below, of the kernels of m = 0 (``which`` is 0), or of m > 0."""
+        """One of the tables below, by the name of its method: for m = 0 (``which`` is 0) or for m > 0 (1)."""
         return _table(self, name, which, device)
 
     def slots_in(self, _: int) -> list[list[int]]:
-        """The slots of each feature."""
+        """For each feature, its slots of all m."""
         return self.inside.table
 
     def slots_out(self, _: int) -> list[list[int]]:
-        """The slots of each message."""
+        """For each message, its slots of all m."""
         return self.outside.table
 
     def targets(self, which: int) -> list[tuple[int, int, int]]:
-        """As :class:`Kernels` has them."""
+        """``targets`` of :class:`Kernels`."""
         return self.kernels[which].targets
 
     def sources(self, which: int) -> list[tuple[int, int, int]]:
-        """As :class:`Kernels` has them."""
+        """``sources`` of :class:`Kernels`."""
         return self.kernels[which].sources
 
     def ends(self, which: int) -> list[tuple[int, int]]:
-        """As :class:`Kernels` has them."""
+        """``ends`` of :class:`Kernels`."""
         return self.kernels[which].ends
 
     def networks(self, which: int) -> list[int]:
-        """The network of each kernel."""
+        """For each kernel, the index of its radial network."""
         return [self.convolution.pairs[p].network for p in self.kernels[which].pairs]
 
     def networks_transposed(self, which: int) -> list[int]:
-        """The same for the kernels in the other order."""
+        """:meth:`networks`, in the order of the transposed kernels."""
         found = dict(zip(self.kernels[which].transposed, self.networks(which), strict=True))
         return [found[number] for number in range(len(found))]
 
     def numbers(self, which: int) -> list[tuple[int, ...]]:
-        """Of each kernel: network, first row, steps, F, channels out and in, and its number in the other order."""
+        """For each kernel: network, first row, both steps, F, channels out and in, and index when transposed."""
         found: list[tuple[int, ...]] = []
         for number, transposed in zip(self.kernels[which].pairs, self.kernels[which].transposed, strict=True):
             pair, ends = self.convolution.pairs[number], self.convolution.ends[number]
@@ -160,7 +175,7 @@ class Layout:
         return found
 
     def of_networks(self, _: int) -> list[list[int]]:
-        """For each network, where its kernels begin and end in the next table, those of m = 0 and those of m > 0."""
+        """For each network, where its kernels begin and end in :meth:`by_network`: those of m = 0, then of m > 0."""
         found: list[list[int]] = [[] for _ in self.convolution.rows]
         for which in (0, 1):
             own = self.networks(which)
@@ -175,7 +190,7 @@ class Layout:
         return sorted(range(len(own)), key=lambda kernel: own[kernel])
 
     def pairs(self, _: int) -> list[tuple[int, ...]]:
-        """Of each pair: its kernel of m = 0, number of orders, steps, F, channels out and in."""
+        """For each pair: its kernel of m = 0, the number of orders, both steps, F, channels out and in."""
         first = dict(zip(self.kernels[0].pairs, range(len(self.kernels[0].pairs)), strict=True))
         found: list[tuple[int, ...]] = []
         for number, (pair, ends) in enumerate(zip(self.convolution.pairs, self.convolution.ends, strict=True)):
@@ -192,13 +207,13 @@ class Layout:
         return found
 
     def places(self, _: int) -> list[tuple[int, int]]:
-        """Of each pair: where derivatives with respect to its weights, and to its biases, begin among those of all."""
+        """For each pair, where derivatives with respect to its weights, and to its biases, begin among those of all."""
         rows = [0, *accumulate(self.convolution.rows)]
         firsts = (rows[pair.network] + pair.first for pair in self.convolution.pairs)
         return [(HIDDEN * first, self.num_weights + first) for first in firsts]
 
     def couplings(self, which: int, dtype: torch.dtype) -> Tensor:
-        """For each kernel, a and b (or w alone) of the coefficients J, ``[kernels, 2, F]``."""
+        """For each kernel, its coefficients a and b (or w alone) from the coefficients J, ``[kernels, 2, F]``."""
         cpu, kernels = torch.device("cpu"), self.kernels[which]
         found = torch.zeros(len(kernels.pairs), 2, self.num_freq, dtype=dtype)
         for into, pair, m in zip(found, kernels.pairs, kernels.orders, strict=True):
@@ -221,7 +236,7 @@ def couplings(layout: Layout, which: int, dtype: torch.dtype, device: torch.devi
 
 
 def reads_something_twice(convolution: Convolution) -> bool:
-    """Whether two pairs read the same number of a network: its derivative would then be written by both."""
+    """Whether two pairs read the same output of a network: both would write the derivative with respect to it."""
     for served in convolution.by_network:
         if len(served) > 1:
             rows = torch.arange(convolution.rows[convolution.pairs[served[0]].network])

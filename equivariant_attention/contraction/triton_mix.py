@@ -1,10 +1,10 @@
-r"""The kernels of backend 'triton' that mix, alone: one product by radial weights, for measurements and tests.
+r"""The mixing kernels of backend 'triton' by themselves: one product with radial weights, for benchmarks and tests.
 
 .. math:: y_{k e m p} = \sum_c R_{k e p c} \, x_{k e m c}, \qquad R_{k e p c} = \sum_j h_{k e j} A_{k j p c}
 
-for kernels k, rows e, orders and edges of a row m, channels out with their coefficients p, channels in c, and hidden
-values j. To ``kernels/mixing.py`` these are messages of order 0 from a single kernel each, on rows of edges that share
-radial weights. What it takes to hand h and A over in its form is a copy of each.
+with indices k of kernels (matrices of radial weights), e of rows, m of orders and edges of a row, p of channels out
+with their coefficients, c of channels in, and j of hidden values. To ``kernels/mixing.py`` these are messages of order
+0 from one kernel each, on rows of edges that share radial weights. h and A are copied, into the layout of the kernels.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from ..contraction.triton_products import ByHidden, ByWeights, Messages, Product
 from ..kernels import launch
 from ..kernels.launch import power_of_two
 
-MOST_IN_A_ROW = 4  # orders and edges: registers hold all their features
+MOST_IN_A_ROW = 4  # orders times edges: registers hold the features of all of them
 
 
 def available(device: torch.device) -> bool:
-    """Whether :func:`mix_product` runs there: on CUDA, or in Triton's interpreter (``TRITON_INTERPRET=1``)."""
+    """Whether :func:`mix_product` runs on a device: CUDA, or with Triton's interpreter (``TRITON_INTERPRET=1``)."""
     return not launch.missing(device)
 
 
 def plain_product(h: Tensor, A: Tensor, x: Tensor) -> Tensor:
-    """:func:`mix_product` as it is written, with R in memory."""
+    """:func:`mix_product` in PyTorch, with all of R in memory."""
     return x @ (h @ A).view(len(x), -1, x.shape[2]).mT
 
 
 def mix_product(h: Tensor, A: Tensor, x: Tensor) -> Tensor:
-    """Multiply by radial weights that are made on the way; autograd does not see it.
+    """Multiply by radial weights that exist in registers only; autograd does not record it.
 
     Args:
-        h: hidden values of the radial networks, ``[kernels, rows, 32 + 1]``. The last is a one, for biases, and is
-            taken as that whatever it is.
+        h: hidden values of the radial networks, ``[kernels, rows, 32 + 1]``. The last multiplies the biases: it is
+            taken to be 1 and not read.
         A: the last layers, ``[kernels, 32 + 1, channels out x channels in]``.
-        x: what is multiplied, ``[kernels x rows, 1 to 4, channels in]``. Channels are powers of two, 8 at the least.
+        x: features, ``[kernels x rows, 1 to 4, channels in]``. Numbers of channels are powers of two, at least 8.
 
     Returns:
         ``[kernels x rows, 1 to 4, channels out]``.
 
     Raises:
-        ValueError: the kernels cannot run here, or on these.
+        ValueError: the kernels cannot run on this device, or on these shapes or dtypes.
     """
     weights, biases = _last_layers(h, A, x)
     y, number = x.new_empty(*x.shape[:2], weights.shape[1]), _numbers(h)
@@ -61,8 +61,8 @@ def mix_product_gradient(
     """The derivatives of :func:`mix_product`.
 
     Args:
-        h, A, x: as there.
-        dy: derivatives with respect to its value.
+        h, A, x: as for :func:`mix_product`.
+        dy: derivatives with respect to its result.
         separate: D, for derivatives with respect to ``h`` of every edge of a row, or 1, for their sum over the row.
         by_weights: whether derivatives with respect to ``A`` are needed.
 
@@ -79,7 +79,7 @@ def mix_product_gradient(
         sums = products.by_weights(_rows(h, x), h[..., :HIDDEN].contiguous(), m0, m0._replace(ends=ends[:0]))
         dA = torch.cat([sums[0], sums[1][..., None]], dim=-1).sum(0).squeeze(2).permute(0, 3, 1, 2).reshape(A.shape)
     dx = mix_product(h, A.unflatten(2, (-1, x.shape[2])).mT.flatten(2), dy)
-    # Each edge of a row by itself is a row.
+    # For `by_hidden`, each of the separate edges is a row of its own.
     x, dy = (v.unflatten(1, (-1, separate)).transpose(1, 2).flatten(0, 1) for v in (x, dy))
     dg = h.new_empty(len(h), h.shape[1] * separate, HIDDEN)
     m0 = ByHidden(weights, _slots(h, x), _slots(h, dy), number, ends)
@@ -90,7 +90,7 @@ def mix_product_gradient(
 
 
 def _slots(h: Tensor, values: Tensor) -> Tensor:
-    """A slot of features or messages for each kernel, ``[kernels, 1, edges, channels]``."""
+    """Features or messages as one slot per kernel, ``[kernels, 1, edges, channels]``."""
     return values.contiguous().view(len(h), 1, -1, values.shape[2])
 
 
@@ -99,12 +99,12 @@ def _rows(h: Tensor, x: Tensor) -> list[Rows]:
 
 
 def _numbers(h: Tensor) -> Tensor:
-    """Those of the kernels, and of their networks and slots."""
+    """The indices of the kernels, which are also those of their networks and slots."""
     return torch.arange(len(h), dtype=torch.int32, device=h.device)
 
 
 def _last_layers(h: Tensor, A: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights and biases as kernels read them, ``[kernels, P, 1, C, 32]`` and ``[kernels, P, 1, C]``, if all fits."""
+    """Weights ``[kernels, P, 1, C, 32]`` and biases ``[kernels, P, 1, C]`` from A, after all checks."""
     if len({(v.device, v.dtype) for v in (h, A, x)}) > 1 or launch.missing(h.device, h.dtype):
         reason = launch.missing(h.device, h.dtype) or "they must share a device and a dtype"
         raise ValueError(f"h, A and x do not suit the kernels: {reason}")

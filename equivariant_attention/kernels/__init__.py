@@ -1,4 +1,4 @@
-"""Kernels in Triton, for a GPU: what they compute, one idea per file, and how they are launched.
+"""Triton kernels, for a GPU, and :mod:`~equivariant_attention.kernels.launch`, which launches them.
 
-Triton is optional: of these files only ``launch`` may be imported where it is not installed.
+Triton is optional: without it only ``launch`` can be imported.
 """

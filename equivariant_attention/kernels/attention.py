@@ -1,7 +1,11 @@
-"""Multi-head attention over the incoming edges of every node, all degrees in one launch; a program is a node.
+"""Multi-head attention over the incoming edges of each node: one program per node, for all degrees.
 
-A degree's numbers of an edge lie side by side, ``[channels, orders]``, and a head has a range of them. The softmax is
-online: its largest logit so far, its sum, and the weighted sum of the values are corrected as edges come.
+The elements of a degree of one edge are contiguous, ``[channels, orders]``, and each head has a range of them. The
+softmax is an online softmax (arXiv 1805.02867): one loop over the edges keeps the largest logit so far, the sum of
+exponentials and the weighted sum of values, and rescales both sums when the largest logit grows.
+
+Names: HEADS and SIZE are true sizes, H and WIDTH these rounded up to powers of two; SUM is the dtype of sums; TINY and
+LEAST are the smallest positive normal number and the lowest number of that dtype.
 """
 
 import triton
@@ -10,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def _load(at, row, H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """The numbers of a row by heads, ``[H, WIDTH]``, of which HEADS and SIZE are there."""
+    """One row, by heads, ``[H, WIDTH]``; padding is zero."""
     h, i = tl.arange(0, H)[:, None], tl.arange(0, WIDTH)[None, :]
     return tl.load(at + row * (HEADS * SIZE) + h * SIZE + i, mask=(h < HEADS) & (i < SIZE), other=0.0)
 
@@ -31,7 +35,7 @@ def _load_all(parts, row, H: tl.constexpr, HEADS: tl.constexpr, SIZES: tl.conste
 
 @triton.jit
 def _dot(a, parts, row, H: tl.constexpr, HEADS: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr):
-    """The product of each head with a row of the other, summed over degrees, ``[H]``."""
+    """The inner product of ``a`` with a row of ``parts`` for each head, summed over degrees, ``[H]``."""
     total = tl.sum(a[0] * _load(parts[0], row, H, HEADS, SIZES[0], WIDTHS[0]), axis=1)
     for i in tl.static_range(1, len(SIZES)):
         total += tl.sum(a[i] * _load(parts[i], row, H, HEADS, SIZES[i], WIDTHS[i]), axis=1)
@@ -40,7 +44,7 @@ def _dot(a, parts, row, H: tl.constexpr, HEADS: tl.constexpr, SIZES: tl.constexp
 
 @triton.jit
 def _with_envelope(logit, envelope_at, edge, TINY: tl.constexpr, LEAST: tl.constexpr, HAS_ENVELOPE: tl.constexpr):
-    """The logits with the envelope as a part of them, and the envelope."""
+    """The logits plus log u, and u, the envelope (1 if there is none)."""
     u = tl.sum(logit * 0, axis=0) + 1
     if HAS_ENVELOPE:
         u = tl.load(envelope_at + edge)
@@ -50,7 +54,7 @@ def _with_envelope(logit, envelope_at, edge, TINY: tl.constexpr, LEAST: tl.const
 
 @triton.jit
 def _softmax_step(logit, largest, total):
-    """The weight of an edge, what earlier weights are to be multiplied by, and the new largest logit and sum."""
+    """The weight of an edge, the factor that corrects earlier weights, and the new largest logit and sum of weights."""
     new = tl.maximum(largest, logit)
     correction, weight = tl.exp(largest - new), tl.exp(logit - new)
     return weight, correction, new, total * correction + weight
@@ -61,7 +65,7 @@ def _logit(
     q, keys, edge, envelope_at, scale, H: tl.constexpr, HEADS: tl.constexpr, KEYS: tl.constexpr,
     KEY_WIDTHS: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, HAS_ENVELOPE: tl.constexpr,
 ):  # fmt: skip
-    """The logits of an edge, and its envelope."""
+    """The logits of an edge, ``[H]``, and its envelope."""
     product = _dot(q, keys, edge, H, HEADS, KEYS, KEY_WIDTHS)
     return _with_envelope(scale * product, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
 
@@ -72,7 +76,7 @@ def forward(
     HEADS: tl.constexpr, H: tl.constexpr, VALUES: tl.constexpr, VALUE_WIDTHS: tl.constexpr, KEYS: tl.constexpr,
     KEY_WIDTHS: tl.constexpr, HAS_ENVELOPE: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """The output at every node."""
+    """The output at each node."""
     node = tl.program_id(0).to(tl.int64)
     q = _load_all(queries, node, H, HEADS, KEYS, KEY_WIDTHS)
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
@@ -100,13 +104,13 @@ def gradient(
     HEADS: tl.constexpr, H: tl.constexpr, VALUES: tl.constexpr, VALUE_WIDTHS: tl.constexpr, KEYS: tl.constexpr,
     KEY_WIDTHS: tl.constexpr, HAS_ENVELOPE: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """All derivatives: the softmax is made again, then its derivatives, edge by edge."""
+    """All first derivatives: one loop over the edges computes the softmax again, a second one the derivatives."""
     node = tl.program_id(0).to(tl.int64)
     first, last = tl.load(ends_at + node), tl.load(ends_at + node + 1)
     q = _load_all(queries, node, H, HEADS, KEYS, KEY_WIDTHS)
     d = _load_all(gradients, node, H, HEADS, VALUES, VALUE_WIDTHS)
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
-    along = tl.zeros((H,), dtype=SUM)  # the product of output and gradient
+    along = tl.zeros((H,), dtype=SUM)  # <output, gradient> for each head
     for place in range(first, last):
         edge = tl.load(edges_at + place)
         logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)
@@ -124,7 +128,7 @@ def gradient(
         by_weight = _dot(d, values, edge, H, HEADS, VALUES, VALUE_WIDTHS)
         by_logit = weight * (u * by_weight - along)
         if HAS_ENVELOPE:
-            # The logit holds log u, but for the smallest; a head that is not there has neither weight nor gradient.
+            # Through the factor u, and through log u in the logit unless u is tiny. Padding heads contribute zero.
             found = tl.sum(weight * by_weight, axis=0)
             found += tl.where(u >= TINY, tl.sum(by_logit, axis=0) / tl.where(u >= TINY, u, 1.0), 0.0)
             tl.store(denvelope_at + edge, found)

@@ -1,8 +1,8 @@
-"""Attention on messages that lie in the frames of their edges: they are turned back in registers, and never written.
+"""Attention on messages that lie in the frames of their edges, and are turned back in registers only.
 
-A program is a node, as in ``attention.py``. Messages are by order, as ``frames.py`` has them, those of the values
-before those of the keys; an edge has a place in the order of the plan. A message of degree l is 2l+1 tensors
-``[heads, channels]``.
+One program per node, with an online softmax, as in ``attention.py``. Messages are stored by order, as in ``frames.py``:
+first those of the values, then those of the keys. ``place`` is the position of an edge in the order of the plan. In
+registers, a message of degree l is a tuple of 2l+1 components, ``[heads, channels]`` each.
 """
 
 import triton
@@ -13,7 +13,7 @@ from .attention import _softmax_step, _with_envelope
 
 @triton.jit
 def _at(H: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """The channels of each head."""
+    """The indices of the channels of each head, ``[H, WIDTH]``."""
     return tl.arange(0, H)[:, None] * SIZE + tl.arange(0, WIDTH)[None, :]
 
 
@@ -24,7 +24,7 @@ def _mask(H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.co
 
 @triton.jit
 def _of_node(at, row, L: tl.constexpr, H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """The components of a feature of a node, ``[channels, 2l+1]``."""
+    """The components of a feature of a node, which lies in memory as ``[channels, 2l+1]``."""
     found = ()
     for j in tl.static_range(2 * L + 1):
         to = at + (row * (HEADS * SIZE) + _at(H, SIZE, WIDTH)) * (2 * L + 1) + j
@@ -37,7 +37,7 @@ def _message(
     m0_at, m_at, frame_at, slots_at, place, edges, L: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr,
     H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The components of a message, turned back."""
+    """The components of a message, turned back: the transposed frame times the orders 0, -1, 1, -2, 2, ..."""
     channel, mask = _at(H, SIZE, WIDTH), _mask(H, HEADS, SIZE, WIDTH)
     at = m0_at + (tl.load(slots_at).to(tl.int64) * edges + place) * C + channel
     y = (tl.load(at, mask=mask, other=0.0),)
@@ -62,7 +62,7 @@ def _turn_and_store(
     m0_at, m_at, frame_at, slots_at, place, edges, v, L: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr,
     H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The other way: the components of a derivative, turned and stored by order; beyond its channels it is zero."""
+    """The transpose of ``_message``: turn components of a derivative, and store them by order, padded with zeros."""
     channel, mask = _at(H, SIZE, WIDTH), _mask(H, HEADS, SIZE, WIDTH)
     c = tl.arange(0, C)
     zero = tl.zeros((C,), dtype=m0_at.dtype.element_ty)
@@ -85,7 +85,7 @@ def _turn_and_store(
 
 @triton.jit
 def _dot(q, FIRST: tl.constexpr, v, N: tl.constexpr):
-    """The product of some components with those of a message, for each head."""
+    """The inner product of N components of ``q``, from FIRST on, with those of a message, for each head."""
     total = q[FIRST] * v[0]
     for j in tl.static_range(1, N):
         total += q[FIRST + j] * v[j]
@@ -98,7 +98,7 @@ def _product(
     DEGREES: tl.constexpr, SIZES: tl.constexpr, WIDTHS: tl.constexpr, ORDERS: tl.constexpr, C: tl.constexpr,
     H: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """The product of components with those of messages START to END, summed over degrees, ``[H]``."""
+    """The inner product of ``q`` with messages START to END - 1, summed over degrees, ``[H]``."""
     v = _message(m0_at, m_at, frames[START], slots_at + START * ORDERS, place, edges, DEGREES[START], ORDERS, C, H,
                  HEADS, SIZES[START], WIDTHS[START])  # fmt: skip
     total = _dot(q, FIRST[START], v, 2 * DEGREES[START] + 1)
@@ -116,7 +116,7 @@ def _logit(
     C: tl.constexpr, H: tl.constexpr, HEADS: tl.constexpr, TINY: tl.constexpr, LEAST: tl.constexpr,
     HAS_ENVELOPE: tl.constexpr,
 ):  # fmt: skip
-    """The logits of an edge, and its envelope."""
+    """The logits of an edge, ``[H]``, and its envelope."""
     product = _product(q, m0_at, m_at, frames, slots_at, place, edges, VALUES, len(DEGREES), FIRST, DEGREES, SIZES,
                        WIDTHS, ORDERS, C, H, HEADS)  # fmt: skip
     return _with_envelope(scale * product, envelope_at, edge, TINY, LEAST, HAS_ENVELOPE)
@@ -129,7 +129,10 @@ def attended(
     ORDERS: tl.constexpr, C: tl.constexpr, HEADS: tl.constexpr, H: tl.constexpr, HAS_ENVELOPE: tl.constexpr,
     TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """The output at every node. FIRST: where the components of each message begin among those of values, or of keys."""
+    """The output at each node.
+
+    FIRST has, for each message, the index of its first component among those of all values, or of all keys.
+    """
     node = tl.program_id(0).to(tl.int64)
     q, acc = (), ()
     for i in tl.static_range(len(DEGREES)):
@@ -169,7 +172,7 @@ def attended_gradient(
     ORDERS: tl.constexpr, C: tl.constexpr, HEADS: tl.constexpr, H: tl.constexpr, HAS_ENVELOPE: tl.constexpr,
     TINY: tl.constexpr, LEAST: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """All derivatives but those by frames: the softmax is made again, then its derivatives, edge by edge."""
+    """All first derivatives but those with respect to frames, in two loops over the edges, as in ``attention.py``."""
     node = tl.program_id(0).to(tl.int64)
     start, end = tl.load(ends_at + node), tl.load(ends_at + node + 1)
     q, d, dq = (), (), ()
@@ -181,7 +184,7 @@ def attended_gradient(
             for _ in tl.static_range(2 * DEGREES[i] + 1):
                 dq += (tl.zeros((H, WIDTHS[i]), dtype=SUM),)
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
-    along = tl.zeros((H,), dtype=SUM)  # the product of output and gradient
+    along = tl.zeros((H,), dtype=SUM)  # <output, gradient> for each head
     for number in range(start, end):
         place = tl.load(places_at + number)
         edge = tl.load(order_at + place)
@@ -203,7 +206,7 @@ def attended_gradient(
                              ORDERS, C, H, HEADS)  # fmt: skip
         by_logit = weight * (u * by_weight - along)
         if HAS_ENVELOPE:
-            # The logit holds log u, but for the smallest; a head that is not there has neither weight nor gradient.
+            # Through the factor u, and through log u in the logit unless u is tiny. Padding heads contribute zero.
             found = tl.sum(weight * by_weight, axis=0)
             found += tl.where(u >= TINY, tl.sum(by_logit, axis=0) / tl.where(u >= TINY, u, 1.0), 0.0)
             tl.store(denvelope_at + edge, found)

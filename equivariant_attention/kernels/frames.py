@@ -1,8 +1,11 @@
-"""Features and messages in the frames of their edges, sorted by order m, and back.
+"""Turns features into the frames of their edges and stores them by order m; turns messages back.
 
-By order: what has degree k has orders -k to k. Orders m = 0 of everything are one tensor, ``[keys, edges, channels]``,
-and orders m > 0 another, ``[slots, (-m, +m), edges, channels]``; a slot is an order m of one feature or message. Edges
-are in the order of the plan. All have as many channels, a power of two, of which a feature fills the first.
+In its frame an edge is the polar axis, and convolutions are SO(2) convolutions, which connect order m with +m and -m
+alone (eSCN, arXiv 2302.03655). A feature of degree k has orders -k to k. By order means two tensors for all degrees: m
+= 0, ``[slots, edges, channels]``, and m > 0, ``[slots, (-m, +m), edges, channels]``, where a slot is an order m of one
+feature or message. Edges are in the order of the plan. Channels are padded with zeros to the same power of two.
+
+Names: a part is a feature or a message; K and L are its degree.
 """
 
 import triton
@@ -12,24 +15,24 @@ import triton.language as tl
 @triton.jit
 def turned(
     values,  # per part, [rows, channels, 2k+1]
-    own,  # per part, [edges, channels of its own, 2k+1]; some tensor where there is none
+    own,  # per part, features of the edges, [edges, OWN channels, 2k+1]; any tensor where there are none
     frames,  # per part, [edges, 2k+1, 2k+1]
     order_at,
     src_at,
-    slots,  # per part, the table of slots, and where it is written
-    m0s,
-    ms,
+    slots,  # per part, the table of slots
+    m0s,  # per part, the outputs of m = 0
+    ms,  # per part, the outputs of m > 0
     edges,
     DEGREES: tl.constexpr,
-    PARTS: tl.constexpr,  # their numbers in these tables
+    PARTS: tl.constexpr,  # per part, its row in that table
     CHANNELS: tl.constexpr,
-    OWN: tl.constexpr,  # per part, (first channel, channels)
-    GATHER: tl.constexpr,  # whether rows are nodes, or edges
-    ORDERS: tl.constexpr,  # 0, ..., ORDERS - 1
-    C: tl.constexpr,
-    EDGES: tl.constexpr,
+    OWN: tl.constexpr,  # per part, (channel that features of the edges are added from, how many)
+    GATHER: tl.constexpr,  # per part, whether rows are source nodes; otherwise they are edges
+    ORDERS: tl.constexpr,  # orders are 0, ..., ORDERS - 1
+    C: tl.constexpr,  # per part, padded channels
+    EDGES: tl.constexpr,  # edges of a program
 ):
-    """Gather values along edges, and turn them."""
+    """Gather values along edges, turn them into the frames, and store them by order."""
     for i in tl.static_range(len(DEGREES)):
         if tl.program_id(1) == i:
             _turned(
@@ -74,7 +77,7 @@ def _turned(
 
 @triton.jit
 def turned_back(
-    values,  # per part, [edges, channels, 2l+1]
+    values,  # per part, the output, [edges, channels, 2l+1]
     frames,
     order_at,
     slots_at,
@@ -82,14 +85,14 @@ def turned_back(
     m_at,
     edges,
     DEGREES: tl.constexpr,
-    PARTS: tl.constexpr,  # their numbers in the table of slots
-    FIRST: tl.constexpr,  # per part, the first channel
+    PARTS: tl.constexpr,  # per part, its row in the table of slots
+    FIRST: tl.constexpr,  # per part, the first channel that is read
     CHANNELS: tl.constexpr,
     ORDERS: tl.constexpr,
     C: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    """The transpose of ``turned``, on every edge: orders that are not there are zero."""
+    """The inverse of ``turned`` on each edge, and its transpose; orders that are not stored are zero."""
     for i in tl.static_range(len(DEGREES)):
         if tl.program_id(1) == i:
             _turned_back(
@@ -129,7 +132,7 @@ def _orders(slots_at, m0_at, m_at, at, size, mask, M: tl.constexpr):
 
 @triton.jit
 def _back(y, column_at, is_e, L: tl.constexpr):
-    """One row of the value: from the orders 0, -1, 1, -2, ... and a column of the frame."""
+    """One component of a value, from the orders 0, -1, 1, -2, 2, ... and a column of the frame."""
     total = y[0]
     if L:
         total = tl.load(column_at + L * (2 * L + 1), mask=is_e, other=0.0)[:, None] * y[0]
@@ -141,7 +144,7 @@ def _back(y, column_at, is_e, L: tl.constexpr):
 
 @triton.jit
 def summed_at_nodes(
-    values,  # per part, [nodes, channels, 2k+1]
+    values,  # per part, the output, [nodes, channels, 2k+1]
     frames,
     places_at,
     ends_at,
@@ -156,7 +159,11 @@ def summed_at_nodes(
     C: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    """Turn back on every edge, and sum over those of each node: ``places``, node by node, up to ``ends``."""
+    """Turn back on each edge, and sum over the edges of each node.
+
+    The edges of node i are ``places[ends[i]], ..., places[ends[i + 1] - 1]``. No atomic additions: sums have a fixed
+    order.
+    """
     for i in tl.static_range(len(DEGREES)):
         if tl.program_id(1) == i:
             _summed_at_nodes(

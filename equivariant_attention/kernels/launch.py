@@ -1,4 +1,4 @@
-"""Launches kernels, or records what would be launched."""
+"""Launches Triton kernels, or records what would be launched, and says where they can run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from packaging.version import Version
 from torch import Tensor
 
 SWITCH = "EQUIVARIANT_ATTENTION_TRITON"
-OLDEST = Version("3.3")  # the first with tuples
-SUPPOSED = 90  # capability, where there is no GPU
-LEAST = 80  # capability: that of an A100, the oldest GPU that kernels were compiled for
-FLOAT64 = Version("3.9")  # the first that multiplies matrices of it
+OLDEST = Version("3.3")  # of Triton: the first that passes tuples to kernels
+SUPPOSED = 90  # the compute capability that is assumed where there is no GPU
+LEAST = 80  # the least compute capability: that of an A100, the oldest GPU that kernels were compiled for
+FLOAT64 = Version("3.9")  # of Triton: the first whose tl.dot takes float64
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Launch:
     """One launch of a kernel.
 
     Attributes:
-        kernel: what ``triton.jit`` returned.
-        grid: how many programs.
-        arguments: of the kernel, by name.
-        num_bytes: of all tensors that it reads or writes, each counted once.
+        kernel: the kernel, as ``triton.jit`` returns it.
+        grid: numbers of programs.
+        arguments: the arguments of the kernel, by name.
+        num_bytes: the size of all tensors that it reads or writes, each counted once.
     """
 
     kernel: Any
@@ -39,12 +39,12 @@ class Launch:
 
     @property
     def name(self) -> str:
-        """Of the kernel."""
+        """The name of the kernel."""
         return self.kernel.__name__
 
 
 class Record(list[Launch]):
-    """Launches for a GPU of some capability."""
+    """The launches that were recorded, as for a GPU of some compute capability."""
 
     def __init__(self, capability: int) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ _for_all_sizes: dict[Any, Any] = {}
 
 @contextmanager
 def recorded(capability: int = SUPPOSED) -> Iterator[Record]:
-    """Within this context nothing is launched, but listed; layers on a CPU, too, take the way that they take on CUDA.
+    """Within this context launches are recorded instead of run, and layers on a CPU do what they would do on CUDA.
 
-    So launches can be counted where there is no GPU. What the kernels would have written is left as it is.
+    So launches can be counted where there is no GPU. Tensors that the kernels would have written stay uninitialised.
 
     Args:
-        capability: of the GPU that they would be for, 90 for sm_90.
+        capability: compute capability of the supposed GPU: 90 for sm_90.
     """
     record = Record(capability)
     token = _record.set(record)
@@ -73,17 +73,17 @@ def recorded(capability: int = SUPPOSED) -> Iterator[Record]:
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether a device is one for kernels: CUDA, or any where launches are recorded."""
+    """Whether kernels are launched on a device: it is CUDA, or launches are recorded."""
     return device.type == "cuda" or _record.get() is not None
 
 
 def is_gpu_or_interpreted(device: torch.device) -> bool:
-    """The same, or one where Triton's interpreter stands for a GPU."""
+    """:func:`is_gpu`, or Triton's interpreter is to stand in for a GPU (``TRITON_INTERPRET``)."""
     return is_gpu(device) or "TRITON_INTERPRET" in os.environ
 
 
 def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
-    """Why kernels cannot run on a device in a dtype; empty, if they can."""
+    """Why kernels cannot run on a device in a dtype, or ``''`` if they can."""
     if dtype not in (torch.float32, torch.float64):
         return f"they need float32 or float64, got {dtype}"
     if os.environ.get(SWITCH) == "0":
@@ -112,14 +112,14 @@ def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
 
 @cache
 def _is_interpreter() -> bool:
-    """Whether Triton was imported with its interpreter on."""
+    """Whether Triton was imported with its interpreter switched on."""
     import triton
 
     return not isinstance(triton.jit(_is_interpreter), triton.JITFunction)
 
 
 def capability(device: torch.device) -> int:
-    """Of the GPU that kernels are for, 90 for sm_90; that, too, where there is none."""
+    """The compute capability of the GPU that kernels are for: 90 for sm_90, and where there is no GPU."""
     record = _record.get()
     if record is not None or device.type != "cuda":
         return SUPPOSED if record is None else record.capability
@@ -131,11 +131,11 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **c
     """Run a kernel on the GPU where its tensors are.
 
     Args:
-        kernel: what ``triton.jit`` returned.
-        grid: how many programs; nothing runs where there are none.
-        arguments: of the kernel, in its order: tensors, numbers, tuples of these.
-        also: bytes that it reads or writes beside these tensors.
-        constants: its ``tl.constexpr``, and options of the compiler.
+        kernel: the kernel, as ``triton.jit`` returns it.
+        grid: numbers of programs; nothing is launched if one of them is 0.
+        arguments: the arguments of the kernel, in its order: tensors, numbers, tuples of these.
+        also: bytes that it reads or writes apart from these tensors.
+        constants: the ``tl.constexpr`` arguments of the kernel, and options of the compiler.
     """
     if 0 in grid:
         return
@@ -154,26 +154,26 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **c
 def for_all_sizes(kernel: Any, arguments: Sequence[Any]) -> Any:
     """A kernel that is compiled once for its constants, whatever the numbers of nodes and edges are.
 
-    Triton compiles anew, for seconds, where a whole number becomes 1, or a multiple of 16, or no longer is: batches of
-    molecules would have it do so for many an epoch.
+    By default Triton specialises a kernel on whether each integer argument is 1, or a multiple of 16, and compiles it
+    again, for seconds, for every combination: with batches of molecules, in one epoch after the other.
 
     Args:
-        kernel: what ``triton.jit`` returned.
-        arguments: of a launch, in its order.
+        kernel: the kernel, as ``triton.jit`` returns it.
+        arguments: the arguments of a launch, in the order of the kernel.
 
     Returns:
-        the kernel.
+        the kernel, not specialised on integers.
     """
     import triton
 
-    if not isinstance(kernel, triton.JITFunction):  # which are interpreted
+    if not isinstance(kernel, triton.JITFunction):  # it is interpreted
         return kernel
     numbers = [name for name, v in zip(kernel.arg_names, arguments, strict=False) if isinstance(v, int)]
     return triton.jit(kernel.fn, do_not_specialize=numbers)
 
 
 def num_bytes(tensors: Sequence[Tensor]) -> int:
-    """Of tensors that are read or written; what occurs twice is counted once."""
+    """The size of all tensors; one that occurs twice is counted once."""
     return sum({id(v): v.numel() * v.element_size() for v in tensors}.values())
 
 
@@ -186,7 +186,7 @@ def _flat(values: Sequence[Any]) -> Iterator[Any]:
 
 
 def addresses(tensors: Sequence[Tensor | None], device: torch.device) -> Tensor:
-    """Where tensors begin, int64, on a device; 0 for None. It is made once for the same tensors."""
+    """The addresses of tensors as an int64 tensor on a device, 0 for None; cached for the same addresses."""
     if _record.get() is not None:
         return torch.empty(len(tensors), dtype=torch.int64, device=device)
     return _addresses(tuple(0 if v is None else v.data_ptr() for v in tensors), device)
@@ -198,5 +198,5 @@ def _addresses(numbers: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def power_of_two(size: int, smallest: int = 1) -> int:
-    """The least power of two of at least this size."""
+    """The smallest power of two that is at least ``size`` and ``smallest``."""
     return max(smallest, 1 << (size - 1).bit_length())

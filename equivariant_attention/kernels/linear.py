@@ -1,7 +1,11 @@
-"""Channels mixed by a matrix, all degrees in one launch.
+"""Linear maps of channels, one matrix for each degree, all degrees in one launch; and their derivatives.
 
-A degree has ``values[nodes, channels, orders]``; a row is a node and an order. Products are as exact as float32
-whatever the precision, each three of tensor cores in TF32: vectors that are rounded turn no longer.
+A degree has ``values[nodes, channels, orders]``; a row is an order of a node. Each product in float32 is three products
+of tensor cores in TF32 (``tf32x3``), which is as accurate as float32, whatever precision PyTorch is set to: rounding
+vectors to TF32 would break equivariance.
+
+Names: INSIDE, BESIDE and OUTSIDE are the channels of the input of a kernel, of a second input whose channels follow
+those of the first, and of the output.
 """
 
 import triton
@@ -14,10 +18,10 @@ def mixed(
     ORDERS: tl.constexpr, INSIDE: tl.constexpr, BESIDE: tl.constexpr, OUTSIDE: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``output = W v``: per degree: its ORDERS, channels INSIDE, those of others BESIDE them, and OUTSIDE."""
+    """``output = W v``, or ``W [v, other]`` for a degree with a second input."""
     for i in tl.static_range(len(ORDERS)):
         if tl.program_id(1) == i:
-            row, o, is_row, total = _room(nodes, ORDERS[i], ROWS, OUT, SUM)
+            row, o, is_row, total = _accumulator(nodes, ORDERS[i], ROWS, OUT, SUM)
             total = _added(total, weights[i], values[i], row, o, is_row, ORDERS[i], INSIDE[i], OUTSIDE[i],
                            INSIDE[i] + BESIDE[i], 1, IN, SUM, PRECISION)  # fmt: skip
             if BESIDE[i]:
@@ -32,18 +36,18 @@ def by_values(
     ORDERS: tl.constexpr, INSIDE: tl.constexpr, FIRST: tl.constexpr, OUTSIDE: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``W^T gradient``, per degree: of its COLUMNS, those from FIRST on, OUTSIDE of them."""
+    """Derivatives with respect to the input, ``W^T gradient``, for OUTSIDE of the COLUMNS of W, from FIRST on."""
     for i in tl.static_range(len(ORDERS)):
         if tl.program_id(1) == i:
-            row, o, is_row, total = _room(nodes, ORDERS[i], ROWS, OUT, SUM)
+            row, o, is_row, total = _accumulator(nodes, ORDERS[i], ROWS, OUT, SUM)
             total = _added(total, weights[i] + FIRST[i], gradients[i], row, o, is_row, ORDERS[i], INSIDE[i], OUTSIDE[i],
                            1, COLUMNS[i], IN, SUM, PRECISION)  # fmt: skip
             _stored(outputs[i], total, row, o, is_row, ORDERS[i], OUTSIDE[i])
 
 
 @triton.jit
-def _room(nodes, N: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, SUM: tl.constexpr):
-    """The rows and channels of a program, which rows are there, and zeros."""
+def _accumulator(nodes, N: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, SUM: tl.constexpr):
+    """The rows and channels out of a program, which rows exist, and a tile of zeros for their sums."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     return row, tl.program_id(2) * OUT + tl.arange(0, OUT), row < nodes * N, tl.zeros((ROWS, OUT), dtype=SUM)
 
@@ -76,7 +80,10 @@ def by_weights(
     PLACES: tl.constexpr, ORDERS: tl.constexpr, INSIDE: tl.constexpr, OUTSIDE: tl.constexpr, COLUMNS: tl.constexpr,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """``dW = gradient v^T``, a part for some of the nodes; those of all degrees lie side by side, from PLACES on."""
+    """Derivatives with respect to W, ``gradient v^T``, as partial sums over some of the nodes.
+
+    Those of all degrees are stored in one row, that of a degree from its element of PLACES on.
+    """
     for i in tl.static_range(len(ORDERS)):
         if tl.program_id(1) == i:
             _by_weights(

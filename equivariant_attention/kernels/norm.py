@@ -1,7 +1,8 @@
-"""Features rescaled: their norms go through LayerNorm and ReLU, or a bias and ReLU. All degrees in one launch.
+"""Norm nonlinearities: features rescaled to ReLU(LayerNorm(norms)), or to ReLU(norm + bias), all degrees in one launch.
 
-Norms below the smallest are raised to it; those below a part of the largest of their node are rounding noise, and count
-as zero. In either case they are constants to derivatives.
+Norms below SMALLEST are raised to it. Norms below the fraction NOISE of the largest norm of their node are rounding
+noise, and count as zero. In either case the norm is a constant for derivatives. The phase is a feature divided by its
+norm.
 """
 
 import triton
@@ -24,7 +25,7 @@ def _squares(values_at, node, is_node, nodes, N: tl.constexpr, CHANNELS: tl.cons
 
 @triton.jit
 def _all_squares(values, node, is_node, nodes, ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr):
-    """Those of all degrees, and the largest of each node."""
+    """The squared norms of all degrees, and the largest of each node."""
     first = _squares(values[0], node, is_node, nodes, ORDERS[0], CHANNELS[0], WIDTHS[0])
     found, largest = (first,), tl.max(first, axis=1)
     for i in tl.static_range(1, len(ORDERS)):
@@ -36,7 +37,7 @@ def _all_squares(values, node, is_node, nodes, ORDERS: tl.constexpr, CHANNELS: t
 
 @triton.jit
 def _norm(squares, largest, SMALLEST: tl.constexpr, NOISE: tl.constexpr):
-    """The norms; whether they are noise; whether they are constants."""
+    """The norms, whether they are rounding noise, and whether they are constants for derivatives."""
     is_noise = squares < NOISE * NOISE * largest[:, None]
     constant = is_noise | (squares < SMALLEST * SMALLEST)
     return tl.sqrt(tl.where(constant, SMALLEST * SMALLEST, squares)), is_noise, constant
@@ -46,7 +47,7 @@ def _norm(squares, largest, SMALLEST: tl.constexpr, NOISE: tl.constexpr):
 def _changed(
     norm, scale_at, shift_at, EPS: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr, LAYER_NORM: tl.constexpr
 ):
-    """What ReLU sees; and of the LayerNorm, its normed values and the factor that normed them."""
+    """The input of ReLU; and of the LayerNorm the normalised norms, and 1 / sqrt(variance + eps)."""
     c = tl.arange(0, C)
     is_c = c < CHANNELS
     scale = tl.load(scale_at + c, mask=is_c, other=0.0)
@@ -70,7 +71,7 @@ def forward(
     ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr, SMALLEST: tl.constexpr,
     EPS: tl.constexpr, LAYER_NORM: tl.constexpr, NODES: tl.constexpr,
 ):  # fmt: skip
-    """The features."""
+    """Write the rescaled features."""
     node = tl.program_id(0).to(tl.int64) * NODES + tl.arange(0, NODES)
     is_node = node < nodes
     squares, largest = _all_squares(values, node, is_node, nodes, ORDERS, CHANNELS, WIDTHS)
@@ -91,7 +92,10 @@ def gradient(
     PLACES: tl.constexpr, ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr,
     SMALLEST: tl.constexpr, EPS: tl.constexpr, LAYER_NORM: tl.constexpr, NODES: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """With respect to the features; and to scales and shifts, a part for some nodes, side by side from PLACES."""
+    """First derivatives with respect to features, and to scales and shifts as partial sums over some of the nodes.
+
+    The latter, of all degrees, are stored in one row, that of a degree from its element of PLACES on.
+    """
     part = tl.program_id(0)
     dscales, dshifts = (), ()
     for i in tl.static_range(len(ORDERS)):
@@ -113,7 +117,7 @@ def gradient(
             for j in tl.static_range(ORDERS[i]):
                 v = tl.load(values[i] + at + j, mask=mask, other=0.0)
                 along += v * tl.load(gradients[i] + at + j, mask=mask, other=0.0)
-            along = tl.where(is_noise, 0.0, along / norm)  # by the changed norm, times the phase
+            along = tl.where(is_noise, 0.0, along / norm)  # the derivative by the new norm: <gradient, phase>
             d = tl.where(z > 0, along, 0.0)
             if LAYER_NORM:
                 new_scales += (dscales[i] + tl.sum(d * normed, axis=0),)
@@ -124,7 +128,7 @@ def gradient(
             else:
                 new_scales += (dscales[i] + tl.sum(d, axis=0),)
                 new_shifts += (dshifts[i],)
-            # Of what is not a constant: the phase turns, and the norm changes.
+            # Through the phase, which turns, and through the norm; neither where the norm is a constant.
             factor = tl.maximum(z, 0.0) / norm
             by_norm = tl.where(constant, 0.0, (d - factor * along) / norm)
             factor = tl.where(constant, 0.0, factor)

@@ -1,8 +1,8 @@
-"""Radial networks: their hidden values, their last layers in the basis of the orders, and derivatives of both.
+"""Radial networks: hidden values, last layers for coefficients of the orders, and the derivatives of both.
 
-A network is Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, or the same without the LayerNorms. Its ten
-parameters lie wherever PyTorch has put them: kernels read their addresses from a table. Hidden layers are as exact as
-float32 whatever the precision of radial weights: three products of tensor cores in TF32.
+A network is an MLP: Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, or the same without the LayerNorms. Its
+ten parameters stay where PyTorch has them: kernels read their addresses from a table. Each product of the hidden layers
+is three products of tensor cores in TF32, which is as accurate as float32, whatever the precision of radial weights.
 """
 
 import triton
@@ -11,28 +11,28 @@ import triton.language as tl
 HIDDEN = tl.constexpr(32)
 EPSILON = tl.constexpr(1e-5)
 PARAMETERS = tl.constexpr(10)
-# Where the derivatives with respect to the parameters of the hidden layers of one network lie side by side, behind
-# those of the first weight, [32, scalars]: bias, scale, shift; weight [32, 32], bias, scale, shift.
+# Derivatives with respect to the hidden layers of one network lie side by side: the first weight, [32, scalars], then
+# so many elements: bias, scale, shift of the first layer; weight [32, 32], bias, scale, shift of the second.
 BEHIND = tl.constexpr(3 * 32 + 32 * 32 + 3 * 32)
 
 
 @triton.jit
 def _row_places(rows, first_alone):
-    """Where in the order of the plan the first edge of each row is: rows of two edges come first."""
+    """The position of the first edge of each row in the order of the plan: rows of two edges come first."""
     return tl.where(rows < first_alone, 2 * rows, rows + first_alone)
 
 
 @triton.jit
 def _parameter(table_at, network, NUMBER: tl.constexpr, like_at):
-    """The address of a parameter, as a pointer like another."""
+    """A pointer to a parameter, of the type of another pointer."""
     return tl.load(table_at + network * PARAMETERS + NUMBER).to(like_at.dtype)
 
 
 @triton.jit
 def _halves(v):
-    """The leading bits of float32, which TF32 has room for, and the rest, of which it has the leading ones.
+    """Split float32 into high + low: the bits that TF32 keeps, and the rest.
 
-    Triton's own 'tf32x3' rounds instead, and looks for what is not finite, in more instructions.
+    Triton's own 'tf32x3' rounds, and treats infinity and NaN specially, which takes more instructions.
     """
     high = (v.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
     return high, v - high
@@ -40,7 +40,7 @@ def _halves(v):
 
 @triton.jit
 def _dot(a, b, total, TYPE: tl.constexpr):
-    """The product added to a sum, as exact as TYPE but for the last bit or two."""
+    """``total + a @ b``, as accurate as TYPE but for the last bit or two."""
     if TYPE == tl.float64:
         total = tl.dot(a, b, total, input_precision="ieee", out_dtype=TYPE)
     else:
@@ -57,7 +57,7 @@ def _first_values(
     table_at, scalars_at, order_at, like_at, start, network, rows, first_alone, scalars,
     SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Some rows, which of them are there, what their network sees, and what its first layer makes of that."""
+    """Of a tile of rows: indices, which exist, the scalars that the network sees, and what its first Linear gives."""
     row, s, h = start + tl.arange(0, ROWS), tl.arange(0, SCALARS), tl.arange(0, HIDDEN)
     is_e, is_s = row < rows, s < scalars
     edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
@@ -71,7 +71,7 @@ def _first_values(
 
 @triton.jit
 def _normed(z, HAS_NORM: tl.constexpr):
-    """The normed values, and what they were multiplied by."""
+    """Values normalised to mean 0 and variance 1, and 1 / sqrt(variance + eps); without a LayerNorm as they are."""
     inverse = tl.sum(z * 0, axis=1) + 1
     if HAS_NORM:
         z -= (tl.sum(z, axis=1) / HIDDEN)[:, None]
@@ -110,7 +110,7 @@ def _hidden(
 
 @triton.jit
 def _norm_gradient(d, z, inverse, table_at, network, SCALE: tl.constexpr, like_at, HAS_NORM: tl.constexpr):
-    """From the derivative with respect to the values before ReLU to that before the norm."""
+    """The backward pass of the LayerNorm: from derivatives with respect to its output to those by its input."""
     if HAS_NORM:
         d *= tl.load(_parameter(table_at, network, SCALE, like_at) + tl.arange(0, HIDDEN))[None, :]
         along = tl.sum(d * z, axis=1) / HIDDEN
@@ -120,7 +120,7 @@ def _norm_gradient(d, z, inverse, table_at, network, SCALE: tl.constexpr, like_a
 
 @triton.jit
 def _summed(v, total, ROWS: tl.constexpr, TYPE: tl.constexpr):
-    """Sums over rows, eight times each: products with ones take fewer instructions than threads that hand on sums."""
+    """Sums over rows, in eight equal columns: products with ones take fewer instructions than tl.sum over threads."""
     ones = tl.full((ROWS, 8), 1.0, dtype=TYPE)
     if TYPE == tl.float64:
         total = tl.dot(tl.trans(v), ones, total, input_precision="ieee", out_dtype=TYPE)
@@ -136,10 +136,10 @@ def hidden_gradient(
     table_at, scalars_at, order_at, dg_at, parts_at, dscalars_at, rows, first_alone, scalars, of_part,
     HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Derivatives with respect to parameters, as partial sums over blocks of rows, and to scalars, of each network.
+    """First derivatives of hidden layers with respect to parameters, as partial sums over some rows, and to scalars.
 
-    Of each block, first the second layer and then the first, as registers have no room for both. What comes between
-    them, the derivative with respect to the first layer's values, takes the place of ``dg``.
+    One loop over the rows is for the second layer, another for the first, as registers cannot hold the sums of both.
+    The derivatives with respect to the input of the first ReLU overwrite ``dg`` in between.
     """
     network, part = tl.program_id(0), tl.program_id(1)
     first, end = part * of_part, tl.minimum((part + 1) * of_part, rows)
@@ -233,7 +233,7 @@ def networks(
     scalars,
     blocks,
     networks,
-    numbers0_at,  # int32 per kernel: network, first, step_out, step_in, F, channels out, channels in, transposed number
+    numbers0_at,  # int32 per kernel: network, first, step_out, step_in, F, channels out, channels in, transposed index
     coupling0_at,  # per kernel, [2, F]
     A0_at,
     b0_at,
@@ -256,10 +256,11 @@ def networks(
     ROWS: tl.constexpr,
     TYPE: tl.constexpr,
 ):
-    """The hidden values that the last layers see, ``g[networks, rows, 32]``, and the last layers.
+    """The hidden values ``g[networks, rows, 32]``, and the last layers, changed to coefficients of the orders.
 
-    These are in the basis of the orders, ``A[kernels, P, (a, b), C, 32]`` and biases ``b[kernels, P, (a, b), C]``: of
-    m = 0, and of all others. If wanted, also those of the transposed map, ``AT[kernels, C, (a, -b), P, 32]``.
+    The last layers are weights ``A[kernels, P, (a, b), C, 32]`` and biases ``b[kernels, P, (a, b), C]``, for m = 0 and
+    for all m > 0; if TRANSPOSED, also those of the transposed kernels, ``AT[kernels, C, (a, -b), P, 32]``. A kernel
+    here is an order m of a pair of degrees (``triton_layout.py``). P and C are channels out and in, padded.
     """
     number = tl.program_id(0)
     if number < blocks * networks:
@@ -308,7 +309,7 @@ def _last_layers(
 
 @triton.jit
 def last_layers_gradient(
-    hidden_at,  # [parts of hidden layers, networks, size of hidden layers]
+    hidden_at,  # partial sums for hidden layers, [parts_hidden, networks, size_hidden]
     dA0_at,
     db0_at,
     dA_at,
@@ -332,7 +333,7 @@ def last_layers_gradient(
     F: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """Adds up the partial sums: of hidden layers, and of last layers, which are taken back to the coefficients J."""
+    """Add up partial sums of derivatives: of hidden layers, and of last layers, changed back to coefficients J."""
     pair = tl.program_id(0)
     if pair < pairs:
         _last_layer_gradient(dA0_at, db0_at, dA_at, db_at, numbers_at, kernels_at, places_at, coupling0_at, coupling_at,

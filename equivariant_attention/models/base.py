@@ -13,7 +13,7 @@ from ..graphs import GraphLike, as_graph, graph_of_node
 from ..models.radial_basis import RadialBasis
 from ..models.saving import Saveable
 from ..modules import GMaxPooling, GSE3Res
-from ..plain import check_hooks, check_never_called
+from ..plain_modules import check_hooks, check_never_called
 from ..segments import segment_mean, segment_sum
 
 POOLING = (None, "avg", "mean", "sum", "max")

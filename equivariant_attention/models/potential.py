@@ -18,7 +18,7 @@ from ..models.elements import LARGEST_ATOMIC_NUMBER
 from ..models.nonlinearity import nonlinearity as named
 from ..models.radial_basis import RadialBasis
 from ..models.se3_transformer import activation_of, attention_layers
-from ..plain import check_never_called
+from ..plain_modules import check_never_called
 from ..plan import Plan, relative_positions
 from ..segments import segment_sum
 from ..so3 import spherical_harmonics

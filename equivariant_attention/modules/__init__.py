@@ -1,4 +1,4 @@
-"""The layers, under their published names."""
+"""The layers of SE(3)-Transformers (arXiv 2006.10503) and tensor field networks, under their published names."""
 
 from ..basis import Basis, get_basis, get_basis_and_r, get_r
 from ..modules.attention import GMABSE3

@@ -1,4 +1,4 @@
-"""Multi-head attention over the incoming edges of each node."""
+"""Multi-head attention over the incoming edges of each node: :class:`GMABSE3`."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from ..fibers import Features, Fiber, by_degree, check_heads, fiber2head
 from ..graphs import as_graph, edges_on
 from ..native import attention
 from ..native.operation import Tensors
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..segments import segment_softmax, segment_sum
 
 
@@ -24,9 +24,10 @@ class GMABSE3(nn.Module):
               \alpha_{ij} = \frac{\exp \langle q_i, k_{ij} \rangle / \sqrt{n}}
                                  {\sum_{j'} \exp \langle q_i, k_{ij'} \rangle / \sqrt{n}}
 
-    per head, over the head's share of the channels of every degree; n is ``n_features`` of the whole key fiber. With an
-    envelope u on the edges (see :func:`~equivariant_attention.envelope.polynomial_envelope`), the exponentials and the
-    values are multiplied by it:
+    for each head. A head has an equal share of the channels of every degree, and the inner product runs over these
+    channels and all orders; n is ``n_features`` of the whole key fiber. With an envelope u on the edges (see
+    :func:`~equivariant_attention.envelope.polynomial_envelope`), both the exponentials and the values are multiplied by
+    it:
 
     .. math:: \alpha_{ij} = u_{ij} \frac{u_{ij} \exp \langle q_i, k_{ij} \rangle / \sqrt{n}}
                                  {\sum_{j'} u_{ij'} \exp \langle q_i, k_{ij'} \rangle / \sqrt{n}}
@@ -57,18 +58,18 @@ class GMABSE3(nn.Module):
         return_attention: bool = False,
         **kwargs,
     ) -> Features | tuple[Features, Tensor]:
-        r"""Attend.
+        r"""The values, summed at each node with its attention weights.
 
         Args:
             v: values, ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_value``.
             k: keys, the same of fiber ``f_key``.
             q: queries, ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_key``.
-            G: the graph; ``edata['envelope']``, where there is one, is the envelope, ``[edges, 1]``.
+            G: the graph, with ``edata['envelope']``, ``[edges, 1]``, if there is an envelope.
             return_attention: also return the attention weights.
 
         Returns:
             ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_value``, 0 at nodes without incoming edges; and
-            the weights :math:`\alpha` ``[edges, heads]`` if asked for, at least float32.
+            with ``return_attention`` the weights :math:`\alpha`, ``[edges, heads]``, in float32 or float64.
 
         Raises:
             TypeError, ValueError: values, keys, queries or the envelope are not those of the fibers and the graph, or
@@ -79,7 +80,7 @@ class GMABSE3(nn.Module):
         check_features(v, self.f_value, G.num_edges(), "v")
         check_features(k, self.f_key, G.num_edges(), "k")
         check_features(q, self.f_key, G.num_nodes(), "q")
-        assert k is not None  # or it was refused
+        assert k is not None  # check_features has refused None
         assert q is not None
         first, like = str(self.f_key.min_degree), v[str(self.f_value.min_degree)]
         check_alike(k[first], f"k['{first}']", like, "v")
@@ -89,7 +90,7 @@ class GMABSE3(nn.Module):
         degrees, key_degrees = ([str(d) for d in f.degrees] for f in (self.f_value, self.f_key))
         tensors = [*(v[d] for d in degrees), *(k[d] for d in key_degrees), *(q[d] for d in key_degrees)]
         attend = partial(self._attend, G.num_nodes())
-        # Weights that are returned have hooks and derivatives on the way to the output; in C++ there are none.
+        # Weights that are returned may get hooks, and derivatives flow through them: C++ never hands them to autograd.
         others = [dst] if envelope is None else [dst, envelope]
         operators = None if return_attention else operators_for(attention, tensors, others)
         if operators:
@@ -109,15 +110,15 @@ class GMABSE3(nn.Module):
 
     @property
     def scale(self) -> float:
-        """Of the products of queries and keys."""
+        """What the inner products of queries and keys are multiplied by."""
         return self.f_key.n_features**-0.5
 
     def on_tensors(self, num_nodes: int, tensors: Tensors) -> list[Tensor]:
-        """The output of tensors that are not looked at.
+        """The output in PyTorch, from tensors that are known to be right.
 
         Args:
-            num_nodes: how many there are.
-            tensors: values, keys and queries, degree by degree, the envelope or None, and the nodes that edges lead to.
+            num_nodes: the number of nodes.
+            tensors: values, keys and queries, degree by degree, the envelope or None, and the destination of each edge.
 
         Returns:
             ``[nodes, channels, 2 degree + 1]`` of every degree of the values.
@@ -125,11 +126,11 @@ class GMABSE3(nn.Module):
         return self._attend(num_nodes, tensors)[0]
 
     def _attend(self, num_nodes: int, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
-        """From values, keys and queries, degree by degree, envelope and nodes, to the output and the weights."""
+        """The output and the attention weights, from the tensors of :meth:`on_tensors`."""
         v, k = len(self.f_value.degrees), len(self.f_key.degrees)
         values, (envelope, dst) = tensors[:v], tensors[v + 2 * k :]
         keys, queries = (self._per_head(part) for part in (tensors[v : v + k], tensors[v + k : v + 2 * k]))
-        arriving = queries.index_select(0, dst)  # differentiated twice as fast as queries[dst]
+        arriving = queries.index_select(0, dst)  # its backward pass is twice as fast as that of queries[dst]
         logits = (keys * arriving).sum(-1) / self.f_key.n_features**0.5
         weights = segment_softmax(logits, dst, num_nodes, envelope)
         output = []

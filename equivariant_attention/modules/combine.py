@@ -1,21 +1,21 @@
-"""Combining two features: sum and concatenation."""
+"""Two features combined: their sum, :class:`GSum`, and their concatenation, :class:`GCat`."""
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..checks import check_alike, check_features
 from ..fibers import Features, Fiber, by_degree, check_fiber
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 
 
 class GSum(nn.Module):
     r"""Sum of two features, :math:`f^l \leftarrow x^l + y^l`.
 
-    The shorter list of channels is padded with zeros, and a degree that one has alone is passed on.
+    Where one feature has fewer channels, it is padded with zeros; a degree that only one of them has is passed on.
 
     Args:
-        f_x: fiber of the first.
-        f_y: fiber of the second.
+        f_x: fiber of the first feature.
+        f_y: fiber of the second feature.
 
     Attributes:
         f_out: fiber of the output, ``Fiber.combine_max(f_x, f_y)``.
@@ -29,14 +29,14 @@ class GSum(nn.Module):
         self.f_out = Fiber.combine_max(f_x, f_y)
 
     def forward(self, x: Features, y: Features, **kwargs) -> Features:
-        """Combine the two.
+        """Combine the two features.
 
         Args:
-            x: of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
-            y: the same of fiber ``f_y``.
+            x: feature of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
+            y: feature of fiber ``f_y``, likewise.
 
         Returns:
-            the same of fiber ``f_out``.
+            the feature of fiber ``f_out``, likewise.
 
         Raises:
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.
@@ -55,11 +55,11 @@ class GSum(nn.Module):
 
 
 class GCat(nn.Module):
-    r"""Concatenation of channels, :math:`f^l \leftarrow x^l \Vert y^l`, for the degrees of the first.
+    r"""Concatenation of channels, :math:`f^l \leftarrow x^l \Vert y^l`, for the degrees of the first feature.
 
     Args:
-        f_x: fiber of the first.
-        f_y: fiber of the second.
+        f_x: fiber of the first feature.
+        f_y: fiber of the second feature.
 
     Attributes:
         f_out: fiber of the output, ``Fiber.combine_selectively(f_x, f_y)``.
@@ -73,14 +73,14 @@ class GCat(nn.Module):
         self.f_out = Fiber.combine_selectively(f_x, f_y)
 
     def forward(self, x: Features, y: Features, **kwargs) -> Features:
-        """Combine the two.
+        """Combine the two features.
 
         Args:
-            x: of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
-            y: the same of fiber ``f_y``.
+            x: feature of fiber ``f_x``, ``{degree: [nodes, m, 2 degree + 1]}``.
+            y: feature of fiber ``f_y``, likewise.
 
         Returns:
-            the same of fiber ``f_out``.
+            the feature of fiber ``f_out``, likewise.
 
         Raises:
             TypeError, ValueError: ``x`` or ``y`` is not of its fiber, or they differ in dtype, device or nodes.

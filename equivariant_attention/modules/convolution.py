@@ -1,4 +1,4 @@
-"""Tensor field network convolutions: on the nodes, and the messages alone on the edges."""
+"""Convolutions of tensor field networks: :class:`GConvSE3` on nodes, :class:`GConvSE3Partial` its messages on edges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..graphs import GraphLike, as_graph, edges_on
 from ..modules.attention import GMABSE3
 from ..modules.linear import mixed
 from ..modules.pairwise import PairwiseConv
-from ..plain import check_hooks, check_never_called, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, check_never_called, has_hooks_of_all, is_plain
 from ..plan import relative_positions
 from ..printing import OneLine
 from ..segments import segment_mean, segment_size, segment_softmax, segment_sum
@@ -33,25 +33,25 @@ REDUCE = ("mean", "sum")
 
 
 class GConvSE3Partial(OneLine):
-    r"""Messages of a tensor field network along the edges, without gathering them on the nodes.
+    r"""Messages of a tensor field network along the edges, not summed at the nodes (arXiv 1802.08219).
 
     .. math:: m_{ij}^l = \sum_k W^{lk}(x_i - x_j) \, f_j^k
 
-    (equation (8) of arXiv 2006.10503), for an edge from node j to node i. No envelope is applied: that
-    is for whoever gathers the messages.
+    (equation (8) of arXiv 2006.10503), for an edge from node j to node i. An envelope on the edges is not applied here,
+    but by the layer that sums the messages.
 
     Args:
         f_in: fiber of the node features.
         f_out: fiber of the messages.
         edge_dim: number of scalar features ``edata['w']`` per edge.
-        x_ij: what becomes of the relative position ``edata['d']``: None, nothing; 'cat', it is appended to the input as
-            the last channel of degree 1 (which ``f_in`` need not have); 'add', it is added to the first channel of
-            degree 1 where ``f_in`` has at least two such channels, and nothing is added otherwise (as published).
-            Where the graph has ``ndata['x']``, gradients of this term flow to it rather than to ``edata['d']``, also
-            as published; without it they flow to ``edata['d']``.
+        x_ij: how the relative position ``edata['d']`` is used as a feature: None, not at all; 'cat', it is appended to
+            the input as the last channel of degree 1 (which ``f_in`` need not have); 'add', it is added to the first
+            channel of degree 1 if ``f_in`` has at least two such channels, and otherwise not used (as published).
+            If the graph has ``ndata['x']``, gradients of this term flow to it rather than to ``edata['d']``, also as
+            published; without it they flow to ``edata['d']``.
         mid_dim, act_fn: as in :class:`RadialFunc`.
-        f_edge: fiber of features of the edges themselves, of any degrees, which are appended to what their source nodes
-            send; scalar features that the radial networks are to see are ``edata['w']``.
+        f_edge: fiber of features of the edges themselves, of any degrees. Their channels are appended to those of the
+            source node. (Scalar features that the radial networks are to see are ``edata['w']`` instead.)
 
     Raises:
         ValueError: ``x_ij`` is none of these.
@@ -80,7 +80,7 @@ class GConvSE3Partial(OneLine):
 
     @property
     def takes(self) -> tuple[Fiber, int, str | None, Fiber | None]:
-        """What :meth:`inputs` depends on beside its arguments."""
+        """The options that :meth:`inputs` depends on: layers that agree in them can share their inputs."""
         return self.f_in, self.edge_dim, self.x_ij, self.f_edge
 
     def inputs(
@@ -91,13 +91,13 @@ class GConvSE3Partial(OneLine):
         basis: Mapping[str, Tensor] | None,
         edge_features: Features | None = None,
     ) -> Inputs:
-        """What the messages are made from: checked, and the same for every layer of equal ``f_in`` and options.
+        """The checked tensors that messages are made from; equal for layers of equal :attr:`takes`.
 
         Args:
             h, G, r, basis, edge_features: as of :meth:`forward`.
 
         Returns:
-            what :func:`~equivariant_attention.contraction.contract` takes.
+            the inputs of :func:`~equivariant_attention.contraction.contract`.
         """
         G, h = as_graph(G), with_three_dimensions(by_degree(h, "h"))
         inputs, channels = checked_inputs(self, h, G, r, basis, edge_features), self.f_in.dict.get(1, 0)
@@ -128,11 +128,10 @@ class GConvSE3Partial(OneLine):
         Args:
             h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
                 ``[nodes, channels]``.
-            G: graph with ``edata['d']``, and ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole
-                numbers.
+            G: graph with ``edata['d']``, and ``edata['w']``, floating-point or integer, if ``edge_dim`` is not 0.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
-            edge_features: of fiber ``f_edge``, ``{degree: [edges, channels, 2 degree + 1]}``; where None, those of each
-                degree are ``edata['f0']``, ``edata['f1']``, ...
+            edge_features: features of fiber ``f_edge``, ``{degree: [edges, channels, 2 degree + 1]}``. If None, they
+                are read from the graph, degree by degree: ``edata['f0']``, ``edata['f1']``, ...
 
         Returns:
             ``{degree: [edges, channels, 2 degree + 1]}`` of fiber ``f_out``.
@@ -162,13 +161,13 @@ class GConvSE3(OneLine):
     Args:
         f_in: fiber of the input.
         f_out: fiber of the output.
-        self_interaction: whether there is an S at all.
+        self_interaction: whether there is a self-interaction, S above.
         edge_dim: number of scalar features ``edata['w']`` per edge.
         flavor: 'skip', S f_i is added for the degrees in both fibers; 'TFN', the message is multiplied by S.
         mid_dim, act_fn: as in :class:`RadialFunc`.
         f_edge: as in :class:`GConvSE3Partial`.
         reduce: 'mean', as above and as published; 'sum', without the division by :math:`|N_i|`, or with an envelope
-            :math:`\sum_j u_{ij} ( \cdot )`. A mean is the same if every edge is there twice; a sum counts neighbours.
+            :math:`\sum_j u_{ij} ( \cdot )`. A sum grows with the number of neighbours, a mean does not.
 
     Raises:
         ValueError: ``flavor`` or ``reduce`` has another value.
@@ -219,8 +218,8 @@ class GConvSE3(OneLine):
         Args:
             h: node features of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
                 ``[nodes, channels]``, and other degrees are ignored.
-            G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, of floating-point or whole numbers,
-                and ``edata['envelope']``, ``[edges, 1]``, if edges end smoothly.
+            G: graph with ``edata['d']``; with ``edata['w']``, floating-point or integer, if ``edge_dim`` is not 0; and
+                with ``edata['envelope']``, ``[edges, 1]``, if there is an envelope.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
             edge_features: as of :class:`GConvSE3Partial`.
 
@@ -255,16 +254,19 @@ class GConvSE3(OneLine):
 
 
 def messages(convolution: Convolution, layers: Sequence[GConvSE3 | GConvSE3Partial], inputs: Inputs) -> list[Features]:
-    """The messages of layers of equal ``f_in`` and options, which make up a pairwise convolution together.
+    """The messages of several layers with the same inputs, such as values and keys, in one pass over the edges.
 
-    They are made in one pass over the edges, from :meth:`GConvSE3Partial.inputs` of any of them.
+    Args:
+        convolution: the :func:`~equivariant_attention.contraction.convolution.pairwise` convolution of all of them.
+        layers: layers with equal :attr:`GConvSE3Partial.takes`.
+        inputs: the inputs of any of them.
     """
     networks = _networks(convolution, layers)
     return by_set([layer.f_out for layer in layers], contract(convolution, networks, inputs))
 
 
 def _networks(convolution: Convolution, layers: Sequence[GConvSE3 | GConvSE3Partial]) -> list[nn.Module]:
-    """The radial networks of a pairwise convolution that layers make up."""
+    """The radial networks of the layers, in the order of the convolution."""
     sent = [degree for degree, _ in convolution.features]
     for layer in layers:
         check_never_called(layer.kernel_unary, "kernel_unary")
@@ -280,9 +282,10 @@ def called_together(
     basis: Mapping[str, Tensor] | None,
     edge_features: Features | None = None,
 ) -> list[Features]:
-    """What layers return that are called as :class:`GConvSE3Partial` is, with these arguments.
+    """The messages of each layer, in one pass over the edges if possible; otherwise the layers are called in turn.
 
-    Where they are such layers, just as they are made, and make up ``convolution``, one pass over the edges serves all.
+    One pass is possible if all are unchanged :class:`GConvSE3Partial` (no hooks, no subclass), and their messages are
+    those of ``convolution``.
     """
     plain = _as_one(convolution, layers)
     if plain:
@@ -302,7 +305,7 @@ def attended_together(
     basis: Mapping[str, Tensor] | None,
     edge_features: Features | None = None,
 ) -> Features | None:
-    """What attention makes of queries and of what two such layers return, where a GPU does both together; else None."""
+    """Attention on queries and on values and keys of two layers, fused on a GPU; None where that cannot run."""
     G = as_graph(G)
     if not may_attend(G.device) or not is_plain(attention, GMABSE3) or not (plain := _as_one(convolution, layers)):
         return None
@@ -317,7 +320,7 @@ def attended_together(
 
 
 def _as_one(convolution: Convolution, layers: Sequence[nn.Module]) -> list[GConvSE3Partial]:
-    """The layers, if they are just as they are made, and make up the convolution; else none."""
+    """The layers, if all are unchanged and together have the messages of the convolution; otherwise an empty list."""
     plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
     if len(plain) < len(layers) or has_hooks_of_all() or len({layer.takes for layer in plain}) > 1:
         return []
@@ -327,7 +330,7 @@ def _as_one(convolution: Convolution, layers: Sequence[nn.Module]) -> list[GConv
 
 
 def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | None) -> tuple[Features, Tensor]:
-    """The mean of the messages into each node, and what it is of messages of one, ``[nodes]``: 0 without neighbours."""
+    """The mean of the messages into each node; and the same mean of ones, ``[nodes]``: 1, or 0 without neighbours."""
     if envelope is None:
         incoming = segment_size(dst, num_nodes)
         return {degree: segment_mean(m, dst, incoming) for degree, m in messages.items()}, incoming > 0
@@ -335,7 +338,7 @@ def _mean(messages: Features, dst: Tensor, num_nodes: int, envelope: Tensor | No
 
 
 def _sum(messages: Features, dst: Tensor, num_nodes: int, weights: Tensor | None) -> tuple[Features, Tensor]:
-    """The same of the sum, with weights of the edges, ``[edges, 1]``."""
+    """The sum of the messages into each node, with weights ``[edges, 1]``; and the same sum of ones, ``[nodes]``."""
     if weights is None:
         return {d: segment_sum(m, dst, num_nodes) for d, m in messages.items()}, segment_size(dst, num_nodes)
     total = {d: segment_sum(weights[:, :, None].to(m.dtype) * m, dst, num_nodes) for d, m in messages.items()}
@@ -365,7 +368,7 @@ def checked_inputs(
     basis: Mapping[str, Tensor] | None,
     edge_features: Features | None = None,
 ) -> Inputs:
-    """What a layer's messages are made from, or an error that names what does not fit.
+    """The inputs of a layer's messages, after checks whose errors name what does not fit.
 
     Raises:
         TypeError: ``r`` or ``basis`` is missing, or something has another dtype than the layer.
@@ -382,12 +385,12 @@ def checked_inputs(
     if not isinstance(basis, Basis):
         return Inputs(h, src, scalars, basis, False, own, first)
     basis.check(G)
-    # The plan's own copy: the graph's edges may be written to before the backward pass reads them.
+    # src is the plan's own copy, as the graph's may be written to before the backward pass reads it.
     return Inputs(h, basis.plan.src, scalars, basis, basis.is_of(G.edata.get("w"), r), own, first)
 
 
 def _edge_features(G: GraphLike, layer: GConvSE3 | GConvSE3Partial, given: Features | None) -> Features:
-    """Those of the edges themselves, of the layer's ``f_edge``."""
+    """The features of the edges themselves, of the layer's ``f_edge``: those given, or those of the graph."""
     if layer.f_edge is None:
         if given is not None:
             raise ValueError(f"edge_features must be None for a layer without f_edge, got degrees {list(given)}")
@@ -403,7 +406,7 @@ def _edge_features(G: GraphLike, layer: GConvSE3 | GConvSE3Partial, given: Featu
 
 
 def _with_edges(f_in: Fiber, f_edge: Fiber | None) -> Fiber:
-    """The fiber of what is sent: channels of nodes, then those of edges."""
+    """The fiber of what is sent along an edge: channels of the source node, then those of the edge."""
     if f_edge is None:
         return f_in
     check_fiber(f_edge, "f_edge")
@@ -411,7 +414,7 @@ def _with_edges(f_in: Fiber, f_edge: Fiber | None) -> Fiber:
 
 
 def _with_own(inputs: Inputs, vectors: Tensor, first: int) -> Inputs:
-    """Inputs with other vectors of the edges."""
+    """Inputs with other edge features of degree 1, which begin at channel ``first``."""
     return replace(inputs, on_edges={**inputs.on_edges, "1": vectors}, first={**inputs.first, "1": first})
 
 
@@ -432,9 +435,9 @@ def _edge_scalars(G: GraphLike, r: Tensor, layer: GConvSE3 | GConvSE3Partial) ->
 
 
 def _x_ij(G: GraphLike) -> Tensor:
-    """``edata['d']`` as ``[edges, 3]``, with the derivatives of ``x_dst - x_src`` where there is ``ndata['x']``.
+    """``edata['d']``, ``[edges, 3]``; if the graph has ``ndata['x']``, its derivatives are those of ``x_dst - x_src``.
 
-    Those of ``edata['offset']`` too, where there is one.
+    They are those of ``x_dst - x_src - offset`` if it also has ``edata['offset']``.
     """
     d = relative_positions(G)
     if "x" not in G.ndata:

@@ -11,7 +11,7 @@ from ..native.calls import is_watched
 
 
 class LayerNorm(nn.LayerNorm):
-    r"""``torch.nn.LayerNorm``, with exact derivatives of any order: its own third ones are wrong (pytorch #175754).
+    r"""``torch.nn.LayerNorm`` with exact derivatives of any order: PyTorch's third ones are wrong (pytorch #175754).
 
     .. math:: y = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{var}(x) + \epsilon}} \, w + b
     """
@@ -23,12 +23,12 @@ class LayerNorm(nn.LayerNorm):
         if is_watched():
             return layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
         if x.device.type != "cpu" and is_autocast_on(x.device):
-            x = x.float()  # as PyTorch does it there
+            x = x.float()  # autocast of PyTorch's own layer_norm does so too
         return _LayerNorm.apply(x, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 def layer_norm(x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """The same in operations that PyTorch records, transforms and compiles, arguments as of ``nn.functional``'s."""
+    """LayerNorm in operations that PyTorch records, transforms and compiles; arguments as of ``nn.functional``'s."""
     normal, _ = _normalised(x, shape, eps)
     y = normal if weight is None else normal * weight
     return (y if bias is None else y + bias).to(x.dtype)
@@ -47,7 +47,7 @@ class _LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
-        if dy is None:  # no value is used
+        if dy is None:  # the output is not used
             return (None,) * 5
         x, weight, bias, mean, inverse = ctx.saved_tensors
         needed = [ctx.needs_input_grad[i] for i in (0, 2, 3)]
@@ -62,7 +62,7 @@ class _LayerNorm(torch.autograd.Function):
 
 
 def _normalised(x: Tensor, shape: Sequence[int], eps: float) -> tuple[Tensor, Tensor]:
-    """``x`` of mean 0 and variance 1 over its last dimensions, and what it was multiplied by."""
+    """``x`` normalised to mean 0 and variance 1 over its last dimensions, and the factor 1 / sqrt(variance + eps)."""
     dims = tuple(range(-len(shape), 0))
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     centred = x - x.mean(dims, keepdim=True)
@@ -73,7 +73,7 @@ def _normalised(x: Tensor, shape: Sequence[int], eps: float) -> tuple[Tensor, Te
 def _gradient(
     x: Tensor, shape: tuple[int, ...], weight: Tensor | None, eps: float, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The derivatives with respect to ``x``, weight and bias, which PyTorch can differentiate again."""
+    """The derivatives with respect to ``x``, weight and bias, in operations that autograd can differentiate."""
     normal, inverse = _normalised(x, shape, eps)
     dims, d = tuple(range(-len(shape), 0)), dy if weight is None else dy * weight
     dx = inverse * (d - d.mean(dims, keepdim=True) - normal * (d * normal).mean(dims, keepdim=True))

@@ -1,4 +1,4 @@
-"""Linear self-interaction."""
+"""Linear self-interaction: :class:`G1x1SE3`, a linear map of the channels of each degree."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ..contraction import operators_for
 from ..fibers import Features, Fiber, by_degree
 from ..native import linear
 from ..native.operation import halves, split
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..precision import full_precision
 from ..printing import OneLine
 
@@ -21,7 +21,7 @@ class G1x1SE3(OneLine):
     Args:
         f_in: fiber of the input.
         f_out: fiber of the output; its degrees are among those of ``f_in``.
-        learnable: whether the matrices are trained.
+        learnable: whether the matrices require gradients.
 
     Raises:
         ValueError: ``f_out`` has a degree that ``f_in`` lacks.
@@ -59,7 +59,7 @@ class G1x1SE3(OneLine):
 
 
 def mixed_by_degree(matrices: nn.ParameterDict, features: Features) -> Features:
-    """Channels of each degree mixed by its own matrix, in C++ where that can run.
+    """Multiply the channels of each degree by its own matrix, in C++ or on a GPU in Triton where these can run.
 
     Args:
         matrices: ``{degree: [m_out, m_in]}``.
@@ -80,15 +80,15 @@ def mixed_by_degree(matrices: nn.ParameterDict, features: Features) -> Features:
 
 
 def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: Features) -> Features | None:
-    """Channels of two features mixed as if the second's came after the first's, without putting them side by side.
+    """Multiply the concatenated channels of two features by matrices, without a copy of them side by side.
 
     Args:
         matrices: ``{degree: [m_out, m_first + m_second]}``.
-        first: of the degrees of the matrices, ``{degree: [nodes, m_first, 2 degree + 1]}``.
-        second: the same, of some of these degrees.
+        first: feature with all degrees of the matrices, ``{degree: [nodes, m_first, 2 degree + 1]}``.
+        second: feature with some of these degrees, likewise.
 
     Returns:
-        ``{degree: [nodes, m_out, 2 degree + 1]}``; None where PyTorch is to compute, or the channels are others.
+        ``{degree: [nodes, m_out, 2 degree + 1]}``; None if only PyTorch can compute it, or the shapes do not fit.
     """
     if not _fit(matrices, first, second):
         return None
@@ -98,7 +98,7 @@ def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: F
 
 
 def _fit(matrices: nn.ParameterDict, first: Features, second: Features) -> bool:
-    """Whether all are of the same nodes, and matrices act on the channels that both have together."""
+    """Whether both features are on the same nodes, and the matrices have as many columns as both have channels."""
     nodes = next(iter(first.values())).shape[0]
     for degree, W in matrices.items():
         parts = [part[degree] for part in (first, second) if degree in part]
@@ -117,7 +117,7 @@ def _joined_and_mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def mixed(W: Tensor, value: Tensor) -> Tensor:
-    """Channels mixed in the precision of the matrix, whatever autocast says: vectors that are rounded turn no longer.
+    """``W @ value`` in the precision of the matrix, autocast or not: rounding vectors breaks equivariance.
 
     Args:
         W: ``[..., m_out, m_in]``.

@@ -1,4 +1,4 @@
-"""Nonlinearities that act on the norms of features and keep their directions."""
+"""Norm nonlinearities, :class:`GNormSE3` and :class:`GNormBias`: they change norms of features and keep directions."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -14,34 +14,35 @@ from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
 from ..native import norm
 from ..native.operation import halves
-from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
 SMALLEST_NORM = 1e-12
-# Of the largest norm of a node. Vectors that vanish by symmetry do so as far as positions are symmetric, in files often
-# to six digits. Of ordinary vectors one in 10^12 is as short, but of scalars one in 10^4: less of these is noise.
+# A vector below this fraction of the largest norm of its node is taken for rounding noise. Vectors that vanish by
+# symmetry do so only as exactly as positions are symmetric, and files often give six digits. By chance, one vector in
+# 10^12 is that short, but one scalar in 10^4: for scalars the limit is lower (_noise).
 VANISHING = 2**-13
 
 
 class GNormSE3(OneLine):
     r"""Norm nonlinearity: :math:`f^l \leftarrow \mathrm{MLP}(|f^l|) \; f^l / |f^l|` (section 3.3 of arXiv 2006.10503).
 
-    The network sees the norms of all channels of one degree at once. Norms below 1e-12 are raised to it, and there the
+    The MLP sees the norms of all channels of one degree at once. Norms below 1e-12 are raised to it, and there the
     derivative is defined as 0.
 
-    Where the network does not give 0 for 0, the published function jumps at a feature that vanishes: it makes a feature
-    of some length from one that symmetry makes zero, such as a vector at the centre of a tetrahedron, and rounding says
-    which way it points. Here norms that are rounding noise count as zero, in value and derivative: of degree 0 those
-    below 8 roundings of the largest norm of their node, of other degrees those below 1 / 8192 of it. So the layer is
-    equivariant where nodes are exactly symmetric, and where they are not it is so with an error of rounding over norm:
-    a vector of a thousandth of the others has a direction to 1e-4 in float32. Between the two it jumps all the same.
-    :class:`GGate` does not.
+    Unless the MLP maps norm 0 to 0, the published function is discontinuous at f = 0. Where symmetry makes a feature
+    zero, such as a vector at the centre of a tetrahedron, rounding leaves a tiny vector in an arbitrary direction, and
+    the layer rescales it to a vector of ordinary length. Here norms that are rounding noise count as zero, in value and
+    in derivative: norms below ``8 eps`` times the largest norm of their node for degree 0 (``eps`` as of
+    ``torch.finfo``), below 1 / 8192 of it for other degrees. So the layer is equivariant at exactly symmetric nodes.
+    Elsewhere its relative error of equivariance is rounding error over norm: about 1e-4 in float32 for a vector a
+    thousand times shorter than the largest. The jump itself remains, at the threshold; :class:`GGate` has none.
 
     Args:
         fiber: fiber of input and output.
-        nonlin: the nonlinearity: a module class, or a module, which then stands in every place.
-        num_layers: the network is this many times (LayerNorm, nonlinearity, Linear), with a bias in the last Linear
-            only; for 0, LayerNorm and nonlinearity.
+        nonlin: the nonlinearity: a module class, or one module, which is then shared by all places.
+        num_layers: how often (LayerNorm, nonlinearity, Linear) is repeated in the MLP, with a bias in the last Linear
+            only; for 0, it is LayerNorm and nonlinearity.
 
     Raises:
         TypeError: ``fiber`` is not a Fiber, or ``nonlin`` makes no module.
@@ -87,13 +88,14 @@ class GNormSE3(OneLine):
 class GNormBias(OneLine):
     r"""Norm nonlinearity with a bias: :math:`f^l \leftarrow \mathrm{ReLU}(|f^l| + b^l) \; f^l / |f^l|`.
 
-    Norms below 1e-12 are raised to it, and there the derivative is defined as 0. The published function jumps at a
-    feature that vanishes, wherever its bias is positive; :class:`GNormSE3` says what becomes of it here.
+    Norms below 1e-12 are raised to it, and there the derivative is defined as 0. The published function is
+    discontinuous at f = 0 where a bias is positive. Here norms that are rounding noise count as zero, as for
+    :class:`GNormSE3`.
 
     Args:
         fiber: fiber of input and output.
         nonlin: the nonlinearity, a module class or a module.
-        num_layers: without effect, as published.
+        num_layers: has no effect, as published.
 
     Raises:
         TypeError: ``fiber`` is not a Fiber, or ``nonlin`` makes no module.
@@ -148,7 +150,7 @@ class GNormBias(OneLine):
 
 
 def _plain_norms(transform: nn.ModuleDict) -> list[nn.LayerNorm]:
-    """The LayerNorms of networks that are just as they are made without layers; none, if one is not so."""
+    """The LayerNorms of the MLPs, if each is just LayerNorm and ReLU, without hooks; otherwise an empty list."""
     norms = []
     network: Any
     for network in transform.values():
@@ -164,7 +166,7 @@ def _plain_norms(transform: nn.ModuleDict) -> list[nn.LayerNorm]:
 
 
 def _operators(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> Any:
-    """What computes with features and parameters of their channels, for each degree in turn; None for PyTorch."""
+    """The module with operations in C++ or Triton that can take these tensors; None if only PyTorch can."""
     channels = [v.shape[1] for v in values] * (len(parameters) // len(values))
     fit = [p.numel() for p in parameters] == channels
     return operators_for(norm, [*values, *parameters]) if fit else None
@@ -189,12 +191,12 @@ def normalised(
     eps: float,
     smallest: float = SMALLEST_NORM,
 ) -> Features | None:
-    """Features rescaled: their norms go through LayerNorm and ReLU, in C++ or on a GPU; None where neither can run.
+    """Features rescaled to ReLU(LayerNorm(norms)), in C++ or in Triton; None where neither can run.
 
     Args:
         features, degrees, smallest: as of :func:`with_norms`.
-        weights, biases: of the LayerNorm of each degree, ``[channels]``.
-        eps: of all LayerNorms.
+        weights, biases: parameters of the LayerNorm of each degree, ``[channels]``.
+        eps: ``eps`` of all LayerNorms.
     """
     values, parameters = [features[degree] for degree in degrees], [*weights, *biases]
     operators = _operators(values, parameters)
@@ -219,16 +221,16 @@ def with_norms(
     keepdim: bool = False,
     smallest: float = SMALLEST_NORM,
 ) -> Features:
-    """Features with other norms, and their directions kept.
+    """Rescale features to other norms, and keep their directions.
 
     Args:
         features: ``{degree: [nodes, channels, 2 degree + 1]}``.
-        degrees: of what is returned.
-        change: from the norms of these degrees, in this order, to those that they are to have instead: each
-            ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
-        keepdim: as said.
-        smallest: norms that are smaller are raised to it, and there the derivative is 0. Those that are rounding noise
-            count as zero, as :class:`GNormSE3` says.
+        degrees: the degrees that are rescaled and returned.
+        change: takes the norms of these degrees, in this order, and returns the new ones: each ``[nodes, channels]``,
+            or ``[nodes, channels, 1]`` with ``keepdim``.
+        keepdim: whether norms keep a last dimension of 1.
+        smallest: norms below it are raised to it, and there the derivative is 0. Norms that are rounding noise count as
+            zero, as :class:`GNormSE3` says.
 
     Returns:
         ``{degree: [nodes, channels, 2 degree + 1]}`` of ``degrees``.
@@ -246,17 +248,17 @@ def with_norms(
 
 
 def _each(functions: Iterable[Callable[[Tensor], Tensor]]) -> Callable[[Sequence[Tensor]], list[Tensor]]:
-    """A function of all norms, of one function for each degree."""
+    """The function of the norms of all degrees that applies one function to each."""
     return lambda norms: [function(n) for function, n in zip(functions, norms, strict=True)]
 
 
 def _changed(change: Callable[[Sequence[Tensor]], Sequence[Tensor]], norms: Sequence[Tensor]) -> list[Tensor]:
-    """What norms are changed to, of their dtype and as many, where one may stand for many."""
+    """The changed norms, in the dtype of the norms and expanded to their shape: ``change`` may return fewer."""
     changed = [c.to(n.dtype) for c, n in zip(change(norms), norms, strict=True)]
     return [c if c.shape == n.shape else c.expand_as(n) for c, n in zip(changed, norms, strict=True)]
 
 
-NormsAndPhases = Sequence[tuple[Tensor, Tensor]]  # of each degree, [nodes, channels, 1] and [nodes, channels, 2l+1]
+NormsAndPhases = Sequence[tuple[Tensor, Tensor]]  # for each degree, [nodes, channels, 1] and [nodes, channels, 2l+1]
 
 
 def _norms(smallest: float, keepdim: bool, values: Sequence[Tensor]) -> list[Tensor]:
@@ -277,7 +279,7 @@ def _products(norms: Sequence[Tensor], found: NormsAndPhases) -> list[Tensor]:
 
 
 def _norms_and_phases(smallest: float, values: Sequence[Tensor]) -> NormsAndPhases:
-    """The norms, and the features divided by them."""
+    """The norms of features, and their phases: the features divided by their norms."""
     # float16 would round the smallest norm to 0.
     wide = [v.to(torch.promote_types(v.dtype, torch.float32)) for v in values]
     squares = [v.square().sum(-1, keepdim=True) for v in wide]
@@ -286,8 +288,8 @@ def _norms_and_phases(smallest: float, values: Sequence[Tensor]) -> NormsAndPhas
     for value, v, square in zip(values, wide, squares, strict=True):
         is_noise = square < _noise(value) ** 2 * largest
         constant = is_noise | (square < smallest**2)
-        # Masked before the root and the quotient: all derivatives are finite at zero. That of the phase there, 1 /
-        # smallest, would grow by this factor from layer to layer until it overflows.
+        # Masked before the root and the quotient, so that all derivatives are finite at zero. The derivative of the
+        # phase is set to 0 there: 1 / smallest would multiply gradients in each layer, until they overflow.
         norm = square.masked_fill(constant, smallest**2).sqrt()
         phase = torch.where(constant, v.detach(), v).masked_fill(is_noise, 0) / norm
         found.append((norm.to(value.dtype), phase.to(value.dtype)))
@@ -295,6 +297,6 @@ def _norms_and_phases(smallest: float, values: Sequence[Tensor]) -> NormsAndPhas
 
 
 def _noise(value: Tensor) -> float:
-    """The part of the largest norm of a node below which a norm of ``value`` is taken for rounding noise."""
+    """The fraction of the largest norm of a node below which a norm of ``value`` is taken for rounding noise."""
     rounding = 8 * torch.finfo(value.dtype).eps
     return rounding if value.shape[-1] == 1 else max(rounding, VANISHING)

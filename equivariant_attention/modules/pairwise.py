@@ -1,4 +1,4 @@
-"""The kernel between one pair of degrees."""
+"""The convolution kernel between one pair of degrees: :class:`PairwiseConv`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,8 +20,8 @@ class PairwiseConv(nn.Module):
 
     .. math:: W^{lk}(x) = \sum_{J=|l-k|}^{l+k} R_J^{lk}(|x|, w) \, W_J^{lk}(x)
 
-    It holds the parameters of the pair, its radial network ``rp``. Layers evaluate it through
-    :func:`equivariant_attention.contraction.contract`, which need not form the kernel; ``forward`` does form it.
+    The module holds the parameters of the pair, its radial network ``rp``. Layers multiply by the kernel through
+    :func:`equivariant_attention.contraction.contract`, whose backends need not form it; ``forward`` does form it.
 
     Args:
         degree_in: k.
@@ -32,8 +32,8 @@ class PairwiseConv(nn.Module):
         mid_dim, act_fn: as in :class:`RadialFunc`.
 
     Raises:
-        ValueError: a degree or ``edge_dim`` is not a whole number of at least 0, or a number of channels not one of at
-            least 1.
+        ValueError: a degree or ``edge_dim`` is not a whole number of at least 0, or a number of channels is not a whole
+            number of at least 1.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class PairwiseConv(nn.Module):
 
     anatomy: Anatomy
     forms_kernels = True
-    _version = OURS  # which PyTorch writes into the metadata of state dicts
+    _version = OURS  # PyTorch writes it into the metadata of state dicts
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, metadata: dict[str, Any], *rest: Any
@@ -84,19 +84,19 @@ class PairwiseConv(nn.Module):
             ``[edges, nc_out (2l+1), nc_in (2k+1)]``.
 
         Raises:
-            TypeError, ValueError: ``feat`` has another shape, dtype or device; the basis lacks the pair of degrees, or
-                is of other edges.
+            TypeError, ValueError: ``feat`` has a wrong shape, dtype or device; or the basis lacks the pair of degrees
+                or belongs to other edges.
         """
         R = self.rp(feat)
         kernel = (R * checked_tensor(basis, self.degree_in, self.degree_out, R.shape[0])).sum(-1)
         return kernel.flatten(3, 4).flatten(1, 2)
 
     def radial_weights(self, scalars: Tensor) -> Tensor:
-        """What the radial network gives, ``[edges, nc_out x nc_in x F]``, for ``scalars`` as :meth:`forward` takes."""
+        """The output of the radial network, ``[edges, nc_out x nc_in x F]``; ``scalars`` is ``feat`` of ``forward``."""
         return self.rp(scalars).flatten(1)
 
     def radial_modules(self) -> tuple[nn.Module, ...]:
-        """The modules of the kernel, as :attr:`anatomy` names them; an error where it is made of others."""
+        """The modules of the kernel, in the order of :attr:`anatomy`; raises an error if they are not those."""
         rp: Any = self._modules["rp"]
         net = rp._modules["net"]
         a, b, c, d, e, f, g = net._modules.values()

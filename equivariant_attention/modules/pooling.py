@@ -1,4 +1,4 @@
-"""Pooling over the nodes of each graph."""
+"""Pooling over the nodes of each graph: :class:`GAvgPooling` and :class:`GMaxPooling`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,10 +30,10 @@ class GAvgPooling(nn.Module):
         self.type = type
 
     def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor | Features:
-        """Pool.
+        """The mean over the nodes of each graph.
 
         Args:
-            features: ``{degree: [nodes, m, 2 degree + 1]}``; other degrees than ``type`` are not looked at.
+            features: ``{degree: [nodes, m, 2 degree + 1]}``; degrees other than ``type`` are ignored.
             G: the graph.
 
         Returns:
@@ -55,10 +55,10 @@ class GMaxPooling(nn.Module):
     r"""Maximum of the features of degree 0 over the nodes of each graph, :math:`\max_i f_i^0`."""
 
     def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor:
-        """Pool.
+        """The maximum over the nodes of each graph.
 
         Args:
-            features: ``{'0': [nodes, m, 1]}``; other degrees are not looked at.
+            features: ``{'0': [nodes, m, 1]}``; other degrees are ignored.
             G: the graph.
 
         Returns:

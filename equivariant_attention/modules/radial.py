@@ -1,4 +1,4 @@
-"""The radial network: weights of a kernel as a function of the distance and the edge features."""
+"""The radial network, :class:`RadialFunc`: radial weights of a kernel from the distance and the edge features."""
 
 from collections.abc import Callable
 from typing import cast
@@ -31,27 +31,28 @@ class BN(nn.Module):
 
 
 def made(make: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    """A module, or one of a class."""
+    """``make`` itself if it is a module, otherwise the module that calling it makes."""
     return make if isinstance(make, nn.Module) else make()
 
 
 class RadialFunc(nn.Module):
     r"""Radial weights :math:`R_J^{lk}(|x|, w)` of one pair of degrees (equation (8) of arXiv 2006.10503).
 
-    Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values. With another width or activation,
-    which two programs made with the published code have, messages are computed by calling it, which is slower.
+    An MLP: Linear, LayerNorm, ReLU, Linear, LayerNorm, ReLU, Linear, with 32 hidden values. Two programs made with the
+    published code use another width or activation. Messages are then computed by calling the module, which is slower.
 
     Args:
         num_freq: F, the number of basis kernels of the pair, ``2 min(l, k) + 1``.
         in_dim: channels in.
         out_dim: channels out.
         edge_dim: number of scalar features per edge, apart from the distance.
-        mid_dim: hidden values.
-        act_fn: the activation: a module class, or a module, which then stands in both places.
+        mid_dim: number of values of each hidden layer.
+        act_fn: the activation: a module class, or one module, which both places then share.
 
     Raises:
         TypeError: ``act_fn`` is neither.
-        ValueError: ``edge_dim`` is not a whole number of at least 0, or another number not one of at least 1.
+        ValueError: ``edge_dim`` is not a whole number of at least 0, or another size is not a whole number of at least
+            1.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class RadialFunc(nn.Module):
             ``[edges, out_dim, 1, in_dim, 1, num_freq]``.
 
         Raises:
-            TypeError, ValueError: ``x`` has another shape, dtype or device.
+            TypeError, ValueError: ``x`` has a wrong shape, dtype or device.
         """
         check_floating_point(x, "x", self)
         if x.shape[1:] != (self.edge_dim + 1,):
@@ -101,7 +102,7 @@ class RadialFunc(nn.Module):
 
     @property
     def last(self) -> nn.Linear:
-        """The last linear layer, whose rows are numbered (channel out, channel in, J)."""
+        """The last linear layer, whose rows are ordered by (channel out, channel in, J)."""
         return cast(nn.Linear, self.net[-1])
 
     def extra_repr(self) -> str:

@@ -1,4 +1,4 @@
-"""The SE(3)-Transformer layer: attention, skip connection and self-interaction."""
+"""The SE(3)-Transformer layer, :class:`GSE3Res`: attention, skip connection and self-interaction."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,7 +15,7 @@ from ..modules.combine import GCat, GSum
 from ..modules.convolution import GConvSE3Partial, attended_together, called_together
 from ..modules.linear import G1x1SE3, mixed_without_joining
 from ..modules.self_interaction import GAttentiveSelfInt
-from ..plain import check_hooks, has_hooks_of_all, is_plain
+from ..plain_modules import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
 
@@ -25,8 +25,8 @@ class GSE3Res(OneLine):
     .. math:: f_i \leftarrow \mathrm{project} \Big( \sum_{j \in N_i} \alpha_{ij} W_V(x_i - x_j) f_j \Vert f_i \Big),
               \quad \alpha_{ij} = \mathrm{softmax}_j \langle W_Q f_i, W_K(x_i - x_j) f_j \rangle
 
-    Values have the degrees of ``f_out`` and ``floor(m / div)`` channels each; keys and queries have those of them that
-    ``f_in`` has.
+    where :math:`\Vert` concatenates channels. Values have the degrees of ``f_out``, with ``floor(m / div)`` channels
+    each. Keys and queries have as many channels, but only those degrees that ``f_in`` has too.
 
     Args:
         f_in: fiber of the input.
@@ -34,16 +34,18 @@ class GSE3Res(OneLine):
         edge_dim: number of scalar features ``edata['w']`` per edge.
         div: what the channels of ``f_out`` are divided by to give those of keys and values.
         n_heads: number of attention heads.
-        learnable_skip: whether the 1x1 projection is trained.
-        skip: 'cat', attention output and input are concatenated, then projected; 'sum', the attention output is
-            projected, then the input added, with missing channels taken as zero; None, the attention output itself.
+        learnable_skip: whether the matrices of the 1x1 projection require gradients.
+        skip: the skip connection: 'cat', the attention output and the input are concatenated, then projected; 'sum',
+            the attention output is projected, then the input is added, padded with zero channels; None, there is none,
+            and the attention output is returned.
         selfint: the projection after 'cat': '1x1' (:class:`G1x1SE3`) or 'att' (:class:`GAttentiveSelfInt`).
         x_ij: as in :class:`GConvSE3Partial`.
         mid_dim, act_fn: as in :class:`RadialFunc`.
         f_edge: as in :class:`GConvSE3Partial`.
 
     Attributes:
-        f_mid_out, f_mid_in: fibers of values, and of keys and queries.
+        f_mid_out: fiber of the values.
+        f_mid_in: fiber of the keys and queries.
 
     Raises:
         ValueError: an option has another value; ``div`` leaves a degree without channels; ``n_heads`` does not divide
@@ -126,14 +128,14 @@ class GSE3Res(OneLine):
             features: of fiber ``f_in``, ``{degree: [nodes, channels, 2 degree + 1]}``; degree 0 may be
                 ``[nodes, channels]``.
             G: graph with ``edata['d']``, ``edata['w']`` if ``edge_dim`` is not 0, and ``edata['envelope']``,
-                ``[edges, 1]``, if edges end smoothly.
+                ``[edges, 1]``, if there is an envelope.
             r, basis: from :func:`~equivariant_attention.basis.get_basis_and_r`.
             return_attention: also return the attention weights.
             edge_features: as of :class:`GConvSE3Partial`.
 
         Returns:
-            ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``; and the weights ``[edges, heads]`` if
-            asked for.
+            ``{degree: [nodes, channels, 2 degree + 1]}`` of fiber ``f_out``; with ``return_attention`` also the
+            attention weights, ``[edges, heads]``.
 
         Raises:
             TypeError, ValueError: features, edge features, distances or basis are not those of the layer and the graph.

@@ -1,4 +1,4 @@
-"""Attentive self-interaction."""
+"""Attentive self-interaction, :class:`GAttentiveSelfInt`: channels mixed with weights made from the features."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from ..checks import check_degrees, check_features
 from ..fibers import Features, Fiber, by_degree
 from ..modules.layer_norm import LayerNorm
 from ..modules.linear import mixed
-from ..plain import check_hooks
+from ..plain_modules import check_hooks
 from ..printing import OneLine
 
-LARGEST_PRODUCT = 1e12
+LARGEST_PRODUCT = 1e12  # of the inner products that LayerNorm sees
 
 
 class GAttentiveSelfInt(OneLine):
@@ -19,9 +19,9 @@ class GAttentiveSelfInt(OneLine):
     .. math:: f^l_{c'} \leftarrow \sum_c w^l_{c'c} f^l_c, \qquad
               w^l = \mathrm{softmax}_c \, \mathrm{MLP}\big( \langle f^l_a, f^l_b \rangle_{ab} \big)
 
-    The network is LayerNorm, LeakyReLU, Linear on all ``m_in^2`` inner products of one degree. The published code
-    raises products below 1e-12 in absolute value to it with their sign. Here they stay as they are, which makes no
-    difference in float32: where a product is 0 by symmetry, its sign is rounding noise, and raised it would have no
+    The MLP is LayerNorm, LeakyReLU, Linear. It sees all ``m_in^2`` inner products of the channels of one degree. The
+    published code clamps the absolute value of each product to at least 1e-12. Here products stay as they are: in
+    float32 the results are the same, and a product that symmetry makes zero, whose sign is rounding noise, keeps its
     derivative.
 
     Args:
@@ -72,8 +72,8 @@ def _weight_network(m_in: int, m_out: int) -> nn.Sequential:
 
 def _inner_products(value: Tensor) -> Tensor:
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    # LayerNorm does not mind being given a part of everything, but squares of large products are no float32. No product
-    # is larger than the largest square.
+    # LayerNorm does not change if all products are scaled by the same factor, but it squares them, which overflows for
+    # large products in float32. No product is larger than the largest squared norm of a channel.
     largest = torch.linalg.vector_norm(value.detach(), dim=-1).amax(-1)[:, None, None]
     value = value / (largest / LARGEST_PRODUCT**0.5).clamp_min(1)
     return mixed(value, value.mT).flatten(1)

@@ -1,4 +1,4 @@
-"""C++ on a CPU: built by the machine's own compiler when first used, and called through plain pointers.
+"""Layers in C++ for a CPU: compiled on this machine when first used, and called through :mod:`ctypes`.
 
-All of it exists in PyTorch too: it is tested against that, and where C++ cannot run, PyTorch does.
+Each operation also exists in PyTorch. Tests compare the two, and where C++ cannot run, PyTorch runs instead.
 """

@@ -1,4 +1,4 @@
-"""Calls ``attention.cpp``: multi-head attention over the incoming edges of every node."""
+"""Calls ``attention.cpp``: multi-head attention over the incoming edges of each node, and its derivatives."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Shape(NamedTuple):
     """The sizes that attention depends on.
 
     Attributes:
-        num_nodes, n_heads: how many there are.
-        scale: factor of the products of queries and keys.
-        num_values, num_keys: how many degrees values and keys have.
+        num_nodes, n_heads: numbers of nodes and of attention heads.
+        scale: what the inner products of queries and keys are multiplied by.
+        num_values, num_keys: numbers of degrees of the values, and of the keys.
     """
 
     num_nodes: int
@@ -40,16 +40,21 @@ class Shape(NamedTuple):
     num_keys: int
 
     def split(self, tensors: Tensors) -> tuple[Tensors, Tensors, Tensors, Any, Any]:
-        """The flat list of tensors as values, keys and queries, degree by degree, the envelope and the nodes."""
+        """Split the flat list of tensors into values, keys and queries, degree by degree, envelope and ``dst``."""
         v, k = self.num_values, self.num_keys
         envelope, dst = tensors[v + 2 * k :]
         return tensors[:v], tensors[v : v + k], tensors[v + k : v + 2 * k], envelope, dst
 
 
 def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
-    """From values, keys, queries, the envelope (or None) and the nodes to the output, as ``plain`` has it.
+    """Attention as a differentiable operation; :class:`~equivariant_attention.modules.GMABSE3` has the equation.
 
-    The nodes are those that the edges lead to, int64 ``[edges]``.
+    Its tensors are values, keys and queries, degree by degree, the envelope ``[edges, 1]`` or None, and the destination
+    node of each edge, int64 ``[edges]``. Its values are the output, degree by degree.
+
+    Args:
+        shape: the sizes.
+        plain: the same function in PyTorch.
     """
     allocate, forward, gradient = partial(_allocate, shape), partial(_forward, shape), partial(_gradient, shape)
     second = None if plain is None else partial(_second, shape, plain)
@@ -59,7 +64,7 @@ def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None 
 class _Part(ctypes.Structure):
     """``attention.cpp`` says what the fields of this structure and the next one are."""
 
-    _fields_ = (("numbers", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("values", "gradient", "tangent")))
+    _fields_ = (("size", ctypes.c_int64), *((name, ctypes.c_void_p) for name in ("values", "gradient", "tangent")))
 
 
 class _Attention(ctypes.Structure):
@@ -97,20 +102,20 @@ def _second(
     plain: Callable[[Tensors], Sequence[Tensor]],
     tensors: Tensors,
     gradients: Tensors,
-    directions: Tensors,
+    tangents: Tensors,
     needed: Sequence[bool],
 ) -> tuple[Tensors, Sequence[Tensor]]:
-    """Second derivatives; with an envelope, in PyTorch."""
+    """Tangents of first derivatives and of the output; with an envelope, by PyTorch."""
     if shape.split(tensors)[3] is not None:
         wanted = [*needed, *(d is not None for d in gradients)]
-        every = [*tensors, *gradients, *directions]
+        every = [*tensors, *gradients, *tangents]
         found = differentiated(partial(plain_gradient, plain), len(tensors), every, wanted)
         return found[: len(tensors)], found[len(tensors) :]
     v = shape.num_values
     derivatives = empty_like(tensors, [*if_used(needed[:v], gradients), *needed[v:]])
-    tangents = _allocate(shape, tensors)
-    _call("second", shape, tensors, derivatives, gradients, directions, tangents)
-    return derivatives, tangents
+    toutput = _allocate(shape, tensors)
+    _call("second", shape, tensors, derivatives, gradients, tangents, toutput)
+    return derivatives, toutput
 
 
 def _call(
@@ -119,12 +124,12 @@ def _call(
     tensors: Tensors,
     derivatives: Tensors,
     output: Tensors,
-    directions: Tensors | None = None,
-    tangents: Tensors = (),
+    tangents: Tensors | None = None,
+    toutput: Tensors = (),
 ) -> None:
     *parts, envelope, dst = shape.split(tensors)
     *dparts, denvelope, _ = shape.split(derivatives)
-    *tparts, _, _ = shape.split(directions or [None] * len(tensors))
+    *tparts, _, _ = shape.split(tangents or [None] * len(tensors))
     values, keys, queries = (_parts(shape, *every) for every in zip(parts, dparts, tparts, strict=True))
     arguments = _Attention(
         num_nodes=shape.num_nodes,
@@ -138,7 +143,7 @@ def _call(
         keys=keys,
         queries=queries,
         outputs=(ctypes.c_void_p * len(output))(*map(address, output)),
-        toutputs=(ctypes.c_void_p * len(tangents))(*map(address, tangents)),
+        toutputs=(ctypes.c_void_p * len(toutput))(*map(address, toutput)),
         envelope=address(envelope),
         denvelope=address(denvelope),
         threads=Threads(),
@@ -147,10 +152,10 @@ def _call(
 
 
 def _parts(shape: Shape, *tensors: Tensors) -> ctypes.Array[_Part]:
-    """Of values, their derivatives and their tangents."""
+    """The :class:`_Part` of each degree, of values, where their derivatives are written, and their tangents."""
     sizes = [v.shape[1] * v.shape[2] // shape.n_heads for v in tensors[0]]
     rows = [*zip(sizes, *(map(address, part) for part in tensors), strict=True)]
-    return (_Part * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
+    return (_Part * len(rows))(*rows)  # type: ignore[misc]  # tuples of the fields are accepted too
 
 
 register(

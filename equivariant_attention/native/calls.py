@@ -1,4 +1,4 @@
-"""What every call of a library in C++ has in common."""
+"""Calls of C++ libraries: checks of tensors before, errors after, and whether C++ may run at all."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ..compiling import constant_when_compiled
 from ..native import compiler
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-ERRORS: dict[int, tuple[type[Exception], str]] = {  # by what a function returns
+ERRORS: dict[int, tuple[type[Exception], str]] = {  # by the status that a C++ function returns
     1: (MemoryError, "not enough memory"),
     2: (IndexError, "an edge leads to a node that the graph does not have"),
     3: (IndexError, "the plan has an edge that the graph does not have"),
 }
 PROCESS = os.getpid()
-WARNED: list[str] = []  # why this process was slower than it could be
+WARNED: list[str] = []  # the reason that a SlowerWarning of this process gave
 
 
 class SlowerWarning(UserWarning):
-    """There is a compiler, but C++ could not be built, and PyTorch computes, which takes several times as long."""
+    """There is a compiler, but the C++ could not be built: PyTorch runs instead, several times slower."""
 
 
 class Threads(ctypes.Structure):
-    """PyTorch's own threads; ``threads.hpp`` says what the fields are."""
+    """How many threads to use, and how to start PyTorch's own; ``threads.hpp`` explains the fields."""
 
     _fields_ = (("count", ctypes.c_int64), ("openmp", ctypes.c_void_p))
 
@@ -43,7 +43,7 @@ class Threads(ctypes.Structure):
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func``, forward derivatives or ``torch.jit.trace`` run: they need PyTorch's own operations."""
+    """Whether ``torch.func``, forward-mode autograd or ``torch.jit.trace`` run: they need PyTorch's own operations."""
     return (
         torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
@@ -52,8 +52,8 @@ def is_transformed() -> bool:
 
 
 def is_recorded() -> bool:
-    """Whether PyTorch compiles, exports, records or counts what runs, which must then be registered operators."""
-    # make_fx, FakeTensorMode, FlopCounterMode
+    """Whether PyTorch compiles, exports, records or counts operations: these must then be registered with it."""
+    # A dispatch mode is one of make_fx, FakeTensorMode, FlopCounterMode, ...
     return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
 
 
@@ -63,22 +63,24 @@ def is_watched() -> bool:
 
 
 def is_looked_into() -> bool:
-    """Whether PyTorch traces or transforms what runs, which must then be its own operations: no derivatives by hand."""
+    """Whether PyTorch compiles or transforms what runs, so that no autograd function written by hand may be used."""
     return is_transformed() or torch.compiler.is_compiling()
 
 
 def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor is PyTorch's own and dense: no subclass, no wrapper of other tensors, not sparse."""
+    """Whether a tensor has dense memory of its own: it is no subclass, no wrapper of other tensors, and not sparse."""
     return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
 
 
 def contiguous(tensors: Iterable[Any]) -> list[Any]:
-    """The same tensors, contiguous, with no negation pending; None stays."""
+    """The same tensors, contiguous, with pending negations carried out; None stays None."""
     return [None if v is None else (v.resolve_neg() if v.is_neg() else v).contiguous() for v in tensors]
 
 
 def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[int]) -> None:
-    """Refuse a tensor that C++ would misread. Hooks of saved tensors may put another in its place between two passes.
+    """Refuse a tensor that C++ would misread.
+
+    Hooks (``saved_tensors_hooks``) may have put another tensor in its place between two passes.
 
     Raises:
         TypeError, ValueError: it is not dense on a CPU, or of another dtype or shape.
@@ -91,7 +93,7 @@ def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[in
 
 
 def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
-    """Why a C++ file cannot compute with these tensors in a dtype; empty, if it can. The first call builds it."""
+    """Why a C++ file cannot compute with these tensors in a dtype, or ``''`` if it can. The first call builds it."""
     recorded = is_recorded()
     for tensor in tensors:
         if tensor.device.type != "cpu":
@@ -104,14 +106,14 @@ def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
 
 
 def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
-    """Run a function of a C++ file that was built.
+    """Run a function of a C++ file that has been built.
 
     Raises:
-        MemoryError: there is not enough.
+        MemoryError: there is not enough memory.
         IndexError: an edge leads to a node that the graph does not have.
     """
     run = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")
-    # A profiler's event costs as much as a short call, so there is one only where a profiler runs.
+    # Recording an event takes as long as a short call, so it is done only while a profiler runs.
     is_profiled = torch.autograd._profiler_enabled()
     with torch.profiler.record_function(f"{source.stem}::{function}") if is_profiled else nullcontext():
         status = run(ctypes.byref(arguments))
@@ -121,10 +123,10 @@ def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Stru
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where the numbers of a tensor begin.
+    """The address of a tensor's first element; None for None.
 
     Raises:
-        ValueError: it has numbers and no memory for them, as after ``untyped_storage().resize_(0)``.
+        ValueError: it has elements but no memory for them, as after ``untyped_storage().resize_(0)``.
     """
     if tensor is None:
         return None
@@ -136,10 +138,10 @@ def address(tensor: Tensor | None) -> int | None:
 
 @constant_when_compiled
 def not_built(source: Path) -> str:
-    """Why a library could not be built; empty, if it could.
+    """Why a library could not be built, or ``''`` if it could.
 
-    A warning says so too, once per process, unless it is to be expected: there is no compiler, or
-    ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids to build.
+    The first failure in a process is also reported by a :class:`SlowerWarning`, unless it was to be expected: there is
+    no compiler, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids building.
     """
     return _not_built(source)
 
@@ -165,6 +167,6 @@ def _warn_once(reason: str) -> None:
 
 @cache
 def _openmp() -> int | None:
-    """The function that starts PyTorch's own threads, if they are OpenMP's, by its name in GCC's library; or None."""
+    """The address of ``GOMP_parallel``, which starts the OpenMP threads that PyTorch uses; None if it has no such."""
     start = getattr(ctypes.CDLL(None), "GOMP_parallel", None)
     return start and ctypes.cast(start, ctypes.c_void_p).value

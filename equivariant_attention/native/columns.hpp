@@ -1,7 +1,8 @@
-// Columns of numbers: vector registers of them, memory for them, and their products.
+// SIMD columns: vector registers, memory for them, products of matrices with them, and transposition.
 //
-// A column holds the same number of B rows (edges, nodes), two vector registers wide. So sums add registers up, and no sum
-// runs across one, however many channels or orders there are.
+// A column holds one quantity (a channel of one order, say) of B rows at once, a row being an edge or a node: it is two vector
+// registers wide. So arithmetic on columns uses whole registers, and sums over channels, orders or hidden values add
+// registers, never the lanes within one, whatever the sizes of a layer are.
 
 #pragma once
 
@@ -19,10 +20,10 @@
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
 
-namespace {  // of its own in every file, so that the compiler may inline all of it
+namespace {  // internal linkage: the compiler may inline everything
 
 #if defined(__AVX512F__)
-constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns of two that are summed up together
+constexpr int REGISTER = 64, TILE = 8;  // bytes of a vector register; columns whose sums fit into registers together
 #elif defined(__AVX__)
 constexpr int REGISTER = 32, TILE = 6;
 #elif defined(__aarch64__)
@@ -43,7 +44,7 @@ template <class T>
 constexpr int64_t B = 2 * LANES<T>;
 
 template <class T>
-struct __attribute__((packed, may_alias)) InMemory {  // a register's values, aligned or not; Clang forgets that of a typedef
+struct __attribute__((packed, may_alias)) InMemory {  // a register in unaligned memory; Clang ignores this of a typedef
     Vector<T> v;
 };
 
@@ -56,11 +57,11 @@ inline const InMemory<T>& at(const T* p) {
     return *reinterpret_cast<const InMemory<T>*>(p);
 }
 
-// Memory that is not in use, kept from call to call: the system's own is new each time, and every page of it that is
-// touched first costs about as much as a thousand multiplications of registers.
-class Spare {
+// A pool of freed memory, kept from call to call. Memory from the system has page faults: the first touch of every page costs
+// about as much as a thousand multiplications of registers.
+class MemoryPool {
 public:
-    // Memory of at least so many bytes; size becomes how many it has.
+    // Memory of at least so many bytes; size is set to what it has.
     static void* take(std::size_t& size) {
         if (size >= LEAST) {
             std::lock_guard<std::mutex> lock(mutex);
@@ -79,7 +80,7 @@ public:
     static void give(void* p, std::size_t size) {
         if (size >= LEAST && size <= MOST) {
             std::lock_guard<std::mutex> lock(mutex);
-            if (total + size > MOST) clear();  // of sizes that nobody may ask for again
+            if (total + size > MOST) clear();  // its pieces may have sizes that are never needed again
             try {
                 memory().emplace(size, p);
                 total += size;
@@ -92,15 +93,15 @@ public:
 
 private:
     static constexpr std::align_val_t ALIGNMENT{64};
-    static constexpr std::size_t LEAST = 1 << 14, MOST = 1 << 26;  // bytes, of one piece and of all
+    static constexpr std::size_t LEAST = 1 << 14, MOST = 1 << 26;  // bytes: of a piece worth keeping, and of all together
 
     static inline std::mutex mutex;
     static inline std::size_t total = 0;
-    // A process that is forked has none of the other threads: what they have locked would be so forever.
+    // A forked process has only one thread: a mutex that another thread held would stay locked forever.
     static inline const int at_fork = pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
 
     static std::multimap<std::size_t, void*>& memory() {
-        static auto* const all = new std::multimap<std::size_t, void*>;  // as threads may run until the process ends
+        static auto* const all = new std::multimap<std::size_t, void*>;  // never destroyed: threads may outlive static objects
         return *all;
     }
     static void clear() {
@@ -111,12 +112,12 @@ private:
 };
 
 template <class T>
-class Array {  // memory that is aligned, and not initialised
+class Array {  // an owning array: aligned, and not initialised unless a value is given
 public:
     explicit Array(int64_t size = 0) {
         if (!size) return;
         Free free{size * sizeof(T)};
-        data_ = {static_cast<T*>(Spare::take(free.size)), free};
+        data_ = {static_cast<T*>(MemoryPool::take(free.size)), free};
     }
     Array(int64_t size, T value) : Array(size) { std::fill_n(data_.get(), size, value); }
     operator T*() const { return data_.get(); }
@@ -124,17 +125,17 @@ public:
 private:
     struct Free {
         std::size_t size;
-        void operator()(T* p) const { Spare::give(p, size); }
+        void operator()(T* p) const { MemoryPool::give(p, size); }
     };
     std::unique_ptr<T, Free> data_{nullptr, Free{0}};
 };
 
 template <int64_t N>
-using Constant = std::integral_constant<int64_t, N>;  // a number that the compiler knows, whoever calls whom
+using Constant = std::integral_constant<int64_t, N>;  // passed in place of an int64_t that is known at compile time
 using One = Constant<1>;
 
-// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns of a block. start is a bias, or out itself where
-// there is none; dx and dout are the distances from one x and one out to the next. V registers of each column are summed.
+// out[o] = start[o] + sum_k a[o * row + k * column] x[k] for M columns out. start is the bias, or out itself where there is
+// none; dx and dout are the strides of x and out, from column to column. V registers of each column are computed, 1 or 2.
 template <int M, bool BIAS, class T, int V, class Row, class Column, class Inner, class FromX, class FromOut>
 ALWAYS_INLINE void tile(const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
                         const T* bias) {
@@ -159,7 +160,7 @@ ALWAYS_INLINE void tile(const T* a, Row row, Column column, Inner inner, const T
     }
 }
 
-// The same for count columns, M at most.
+// tile for a number of columns that is known at run time only, M at most.
 template <bool BIAS, int M, class T, int V, class... Others>
 ALWAYS_INLINE void tile_of(int64_t count, Others... others) {
     if (count == M) {
@@ -169,7 +170,8 @@ ALWAYS_INLINE void tile_of(int64_t count, Others... others) {
     }
 }
 
-// The same for any number of columns, in tiles as equal as they can be: sums of few columns wait for each other.
+// tile for any number of columns, split into tiles of nearly equal size: a small tile has too few independent sums to keep
+// the processor's pipeline busy.
 template <bool BIAS, class T, int V = 2, class Row, class Column, class Inner, class FromX, class FromOut>
 void product(int64_t count, const T* a, Row row, Column column, Inner inner, const T* x, FromX dx, T* out, FromOut dout,
              const T* bias = nullptr) {
@@ -182,7 +184,7 @@ void product(int64_t count, const T* a, Row row, Column column, Inner inner, con
     }
 }
 
-// dA[o] += sum over rows of d[o] x, where d[o] are columns of W blocks and x their rows, [W B, width].
+// dA[o] += sum over rows r of d[o, r] x[r], where d[o] are columns of W blocks, and x has their rows, [W B, width].
 template <class T, int W = 1, class Width>
 void add_outer(int64_t count, const T* d, const T* x, Width width, T* dA) {
     constexpr Constant<W * B<T>> rows;
@@ -191,7 +193,7 @@ void add_outer(int64_t count, const T* d, const T* x, Width width, T* dA) {
     }
 }
 
-// Exchange the blocks of STEP numbers that lie off the diagonal of two registers.
+// Of two registers seen as 2 x 2 blocks of STEP lanes, exchange the off-diagonal blocks: a step of a transposition.
 template <int STEP, class T, std::size_t... I>
 ALWAYS_INLINE void exchange(Vector<T>& a, Vector<T>& b, std::index_sequence<I...>) {
     constexpr int N = LANES<T>;
@@ -199,14 +201,14 @@ ALWAYS_INLINE void exchange(Vector<T>& a, Vector<T>& b, std::index_sequence<I...
 #ifdef __clang__
     a = __builtin_shufflevector(before, b, (I & STEP ? N + I - STEP : I)...);
     b = __builtin_shufflevector(before, b, (I & STEP ? N + I : I + STEP)...);
-#else  // GCC has this in all versions
+#else  // every version of GCC has this one
     typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Places __attribute__((vector_size(REGISTER)));
     a = __builtin_shuffle(before, b, Places{(I & STEP ? N + I - STEP : I)...});
     b = __builtin_shuffle(before, b, Places{(I & STEP ? N + I : I + STEP)...});
 #endif
 }
 
-// A square of numbers, a row in each register, transposed.
+// Transpose a square matrix whose rows are registers.
 template <class T, int STEP = LANES<T> / 2>
 ALWAYS_INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
 #pragma GCC unroll 16
@@ -216,7 +218,7 @@ ALWAYS_INLINE void transpose(Vector<T> (&square)[LANES<T>]) {
     if constexpr (STEP > 1) transpose<T, STEP / 2>(square);
 }
 
-// Columns of a block, which lie so far apart, as rows, [B, width].
+// Write the columns of a block, with stride step, as rows, [B, width].
 template <class T>
 void transpose(const T* columns, int64_t count, T* rows, int64_t width, int64_t step = B<T>) {
     constexpr int64_t N = LANES<T>;

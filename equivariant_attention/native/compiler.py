@@ -1,4 +1,4 @@
-"""Builds a C++ file with the machine's own compiler when it is first asked for, unless a wheel has it built."""
+"""Compiles a C++ file with the compiler of this machine when it is first needed, unless a wheel brought it compiled."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from functools import cache
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, CalledProcessError, Popen, SubprocessError, TimeoutExpired
 
-# Sums may be reordered, as by any library for matrix products; NaN and infinity stay what they are.
+# The compiler may reorder sums, as every library for matrix products does; NaN and infinity keep their meaning.
 MATH = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math"]
 FLAGS = ["-std=c++17", "-O3", *MATH, "-fPIC", "-shared", "-pthread"]
-HERE = "-march=native"  # for the processor of this machine
+HERE = "-march=native"  # compile for the processor of this machine
 SWITCH = "EQUIVARIANT_ATTENTION_COMPILE"
-OWN = Path(__file__).parent  # where headers are that every file may include
-SECONDS = 300  # that a compiler is given
-LARGEST_MESSAGE = 2**20  # bytes that a compiler may say
-SHOWN = 2**12  # of these, in an error
+OWN = Path(__file__).parent  # the folder of the headers that every C++ file may include
+SECONDS = 300  # after which a compiler is ended
+LARGEST_MESSAGE = 2**20  # bytes that a compiler may print before it is ended
+SHOWN = 2**12  # bytes of these that an error quotes
 ELSEWHERE = "set XDG_CACHE_HOME to a folder of this user from which programs may be run"
-PREBUILT = OWN / "prebuilt"  # what some wheels have, see setup.py
-# What processors must have for which it was built, as Linux names it; the best comes first.
+PREBUILT = OWN / "prebuilt"  # compiled libraries in some wheels, see setup.py
+# The instruction sets that a processor must have for each level that wheels are compiled for, by the names of
+# /proc/cpuinfo; the best level comes first.
 _AVX2 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
 LEVELS = {
     "x86-64-v4": _AVX2.union(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
     "x86-64-v3": _AVX2,
     "armv8-a": frozenset(["asimd"]),
 }
-MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3"), "aarch64": ("armv8-a",)}  # which of them a machine builds
-HUNG: set[str] = set()  # compilers that this process does not wait for again
+MACHINES = {"x86_64": ("x86-64-v4", "x86-64-v3"), "aarch64": ("armv8-a",)}  # the levels that wheels of each contain
+HUNG: set[str] = set()  # compilers that took too long: this process does not try them again
 
 
 class BuildError(RuntimeError):
@@ -50,29 +51,31 @@ class BuildFailedError(BuildError):
 
 @cache
 def library(source: Path) -> ctypes.CDLL:
-    """The library built from a C++ file, which includes headers beside it and beside this module, and no others.
+    """The shared library compiled from a C++ file.
 
-    Where a wheel was installed that has it built from just these files, for a level that this processor has,
-    it is that one. Otherwise it is built by ``$CXX`` (which may have arguments, such as ``ccache g++``) or ``c++``, for
-    the processor of this machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or
-    ``~/.cache/equivariant_attention``, under a name made from the file, these headers, the compiler, its flags, the
-    processor and the C library: another of any of these builds anew. So does a library that is not as it was built,
-    which its name tells, or that others may write to. One that is as it was built and cannot be loaded, from a folder
-    mounted ``noexec`` say, would be the same if built again, and is not. Processes that build at once do not disturb
-    each other.
+    If the installed wheel contains a library compiled from the same files, for a level that this processor supports,
+    that one is loaded. Otherwise the file is compiled by ``$CXX`` (which may have arguments: ``ccache g++``) or ``c++``
+    for the processor of this machine, and kept in ``$XDG_CACHE_HOME/equivariant_attention`` or
+    ``~/.cache/equivariant_attention``.
+
+    The name of a kept library contains a hash of the file, its headers, the compiler, its flags, the processor and the
+    C library, and a hash of its own content. So it is compiled again when any of these changed, when it was cut short
+    or altered, and when other users may write to it; but not when it is intact and cannot be loaded (from a folder
+    mounted ``noexec``, say), which compiling again would not change. Several processes may compile at the same time.
 
     Args:
-        source: the file.
+        source: the file; it may include headers of its own folder and of this module's, and the standard library's.
 
     Raises:
         BuildError: there is no compiler, or ``EQUIVARIANT_ATTENTION_COMPILE=0`` forbids C++.
-        BuildFailedError: it cannot be built or loaded; the compiler takes longer than 300 s, after which it is ended
-            with all that it started; or others may write to the folder where it is kept: what they put there would run.
+        BuildFailedError: it cannot be compiled or loaded; the compiler takes longer than 300 s, and is ended with all
+            processes that it started; or other users may write to the folder where libraries are kept, and so could
+            make this process run code of theirs.
     """
     if os.environ.get(SWITCH) == "0":
         raise BuildError(f"{SWITCH}=0 forbids to build {source.name}")
     for path in _prebuilt(source):
-        with suppress(OSError):  # that of another C library, say
+        with suppress(OSError):  # it may need another C library, say
             return ctypes.CDLL(str(path))
     compiler = _compiler()
     try:
@@ -87,18 +90,18 @@ def library(source: Path) -> ctypes.CDLL:
 
 
 def prebuild(source: Path, level: str, folder: Path) -> Path:
-    """Build a C++ file for a wheel.
+    """Compile a C++ file for a wheel.
 
     Args:
         source: the file.
-        level: one of ``LEVELS``, of the machine that builds.
-        folder: where it is to be; made, if it is not there.
+        level: one of ``LEVELS`` that this machine can compile for.
+        folder: the folder to write to; it is made if it does not exist.
 
     Returns:
-        the library, which :func:`library` takes from ``PREBUILT`` in place of building the same files.
+        the path of the library. If it lies in ``PREBUILT``, :func:`library` loads it instead of compiling.
 
     Raises:
-        BuildError, OSError, subprocess.SubprocessError: it cannot be built.
+        BuildError, OSError, subprocess.SubprocessError: it cannot be compiled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     built = folder / _name_for(source, level)
@@ -107,7 +110,7 @@ def prebuild(source: Path, level: str, folder: Path) -> Path:
 
 
 def _prebuilt(source: Path) -> list[Path]:
-    """Libraries of a wheel that are of this source, for this processor, the best first."""
+    """Libraries of a wheel that were compiled from this source and run on this processor, the best first."""
     if not PREBUILT.is_dir():
         return []
     names = [_name_for(source, level) for level, needed in LEVELS.items() if needed <= _abilities()]
@@ -121,7 +124,7 @@ def _name_for(source: Path, level: str) -> str:
 
 @cache
 def _abilities() -> frozenset[str]:
-    """What this processor can do, as Linux on x86-64 and ARM names it; nothing elsewhere."""
+    """The instruction sets of this processor, by their names in /proc/cpuinfo; empty where there is no such file."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -130,7 +133,7 @@ def _abilities() -> frozenset[str]:
 
 
 def _compiler() -> list[str]:
-    """The compiler's path, and the arguments that it is given before all others."""
+    """The path of the compiler, then the arguments that ``$CXX`` gives it."""
     name = os.environ.get("CXX") or "c++"
     try:
         command = [name] if shutil.which(name) else shlex.split(name)
@@ -154,24 +157,24 @@ def _folder() -> Path:
 
 
 def _caches() -> Path:
-    """The user's folder for caches; one that is relative counts as none, as it should by the standard of XDG."""
+    """The user's folder for caches. A relative ``$XDG_CACHE_HOME`` is ignored, as the XDG standard demands."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
         return given
-    with suppress(RuntimeError):  # no HOME, and a user whom the system does not know, as in containers
+    with suppress(RuntimeError):  # no $HOME, and a user without an account, as in containers
         if Path.home().is_absolute():
             return Path.home() / ".cache"
     raise BuildFailedError(f"this user has no home folder to keep what is built: {ELSEWHERE}")
 
 
 def _is_own(path: Path) -> bool:
-    """Whether only this user may write to it; true where files have no such owners."""
+    """Whether only this user may write to a path; true on systems without POSIX permissions."""
     status = path.stat()
     return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
 def _key(compiler: list[str], source: Path) -> str:
-    # What -march=native stands for is in the command that the compiler would run.
+    # With -### the compiler prints the commands that it would run, which say what -march=native stands for.
     command = [*compiler, *FLAGS, HERE, "-###", "-S", "-o", os.devnull, "-x", "c++", os.devnull]
     told = [_run([*compiler, "--version"]), _run(command)]
     names = [os.fsencode(name) for name in (*compiler, *FLAGS, HERE, *platform.libc_ver())]
@@ -179,20 +182,20 @@ def _key(compiler: list[str], source: Path) -> str:
 
 
 def _texts(source: Path) -> list[bytes]:
-    """All that a library is built from: the file and the headers that it may include."""
+    """The contents of all files that a library is compiled from: the source and the headers that it may include."""
     headers = sorted((path.name, path) for folder in {OWN, source.parent} for path in folder.glob("*.hpp"))
     return [path.read_bytes() for path in (source, *(header for _, header in headers))]
 
 
 def _built(name: Path) -> Path | None:
-    """The library that was built before, if it is whole and nobody else may write to it."""
+    """The library that was compiled before, if it is intact and no other user may write to it."""
     libraries = name.parent.glob(f"{name.name}-*.so")
     return next((built for built in libraries if _is_own(built) and built == _named(name, built)), None)
 
 
 @cache
 def _announce() -> None:
-    """Tell a person, once, why nothing seems to happen; programs may read what others print."""
+    """Say once, on a terminal only, why nothing seems to happen; elsewhere a program may parse what is printed."""
     if sys.stderr is not None and sys.stderr.isatty():
         print("equivariant_attention: building C++ kernels once, about 20 s ...", file=sys.stderr, flush=True)
 
@@ -208,12 +211,12 @@ def _build(compiler: list[str], source: Path, name: Path) -> Path:
 
 
 def _named(name: Path, content: Path) -> Path:
-    """What a library is called: its name, then a hash of its content, which tells where it was cut short or changed."""
+    """The file name of a library: its name, then a hash of its content, which reveals one cut short or altered."""
     return name.with_name(f"{name.name}-{hashlib.sha256(content.read_bytes()).hexdigest()[:16]}.so")
 
 
 def _run(command: list[str]) -> bytes:
-    """What a command says; it is ended, with all that it started, where it takes too long or says too much."""
+    """Run a command and return what it prints; end it and its children if it takes too long or prints too much."""
     if command[0] in HUNG:
         raise BuildFailedError(f"{command[0]} has been waited for in vain, {SECONDS} s")
     try:
@@ -230,7 +233,7 @@ def _run(command: list[str]) -> bytes:
         raise
     finally:
         _end(process)
-        listener.join(5)  # what left the session may hold the pipe open
+        listener.join(5)  # not forever: a child that left the process group may hold the pipe open
     if len(said) > LARGEST_MESSAGE:
         raise BuildFailedError(f"{command[0]} says more than {LARGEST_MESSAGE} bytes: {_start(said)}")
     if process.returncode:
@@ -249,11 +252,11 @@ def _listen(process: Popen[bytes], said: bytearray) -> None:
 
 
 def _end(process: Popen[bytes]) -> None:
-    """Kill a process and all that it started."""
+    """Kill a process and its process group."""
     if os.name != "posix":
         process.kill()
     else:
-        with suppress(ProcessLookupError, PermissionError):  # there is nobody left
+        with suppress(ProcessLookupError, PermissionError):  # they have ended already
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 

@@ -1,7 +1,6 @@
-// Channels of every degree mixed by a matrix, as modules/linear.py has them, and the first derivatives. Values may consist of
-// two parts, whose channels need not be put side by side.
-//
-// linear.py calls the functions at the end of this file.
+// Linear maps of channels: f <- W f for each degree, with one matrix W for all orders (modules/linear.py), and the first
+// derivatives. f may be the concatenation of two features, which are read where they lie. linear.py calls the functions at
+// the end of this file.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,19 +11,19 @@
 
 namespace {
 
-constexpr int64_t COLUMNS = 512;  // about, that are multiplied together
+constexpr int64_t COLUMNS = 512;  // about as many columns (an order of a node each) are multiplied by W at a time
 
-struct Part {
-    int64_t channels;    // 0 where there is no such part
+struct Part {  // one of the concatenated features
+    int64_t channels;    // 0 where there is no such feature
     const void* values;  // [nodes, channels, orders]
-    void* dvalues;       // null where not needed
+    void* dvalues;       // where derivatives are written, null where they are not needed
 };
 
 struct Degree {
     int64_t orders, channels_in, channels_out;
-    const void* weight;  // [channels out, channels in], of the first part and then of the second
+    const void* weight;  // W, [channels out, channels in]: those of the first part, then those of the second
     void* dweight;       // null where not needed
-    void* output;        // [nodes, channels out, orders]; in the backward pass its derivatives
+    void* output;        // [nodes, channels out, orders]; in the backward pass the derivatives with respect to it
     Part parts[2];
 };
 
@@ -34,7 +33,7 @@ struct Linear {
     Threads threads;
 };
 
-// out[m, n] += sum over columns of a[m] b[n].
+// out[m, n] += sum over columns c of a[m, c] b[n, c], for a tile of M x N elements held in registers.
 template <int M, int N, class T>
 void add_dots(const T* a, const T* b, int64_t columns, int64_t stride, T* out, int64_t width) {
     Vector<T> sum[M][N] = {};
@@ -52,15 +51,16 @@ void add_dots(const T* a, const T* b, int64_t columns, int64_t stride, T* out, i
     }
 }
 
-// Where channel c of node n is: at + n * node + c * channel.
+// Strided memory: channel c of node n begins at at + n * node + c * channel.
 template <class T>
 struct Place {
     T* at;
     int64_t node, channel;
 };
 
-// Copy [nodes, channels, orders], some registers at a time as long as there is room to read and write them: what is written
-// beyond the orders of a channel is in the place of a later channel or node, whose turn comes.
+// Copy [nodes, channels, orders]. The few orders of a channel are copied as whole registers where that stays within both
+// arrays: what is written beyond the orders of a channel lies in a later channel or node, and is overwritten when that is
+// copied.
 template <int REGISTERS, class T>
 void copy(int64_t nodes, int64_t channels, int64_t orders, Place<const T> from, const T* from_end, Place<T> to, T* to_end) {
     constexpr int64_t WIDTH = REGISTERS * LANES<T>;
@@ -85,10 +85,11 @@ void copy(int64_t nodes, int64_t channels, int64_t orders, Place<const T> from, 
 }
 
 template <class T>
-struct Worker {  // one degree of some nodes, one thread's
+struct Worker {  // multiplies some nodes of one degree; each thread has its own
     const Degree& degree;
-    int64_t last_node, columns, stride;  // of the nodes of all threads; orders of some nodes, up to whole columns
-    Array<T> x, y;                       // [channels in, columns], [channels out, columns], stride from row to row
+    int64_t last_node;        // the number of all nodes, at whose end memory ends
+    int64_t columns, stride;  // orders of the nodes taken together, padded to whole registers; elements from row to row
+    Array<T> x, y;            // input [channels in, columns] and output [channels out, columns]
 
     Worker(const Degree& degree, int64_t nodes, int64_t last_node)
         : degree(degree),
@@ -117,7 +118,7 @@ struct Worker {  // one degree of some nodes, one thread's
                 {to + begin * size, size, orders}, to + end * size);
     }
 
-    // out = W in, or W transposed.
+    // out = W in, or W^T in with row and column strides exchanged.
     template <class Row, class Column>
     void multiply(int64_t outputs, Row row, Column column, int64_t inputs, const T* in, T* out) const {
         std::fill_n(out, outputs * stride, T(0));
@@ -150,7 +151,7 @@ struct Worker {  // one degree of some nodes, one thread's
         for_parts([&](const Part& part, T* of_part) { load(part.values, part.channels, begin, end, of_part); });
     }
 
-    // Call task(part, its place in x) for each part that is there.
+    // Call task(part, where its channels begin in x) for each of the concatenated features.
     template <class Task>
     void for_parts(Task task) const {
         const Part &first = degree.parts[0], &second = degree.parts[1];
@@ -174,7 +175,7 @@ struct Worker {  // one degree of some nodes, one thread's
     }
 };
 
-// Call task(worker, the first node, the one after the last) for a thread's share of the nodes of a degree.
+// Call task(worker, begin, end) for ranges of nodes that make up a thread's share of the nodes of a degree.
 template <class T, class Task>
 void for_share(const Linear& p, const Degree& degree, int64_t share, Task task) {
     const int64_t begin = share * p.num_nodes / p.threads.count, end = (share + 1) * p.num_nodes / p.threads.count;
@@ -201,7 +202,7 @@ template <class T>
 int gradient(const Linear* p) {
     return status_of([=] {
         const int64_t threads = p->threads.count;
-        std::vector<Array<T>> sums(threads * p->num_degrees);  // every thread's, added up in a fixed order
+        std::vector<Array<T>> sums(threads * p->num_degrees);  // of each thread, added up in a fixed order
         in_parallel(p->threads, threads, [&](int64_t share) {
             for (int64_t l = 0; l < p->num_degrees; ++l) {
                 const Degree& degree = p->degrees[l];

@@ -1,4 +1,4 @@
-"""Calls ``linear.cpp``: channels mixed by a matrix."""
+"""Calls ``linear.cpp``: linear maps of channels, one matrix per degree (self-interaction), and their derivatives."""
 
 from __future__ import annotations
 
@@ -19,24 +19,31 @@ Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def linear(plain: Plain = None) -> Operation:
-    """From matrices and features to their products, as ``plain`` has them.
+    """Features multiplied by matrices, ``W f``, as a differentiable operation.
 
-    First come the matrices of all degrees, ``[m_out, m_in]``, then as many features, ``[nodes, m_in, 2 degree + 1]``.
+    Its tensors are the matrices of all degrees, ``[m_out, m_in]``, then the features of these degrees,
+    ``[nodes, m_in, 2 degree + 1]``.
+
+    Args:
+        plain: the same function in PyTorch.
     """
     return _operation("linear", 2, plain)
 
 
 def joined(plain: Plain = None) -> Operation:
-    """The same for features that consist of two parts, which need not be put side by side.
+    """:func:`linear` of two features whose channels are concatenated, without a copy of them side by side.
 
-    First come the matrices of all degrees, ``[m_out, m_first + m_second]``, then the first parts, then the second ones,
-    None for a degree that has none.
+    Its tensors are the matrices of all degrees, ``[m_out, m_first + m_second]``, then the first features of these
+    degrees, then the second ones, None for a degree that has none.
+
+    Args:
+        plain: the same function in PyTorch.
     """
     return _operation("joined", 3, plain)
 
 
 def _operation(name: str, lists: int, plain: Plain) -> Operation:
-    """Of matrices and one or two lists of features, which make up so many lists."""
+    """The operation whose tensors are ``lists`` lists of equal length: matrices, and one or two lists of features."""
     allocate, forward, gradient = partial(_allocate, lists), partial(_forward, lists), partial(_gradient, lists)
     return Operation(name, (), allocate, forward, gradient, plain, partial(_second, lists))
 
@@ -79,17 +86,20 @@ def _gradient(lists: int, tensors: Tensors, needed: Sequence[bool], gradients: T
 
 
 def _second(
-    lists: int, tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
+    lists: int, tensors: Tensors, gradients: Tensors, tangents: Tensors, needed: Sequence[bool]
 ) -> tuple[Tensors, Sequence[Tensor]]:
-    """Second derivatives: products are linear in matrices and in features."""
-    every, n = [*starmap(_or_zeros, zip(directions, tensors, strict=True))], len(tensors) // lists
-    tangents = _allocate(lists, tensors)
-    _forward(lists, [*tensors[:n], *every[n:]], tangents)
-    if any(t is not None for t in directions[:n]):
+    """Tangents of first derivatives and of the output.
+
+    W f is linear in W and in f: its tangent is tW f + W tf, and first derivatives at the tangents are their tangents.
+    """
+    every, n = [*starmap(_or_zeros, zip(tangents, tensors, strict=True))], len(tensors) // lists
+    toutput = _allocate(lists, tensors)
+    _forward(lists, [*tensors[:n], *every[n:]], toutput)
+    if any(t is not None for t in tangents[:n]):
         by_matrices = _allocate(lists, tensors)
         _forward(lists, [*every[:n], *tensors[n:]], by_matrices)
-        tangents = [a + b for a, b in zip(tangents, by_matrices, strict=True)]
-    return _gradient(lists, every, needed, gradients), tangents
+        toutput = [a + b for a, b in zip(toutput, by_matrices, strict=True)]
+    return _gradient(lists, every, needed, gradients), toutput
 
 
 def _or_zeros(tangent: Tensor | None, like: Tensor | None) -> Tensor | None:
@@ -104,7 +114,7 @@ def _call(function: str, lists: int, tensors: Tensors, derivatives: Tensors, out
         for W, dW, v, dv, out in of_degrees
         if out is not None
     ]
-    degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # it takes the fields as well
+    degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # tuples of the fields are accepted too
     call(SOURCE, function, weights[0].dtype, _Linear(len(parts[0][0]), len(degrees), degrees, Threads()))
 
 

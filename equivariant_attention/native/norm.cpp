@@ -1,5 +1,8 @@
-// Norms of features, features of given norms in the directions of others, and both at once, for norms that go through a
-// bias and a ReLU or a LayerNorm and a ReLU, as modules/norm.py has them; and their first derivatives.
+// Norms of features, features rescaled to given norms, and the norm nonlinearities of modules/norm.py: features rescaled to
+// ReLU(norm + bias), or to ReLU(LayerNorm(norms)). With first derivatives, and for the LayerNorm also second ones.
+//
+// Names: dv is the derivative of a loss with respect to v, tv the tangent of v; u = v / |v| is the unit vector of a feature
+// v, "along" a component along u, and "across" the factor of what is perpendicular to it.
 //
 // norm.py calls the functions at the end of this file.
 
@@ -16,18 +19,18 @@ namespace {
 
 struct Part {  // one degree: [nodes, channels, orders]
     int64_t channels, orders;
-    double noise;                // norms below this part of the largest of their node count as zero
-    const void *values, *scale;  // scale: the norms that the output is to have, [nodes, channels]; or biases, [channels]
-    const void* shift;           // or both are those of a LayerNorm, [channels]
-    void *dvalues, *dscale, *dshift;  // null where not needed
-    const void *tvalues, *tscale, *tshift;  // in the second backward pass tangents, null where zero
-    void* output;                // the norms, or the features; in the backward pass their derivatives, or null
-    void* toutput;               // in the second backward pass, the tangents of the features
+    double noise;                // norms below this fraction of the largest norm of their node count as zero
+    const void *values, *scale;  // scale: of rescaled, the norms of the output, [nodes, channels]; of biased, the biases,
+    const void* shift;           // [channels]; of normalised, scale and shift are weight and bias of a LayerNorm, [channels]
+    void *dvalues, *dscale, *dshift;        // null where not needed
+    const void *tvalues, *tscale, *tshift;  // in the pass of second derivatives, tangents; null where zero
+    void* output;                // norms or features; in a backward pass the derivatives with respect to them, or null
+    void* toutput;               // in the pass of second derivatives, the tangents of the output
 };
 
 struct Norm {
     int64_t num_nodes, num_parts;
-    double smallest, eps;  // eps: of a LayerNorm
+    double smallest, eps;  // norms below smallest are raised to it; eps of the LayerNorm
     const Part* parts;
     Threads threads;
 
@@ -39,11 +42,11 @@ struct Norm {
 };
 
 template <class T>
-struct Row {  // one channel of a node
+struct Row {  // one channel of a node: a vector of 2l+1 components
     const T* v;
     int64_t orders;
     T norm, inverse;
-    bool constant;  // the norm is raised to the smallest, or noise, whose inverse is 0
+    bool constant;  // the norm was raised to the smallest, or is rounding noise, and has no derivative
 
     Row(const T* v, int64_t orders, T square, bool is_noise, T smallest) : v(v), orders(orders) {
         constant = is_noise || square < smallest * smallest;
@@ -61,7 +64,7 @@ struct Row {  // one channel of a node
 // The squares of the norms of a node's channels.
 template <int64_t ORDERS, class T, class S>
 void squares_of(const T* v, int64_t channels, int64_t orders, S* squares) {
-    if (ORDERS) orders = ORDERS;  // which the compiler knows
+    if (ORDERS) orders = ORDERS;  // known at compile time
     for (int64_t c = 0; c < channels; ++c) {
         S square = 0;
         for (int64_t a = 0; a < orders; ++a) square += S(v[c * orders + a]) * v[c * orders + a];
@@ -81,8 +84,8 @@ void squares_of(const Part& part, int64_t node, S* squares) {
     }
 }
 
-// Call task(number of the thread's share, number of the part, node, squares of its norms, which of these are noise below) for
-// all nodes and parts. S: what squares are summed up in.
+// Call task(share, part, node, squares, noise) for all nodes and parts: the indices of the thread's share, of the part and of
+// the node, the squared norms of its channels, and the square below which these are noise. S is the type of the squares.
 template <class T, class S, class Task>
 int for_parts(const Norm& p, Task task) {
     return status_of([&] {
@@ -103,7 +106,7 @@ int for_parts(const Norm& p, Task task) {
     });
 }
 
-// Call task(number of the thread's share, number of the part, number of the row, row) for all rows.
+// Call task(share, part, index of the row, row) for all rows of all parts.
 template <class T, class Task>
 int for_rows(const Norm& p, Task task) {
     return for_parts<T, T>(p, [&](int64_t share, int64_t n, int64_t node, const T* squares, T noise) {
@@ -156,7 +159,7 @@ int rescaled_gradient(const Norm* p) {
     });
 }
 
-// The norms raised by biases, or 0 where that makes them negative.
+// Features rescaled to ReLU(norm + bias).
 template <class T>
 int biased(const Norm* p) {
     return for_rows<T>(*p, [=](int64_t, int64_t n, int64_t r, const Row<T>& row) {
@@ -167,7 +170,7 @@ int biased(const Norm* p) {
     });
 }
 
-// Sums over nodes of numbers of every channel: each thread adds to its own.
+// Sums over nodes, one for each channel. Each thread has sums of its own, which are added up in a fixed order at the end.
 template <class T>
 class Sums {
 public:
@@ -191,8 +194,8 @@ private:
     std::vector<int64_t> first;
 };
 
-// The derivative of scale v / |v| with respect to v, from d, that with respect to the output; along = <d, v> / |v|; and
-// by_norm, what comes through the scale.
+// dv, the derivative with respect to v of the output s(|v|) v / |v|. Args: d, that with respect to the output; scale, s(|v|);
+// along = <d, v> / |v|; by_norm, the derivative with respect to |v| that comes through s.
 template <class T>
 void store_gradient(const Row<T>& row, const T* d, T scale, T along, T by_norm, T* dv) {
     const T across = scale * row.inverse, inward = (by_norm - across * along) * row.inverse;
@@ -215,14 +218,14 @@ int biased_gradient(const Norm* p) {
     return status;
 }
 
-// The norms of one part of a node after LayerNorm and ReLU. Of few channels the derivatives are small differences of large
-// numbers, hence the doubles.
+// ReLU(LayerNorm(norms)) of one part of a node. In double precision, as with few channels the derivatives are small
+// differences of large values.
 template <class T>
 struct Normalised {
     std::vector<Row<T>> rows;
-    std::vector<double> normal, output;
+    std::vector<double> normal, output;  // the normalised norms (mean 0, variance 1), and ReLU(normal * weight + bias)
     std::vector<double> along, by_norm;  // derivatives with respect to the output, and to the norms
-    double inverse = 0;
+    double inverse = 0;                  // 1 / sqrt(variance + eps)
 
     void evaluate(const Norm& p, const Part& part, int64_t node, const double* squares, double noise) {
         const int64_t channels = part.channels;
@@ -253,7 +256,7 @@ struct Normalised {
         }
     }
 
-    // The derivatives with respect to the norms; those with respect to scale and shift are added up.
+    // From along to by_norm; derivatives with respect to weight and bias of the LayerNorm are added to dscale and dshift.
     void gradient(const Part& part, T* dscale, T* dshift) {
         const T* w = static_cast<const T*>(part.scale);
         double mean = 0, product = 0;
@@ -319,14 +322,14 @@ int normalised_gradient(const Norm* p) {
     return status;
 }
 
-// Normalised, with tangents beside all numbers.
+// Normalised, with a tangent of every value.
 template <class T>
 struct NormalisedSecond {
     Normalised<T> norms;
     std::vector<double> tnorm, toutput, tnormal, d, td, by_norm, tby_norm;
-    double product = 0;  // mean of the normal values times the tangents of the norms
+    double product = 0;  // mean over channels of normal * (tnorm - mean of tnorm)
 
-    // <a, b> of one row, in doubles.
+    // <a, b> of one row, summed in double precision.
     static double dot(const T* a, const T* b, int64_t orders) {
         double sum = 0;
         for (int64_t i = 0; i < orders; ++i) sum += double(a[i]) * b[i];
@@ -336,7 +339,7 @@ struct NormalisedSecond {
     static const T* row_of(const void* values, const Part& part, int64_t node, int64_t c) {
         return values ? static_cast<const T*>(values) + (node * part.channels + c) * part.orders : nullptr;
     }
-    static double number(const void* values, int64_t c) { return values ? static_cast<const T*>(values)[c] : T(0); }
+    static double element(const void* values, int64_t c) { return values ? static_cast<const T*>(values)[c] : T(0); }
 
     void evaluate(const Norm& p, const Part& part, int64_t node, const double* squares, double noise) {
         norms.evaluate(p, part, node, squares, noise);
@@ -354,24 +357,24 @@ struct NormalisedSecond {
         for (int64_t c = 0; c < channels; ++c) {
             tnormal[c] = norms.inverse * (tnorm[c] - mean - norms.normal[c] * product);
             if (norms.output[c] > 0) {
-                const double by_scale = norms.normal[c] * number(part.tscale, c) + number(part.tshift, c);
-                toutput[c] = tnormal[c] * number(part.scale, c) + by_scale;
+                const double by_scale = norms.normal[c] * element(part.tscale, c) + element(part.tshift, c);
+                toutput[c] = tnormal[c] * element(part.scale, c) + by_scale;
             }
         }
     }
 
-    // The derivatives with respect to the norms and their tangents, from those of the features; the tangents of those with
-    // respect to scale and shift are added up.
+    // From d and td to by_norm, the derivatives with respect to the norms, and their tangents. The tangents of the derivatives
+    // with respect to weight and bias of the LayerNorm are added to dscale and dshift.
     void gradient(const Part& part, T* dscale, T* dshift) {
         double mean = 0, tmean = 0, along = 0, talong = 0;
         const double channels = double(part.channels);
         for (int64_t c = 0; c < part.channels; ++c) {
             const bool passes = norms.output[c] > 0;
-            const double w = number(part.scale, c), by = passes ? d[c] : 0, tby = passes ? td[c] : 0;
+            const double w = element(part.scale, c), by = passes ? d[c] : 0, tby = passes ? td[c] : 0;
             dscale[c] += T(tby * norms.normal[c] + by * tnormal[c]);
             dshift[c] += T(tby);
             by_norm[c] = by * w;
-            tby_norm[c] = tby * w + by * number(part.tscale, c);
+            tby_norm[c] = tby * w + by * element(part.tscale, c);
             mean += by_norm[c] / channels;
             tmean += tby_norm[c] / channels;
             along += by_norm[c] * norms.normal[c] / channels;
@@ -385,7 +388,7 @@ struct NormalisedSecond {
         }
     }
 
-    // The tangents of the features of a channel, and of the derivatives with respect to them.
+    // The tangents of one channel of the output, tout, and of the derivatives with respect to its input, tdv (unless null).
     void row(const Part& part, int64_t node, int64_t c, const T* dout, T* tout, T* tdv) {
         const Row<T>& row = norms.rows[c];
         const T* tangent = row_of(part.tvalues, part, node, c);
@@ -401,7 +404,7 @@ struct NormalisedSecond {
         }
     }
 
-    // <dout, u> and its tangent.
+    // d = <dout, u> and its tangent.
     void contract(const Part& part, int64_t node, int64_t c, const T* dout) {
         const Row<T>& row = norms.rows[c];
         const T* tangent = row_of(part.tvalues, part, node, c);

@@ -1,4 +1,7 @@
-"""Calls ``norm.cpp``: norms of features, and features rescaled to other norms."""
+"""Calls ``norm.cpp``: norms of features, norm nonlinearities, and their derivatives.
+
+All keep the directions of features. :class:`~equivariant_attention.modules.GNormSE3` says which norms count as zero.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ class Zero(NamedTuple):
     """Which norms count as zero.
 
     Attributes:
-        smallest: smaller norms are raised to it.
-        noise: for each degree, norms below this fraction of the largest norm of their node are rounding noise.
+        smallest: norms below it are raised to it.
+        noise: for each degree, the fraction of a node's largest norm below which a norm is taken for rounding noise.
     """
 
     smallest: float
@@ -34,9 +37,10 @@ Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:
-    """From features, degree by degree, to their norms, as ``plain`` has them.
+    """The norms of features as a differentiable operation; ``plain`` is the same function in PyTorch.
 
-    These are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with ``keepdim``.
+    Its tensors are features, degree by degree. Its values are ``[nodes, channels]``, or ``[nodes, channels, 1]`` with
+    ``keepdim``.
     """
 
     def allocate(values: Tensors) -> list[Tensor]:
@@ -54,35 +58,35 @@ def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:
 
 
 def rescaled(zero: Zero, plain: Plain = None) -> Operation:
-    """From features and the norms that they are to have, of either shape, to these features, as ``plain`` has them."""
+    """Features rescaled to given norms: the tensors are features, then norms, of either shape of :func:`norms`."""
     return _with_parameters("rescaled", zero, plain, ("scale",))
 
 
 def biased(zero: Zero, plain: Plain = None) -> Operation:
-    """From features and biases, ``[1, channels]``, to features of norms ReLU(norm + bias), as ``plain`` has them."""
+    """Features rescaled to ReLU(norm + bias): the tensors are features, then biases, ``[1, channels]``."""
     return _with_parameters("biased", zero, plain, ("scale",))
 
 
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
-    """From features, scales and shifts, ``[channels]``, to features of norms after LayerNorm and ReLU, as ``plain``."""
+    """Features rescaled to ReLU(LayerNorm(norms)): the tensors are features, then its weights, then its biases."""
     operation = _with_parameters("normalised", zero, plain, ("scale", "shift"), eps)
     return replace(operation, second=partial(_second_of_normalised, zero, eps))
 
 
 def _second_of_normalised(
-    zero: Zero, eps: float, tensors: Tensors, gradients: Tensors, directions: Tensors, needed: Sequence[bool]
+    zero: Zero, eps: float, tensors: Tensors, gradients: Tensors, tangents: Tensors, needed: Sequence[bool]
 ) -> tuple[Tensors, Sequence[Tensor]]:
     values, scale, shift = split(tensors, 3)
-    derivatives, tangents = empty_like(tensors, if_used(needed, gradients)), [torch.empty_like(v) for v in values]
+    derivatives, toutput = empty_like(tensors, if_used(needed, gradients)), [torch.empty_like(v) for v in values]
     arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(values, gradients, strict=True)]
     names = ("scale", "shift", "tvalues", "tscale", "tshift", "dvalues", "dscale", "dshift", "toutput")
-    places = (scale, shift, *split(directions, 3), *split(derivatives, 3), tangents)
+    places = (scale, shift, *split(tangents, 3), *split(derivatives, 3), toutput)
     _call("normalised_second", zero, values, arriving, (eps,), **dict(zip(names, places, strict=True)))
-    return derivatives, tangents
+    return derivatives, toutput
 
 
 def _with_parameters(name: str, zero: Zero, plain: Plain, parameters: Sequence[str], *eps: float) -> Operation:
-    """From features of all degrees, then one parameter of all degrees, then the next, to features of other norms."""
+    """An operation that rescales features: its tensors are features, degree by degree, then each parameter likewise."""
 
     def allocate(tensors: Tensors) -> list[Tensor]:
         return [torch.empty_like(v) for v in split(tensors, 1 + len(parameters))[0]]

@@ -1,7 +1,8 @@
-"""Attention, norms and linear maps in Triton, on a GPU: the operations of the files of these names, which are in C++.
+"""Attention, norms and linear maps as Triton kernels on a GPU: the counterparts of ``attention``, ``norm``, ``linear``.
 
-Forward is one launch for all degrees. Attention's derivatives are one more; those of the others with respect to
-parameters are sums over parts of the nodes, in a fixed order, so they are two. PyTorch takes second derivatives.
+A forward pass launches one kernel for all degrees, and the backward pass of attention one more. The other backward
+passes need derivatives with respect to parameters, which are sums over nodes: programs sum over parts of the nodes, and
+PyTorch adds up these partial sums in a fixed order, so results are reproducible. Second derivatives are PyTorch's.
 """
 
 from __future__ import annotations
@@ -24,31 +25,27 @@ from ..native.norm import Zero
 from ..native.operation import Operation, Tensors, halves, if_used, register, split
 from ..segments import segments_of
 
-PROGRAMS = 528  # that fill a GPU, four on each of 132 multiprocessors
-ROWS = 64
+PROGRAMS = 528  # programs that fill a GPU: four on each of the 132 multiprocessors of an H100
+ROWS = 64  # rows of a tile: a row is one order of one node
 DEVICES = ("CPU", "CUDA")
 Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def attention(shape: Shape, plain: Plain = None) -> Operation:
-    """As :func:`equivariant_attention.native.attention.attention`."""
+    """The operation :func:`equivariant_attention.native.attention.attention`, in Triton."""
     forward, gradient = partial(_attended, shape), partial(_attention_gradient, shape)
     operation = attention_in_cpp.attention(shape, plain)
     return replace(operation, name="attention_on_gpu", forward=forward, gradient=gradient, second=None)
 
 
 def linear(plain: Plain = None) -> Operation:
-    """As :func:`equivariant_attention.native.linear.linear`."""
+    """The operation :func:`equivariant_attention.native.linear.linear`, in Triton."""
     operation = linear_in_cpp.linear(plain)
     return replace(operation, name="linear_on_gpu", forward=_mixed, gradient=_linear_gradient, second=None)
 
 
 def joined(plain: Plain = None) -> Operation:
-    """The same for values that consist of two parts, which need not be put side by side.
-
-    First come the matrices of all degrees, ``[m_out, m_first + m_second]``, then the first parts, then the second ones,
-    None for a degree that has none.
-    """
+    """The operation :func:`equivariant_attention.native.linear.joined`, in Triton."""
 
     def allocate(tensors: Tensors) -> list[Tensor]:
         weights, values, _ = split(tensors, 3)
@@ -58,12 +55,12 @@ def joined(plain: Plain = None) -> Operation:
 
 
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
-    """As :func:`equivariant_attention.native.norm.normalised`."""
+    """The operation :func:`equivariant_attention.native.norm.normalised`, in Triton."""
     return _norm(norm_in_cpp.normalised(zero, eps, plain), "normalised_on_gpu", zero, eps)
 
 
 def biased(zero: Zero, plain: Plain = None) -> Operation:
-    """As :func:`equivariant_attention.native.norm.biased`."""
+    """The operation :func:`equivariant_attention.native.norm.biased`, in Triton."""
     return _norm(norm_in_cpp.biased(zero, plain), "biased_on_gpu", zero, None)
 
 
@@ -148,7 +145,7 @@ def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
         tuple(weights), tuple(values), tuple(v if o is None else o for v, o in zip(values, others, strict=True)),
         tuple(output), nodes,
         ORDERS=tuple(v.shape[2] for v in values), INSIDE=inside, BESIDE=beside, OUTSIDE=outside, ROWS=ROWS, OUT=out,
-        IN=min(_tile(max(inside)), 32),  # of 64, an A100 would spill registers
+        IN=min(_tile(max(inside)), 32),  # tiles of 64 channels would spill registers on an A100
         SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
     )  # fmt: skip
 
@@ -171,7 +168,15 @@ def _joined_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensor
 
 
 class Part(NamedTuple):
-    """Values of a degree, the columns of its matrix that act on them, and the gradient with respect to the product."""
+    """One factor of a product W f: features, the matrix, and the derivatives with respect to the product.
+
+    Attributes:
+        weight: W, ``[m_out, m_in]``.
+        values: f, ``[nodes, channels, 2 degree + 1]``.
+        gradient: derivatives with respect to W f.
+        first: the column of W that acts on the first channel of f.
+        degree: the index of the degree.
+    """
 
     weight: Tensor
     values: Tensor
@@ -198,7 +203,7 @@ def _by_values(parts: Sequence[tuple[Part, Tensor]]) -> None:
 
 
 def _by_weights(weights: Tensors, parts: Sequence[Part]) -> dict[int, Tensor]:
-    """Derivatives with respect to the matrices of these degrees."""
+    """Derivatives with respect to matrices, by the index of the degree."""
     from ..kernels import linear as kernels
 
     if not parts:
@@ -289,7 +294,7 @@ def _norm_gradient(
 
 
 def _with_shifts(tensors: Tensors, eps: float | None) -> tuple[Tensors, Tensors, Tensors]:
-    """Values, scales and shifts; where there are biases alone, these for both."""
+    """Values, scales and shifts of the LayerNorm. Without one (``eps`` is None), the biases stand for both."""
     n = len(tensors) // (2 if eps is None else 3)
     return tensors[:n], tensors[n : 2 * n], tensors[-n:]
 
@@ -302,7 +307,13 @@ def _tile(channels: int) -> int:
 
 
 def _parts(nodes: int, programs: int, tile: int) -> tuple[int, int]:
-    """Nodes of a part of a sum over nodes, and how many parts: so many that they fill a GPU, times these programs."""
+    """How to split a sum over nodes: nodes in each part, and the number of parts.
+
+    Args:
+        nodes: how many there are.
+        programs: programs that each part is given to.
+        tile: nodes that a program takes at a time, the least that is worth a part.
+    """
     parts = max(1, min(PROGRAMS // programs, -(-nodes // tile)))
     of_part = -(-nodes // parts)
     return of_part, -(-nodes // of_part) if nodes else 0

@@ -1,12 +1,19 @@
-"""Differentiable functions of tensors that run in C++.
+"""Differentiable functions of tensors that run in C++ or in Triton, and how autograd sees them.
 
-An :class:`Operation` has a function for each derivative: ``forward`` for the values, ``gradient`` for the first
-derivatives, ``second`` for the second ones along a direction. Autograd sees ``_Values``, whose backward pass is
-``_Gradient``, whose backward pass is ``_Second``; so nothing needs to know who will differentiate again.
+An :class:`Operation` y = f(x) has up to three passes. Here J is the Jacobian of f at x, and dy are the derivatives of a
+loss with respect to y, PyTorch's ``grad_output``:
 
-Each operation is also registered with PyTorch as two operators, ``torch.ops.equivariant_attention.<name>`` and
-``<name>_gradient``, with the shapes of their results, their derivatives and how they act on batches. Where PyTorch
-compiles, exports or counts, these are called.
+- ``forward`` computes y;
+- ``gradient`` computes the first derivatives dx = J^T dy;
+- ``second`` computes the tangents of dx and of y along a tangent of x. That is the backward pass of ``gradient``: a
+  derivative with respect to dx acts as a tangent of x, as second derivatives are symmetric.
+
+To autograd they are three functions, each the backward pass of the one before: ``_Values``, ``_Gradient`` and
+``_Second``. So no pass needs to know whether its results will be differentiated again.
+
+Each operation is also registered with PyTorch as two custom operators, ``torch.ops.equivariant_attention.<name>`` and
+``<name>_gradient``, with fake kernels (the shapes of their results), autograd and vmap rules. They are called where
+PyTorch compiles, exports or counts operations.
 """
 
 from __future__ import annotations
@@ -25,10 +32,11 @@ from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
 
 Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
-NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")  # two copies of the package may be at work
+# Made from the name of the package, as two copies of it may be imported under different names.
+NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 OPERATORS = getattr(torch.ops, NAMESPACE)
-INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # what each operator does, for those who count that
+INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # by operator, its implementation; benchmarks count in there
 
 
 @dataclass(frozen=True)
@@ -36,22 +44,22 @@ class Operation:
     """A function of a list of tensors, in C++ and in PyTorch.
 
     Attributes:
-        name: of the operator.
-        statics: its other arguments, as the operator takes them.
-        allocate: makes, from the tensors, empty ones for the values.
-        forward: writes the values, in C++. Its arguments are the tensors, and what ``allocate`` made.
-        gradient: the first derivatives, in C++. Its arguments are the tensors, whether the derivative with respect to
-            each is needed, and derivatives with respect to the values (None for a value that is not used). It returns
-            the derivatives with respect to the tensors, None where they are not needed or zero.
+        name: the name of the registered operator.
+        statics: the arguments of that operator apart from tensors.
+        allocate: takes the input tensors and returns empty tensors for the values.
+        forward: takes the input tensors and what ``allocate`` returned, and writes the values there, in C++.
+        gradient: computes first derivatives, in C++. It takes the input tensors, for each whether its derivative is
+            needed, and the derivatives with respect to the values (None for a value that is not used). It returns the
+            derivatives with respect to the input tensors, None where they are not needed or zero.
         plain: the same function in PyTorch, for second derivatives; None where ``second`` or ``plain_gradient`` is
-            given, or only the operator is used.
-        second: the second derivatives along a direction, in C++. Its arguments are the tensors, derivatives with
-            respect to the values, the direction (a tangent for each tensor, None where zero), and which derivatives are
-            needed. It returns the tangents of the first derivatives, and of the values. None where PyTorch does this.
-        plain_gradient: what ``gradient`` returns, in PyTorch, for derivatives of it.
-        check: raises an error in a backward pass if the tensors are no longer those of the forward pass; None compares
-            their dtypes, shapes and devices.
-        readable: makes of tensors those that C++ can read: contiguous, and as they are.
+            given, or where only the registered operator is used.
+        second: computes tangents of first derivatives, in C++. It takes the input tensors, the derivatives with respect
+            to the values, a tangent for each input tensor (None where zero), and which derivatives are needed. It
+            returns the tangents of the first derivatives and those of the values. None leaves this to PyTorch.
+        plain_gradient: computes in PyTorch what ``gradient`` does, so that autograd can differentiate it.
+        check: raises an error in a backward pass if the saved tensors are not those of the forward pass; if None, their
+            dtypes, shapes and devices are compared.
+        readable: returns the tensors in a form that C++ can read: contiguous, without pending negation.
     """
 
     name: str
@@ -66,39 +74,42 @@ class Operation:
     readable: Callable[[Tensors], Tensors] = contiguous
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
-        """The values, in C++, with derivatives."""
+        """The values, in C++, recorded by autograd."""
         if is_watched():
             given, present = _without_none(tensors)
             return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
         return list(_applied(_Values, self, *self.readable(tensors)))
 
     def values(self, tensors: Tensors) -> list[Tensor]:
-        """The same without derivatives."""
+        """The values, in C++, not recorded by autograd."""
         output = self.allocate(tensors)
         self.forward(tensors, output)
         return output
 
     @property
-    def unusual(self) -> Exception:
-        """The error for batched derivatives, and for forward derivatives of them."""
+    def unsupported(self) -> Exception:
+        """The error where derivatives are batched (``is_grads_batched``), or differentiated in forward mode."""
         return NotImplementedError(
             f"{self.name} in C++ have neither batched nor forward derivatives: use_backend('edge') has these"
         )
 
     @property
     def in_pytorch(self) -> Gradient:
-        """What gradient is, in PyTorch."""
+        """``gradient`` in PyTorch: the one that was given, or autograd's of ``plain``."""
         if self.plain_gradient is not None:
             return self.plain_gradient
         assert self.plain is not None
         return partial(plain_gradient, self.plain)
 
     def watched_gradient(self, tensors: Tensors, needed: Sequence[bool], gradients: Tensors) -> Tensors:
-        """The first derivatives where PyTorch records or transforms them, or batches them (is_grads_batched)."""
+        """First derivatives where PyTorch compiles or transforms the backward pass, or batches it.
+
+        PyTorch must then see operations that it knows: its own, or the registered operator.
+        """
         if self.plain is not None:
             return plain_gradient(self.plain, tensors, needed, gradients)
         if torch.is_grad_enabled() or not is_recorded():
-            raise self.unusual
+            raise self.unsupported
         given, present = _without_none(tensors)
         operator = getattr(OPERATORS, f"{self.name}_gradient")
         wanted = [n for n, p in zip(needed, present, strict=True) if p]
@@ -107,13 +118,13 @@ class Operation:
 
 
 def register(name: str, statics: str, make: Callable[..., Operation], devices: Sequence[str] = ("CPU",)) -> None:
-    """Make an operation known to PyTorch.
+    """Register an operation with PyTorch as a custom operator, and its first derivatives as another.
 
     Args:
-        name: of the operator; the operator of its derivatives has ``_gradient`` after it.
-        statics: its arguments beside tensors, in the language of PyTorch's schemas: ``'int heads, float scale'``.
-        make: from these arguments to the operation.
-        devices: where it can run.
+        name: the name of the operator; that of the derivatives has the suffix ``_gradient``.
+        statics: the arguments apart from tensors, as in a PyTorch schema: ``'int heads, float scale'``.
+        make: takes these arguments and returns the operation.
+        devices: the dispatch keys that it is registered for.
     """
     qualified, by = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}_gradient"
     after = f", {statics}" if statics else ""
@@ -166,7 +177,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
 
 
 def _one_by_one(qualified: str) -> Callable[..., Any]:
-    """The rule of ``vmap`` for an operator: it is called for each member of the batch in turn."""
+    """The vmap rule of an operator: call it for each element of the batch in turn."""
 
     def batched(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[list[Tensor], list[int]]:
         operator = getattr(OPERATORS, qualified.removeprefix(f"{NAMESPACE}::"))
@@ -181,7 +192,7 @@ def _one_by_one(qualified: str) -> Callable[..., Any]:
 
 
 def _selected(value: Any, dims: Any, i: int) -> Any:
-    """The i-th member of an argument that is batched along ``dims``; other arguments as they are."""
+    """Element i of an argument that is batched along ``dims``; an argument that is not batched stays as it is."""
     if isinstance(value, Tensor):
         return value if dims is None else value.select(dims, i)
     if isinstance(dims, list | tuple):
@@ -190,18 +201,18 @@ def _selected(value: Any, dims: Any, i: int) -> Any:
 
 
 def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
-    """The tensors that are not None, and for each whether it is: an operator's list cannot hold None."""
+    """The tensors that are not None, and a mask of where these are: a ``Tensor[]`` of an operator cannot hold None."""
     return [v for v in tensors if v is not None], [v is not None for v in tensors]
 
 
 def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None) -> list[Any]:
-    """The inverse of :func:`_without_none`, also for values that go with the tensors."""
+    """The inverse of :func:`_without_none`: values at the places that ``present`` marks, and ``absent`` elsewhere."""
     rest = iter(values)
     return [next(rest) if p else absent for p in present]
 
 
 def split(tensors: Tensors, parts: int) -> list[Tensors]:
-    """A list in so many equal parts."""
+    """Split a list into equal parts, ``parts`` of them."""
     size = len(tensors) // parts
     return [tensors[i : i + size] for i in range(0, len(tensors), size)]
 
@@ -212,11 +223,11 @@ def halves(tensors: Tensors) -> list[Tensors]:
 
 
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
-    """Which derivatives are needed, of a function whose i-th value depends on the i-th tensor of each list alone.
+    """Which derivatives are needed and not zero, where value i depends on no tensors but the i-th of each list.
 
     Args:
-        needed: for each tensor, one list after the other.
-        gradients: derivatives with respect to the values; None for those that are not used.
+        needed: whether a derivative is needed, for all tensors of the first list, then of the second, and so on.
+        gradients: derivatives with respect to the values; None for a value that is not used, which has no derivatives.
     """
     return [n and d is not None for n, d in zip(needed, cycle(gradients))]
 
@@ -227,15 +238,15 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
 
 
 def _applied(function: Any, *args: Any) -> Any:
-    """Call a function of autograd; where derivatives are disabled, without autograd.
+    """Call an autograd function; under ``no_grad``, compute its values directly.
 
-    It would have nothing to keep, and to hand it a thousand parameters takes a while.
+    Nothing needs to be saved there, and passing a thousand parameters through autograd takes time.
     """
     return function.apply(*args) if torch.is_grad_enabled() else function.values(*args)
 
 
 class _Values(torch.autograd.Function):
-    """The values, from the tensors."""
+    """y = f(x), the forward pass of an operation."""
 
     @staticmethod
     def values(operation: Operation, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -252,16 +263,16 @@ class _Values(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        needed = _asked_for(ctx.next_functions, tensors)
-        if _is_unusual(gradients):
+        needed = _needed_now(ctx.next_functions, tensors)
+        if _is_watched_or_batched(gradients):
             return None, *ctx.operation.watched_gradient(tensors, needed, gradients)
-        _check_kept(ctx.operation, ctx.kinds, tensors)
+        _check_saved(ctx.operation, ctx.kinds, tensors)
         kept = ctx.operation.readable(tensors)
         return None, *_applied(_Gradient, ctx.operation, needed, *kept, *contiguous(gradients))
 
 
 class _Gradient(torch.autograd.Function):
-    """The first derivatives, from the tensors and the derivatives with respect to the values."""
+    """dx = J^T dy, the first derivatives, from the tensors and the derivatives with respect to the values."""
 
     @staticmethod
     def values(operation: Operation, needed: Sequence[bool], *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -279,25 +290,26 @@ class _Gradient(torch.autograd.Function):
         return _Gradient.values(operation, needed, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, *directions: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        # What arrives here are derivatives with respect to dx, which act as tangents of x.
         tensors = ctx.saved_tensors
-        wanted = _asked_for(ctx.next_functions, tensors)
-        _check_kept(ctx.operation, ctx.kinds, tensors)
-        every, unusual = [*tensors, *directions], _is_unusual(directions)
-        if unusual and ctx.operation.plain is None:
-            raise ctx.operation.unusual
-        if ctx.operation.second is None or unusual:
+        wanted = _needed_now(ctx.next_functions, tensors)
+        _check_saved(ctx.operation, ctx.kinds, tensors)
+        every, for_pytorch = [*tensors, *tangents], _is_watched_or_batched(tangents)
+        if for_pytorch and ctx.operation.plain is None:
+            raise ctx.operation.unsupported
+        if ctx.operation.second is None or for_pytorch:
             found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
             n = len(ctx.needed)
             kept = ctx.operation.readable(tensors[:n])
             found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
-        # Gradients that are None, of values that are not used, have no derivative.
+        # Derivatives with respect to values that are not used were None: nothing is returned for them.
         return None, None, *(d if v is not None else None for v, d in zip(tensors, found, strict=True))
 
 
 class _Second(torch.autograd.Function):
-    """The second derivatives, from the same and a direction; PyTorch takes the derivatives of these."""
+    """The tangents of dx and y, from x, dy and a tangent of x. For third derivatives, PyTorch differentiates them."""
 
     @staticmethod
     def values(operation: Operation, n: int, wanted: Sequence[bool], *tensors: Tensor | None) -> tuple[Any, ...]:
@@ -316,7 +328,7 @@ class _Second(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        _check_kept(ctx.operation, None, ctx.saved_tensors)
+        _check_saved(ctx.operation, None, ctx.saved_tensors)
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
         with _recording():
             tensors = _views(ctx.saved_tensors, needed)
@@ -327,13 +339,17 @@ class _Second(torch.autograd.Function):
 
 
 def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
-    """The derivatives of a gradient along a direction, in PyTorch; autograd records them where it is enabled.
+    """Tangents of first derivatives and of values, in PyTorch; autograd records them where it is enabled.
 
     Args:
-        gradient: as of an :class:`Operation`, but in PyTorch.
-        n: how many tensors the operation has.
-        tensors: these, derivatives with respect to the values, and the direction, a tangent for each of the first.
-        wanted: whether the derivative is needed, for all of them but the direction.
+        gradient: the first derivatives, as ``gradient`` of an :class:`Operation`, but in PyTorch.
+        n: the number of tensors that the operation takes.
+        tensors: these n tensors, then the derivatives with respect to the values, then n tangents.
+        wanted: for each of them but the tangents, whether its derivative is needed.
+
+    Returns:
+        for each of them but the tangents, the derivative, or None where it is not needed: with respect to a tensor it
+        is the tangent of its first derivative, with respect to a value's derivative the tangent of that value.
     """
     create_graph = torch.is_grad_enabled()
     with _recording():
@@ -343,35 +359,35 @@ def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequenc
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Where PyTorch records what derivatives need, also within an operator, where it otherwise does not."""
+    """Within this context autograd records operations, even inside a custom operator, where it is otherwise off."""
     with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
         yield
 
 
 def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
-    """The same for tensors that autograd has recorded; None where it is not needed."""
-    directions = tensors[-n:]
-    first = gradient(tensors[:n], [d is not None for d in directions], tensors[n:-n])
+    """:func:`differentiated` of tensors that autograd records."""
+    tangents = tensors[-n:]
+    first = gradient(tensors[:n], [t is not None for t in tangents], tensors[n:-n])
     leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
-    found = iter(derivatives_by(leaves, first, directions, create_graph=True))
+    found = iter(derivatives_by(leaves, first, tangents, create_graph=True))
     return [next(found) if w else None for w in wanted]
 
 
 def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Any]:
-    """The tensors as views or leaves of their own: no derivative with respect to one flows through another."""
+    """Each tensor as a new view or leaf, so that no derivative with respect to one flows through another."""
     views = []
     for v, n in zip(tensors, needed, strict=True):
         views.append(v if v is None or not n else v.view_as(v) if v.requires_grad else v.detach().requires_grad_())
     return views
 
 
-def _is_unusual(gradients: Tensors) -> bool:
-    """Whether PyTorch records or transforms the derivatives alone, or they are batched."""
+def _is_watched_or_batched(gradients: Tensors) -> bool:
+    """Whether PyTorch compiles or transforms this backward pass alone, or runs it on batched derivatives."""
     return is_watched() or not all(holds_numbers(d) for d in gradients if d is not None)
 
 
-def _check_kept(operation: Operation, kinds: list[Any] | None, tensors: Tensors) -> None:
-    """Refuse tensors that were kept for a later pass, where a hook of saved tensors has returned others."""
+def _check_saved(operation: Operation, kinds: list[Any] | None, tensors: Tensors) -> None:
+    """Refuse saved tensors that a hook (``saved_tensors_hooks``) has replaced by ones that C++ would misread."""
     if operation.check is not None:
         operation.check()
     elif kinds is not None and (found := _kinds(tensors)) != kinds:
@@ -379,17 +395,20 @@ def _check_kept(operation: Operation, kinds: list[Any] | None, tensors: Tensors)
 
 
 def _kinds(tensors: Tensors) -> list[Any]:
-    """What C++ must know of tensors to read them."""
+    """Dtype, shape, and whether C++ can read it, of each tensor."""
     return [None if v is None else (v.dtype, v.shape, v.is_cpu and holds_numbers(v)) for v in tensors]
 
 
-def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
-    """``needs_input_grad``, narrowed to what this backward pass was asked for: that of forces needs none of parameters.
+def _needed_now(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) -> list[bool]:
+    """``needs_input_grad``, narrowed to what this backward pass computes.
+
+    ``torch.autograd.grad(energy, positions)``, say, needs no derivatives with respect to parameters, though these
+    require gradients.
 
     Args:
-        next_functions: of the node of autograd that runs, one for every tensor that is not None.
-        tensors: what was kept. If the derivative with respect to one leaf is needed, that of all leaves counts as
-            needed.
+        next_functions: those of the autograd node that runs, one for every tensor that is not None.
+        tensors: the saved tensors. If the derivative with respect to one leaf is needed, the derivatives with respect
+            to all leaves count as needed.
     """
     functions, found, by_leaves = iter(next_functions), [], False
     for tensor in tensors:
@@ -401,7 +420,7 @@ def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) 
         else:
             try:
                 found.append(torch._C._will_engine_execute_node(function))
-            except RuntimeError:  # of leaves given to torch.autograd.grad, which are needed; errors are slow, so once
+            except RuntimeError:  # for leaves given to torch.autograd.grad, which are needed; errors are slow, so once
                 by_leaves = True
                 found.append(True)
     return found
@@ -410,7 +429,7 @@ def _asked_for(next_functions: Sequence[Any], tensors: Sequence[Tensor | None]) 
 def derivatives_by(
     leaves: Sequence[Any], values: Sequence[Tensor | None], gradients: Sequence[Tensor | None], create_graph: bool
 ) -> Sequence[Tensor | None]:
-    """Derivatives with respect to leaves, from those with respect to values made of them; None where there are none."""
+    """Derivatives with respect to leaves, by autograd, from those with respect to values; None where there are none."""
     both = zip(values, gradients, strict=True)
     pairs = [(v, d) for v, d in both if v is not None and d is not None and v.requires_grad]
     if not pairs or not leaves:
@@ -422,11 +441,11 @@ def derivatives_by(
 def plain_gradient(
     plain: Callable[[Tensors], Sequence[Tensor]], tensors: Tensors, needed: Sequence[bool], gradients: Tensors
 ) -> Tensors:
-    """The first derivatives of a function in PyTorch; autograd records them where it is enabled.
+    """First derivatives of a function that is written in PyTorch; autograd records them where it is enabled.
 
     Args:
         plain: the function.
-        tensors, needed, gradients: as of the gradient of an :class:`Operation`.
+        tensors, needed, gradients: as for ``gradient`` of an :class:`Operation`.
     """
     create_graph = torch.is_grad_enabled()
     with _recording():

@@ -1,4 +1,4 @@
-// Threads that share the tasks of a call.
+// A parallel for: threads that take the tasks of a call one by one.
 
 #pragma once
 
@@ -11,9 +11,9 @@
 
 namespace {
 
-struct Threads {  // calls.py passes it, field by field as it is there
+struct Threads {  // has the fields of Threads in calls.py
     int64_t count;
-    void (*openmp)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel, or null
+    void (*openmp)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of PyTorch's OpenMP, or null
 };
 
 template <class Task>
@@ -34,8 +34,8 @@ struct Team {
     }
 };
 
-// Call task(0), ..., task(count - 1), in the threads that PyTorch has already where these are OpenMP's: while they wait
-// for work they are busy, and others would share the cores with them.
+// Call task(0), ..., task(count - 1) in parallel. Where PyTorch's threads are OpenMP's, these are used: idle OpenMP threads
+// spin for a while, and other threads would have to share the cores with them.
 template <class Task>
 void in_parallel(const Threads& threads, int64_t count, Task task) {
     Team<Task> team{task, count};
@@ -45,7 +45,7 @@ void in_parallel(const Threads& threads, int64_t count, Task task) {
         std::vector<std::thread> others;
         try {
             for (int64_t i = 1; i < std::min(threads.count, count); ++i) others.emplace_back(team.work, &team);
-        } catch (...) {  // the system has no more: fewer share the tasks
+        } catch (...) {  // the system has no more threads: the tasks are shared by fewer
         }
         team.work(&team);
         for (auto& other : others) other.join();
@@ -54,7 +54,7 @@ void in_parallel(const Threads& threads, int64_t count, Task task) {
 }
 
 template <class Task>
-int status_of(Task task) {  // 0, or 1 where there is not enough memory
+int status_of(Task task) {  // 0, or 1 if memory ran out: no exception may pass through ctypes
     try {
         task();
         return 0;

@@ -16,7 +16,7 @@ from ...nvidia.layers.convolution import BasisLike, ConvSE3
 from ...nvidia.layers.linear import LinearSE3
 from ...nvidia.layout import ConvSE3FuseLevel
 from ...nvidia.utils import aggregate_residual, unfuse_features
-from ...plain import check_hooks, has_hooks_of_all, is_plain
+from ...plain_modules import check_hooks, has_hooks_of_all, is_plain
 
 
 class AttentionSE3(nn.Module):

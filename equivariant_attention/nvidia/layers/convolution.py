@@ -27,7 +27,7 @@ from ...nvidia.layout import (
     layouts,
     networks_of,
 )
-from ...plain import check_hooks, check_never_called
+from ...plain_modules import check_hooks, check_never_called
 from ...segments import segment_mean, segment_size, segment_sum
 
 BasisLike = Mapping[str, Tensor] | BasisAndR | None

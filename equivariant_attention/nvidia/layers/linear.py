@@ -9,7 +9,7 @@ from ...checks import check_degrees, check_features, of_fiber
 from ...fibers import Features, by_degree
 from ...modules.linear import mixed_by_degree
 from ...nvidia.fiber import Fiber, plain_fiber
-from ...plain import check_hooks
+from ...plain_modules import check_hooks
 
 
 class LinearSE3(nn.Module):

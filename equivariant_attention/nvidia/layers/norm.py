@@ -13,7 +13,7 @@ from ...fibers import Features, by_degree
 from ...modules.layer_norm import LayerNorm
 from ...modules.norm import normalised, with_norms
 from ...nvidia.fiber import Fiber, plain_fiber
-from ...plain import check_hooks, has_hooks_of_all, is_plain
+from ...plain_modules import check_hooks, has_hooks_of_all, is_plain
 
 SMALLEST_NORM = 2**-24
 

@@ -26,8 +26,8 @@ FORKS = (
 
 void take_and_give() {
     std::size_t size = 1 << 16;
-    void* p = Spare::take(size);
-    Spare::give(p, size);
+    void* p = MemoryPool::take(size);
+    MemoryPool::give(p, size);
 }
 
 // Children that are killed after 5 seconds, of so many that are forked while a thread takes and gives.

@@ -21,7 +21,7 @@ from equivariant_attention.modules import (
     get_basis_and_r,
 )
 from equivariant_attention.neighbors import knn_graph
-from equivariant_attention.plain import has_hooks_of_all, is_plain
+from equivariant_attention.plain_modules import has_hooks_of_all, is_plain
 from tests.cases import random_features, random_graph
 
 HOOKS = (
