@@ -1,9 +1,9 @@
 """Turns features into the frames of their edges and stores them by order m; turns messages back.
 
 In its frame an edge is the polar axis, and convolutions are SO(2) convolutions, which connect order m with +m and -m
-alone (eSCN, arXiv 2302.03655). A feature of degree k has orders -k to k. By order means two tensors for all degrees: m
-= 0, ``[slots, edges, channels]``, and m > 0, ``[slots, (-m, +m), edges, channels]``, where a slot is an order m of one
-feature or message. Edges are in the order of the plan. Channels are padded with zeros to the same power of two.
+alone (eSCN, arXiv 2302.03655). A feature of degree k has orders -k to k. By order means two tensors for all degrees:
+``[slots, edges, channels]`` for m = 0, and ``[slots, (-m, +m), edges, channels]`` for m > 0, where a slot is an order m
+of one feature or message. Edges are in the order of the plan. Channels are padded with zeros to a power of two.
 
 Names: a part is a feature or a message; K and L are its degree.
 """
