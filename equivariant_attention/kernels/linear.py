@@ -11,6 +11,8 @@ those of the first, and of the output.
 import triton
 import triton.language as tl
 
+from .products import dot
+
 
 @triton.jit
 def mixed(
@@ -64,7 +66,7 @@ def _added(
         v = tl.load(at, mask=is_row[:, None] & is_c[None, :], other=0.0)
         at = weight_at + o[None, :] * STEP_OUT + c[:, None] * STEP_IN
         W = tl.load(at, mask=is_c[:, None] & (o < OUTSIDE)[None, :], other=0.0)
-        total = tl.dot(v, W, total, input_precision=PRECISION, out_dtype=SUM)
+        total = dot(v, W, total, SUM, PRECISION)
     return total
 
 
@@ -112,5 +114,5 @@ def _by_weights(
         v = tl.load(at, mask=is_row[:, None] & is_c[None, :], other=0.0)
         at = gradient_at + (row // N * OUTSIDE * N + row % N)[:, None] + o[None, :] * N
         d = tl.load(at, mask=is_row[:, None] & is_o[None, :], other=0.0)
-        total = tl.dot(tl.trans(d), v, total, input_precision=PRECISION, out_dtype=SUM)
+        total = dot(tl.trans(d), v, total, SUM, PRECISION)
     tl.store(sum_at + o[:, None] * COLUMNS + c[None, :], total, mask=is_o[:, None] & is_c[None, :])

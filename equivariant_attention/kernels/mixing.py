@@ -10,10 +10,24 @@ For a kernel from a slot of features x to a slot of messages y, with R = A g + b
 A row is one edge, or D = 2 that share radial weights. A program owns some rows and PT channels out. Channels in are the
 columns of a tile of R, so x is read once for all channels out and stays in registers, in the layout of the tensor
 cores' accumulators. Nothing is atomic.
+
+dR is made twice, in `by_hidden` and in `by_weights`: its rows are the rows of the one product and the inner dimension
+of the other, and TF32 has no operand whose inner dimension is not contiguous. A kernel for both was compiled for sm_90:
+a program has 64 rows at a time, goes through all of a part of them, and keeps dA of 128 columns transposed, [64, 128],
+whose 33rd row is db; dR is in registers for dg, and written to shared memory for dA; dg, one per kernel, is read and
+written anew for each tile. Counted for 64 rows and 128 columns, two edges to a row, in 'high':
+
+    m > 0: 710 instructions of a thread in 255 registers; the two kernels 359 + 22 and 600 (m = 0: 536 in 221; 670)
+    all of bonded-240, from that: .44 ms of issue slots, not .59; but 8.9 GB to be read through L2, not 7.0
+    in 'highest' it spills 576 bytes, and for sm_80, whose fragments it must turn in shared memory, 32
+
+So it would help one GPU in one precision, as a third kernel beside these two, and is not here.
 """
 
 import triton
 import triton.language as tl
+
+from .products import dot, summed
 
 
 @triton.jit
@@ -147,9 +161,9 @@ def _messages(
             if HAS_BIAS:
                 b = tl.load(b_at + (kernel * P + p0 + part * PD) * AB * C + c0 + pair).to(SUM)
                 R = tl.broadcast_to(tl.reshape(b, (Q * CT,))[None, :], (ROWS, Q * CT))
-                R = tl.dot(h, A, R, input_precision=PRECISION, out_dtype=SUM)
+                R = dot(h, A, R, SUM, PRECISION)
             else:
-                R = tl.dot(h, A, input_precision=PRECISION, out_dtype=SUM)
+                R = dot(h, A, None, SUM, PRECISION)
             weights = _columns(R, ROWS, Q * I)
             for p in tl.static_range(PD):
                 for d in tl.static_range(D):
@@ -217,7 +231,7 @@ def _by_kernels(
                 dR = tl.reshape(_by_R(dy, x, b, AB, D), (ROWS, PT * C))
                 column = ((kernel * P + p0 + n // C) * AB + b) * C + n % C
                 A = tl.load(A_at + column[:, None] * H + j[None, :]).to(DOT)
-                dg = tl.dot(dR.to(DOT), A, dg, input_precision=PRECISION, out_dtype=SUM)
+                dg = dot(dR.to(DOT), A, dg, SUM, PRECISION)
     return dg
 
 
@@ -307,8 +321,8 @@ def _by_weights(
                     dy += (tl.permute(tl.reshape(v, (ROWS, LO, HI)), (2, 1, 0))[:, :, None, :],)
             for b in tl.static_range(AB):
                 dR = tl.reshape(_by_R(dy, x, b, AB, D), (PD * C, ROWS)).to(DOT)
-                new_A += (tl.dot(dR, g, dA[of * AB + b], input_precision=PRECISION, out_dtype=SUM),)
-                new_b += (tl.dot(dR, ones, db[of * AB + b], input_precision=PRECISION, out_dtype=SUM),)
+                new_A += (dot(dR, g, dA[of * AB + b], SUM, PRECISION),)
+                new_b += (summed(dR, ones, db[of * AB + b], SUM, PRECISION),)
         dA, db = new_A, new_b
     for of in tl.static_range(PT // PD):
         for b in tl.static_range(AB):

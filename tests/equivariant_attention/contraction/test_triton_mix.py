@@ -98,3 +98,28 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+if available(DEVICE):
+    import triton
+    import triton.language as tl
+
+    from equivariant_attention.kernels.products import _halves
+
+    @triton.jit
+    def halves(v_at, high_at, low_at, N: tl.constexpr):
+        """Both halves of N numbers."""
+        i = tl.arange(0, N)
+        high, low = _halves(tl.load(v_at + i))
+        tl.store(high_at + i, high)
+        tl.store(low_at + i, low)
+
+
+@runs
+def test_factors_are_rounded_to_tf32_and_nothing_is_lost():
+    v = torch.randn(1024, device=DEVICE) * 10 ** torch.linspace(-30, 30, 1024, device=DEVICE)
+    high, low = torch.empty_like(v), torch.empty_like(v)
+    halves[1,](v, high, low, N=1024)
+    assert not (high.view(torch.int32) & 0x1FFF).any()  # 10 bits of 23
+    assert torch.equal(high + low, v)
+    assert (low.abs() <= 2.0**-11 * v.abs()).all()
