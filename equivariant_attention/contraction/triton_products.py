@@ -105,7 +105,8 @@ class Products:
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
         counts = len(m0.ends), len(m.ends)
         PD = min(P, max(1, 64 // C))
-        PT0, PT = (min(P, n * PD // self._registers) for n in (4, 2))
+        PT0 = min(P, 4 * PD // (1 if self._is_roomy else self._registers))
+        PT = min(P, 2 * PD // self._registers)
         programs = counts[0] * P // PT0 + counts[1] * P // PT
         parts = [(rows, *parts_of(rows.size, programs)) for rows in row_sets]
         tile = ROWS // 2 if self._is_roomy else ROWS // (2 * self._registers)

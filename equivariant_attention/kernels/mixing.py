@@ -321,8 +321,8 @@ def _by_weights(
                     dy += (tl.permute(tl.reshape(v, (ROWS, LO, HI)), (2, 1, 0))[:, :, None, :],)
             for b in tl.static_range(AB):
                 dR = tl.reshape(_by_R(dy, x, b, AB, D), (PD * C, ROWS)).to(DOT)
-                new_A += (dot(dR, g, dA[of * AB + b], SUM, PRECISION),)
                 new_b += (summed(dR, ones, db[of * AB + b], SUM, PRECISION),)
+                new_A += (dot(dR, g, dA[of * AB + b], SUM, PRECISION),)
         dA, db = new_A, new_b
     for of in tl.static_range(PT // PD):
         for b in tl.static_range(AB):
