@@ -19,7 +19,7 @@ written anew for each tile. Counted for 64 rows and 128 columns, two edges to a 
 
     m > 0: 710 instructions of a thread, in 255 registers; the two kernels take 381 and 548
     m = 0: 536, in 221 registers; 286 and 334
-    all of bonded-240, from that: .44 ms of issue slots, not .55; but 8.9 GB to be read through L2, not 7.0
+    all of bonded-240, from that: .44 ms of issue slots, not .55; by the tiles, some 8.9 GB through L2, not 7.0
     in 'highest' it spills 576 bytes, and for sm_80, whose fragments it must turn in shared memory, 32
 
 So it would help one GPU in one precision, as a third kernel beside these two, and is not here.
