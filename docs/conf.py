@@ -29,7 +29,7 @@ include_patterns = [
     "docs/**.md",
     "docs/tutorials/*.py",
     "experiments/*/README.md",
-    "benchmarks/results/*/README.md",
+    "benchmarks/results/**/README.md",
 ]
 root_doc = "docs/index"
 source_suffix = {".md": "markdown", ".py": "script"}

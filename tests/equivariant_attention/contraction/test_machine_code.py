@@ -45,8 +45,9 @@ def launches(capability, precision="high"):
 def test_no_launch_of_a_layer_spills(capability, precision):
     spilled = {}
     for launch in launches(capability, precision):
-        if precision == "highest" and launch.kernel.__module__ != mixing.__name__:
-            continue  # as in 'high'
+        # Others are in 'highest' as in 'high', and take fewer registers: two kinds of GPU are enough for them.
+        if (precision == "highest" or capability > 90) and launch.kernel.__module__ != mixing.__name__:
+            continue
         code = of_launch(launch, capability)
         if code.spilled:
             spilled[launch.name, launch.arguments.get("AB"), launch.arguments.get("C")] = code.spilled
