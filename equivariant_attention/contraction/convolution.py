@@ -109,7 +109,7 @@ class Convolution:
     @staticmethod
     @lru_cache(maxsize=1024)
     def of(text: str) -> Convolution:
-        """The convolution whose :attr:`text` this is."""
+        """The convolution whose ``text`` this is."""
         features, messages, pairs, rows, *rest = json.loads(text)
         each = tuple(replace(Pair(*numbers), scales=tuple(numbers[-1])) for numbers in pairs)
         return Convolution(tuple(map(tuple, features)), tuple(map(tuple, messages)), each, tuple(rows), *rest)

@@ -22,8 +22,8 @@ class AtomicEnergies(Saveable):
 
     .. math:: E = \sum_i \epsilon_{z_i} + \sigma \, e_i
 
-    A subclass has :meth:`forward`, from a graph with atomic numbers to energies. References and scale are not trained:
-    :meth:`set_references` takes them from data.
+    A subclass has ``forward``, from a graph with atomic numbers to energies. References and scale are not trained:
+    ``set_references`` takes them from data.
 
     Args:
         cutoff: how far edges reach, finite and larger than 0. It belongs to the model.

@@ -91,7 +91,7 @@ class GConvSE3Partial(OneLine):
         basis: Mapping[str, Tensor] | None,
         edge_features: Features | None = None,
     ) -> Inputs:
-        """The checked tensors that messages are made from; equal for layers of equal :attr:`takes`.
+        """The checked tensors that messages are made from; equal for layers of equal ``takes``.
 
         Args:
             h, G, r, basis, edge_features: as of :meth:`forward`.
