@@ -12,7 +12,7 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.testing import assert_equivariant, equivariance_error
 from tests.equivariant_attention.models.test_potential import (
     CUTOFF,
-    STEP,
+    assert_forces_and_stress_are_derivatives,
     assert_is_exported_for_structures_of_all_sizes,
     systems,
 )
@@ -50,23 +50,7 @@ def test_energies_are_invariant_mirror_images_included(options):
 
 @every_option
 def test_forces_and_stress_are_derivatives_of_the_energy(options):
-    model, (z, x, batch, cell) = build(**options), systems()
-
-    def energies(x, cell):
-        with torch.no_grad():
-            return model.predict(z, x, batch, cell).energy
-
-    found = model.predict(z, x, batch, cell)
-    assert found.forces.abs().max() > 1e-5
-    assert found.stress.abs().max() > 1e-6
-    unit, strain = torch.zeros_like(x), torch.zeros(3, 3, dtype=torch.float64)
-    unit[6, 1], strain[0, 2], strain[2, 0] = 1, 0.5, 0.5
-    if options.get("envelope", 6) is not None:
-        force = -(energies(x + STEP * unit, cell) - energies(x - STEP * unit, cell)) / (2 * STEP)
-        torch.testing.assert_close(found.forces[6, 1], force[1], rtol=1e-4, atol=1e-7)
-    more, less = (energies(x + s * STEP * x @ strain, cell + s * STEP * cell @ strain) for s in (1, -1))
-    stress = (more - less) / (2 * STEP) / cell.det().abs()
-    torch.testing.assert_close(found.stress[:, 0, 2], stress, rtol=1e-4, atol=1e-7)
+    assert_forces_and_stress_are_derivatives(build(**options))
 
 
 def test_second_derivatives_are_those_of_the_energy():
