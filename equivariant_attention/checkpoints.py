@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from .basis_signs import with_our_signs
 from .files import atomic_write
-from .origin import with_our_signs
 from .torch_files import load_torch
 
 LONGEST_LINE, MOST_LINES = 400, 8

@@ -40,7 +40,7 @@ def equivariance_error(
     latter, and at least ``scale``: vectors that vanish by symmetry, as in the middle of methane, are rounding noise,
     which no model can turn. A translation moves ``ndata['x']`` and leaves ``edata['d']``: it finds models that use
     positions in another way. Symmetric graphs are where models fail first:
-    :func:`~equivariant_attention.gallery.symmetric_graphs`.
+    :func:`~equivariant_attention.symmetric_structures.symmetric_graphs`.
 
     Args:
         model: any callable that takes a graph and returns a tensor, or tensors keyed by their degree as a string.

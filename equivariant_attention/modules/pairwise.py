@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..basis_signs import OURS, warn_of_unknown_signs
 from ..checks import check_whole_number
 from ..contraction.inputs import checked_tensor
 from ..contraction.radial import HIDDEN, Anatomy
 from ..modules.layer_norm import LayerNorm
 from ..modules.radial import BN, RadialFunc
-from ..origin import OURS, warn_of_unknown_signs
 
 _HIDDEN_LAYER = (nn.Linear, BN, LayerNorm, nn.ReLU)
 

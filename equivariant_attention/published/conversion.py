@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..origin import OURS, THEIRS, last_layers, version, with_versions
+from ..basis_signs import OURS, THEIRS, last_layers, version, with_versions
 from .tables import Signs, Triple, is_triple, triples
 
 

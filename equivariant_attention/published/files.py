@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..basis_signs import last_layers
 from ..checkpoints import read_tensors, write_tensors
-from ..origin import last_layers
 from .cache import read_signs
 from .conversion import converted
 from .tables import Signs, signs

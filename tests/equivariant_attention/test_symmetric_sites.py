@@ -9,13 +9,13 @@ import experiments.forces.models as forces
 import experiments.nbody.models as nbody
 import experiments.qm9.models as qm9
 import experiments.toy_optimisation.models as toy
-from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.graphs import batch
 from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.modules import GConvSE3, GNormBias, GNormSE3, get_basis_and_r
 from equivariant_attention.nvidia import Fiber as NvidiaFiber
 from equivariant_attention.nvidia import NormSE3
 from equivariant_attention.nvidia import SE3Transformer as NvidiaTransformer
+from equivariant_attention.symmetric_structures import symmetric_graphs
 from equivariant_attention.testing import TOLERANCE, assert_equivariant
 from tests.cases import SCALARS
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS
@@ -30,7 +30,7 @@ FLOAT32 = {"GNormSE3-2": 5e-5, "toy-twice": 5e-5}
 
 
 @cache
-def gallery(dtype, displacement, edge_dim, without=None):
+def symmetric(dtype, displacement, edge_dim, without=None):
     """All structures in one batch, with scalars by element on nodes and edges, and what else models read."""
     G = batch([G for name, G in symmetric_graphs(dtype, displacement).items() if name != without])
     of_elements = torch.randn(119, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
@@ -53,8 +53,8 @@ def tolerance(name, jumps, displacement, dtype):
 def assert_equivariant_close_to_symmetry(run, dtype, displacement, edge_dim, without=None, **options):
     """To rounding relative to the output; or, where that can vanish, to what it is far from symmetry."""
     if options.get("output_degree"):
-        options["scale"] = float(run(gallery(dtype, 0.3, edge_dim).local_var()).detach().abs().max())
-    G = gallery(dtype, displacement, edge_dim, without)
+        options["scale"] = float(run(symmetric(dtype, 0.3, edge_dim).local_var()).detach().abs().max())
+    G = symmetric(dtype, displacement, edge_dim, without)
     assert_equivariant(run, G, node_degrees={"v": 1}, rotations=3, **options)
 
 

@@ -5,10 +5,10 @@ import torch
 
 from equivariant_attention.ase_calculator import ModelCalculator
 from equivariant_attention.forces import forces_on_graph
-from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.models import AtomicEnergies, ManyBodyPotential, Potential
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
+from equivariant_attention.symmetric_structures import symmetric_graphs
 from equivariant_attention.testing import assert_equivariant, equivariance_error
 from tests.equivariant_attention.models.test_potential import (
     CUTOFF,

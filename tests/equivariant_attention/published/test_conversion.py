@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from equivariant_attention import origin
+from equivariant_attention import basis_signs
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import GConvSE3, GNormSE3, get_basis_and_r
 from equivariant_attention.published import Signs, converted, signs
@@ -103,7 +103,7 @@ def test_what_a_plain_dict_lacks_is_1_and_what_a_table_lacks_is_refused():
 
 
 def test_converted_weights_load_without_a_warning_and_weights_converted_back_warn(monkeypatch):
-    monkeypatch.setattr(origin, "_has_warned", False)
+    monkeypatch.setattr(basis_signs, "_has_warned", False)
     model, table = Client(), signs("danligand")
     theirs = {name: value.clone() for name, value in model.state_dict().items()}  # has no metadata
     with warnings.catch_warnings():

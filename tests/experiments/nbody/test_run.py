@@ -264,7 +264,7 @@ def test_restore_of_a_published_tensor_field_network(train, tmp_path, monkeypatc
     weights = TFN(1, 4, 2).state_dict()
     repeated = {name.replace("Gblock", "enc"): value for name, value in weights.items()}
     torch.save({**weights, **repeated}, tmp_path / "published.pt")
-    monkeypatch.setattr("equivariant_attention.origin._has_warned", False)
+    monkeypatch.setattr("equivariant_attention.basis_signs._has_warned", False)
     with pytest.warns(UserWarning, match="python -m equivariant_attention.published convert"):
         train("--model", "TFN", "--restore", str(tmp_path / "published.pt"), epochs=1)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.so3 import random_rotation
+from equivariant_attention.symmetric_structures import symmetric_graphs
 from experiments.qm9 import bonds, predict
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from equivariant_attention.gallery import symmetric_graphs
 from equivariant_attention.graphs import batch
+from equivariant_attention.symmetric_structures import symmetric_graphs
 
 MOLECULES = ("tetrahedron", "octahedron", "cube", "CO2", "allene", "benzene", "CF4", "CH3")
 NAMES = (*MOLECULES, "fcc", "bcc", "diamond", "coincident")

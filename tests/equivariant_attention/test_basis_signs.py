@@ -4,18 +4,18 @@ import io
 import pytest
 import torch
 
-from equivariant_attention import origin
+from equivariant_attention import basis_signs
+from equivariant_attention.basis_signs import with_our_signs
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import GConvSE3
-from equivariant_attention.origin import with_our_signs
 from equivariant_attention.published import converted, signs
 from tests.cases import SCALARS
 
 
 @pytest.fixture(autouse=True)
 def _not_warned_yet(monkeypatch):
-    monkeypatch.setattr(origin, "_has_warned", False)
+    monkeypatch.setattr(basis_signs, "_has_warned", False)
 
 
 def layer(fiber=None):
