@@ -4,7 +4,7 @@ python -m benchmarks.launches                 counts every case by 'triton', and
 python -m benchmarks.launches --backend frame     prints what another backend would launch
 
 Nothing is computed: tensors are fake, and hold no value that the host could wait for. Counted is the second of two
-steps, with a plan made ahead; the first makes what is made once.
+steps, with a plan made ahead; the first makes what is made once. Parameters are flat, as the experiments train them.
 
 A launch is a Triton kernel, or an operator of PyTorch that is neither a view nor an allocation. Such an operator counts
 once, though on a GPU some launch several kernels (sorts, reductions in two steps), and a fused optimiser one for some
@@ -56,6 +56,7 @@ from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.native.operation import INSIDE
 from equivariant_attention.plan import Plan
 from utils.files import write_json
+from utils.flat_parameters import FlatParameters
 
 CASES: dict[str, Callable[[bool], tuple[nn.Module, Graph]]] = {
     "bonded-240": partial(qm9_bonded, molecules=240),
@@ -133,20 +134,21 @@ def counted(model: nn.Module, graph: Graph, backend: str) -> dict[str, Any]:
         pass  # made ahead, as the plan
     with FakeCopyMode(FakeTensorMode()):
         model, graph, plan = copy.deepcopy((model, graph, plan))
-    parameters = [p for p in model.parameters() if p.requires_grad]
     found = {}
     with FakeTensorMode(allow_non_fake_inputs=True), launch.recorded() as record, use_backend(backend):
-        optimiser = torch.optim.AdamW(parameters, fused=True)
+        flat = FlatParameters(model)
+        optimiser = torch.optim.AdamW(flat.whole, fused=True)
         with Counted(record) as count:
             for _ in range(2):
-                optimiser.zero_grad()
+                flat.zero_grad()
                 count.total()
                 loss = model(graph, get_basis_and_r(graph, MAX_DEGREE, plan=plan)).square().mean()
                 found["forward"] = count.total()
                 loss.backward()
                 found["backward"] = count.total()
+                flat.join_gradients()
                 optimiser.step()
-                found["optimiser"] = {**count.total(), "parameters": len(parameters)}
+                found["optimiser"] = count.total()
     return found
 
 

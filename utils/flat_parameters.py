@@ -14,14 +14,16 @@ class FlatParameters:
     """What of a model is trained, side by side in one tensor; the model's parameters become views of it.
 
     Models have hundreds of parameters, each of which otherwise costs an optimizer, clipping and an average a few calls
-    in every step. Names, shapes and ``state_dict`` of the model stay as they are. A parameter without gradient counts
-    as one whose gradient is zero.
+    in every step. Names, shapes and ``state_dict`` of the model stay as they are. The gradients of a backward pass are
+    joined after it: added to what is there by autograd, they would cost a GPU a launch for each parameter. A parameter
+    without gradient counts as one whose gradient is zero.
 
     Args:
         model: on its device and in its precision, for which others come too late.
 
     Attributes:
-        whole: the tensor, or as many as there are dtypes, as parameters whose gradients are those of the model.
+        whole: the tensor, or as many as there are dtypes, as parameters; their gradients are those of the model once
+            these are joined.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -45,9 +47,14 @@ class FlatParameters:
         return whole
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero; not to None, so that the next ones are added where the whole's gradient is."""
-        for whole in self.whole:
-            whole.grad.zero_()
+        """Forget all gradients of the model, so that the next ones need not be added to any."""
+        for parameter in self._own:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def join_gradients(self) -> None:
+        """Put the model's gradients side by side, where they stay the model's and become the whole's."""
+        torch._foreach_copy_(self._gradients, [torch.zeros_like(p) if p.grad is None else p.grad for p in self._own])
         for parameter, gradient in zip(self._own, self._gradients, strict=True):
             parameter.grad = gradient
 

@@ -295,6 +295,7 @@ class Trainer:
         means, whole_size = self._over_processes(metrics, size)
         # The mean of gradients over the processes then is that of the whole batch, whatever the sizes of its parts.
         self.fabric.backward(metrics["loss"] * (size * self.fabric.world_size / whole_size))
+        self.flat.join_gradients()
         means[NORM] = nn.utils.clip_grad_norm_(self.flat.whole, self.clip_norm)
         means |= self.probe(self.model)
         self._optimizer.step()

@@ -20,7 +20,7 @@ def test_a_tiny_step_launches_and_moves_less_than_that_of_frame(name):
     model, graph = CASES[name](True)
     ours, others = counted(model, graph, "triton"), counted(model, graph, "frame")
     assert 0 < ours["forward"]["triton"] < ours["backward"]["triton"]
-    assert ours["optimiser"]["parameters"] > 0
+    assert ours["optimiser"]["launches"] == 3  # gradients are joined, steps counted, parameters changed
     for part in ("forward", "backward"):
         assert 3 * ours[part]["launches"] < others[part]["launches"]
         assert ours[part]["gigabytes"] <= others[part]["gigabytes"]

@@ -47,6 +47,8 @@ def test_training_is_that_of_the_parameters_themselves(dtype):
         norms = []
         for model, part, adam, average in zip(models, parts, adams, averages, strict=True):
             loss(model, number).backward()
+            if model is models[0]:
+                flat.join_gradients()
             norms.append(nn.utils.clip_grad_norm_(part, 0.5))
             adam.step()
             average.update_parameters(part)
@@ -58,15 +60,20 @@ def test_training_is_that_of_the_parameters_themselves(dtype):
     torch.testing.assert_close(flat.whole[0], own[0])
 
 
-def test_gradients_set_to_none_are_back_for_the_next_step():
+def test_joined_gradients_are_those_of_the_model_and_missing_ones_are_zero():
     model = make_model()
     flat = FlatParameters(model)
-    model.zero_grad(set_to_none=True)
+    (whole,) = flat.whole
+    model(torch.ones(1, 3)).sum().backward()
     flat.zero_grad()
-    loss(model, 0).backward()
-    assert flat.whole[0].grad.norm() == pytest.approx(
-        torch.stack([p.grad.norm() for p in model.parameters() if p.requires_grad]).norm().item()
-    )
+    model[:3](torch.ones(1, 3)).sum().backward()  # which leaves the last layers out
+    alone = {name: p.grad.clone() for name, p in model[:3].named_parameters()}
+    flat.join_gradients()
+    torch.testing.assert_close({name: p.grad for name, p in model[:3].named_parameters()}, alone, rtol=0, atol=0)
+    assert not model[4].weight.grad.any()
+    whole.grad.mul_(2)  # as clipping does
+    torch.testing.assert_close(model[0].weight.grad, 2 * alone["0.weight"], rtol=0, atol=0)
+    assert whole.grad.norm() == pytest.approx(torch.stack([2 * g.norm() for g in alone.values()]).norm().item())
 
 
 def test_weights_that_are_loaded_are_those_of_the_whole():
