@@ -83,14 +83,14 @@ def test_again_and_again_in_one_process(order):
     """What is constant is not taken from another export, where tensors hold no numbers."""
     aligned_coupling.cache_clear()
     for strict in order:
-        module = OnEdges()
+        module = OnEdges("TFN")
         program = exported(module, strict, is_dynamic=True)
         assert_same(program.module(), module, (4, 3, 5, 2), (3, 3), (6, 5, 4, 3, 2))
 
 
 def test_of_one_size_and_then_of_all():
     """An export of all sizes, after two of one size, strict and not, computes the same."""
-    module, given = OnEdges(), inputs(4, 3, 5, 2)
+    module, given = OnEdges("TFN"), inputs(4, 3, 5, 2)
     for strict in (True, False):
         program = torch.export.export(module, given, strict=strict).module()
         torch.testing.assert_close(program(*given), module(*given))
@@ -199,8 +199,7 @@ class Pooled(OnFixedEdges):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backend", ["edge", "frame"])
-@pytest.mark.parametrize("sizes", [(9,), (5, 4)])
+@pytest.mark.parametrize(("sizes", "backend"), [((9,), "edge"), ((5, 4), "frame")])
 def test_onnx_with_a_plan_made_ahead(sizes, backend, tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -227,7 +226,7 @@ def test_a_graph_whose_nodes_are_not_counted_is_refused():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
 @needs_cpp
 def test_a_package_of_aot_inductor(tmp_path):
-    module = OnEdges().requires_grad_(False)
+    module = OnEdges("TFN").requires_grad_(False)
     with warnings.catch_warnings(action="ignore"):
         path = torch._inductor.aoti_compile_and_package(
             exported(module, False, True), package_path=str(tmp_path / "package.pt2")

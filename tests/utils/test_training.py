@@ -182,9 +182,9 @@ def read_state(tmp_path_factory):
     return functools.partial(checkpoints.load, trainer.checkpoint, checkpoints.STATE)
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [200, pytest.param(600, marks=pytest.mark.slow)])
 def test_odd_states_are_refused_in_a_line_or_trained_on(tmp_path, monkeypatch, read_state, count):
-    """Every value of last.pt in turn is missing, of another type, NaN, huge, negative, nested or of another shape."""
+    """Values of last.pt, at random, are missing, of another type, NaN, huge, negative, nested or of another shape."""
     trainer, messages = make_trainer(tmp_path, ema=0.9), []
     for path, value in oddities(read_state(), {**ODD, **ODD_TENSORS}, count):
         state = changed(read_state(), path, value)

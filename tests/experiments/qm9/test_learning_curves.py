@@ -62,5 +62,6 @@ def test_what_run_py_refuses_is_refused_before_anything_is_trained(study, tmp_pa
 
 @pytest.mark.slow
 def test_jobs_share_the_work(study, tmp_path):
-    one, two = study(), study("--jobs", "2", "--output", str(tmp_path / "other"))
+    words = "--sizes", "2"
+    one, two = study(*words), study(*words, "--jobs", "2", "--output", str(tmp_path / "other"))
     assert [row["mae"] for row in one] == [row["mae"] for row in two]
