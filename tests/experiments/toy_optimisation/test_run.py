@@ -113,7 +113,7 @@ def test_training_lowers_the_energy(train):
 
 
 @pytest.mark.slow
-def test_the_first_epochs_of_the_default_lower_the_energy(tmp_path):
-    metrics = run.main(["--num_epochs", "2", "--num_test", "200", "--output", str(tmp_path / "run")])
+def test_the_first_epoch_of_the_default_lowers_the_energy(tmp_path):
+    metrics = run.main(["--num_epochs", "1", "--num_test", "100", "--output", str(tmp_path / "run")])
     assert metrics["test"]["network"]["energy"] < 0.5 * metrics["test"]["start"]["energy"]
     assert torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)["epoch"] > 0
