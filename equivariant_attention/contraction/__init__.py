@@ -261,9 +261,12 @@ def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str
         return LATER
     if is_watched():
         return "frame"  # which PyTorch can look into
+    names, on_gpu_of = ["cpp", "cpp-node"] if has_cpp else ["frame", "node"], None
     if launch.is_gpu(inputs.src.device):
-        # As counted, not as measured: 'triton' launches less and moves less than 'frame', whatever the graph, and for
-        # 'node' a GPU's host waits.
-        return "triton" if triton_messages.suits(convolution, inputs, dtype) else "frame"
-    name = cost.fastest(convolution, inputs.basis.plan, inputs.pairs_share, has_cpp)
+        names, on_gpu_of = ["frame"], 8 if dtype == torch.float64 else 4
+        if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+            names.append("node")  # in blocks of this very graph, which must not be replayed for others
+        if triton_messages.suits(convolution, inputs, dtype):
+            names.append("triton")
+    name = cost.fastest(names, convolution, inputs.basis.plan, inputs.pairs_share, on_gpu_of)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name

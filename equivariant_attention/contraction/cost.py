@@ -1,71 +1,139 @@
-"""Which backend is fastest on a CPU, estimated from counts of nodes, edges, degrees and channels alone."""
+"""Which backend is fastest on a device, estimated from counts of nodes, edges, degrees and channels alone."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from ..contraction.convolution import Convolution
 from ..contraction.radial import HIDDEN
 from ..plan import Plan
 
-# Nanoseconds of a training step (forward and backward) for each multiply-add of its forward pass. Kinds of work differ
-# in efficiency, as small products are slow. In PyTorch, fitted to python -m benchmarks on two cores of an AMD EPYC (187
-# GFLOP/s):
-RADIAL, MIXING, HIDDEN_LAYERS = 0.055, 0.2, 1.15
-ON_NODES, ON_EDGES, STEERING, HIDDEN_LAYERS_OF_NODE_ORDER = 0.05, 0.04, 0.15, 0.95
-# In C++, fitted to 22 convolutions of 2 to 99 neighbours and 3 to 64 channels, on one core of an Intel Xeon (298
-# GFLOP/s):
-CPP_RADIAL, CPP_MIXING, CPP_HIDDEN_LAYERS = 0.04, 0.236, 0.163
-CPP_ON_NODES, CPP_ON_EDGES, CPP_HIDDEN_LAYERS_OF_NODE_ORDER = 0.08, 0.045, 0.179
+
+class Work(NamedTuple):
+    """How much work of each kind there is, or what it costs: nanoseconds of a training step (forward and backward).
+
+    The first two count convolutions and pairs of degrees, the third the numbers of P = A f at the nodes. All others are
+    multiply-adds of a forward pass: of hidden layers, of last layers for radial weights, of these and features; of A
+    and f, of P and hidden values, of their products and the basis.
+    """
+
+    convolutions: float = 0
+    pairs: float = 0
+    at_nodes: float = 0
+    hidden: float = 0
+    radial: float = 0
+    mixing: float = 0
+    on_nodes: float = 0
+    on_edges: float = 0
+    steering: float = 0
+
+
+# Measured: in PyTorch fitted to python -m benchmarks on two cores of an AMD EPYC (187 GFLOP/s); in C++ to 22
+# convolutions of 2 to 99 neighbours and 3 to 64 channels, on one core of an Intel Xeon (298 GFLOP/s).
+ON_CPU = {
+    "frame": Work(hidden=1.15, radial=0.055, mixing=0.2),
+    "cpp": Work(hidden=0.163, radial=0.04, mixing=0.236),
+    "node": Work(hidden=0.95, on_nodes=0.05, on_edges=0.04, steering=0.15),
+    "cpp-node": Work(hidden=0.179, on_nodes=0.08, on_edges=0.045),
+}
+# Stated by NVIDIA of an H100 (SXM): 3.35 TB/s and 67 TFLOP/s, in float32, and on tensor cores in float64. A launch is
+# taken to cost a few microseconds.
+BYTE, MULTIPLY_ADD, LAUNCH = 1 / 3350, 1 / 33_500, 4_000.0
+# Counted for an H100: what 'triton' issues for a radial weight in all, by bytes of a number (`benchmarks.slots`,
+# 1.24 billion weights; in float64 a layer of its model issues 3.4 times as much).
+SLOTS = {4: 0.001, 8: 0.0034}
 LEFT_OVER = 8  # rows without an edge, for each node in 'cpp-node': half a vector register on average
 CLEARLY_FASTER = 0.92  # 'node' holds the basis, 13 times the numbers of the frames at degree 3: it must be worth it
 
 
-def fastest(convolution: Convolution, plan: Plan, pairs_share: bool, has_cpp: bool = False) -> str:
-    """The faster of 'cpp' and 'cpp-node', or else 'frame'; or 'node' where that is clearly faster.
+def on_gpu(itemsize: int) -> dict[str, Work]:
+    """Prices on CUDA, for numbers of so many bytes: counted, not measured.
 
-    No backend in PyTorch is faster than those in C++: at best, 'node' takes 1.3 times as long as 'cpp-node'.
+    Launches, and how often numbers move, are fitted to what ``benchmarks.launches`` counts for convolutions of degrees
+    0 to 1, 2 and 3. What moves in 'triton' and 'frame' is told in radial weights, each moved once and 12.5 times; in
+    'node' in numbers at nodes and on edges, moved 14 and 40 times.
+    """
+    byte, product = itemsize * BYTE, 4 * MULTIPLY_ADD  # forward, again in the backward pass, and both derivatives
+    in_pytorch = Work(hidden=product, mixing=product, on_nodes=product, steering=product)
+    return {
+        "triton": Work(50 * LAUNCH, hidden=product, radial=(byte + SLOTS[itemsize]) / HIDDEN),
+        "frame": in_pytorch._replace(
+            convolutions=180 * LAUNCH, pairs=13 * LAUNCH, radial=product + 12.5 * byte / HIDDEN
+        ),
+        "node": in_pytorch._replace(
+            convolutions=130 * LAUNCH, pairs=42 * LAUNCH, at_nodes=14 * byte, on_edges=product + 40 * byte / HIDDEN
+        ),
+    }
+
+
+def fastest(
+    backends: Sequence[str], convolution: Convolution, plan: Plan, pairs_share: bool, on_gpu_of: int | None = None
+) -> str:
+    """The fastest of some backends that can run; 'node' only where it is clearly faster.
 
     Args:
+        backends: their names. No backend in PyTorch is faster than those in C++, so they are not compared: at best,
+            'node' takes 1.3 times as long as 'cpp-node'.
         convolution: what is to be computed.
         plan: of the graph.
         pairs_share: whether its pairs of edges share radial weights.
-        has_cpp: whether backends in C++ can run.
+        on_gpu_of: bytes of a number, 4 or 8, on CUDA; None on a CPU.
     """
-    if has_cpp:
-        return in_cpp(convolution, plan.num_nodes, plan.num_edges, len(plan.pairs) if pairs_share else 0)
-    estimates = seconds(convolution, plan, pairs_share)
-    return "node" if estimates["node"] < CLEARLY_FASTER * estimates["frame"] else "frame"
+    estimates = seconds(convolution, plan, pairs_share, on_gpu_of)
+    return min(backends, key=lambda name: estimates[name] / (CLEARLY_FASTER if name == "node" else 1))
 
 
 def in_cpp(convolution: Convolution, num_nodes: int, num_edges: int, num_pairs: int) -> str:
     """The faster of 'cpp' and 'cpp-node' for so many nodes, edges, and pairs of these that share radial weights."""
-    estimates = _seconds(convolution, num_edges, num_edges - num_pairs, num_nodes)
+    estimates = _seconds(convolution, num_edges, num_edges - num_pairs, num_nodes, None)
     return min("cpp", "cpp-node", key=estimates.__getitem__)
 
 
-def seconds(convolution: Convolution, plan: Plan, pairs_share: bool) -> dict[str, float]:
-    """About how long the messages of a training step take by each of these backends.
+def seconds(convolution: Convolution, plan: Plan, pairs_share: bool, on_gpu_of: int | None = None) -> dict[str, float]:
+    """About how long the messages of a training step take by each backend of a device.
 
-    Estimates of two backends in C++ can be compared, or of two in PyTorch; they are fitted to different machines.
+    On a CPU, estimates of two backends in C++ can be compared, or of two in PyTorch; they are fitted to different
+    machines.
     """
     rows = plan.num_edges - len(plan.pairs) if pairs_share else plan.num_edges
-    return _seconds(convolution, plan.num_edges, rows, plan.num_nodes)
+    return _seconds(convolution, plan.num_edges, rows, plan.num_nodes, on_gpu_of)
 
 
 @lru_cache(maxsize=1024)
-def _seconds(convolution: Convolution, edges: int, rows: int, nodes: int) -> dict[str, float]:
+def _seconds(convolution: Convolution, edges: int, rows: int, nodes: int, on_gpu_of: int | None) -> dict[str, float]:
     """The same from counts: ``rows`` edges have radial weights of their own."""
     senders = min(nodes, edges)  # nodes with out-edges, about
-    places = edges + LEFT_OVER * senders
-    hidden = len(convolution.rows) * HIDDEN * (HIDDEN + 1)
-    frame, cpp = rows * HIDDEN_LAYERS * hidden, rows * CPP_HIDDEN_LAYERS * hidden
-    node, cpp_node = edges * HIDDEN_LAYERS_OF_NODE_ORDER * hidden, places * CPP_HIDDEN_LAYERS_OF_NODE_ORDER * hidden
+    work = {
+        "node": _node_first(convolution, edges, senders),
+        "cpp-node": _node_first(convolution, edges + LEFT_OVER * senders, senders),
+    }
+    edge_first = _edge_first(convolution, edges, rows)
+    prices = ON_CPU if on_gpu_of is None else on_gpu(on_gpu_of)
+    return {
+        name: 1e-9 * sum(n * each for n, each in zip(work.get(name, edge_first), price, strict=True))
+        for name, price in prices.items()
+    }
+
+
+def _edge_first(convolution: Convolution, edges: int, rows: int) -> Work:
+    radial = mixing = 0
     for ends in convolution.ends:
-        c_in, c_out, F = ends.channels_in, ends.channels_out, ends.num_freq
-        radial, mixing = HIDDEN * c_in * c_out * F, c_in * c_out * (2 * F - 1)
-        numbers = (2 * ends.degree_in + 1) * F * c_out
-        frame += rows * RADIAL * radial + edges * MIXING * mixing
-        cpp += rows * CPP_RADIAL * radial + edges * CPP_MIXING * mixing
-        node += senders * ON_NODES * HIDDEN * c_in * numbers
-        node += edges * (ON_EDGES * HIDDEN + STEERING * (2 * ends.degree_out + 1)) * numbers
-        cpp_node += (senders * CPP_ON_NODES * c_in + places * CPP_ON_EDGES) * HIDDEN * numbers
-    return {name: 1e-9 * ns for name, ns in (("frame", frame), ("cpp", cpp), ("node", node), ("cpp-node", cpp_node))}
+        channels = ends.channels_in * ends.channels_out
+        radial += HIDDEN * channels * ends.num_freq
+        mixing += channels * (2 * ends.num_freq - 1)
+    work = Work(1, len(convolution.ends), radial=rows * radial, mixing=edges * mixing)
+    return work._replace(hidden=rows * len(convolution.rows) * HIDDEN * (HIDDEN + 1))
+
+
+def _node_first(convolution: Convolution, places: int, senders: int) -> Work:
+    numbers = on_nodes = steering = 0
+    for ends in convolution.ends:
+        each = (2 * ends.degree_in + 1) * ends.num_freq * ends.channels_out
+        numbers += each
+        on_nodes += HIDDEN * ends.channels_in * each
+        steering += (2 * ends.degree_out + 1) * each
+    return Work(
+        1, len(convolution.ends), at_nodes=senders * HIDDEN * numbers, on_nodes=senders * on_nodes,
+        hidden=places * len(convolution.rows) * HIDDEN * (HIDDEN + 1), on_edges=places * HIDDEN * numbers,
+        steering=places * steering,
+    )  # fmt: skip

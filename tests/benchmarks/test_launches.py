@@ -1,6 +1,7 @@
 """What a training step launches on a GPU, counted without one."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,16 +9,28 @@ import torch
 pytest.importorskip("triton")
 
 from benchmarks.launches import CASES, PATH, counted
+from benchmarks.workloads import nbody, qm9_bonded
 
 
-@pytest.mark.parametrize("name", CASES)
+def in_double(tiny):
+    """The n-body model and graph in float64."""
+    model, graph = nbody(tiny)
+    for data in (graph.ndata, graph.edata):
+        data.update({name: v.double() for name, v in data.items() if v.is_floating_point()})
+    return model.double(), graph
+
+
+STEPS = {**CASES, "many channels": partial(qm9_bonded, num_channels=80), "double": in_double}
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_a_tiny_step_launches_and_moves_less_than_that_of_frame(name):
-    """So the library chooses 'triton' wherever it can run, whatever a launch, a byte or a product costs.
+    """So the library chooses 'triton' there, whatever a launch or a byte costs.
 
     Fake tensors hold no values, so this shows, too, that no host waits for one.
     """
     torch.manual_seed(0)
-    model, graph = CASES[name](True)
+    model, graph = STEPS[name](True)
     ours, others = counted(model, graph, "triton"), counted(model, graph, "frame")
     assert 0 < ours["forward"]["triton"] < ours["backward"]["triton"]
     assert ours["optimiser"]["launches"] == 3  # gradients are joined, steps counted, parameters changed
