@@ -89,9 +89,9 @@ def _messages(a: dict[str, Any]) -> list[Way]:
 
 
 def _by_hidden(a: dict[str, Any]) -> list[Way]:
-    blocks, tiles = -(-a["count"] // a["ROWS"]), a["P"] // a["PT"]
+    blocks, parts, tiles = -(-a["count"] // a["ROWS"]), a["C"] // a["CT"], a["P"] // a["PT"]
     lists = ("kernels0_at", "kernels_at")[: 1 + a["HAS_M"]]
-    turns = [blocks * len(a[kernels]) * n for kernels in lists for n in (1, tiles)]
+    turns = [blocks * len(a[kernels]) * parts * n for kernels in lists for n in (1, tiles)]
     return [Way(blocks * len(a["dg_at"]), tuple(turns))]
 
 
@@ -99,7 +99,7 @@ def _by_weights(a: dict[str, Any]) -> list[Way]:
     parts, last = divmod(a["count"], a["of_part"])
     blocks = parts * (a["of_part"] // a["ROWS"]) + -(-last // a["ROWS"])
     ways = ((a["kernels0"], a["PT0"]), (a["kernels"], a["PT"]))
-    programs = [kernels * a["P"] // tile for kernels, tile in ways if kernels]
+    programs = [kernels * a["P"] // tile * a["C"] // a["CT"] for kernels, tile in ways if kernels]
     return [Way(n * (parts + (last > 0)), (n * blocks,)) for n in programs]
 
 

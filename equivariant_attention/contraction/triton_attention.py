@@ -197,7 +197,7 @@ class Attention:
             "TINY": limits.tiny,
             "LEAST": limits.min,
             "SUM": tl.float64 if y.m0.dtype == torch.float64 else tl.float32,
-            "num_warps": 1,
+            "num_warps": max(1, y.m0.shape[3] // 64),
         }
 
 

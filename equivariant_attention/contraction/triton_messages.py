@@ -35,7 +35,7 @@ from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, plain_gradient, register
 
-MOST_CHANNELS = 64  # which half fill a thread's registers in `by_hidden`; twice as many would not fit
+MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 
@@ -353,7 +353,7 @@ class Call:
             frames().summed_at_nodes, (self.nodes, len(values)),
             values, self._frames(ends), *self.by_source, self._table(ends.slots), *dx, self.edges,
             DEGREES=ends.degrees, PARTS=ends.parts, CHANNELS=tuple(v.shape[1] for v in values),
-            ORDERS=self.layout.orders, C=ends.channels, EDGES=4, num_warps=1,
+            ORDERS=self.layout.orders, C=ends.channels, EDGES=max(1, min(4, 256 // ends.channels)), num_warps=1,
         )  # fmt: skip
         return made
 

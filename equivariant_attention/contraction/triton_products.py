@@ -22,7 +22,7 @@ from ..kernels.launch import launch as run
 
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
-CHANNELS = 32  # of features that a program of `messages` takes at a time
+CHANNELS = 32  # of features that a program takes at a time
 
 
 class Rows(NamedTuple):
@@ -88,13 +88,14 @@ class Products:
     def by_hidden(self, row_sets: Sequence[Rows], dg: Tensor, m0: ByHidden, m: ByHidden, of_networks: Tensor) -> None:
         """Write the derivatives with respect to g."""
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
-        PT = min(P, max(1, (64 if self._is_roomy else 64 // self._registers) // C))
+        CT = min(C, CHANNELS)
+        PT = min(P, (64 if self._is_roomy else 64 // self._registers) // CT)
         for rows in row_sets:
             run(
                 mixing().by_hidden, (blocks(rows.size, ROWS), len(dg)),
                 *m0[:3], *m[:3], dg, of_networks, m0.by_network, m.by_network, m0.ends, m.ends,
                 edges, dg.shape[1], *rows[1:],
-                D=rows.D, HAS_M=len(m.ends) > 0, P=P, PT=PT, C=C, ROWS=ROWS,
+                D=rows.D, HAS_M=len(m.ends) > 0, P=P, PT=PT, C=C, CT=CT, ROWS=ROWS,
                 num_warps=4, num_stages=1, **self._precision,
             )  # fmt: skip
 
@@ -104,11 +105,12 @@ class Products:
         """
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
         counts = len(m0.ends), len(m.ends)
-        PD = min(P, max(1, 64 // C))
+        CT = min(C, CHANNELS)
+        PD = min(P, 64 // CT)
         PT0 = min(P, 4 * PD // (1 if self._is_roomy else self._registers))
         PT = min(P, 2 * PD // self._registers)
         programs = counts[0] * P // PT0 + counts[1] * P // PT
-        parts = [(rows, *parts_of(rows.size, programs)) for rows in row_sets]
+        parts = [(rows, *parts_of(rows.size, programs * C // CT)) for rows in row_sets]
         tile = ROWS // 2 if self._is_roomy else ROWS // (2 * self._registers)
         total, sums, given = sum(n for *_, n in parts), [], []
         for which, side in enumerate((m0, m)):
@@ -118,9 +120,9 @@ class Products:
         first = 0
         for rows, of_part, count in parts:
             run(
-                mixing().by_weights, (programs, count),
+                mixing().by_weights, (programs, count, C // CT),
                 g, *given, *counts, edges, g.shape[1], *rows[1:], of_part, first,
-                D=rows.D, HAS_M=counts[1] > 0, P=P, PT0=PT0, PT=PT, PD=PD, C=C, ROWS=tile,
+                D=rows.D, HAS_M=counts[1] > 0, P=P, PT0=PT0, PT=PT, PD=PD, C=C, CT=CT, ROWS=tile,
                 num_warps=4, num_stages=1, **self._precision,
             )  # fmt: skip
             first += count
@@ -140,13 +142,13 @@ class Products:
 
     @property
     def _registers(self) -> int:
-        """How many registers a product takes, next to one in TF32: three of these need twice as many."""
-        return 2 if self._precision["PRECISION"] == "tf32x3" else 1
+        """How many registers a product takes, next to one in TF32: three of these need twice as many, as float64."""
+        return 2 if self.dtype == torch.float64 or self._precision["PRECISION"] == "tf32x3" else 1
 
     @property
     def _is_roomy(self) -> bool:
-        """Whether products read shared memory, as on sm_90, and leave registers to others."""
-        return launch.capability(self.device) // 10 == 9
+        """Whether products read shared memory, as those of float32 on sm_90, and leave registers to others."""
+        return launch.capability(self.device) // 10 == 9 and self.dtype == torch.float32
 
     @property
     def _precision(self) -> dict[str, Any]:

@@ -209,12 +209,13 @@ def _by_R(dy, x, b: tl.constexpr, AB: tl.constexpr, D: tl.constexpr):
 @triton.jit
 def _by_kernels(
     dg, kernels_at, first, last, numbers_at, A_at, x_at, dy_at, edge, is_e, edges,
-    AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
-    ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, CT: tl.constexpr,
+    H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    c, p, j, n = tl.arange(0, C), tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * C)
-    for i in range(first, last):
-        kernel = tl.load(kernels_at + i).to(tl.int64)
+    p, j, n = tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * CT)
+    for i in range(first * (C // CT), last * (C // CT)):
+        c0 = i % (C // CT) * CT
+        c, kernel = c0 + tl.arange(0, CT), tl.load(kernels_at + i // (C // CT)).to(tl.int64)
         x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
         y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
         x = ()
@@ -229,8 +230,8 @@ def _by_kernels(
                     of_dy = dy_at + ((y_slot * AB + ab) * edges + edge + d)[:, None] * P + p0 + p[None, :]
                     dy += (tl.load(of_dy, mask=is_e[:, None], other=0.0).to(SUM)[:, :, None],)
             for b in tl.static_range(AB):
-                dR = tl.reshape(_by_R(dy, x, b, AB, D), (ROWS, PT * C))
-                column = ((kernel * P + p0 + n // C) * AB + b) * C + n % C
+                dR = tl.reshape(_by_R(dy, x, b, AB, D), (ROWS, PT * CT))
+                column = ((kernel * P + p0 + n // CT) * AB + b) * C + c0 + n % CT
                 A = tl.load(A_at + column[:, None] * H + j[None, :]).to(DOT)
                 dg = dot(dR.to(DOT), A, dg, SUM, PRECISION)
     return dg
@@ -242,8 +243,8 @@ def by_hidden(
     ends_at,  # int32 per network: where its kernels of m = 0 and of m > 0 begin in the lists, and end
     kernels0_at, kernels_at, numbers0_at, numbers_at,  # int32 per kernel: slot in, slot out
     edges, rows, first_row, count, first_edge,
-    D: tl.constexpr, HAS_M: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, H: tl.constexpr,
-    ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, HAS_M: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, CT: tl.constexpr,
+    H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The derivative with respect to g, ``[networks, rows, 32]``: a program sums over all that a network makes."""
     network = tl.program_id(1)
@@ -252,10 +253,10 @@ def by_hidden(
     at = ends_at + 4 * network
     dg = tl.zeros((ROWS, H), dtype=SUM)
     dg = _by_kernels(dg, kernels0_at, tl.load(at), tl.load(at + 1), numbers0_at, A0_at, x0_at, dy0_at, edge, is_e,
-                     edges, 1, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
+                     edges, 1, D, P, PT, C, CT, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     if HAS_M:
         dg = _by_kernels(dg, kernels_at, tl.load(at + 2), tl.load(at + 3), numbers_at, A_at, x_at, dy_at, edge, is_e,
-                         edges, 2, D, P, PT, C, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
+                         edges, 2, D, P, PT, C, CT, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     row = network.to(tl.int64) * rows + first_row + e
     tl.store(dg_at + row[:, None] * H + tl.arange(0, H)[None, :], dg, mask=is_e[:, None])
 
@@ -265,7 +266,8 @@ def by_weights(
     g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at,
     kernels0, kernels, edges, rows, first_row, count, first_edge, of_part, first_part,
     D: tl.constexpr, HAS_M: tl.constexpr, P: tl.constexpr, PT0: tl.constexpr, PT: tl.constexpr, PD: tl.constexpr,
-    C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
+    C: tl.constexpr, CT: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """The derivatives with respect to A and b, for m = 0 and for all others; a part for some of the rows."""
     tiles0: tl.constexpr = P // PT0
@@ -273,35 +275,35 @@ def by_weights(
     number, end = tl.program_id(0), tl.minimum((tl.program_id(1) + 1) * of_part, count)
     if number < kernels0 * tiles0:
         _by_weights(g_at, x0_at, dy0_at, dA0_at, db0_at, numbers0_at, nets0_at, number // tiles0, number % tiles0,
-                    kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT0, PD, C, H,
-                    ROWS, DOT, SUM, PRECISION)  # fmt: skip
+                    kernels0, edges, rows, first_row, end, first_edge, of_part, first_part, 1, D, P, PT0, PD, C, CT,
+                    H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     elif HAS_M:
         number -= kernels0 * tiles0
         _by_weights(g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, number // tiles, number % tiles, kernels,
-                    edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, PD, C, H, ROWS, DOT,
-                    SUM, PRECISION)  # fmt: skip
+                    edges, rows, first_row, end, first_edge, of_part, first_part, 2, D, P, PT, PD, C, CT, H, ROWS,
+                    DOT, SUM, PRECISION)  # fmt: skip
 
 
 @triton.jit
 def _by_weights(
     g_at, x_at, dy_at, dA_at, db_at, numbers_at, nets_at, kernel, tile, kernels, edges, rows, first_row, end,
     first_edge, of_part, first_part, AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr,
-    PD: tl.constexpr, C: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PD: tl.constexpr, C: tl.constexpr, CT: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """PT channels out, with a and b; PD of them, with a or b, are a product, whose rows are (p, c)."""
-    LO: tl.constexpr = min(PD, max(1, 64 // C))  # channels out in 64 rows
+    """PT channels out and CT in, with a and b; PD of those out, with a or b, are a product, whose rows are (p, c)."""
+    LO: tl.constexpr = min(PD, max(1, 64 // CT))  # channels out in 64 rows
     HI: tl.constexpr = PD // LO
-    kernel, part = kernel.to(tl.int64), tl.program_id(1)
-    c, p, j, n = tl.arange(0, C), tl.arange(0, PD), tl.arange(0, H), tl.arange(0, PD * C)
-    x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
-    y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
+    kernel, part, p0, c0 = kernel.to(tl.int64), tl.program_id(1), tile * PT, tl.program_id(2) * CT
+    c, p, j, n = tl.arange(0, CT), tl.arange(0, PD), tl.arange(0, H), tl.arange(0, PD * CT)
+    x_at += (tl.load(numbers_at + 2 * kernel).to(tl.int64) * AB * edges + first_edge) * C + c0
+    dy_at += (tl.load(numbers_at + 2 * kernel + 1).to(tl.int64) * AB * edges + first_edge) * P + p0
     first = tl.load(nets_at + kernel).to(tl.int64) * rows + first_row
     ones = tl.full((ROWS, 8), 1.0, dtype=DOT)
     dA, db = (), ()
     for _ in tl.static_range(PT // PD * AB):
-        dA += (tl.zeros((PD * C, H), dtype=SUM),)
-        db += (tl.zeros((PD * C, 8), dtype=SUM),)
+        dA += (tl.zeros((PD * CT, H), dtype=SUM),)
+        db += (tl.zeros((PD * CT, 8), dtype=SUM),)
     for start in range(part * of_part, end, ROWS):
         e = start + tl.arange(0, ROWS).to(tl.int64)
         is_e = e < end
@@ -309,25 +311,25 @@ def _by_weights(
         x = ()
         for ab in tl.static_range(AB):
             for d in tl.static_range(D):
-                at = x_at + ((x_slot * AB + ab) * edges + first_edge + e * D + d)[:, None] * C + c[None, :]
+                at = x_at + (ab * edges + e * D + d)[:, None] * C + c[None, :]
                 x += (tl.trans(tl.load(at, mask=is_e[:, None], other=0.0).to(SUM))[None, None, :, :],)
         new_A, new_b = (), ()
         for of in tl.static_range(PT // PD):
             dy = ()
             for ab in tl.static_range(AB):
                 for d in tl.static_range(D):
-                    at = dy_at + ((y_slot * AB + ab) * edges + first_edge + e * D + d)[:, None] * P
-                    at += (tile * PT + of * PD + p)[None, :]
+                    at = dy_at + (ab * edges + e * D + d)[:, None] * P + (of * PD + p)[None, :]
                     v = tl.load(at, mask=is_e[:, None], other=0.0).to(SUM)
                     dy += (tl.permute(tl.reshape(v, (ROWS, LO, HI)), (2, 1, 0))[:, :, None, :],)
             for b in tl.static_range(AB):
-                dR = tl.reshape(_by_R(dy, x, b, AB, D), (PD * C, ROWS)).to(DOT)
+                dR = tl.reshape(_by_R(dy, x, b, AB, D), (PD * CT, ROWS)).to(DOT)
                 new_b += (summed(dR, ones, db[of * AB + b], SUM, PRECISION),)
                 new_A += (dot(dR, g, dA[of * AB + b], SUM, PRECISION),)
         dA, db = new_A, new_b
     for of in tl.static_range(PT // PD):
         for b in tl.static_range(AB):
-            channel = tile * PT + of * PD + n // C % LO * HI + n // (C * LO)
-            to = ((first_part + part).to(tl.int64) * kernels + kernel) * P * AB * C + (channel * AB + b) * C + n % C
+            channel = p0 + of * PD + n // CT % LO * HI + n // (CT * LO)
+            to = ((first_part + part).to(tl.int64) * kernels + kernel) * P * AB * C
+            to += (channel * AB + b) * C + c0 + n % CT
             tl.store(dA_at + to[:, None] * H + j[None, :], dA[of * AB + b])
             tl.store(db_at + to, tl.max(db[of * AB + b], axis=1))

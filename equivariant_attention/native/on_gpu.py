@@ -145,7 +145,8 @@ def _joined(tensors: Tensors, output: Sequence[Tensor]) -> None:
         tuple(weights), tuple(values), tuple(v if o is None else o for v, o in zip(values, others, strict=True)),
         tuple(output), nodes,
         ORDERS=tuple(v.shape[2] for v in values), INSIDE=inside, BESIDE=beside, OUTSIDE=outside, ROWS=ROWS, OUT=out,
-        IN=min(_tile(max(inside)), 32),  # tiles of 64 channels would spill registers on an A100
+        # Larger tiles would spill registers on an A100.
+        IN=min(_tile(max(inside)), 32 if max(*inside, *beside, *outside) <= 64 else 16),
         SUM=_type(values[0]), PRECISION=_precision(values[0]), num_warps=4,
     )  # fmt: skip
 
@@ -197,7 +198,7 @@ def _by_values(parts: Sequence[tuple[Part, Tensor]]) -> None:
     launch(
         kernels.by_values, _grid(nodes, gradients, outside), weights, gradients, output, nodes,
         ORDERS=tuple(v.shape[2] for v in output), INSIDE=inside, FIRST=tuple(p.first for p, _ in parts),
-        OUTSIDE=outside, COLUMNS=_channels(weights), ROWS=ROWS, OUT=_tile(max(outside)), IN=_tile(max(inside)),
+        OUTSIDE=outside, COLUMNS=_channels(weights), ROWS=ROWS, OUT=_tile(max(outside)), IN=min(_tile(max(inside)), 32),
         SUM=_type(output[0]), PRECISION=_precision(output[0]), num_warps=4,
     )  # fmt: skip
 

@@ -50,8 +50,8 @@ def test_loops_that_hold_no_other():
 
 COLUMNS = {  # of a tile of radial weights, for each turn of each loop; those of m > 0 are left out where there are none
     "messages": lambda a: (a["PT0"] * a["CT"], 2 * a["PT"] * a["CT"]),
-    "by_hidden": lambda a: (0, a["PT"] * a["C"], 0, 2 * a["PT"] * a["C"]),
-    "by_weights": lambda a: (a["PT0"] * a["C"], 2 * a["PT"] * a["C"]),
+    "by_hidden": lambda a: (0, a["PT"] * a["CT"], 0, 2 * a["PT"] * a["CT"]),
+    "by_weights": lambda a: (a["PT0"] * a["CT"], 2 * a["PT"] * a["CT"]),
 }
 
 

@@ -13,7 +13,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 runs = pytest.mark.skipif(not available(DEVICE), reason="needs CUDA, or Triton's interpreter")
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6}
 # kernels, rows, orders and edges, channels out, channels in
-SIZES = [(2, 70, 1, 8, 16), (1, 40, 2, 16, 8), (1, 9, 3, 8, 8), (2, 5, 4, 8, 32)]
+SIZES = [(2, 70, 1, 8, 16), (1, 40, 2, 16, 8), (1, 9, 3, 8, 8), (1, 5, 2, 8, 64), (2, 5, 4, 8, 32)]
 
 
 def inputs(size, dtype=torch.float64):
