@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -51,13 +50,8 @@ def _tf32(v: Tensor) -> Tensor:
     return ((v.view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
 
 
-def _cut(v: Tensor) -> Tensor:
-    """The same, towards zero."""
-    return (v.view(torch.int32) & -0x2000).view(torch.float32)
-
-
-def _three(a: Tensor, b: Tensor, rounded: Callable[[Tensor], Tensor] = _tf32) -> Tensor:
-    high, low = zip(*((rounded(v), rounded(v - rounded(v))) for v in (a, b)), strict=True)
+def _three(a: Tensor, b: Tensor) -> Tensor:
+    high, low = zip(*((_tf32(v), _tf32(v - _tf32(v))) for v in (a, b)), strict=True)
     return high[0] @ high[1] + (high[0] @ low[1] + low[0] @ high[1])
 
 
@@ -67,7 +61,6 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "high": lambda a, b: _tf32(a) @ _tf32(b),
     "medium": lambda a, b: a.bfloat16().float() @ b.bfloat16().float(),
 }
-HIDDEN_LAYERS = partial(_three, rounded=_cut)  # whatever that is
 
 
 class Product(torch.autograd.Function):
@@ -90,7 +83,7 @@ class Product(torch.autograd.Function):
 class EmulatedLinear(nn.Linear):
     """A layer of a radial network as kernels on a GPU compute it."""
 
-    product = staticmethod(HIDDEN_LAYERS)
+    product = staticmethod(PRODUCTS["highest"])  # of hidden layers, whatever that is
 
     def forward(self, g: Tensor) -> Tensor:
         """Hidden values, or radial weights of them."""

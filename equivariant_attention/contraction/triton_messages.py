@@ -234,7 +234,7 @@ class Call:
             also=self.size_of_parameters,
             HAS_NORM=self.convolution.has_norm, HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed,
             P=layout.channels_out, C=layout.channels_in, F=layout.num_freq,
-            SCALARS=power_of_two(scalars.shape[1], 16), ROWS=ROWS, TYPE=self._sum, num_warps=4,
+            SCALARS=power_of_two(scalars.shape[1], 16), ROWS=ROWS, **self._exact, num_warps=4,
         )  # fmt: skip
         return g, made
 
@@ -295,7 +295,7 @@ class Call:
             self.parameters, scalars, self.order, self._by_hidden(x, dy, A), sums, dscalars, self.rows, self.pairs,
             scalars.shape[1], of_part,
             HAS_NORM=self.convolution.has_norm, BY_SCALARS=by_scalars, SCALARS=power_of_two(scalars.shape[1], 16),
-            ROWS=ROWS // 2, TYPE=self._sum, num_stages=1,
+            ROWS=ROWS // 2, **self._exact, num_stages=1,
             num_warps=2 if launch.capability(self.device) >= 90 else 4,  # an A100 would spill eight bytes
         )  # fmt: skip
         self._by_last_layers(x, dy, g, sums, d)
@@ -416,10 +416,12 @@ class Call:
         return [rows for rows in sets if rows.size]
 
     @property
-    def _sum(self) -> Any:
+    def _exact(self) -> dict[str, Any]:
+        """How products of hidden layers are made, whatever the precision of others."""
         import triton.language as tl
 
-        return tl.float64 if self.dtype == torch.float64 else tl.float32
+        is_double = self.dtype == torch.float64
+        return {"SUM": tl.float64 if is_double else tl.float32, "PRECISION": "ieee" if is_double else "tf32x3"}
 
 
 def _rows(values: ByOrder, slots: Sequence[int], part: int, degree: int) -> Tensor:

@@ -31,7 +31,7 @@ def dot(a, b, total, SUM: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def summed(v, ones, total, SUM: tl.constexpr, PRECISION: tl.constexpr):
-    """The same where one matrix is ones, which have no other half."""
+    """The same where one matrix is ones, which have no other half: sums over its rows."""
     if PRECISION == "tf32x3":
         high, low = _halves(v)
         total = tl.dot(low, ones, total, input_precision="tf32", out_dtype=SUM)

@@ -8,6 +8,8 @@ is three products of tensor cores in TF32, which is as accurate as float32, what
 import triton
 import triton.language as tl
 
+from .products import dot, summed
+
 HIDDEN = tl.constexpr(32)
 EPSILON = tl.constexpr(1e-5)
 PARAMETERS = tl.constexpr(10)
@@ -29,33 +31,9 @@ def _parameter(table_at, network, NUMBER: tl.constexpr, like_at):
 
 
 @triton.jit
-def _halves(v):
-    """Split float32 into high + low: the bits that TF32 keeps, and the rest.
-
-    Triton's own 'tf32x3' rounds, and treats infinity and NaN specially, which takes more instructions.
-    """
-    high = (v.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
-    return high, v - high
-
-
-@triton.jit
-def _dot(a, b, total, TYPE: tl.constexpr):
-    """``total + a @ b``, as accurate as TYPE but for the last bit or two."""
-    if TYPE == tl.float64:
-        total = tl.dot(a, b, total, input_precision="ieee", out_dtype=TYPE)
-    else:
-        a, a_low = _halves(a)
-        b, b_low = _halves(b)
-        total = tl.dot(a_low, b, total, input_precision="tf32", out_dtype=TYPE)
-        total = tl.dot(a, b_low, total, input_precision="tf32", out_dtype=TYPE)
-        total = tl.dot(a, b, total, input_precision="tf32", out_dtype=TYPE)
-    return total
-
-
-@triton.jit
 def _first_values(
     table_at, scalars_at, order_at, like_at, start, network, rows, first_alone, scalars,
-    SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    SCALARS: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Of a tile of rows: indices, which exist, the scalars that the network sees, and what its first Linear gives."""
     row, s, h = start + tl.arange(0, ROWS), tl.arange(0, SCALARS), tl.arange(0, HIDDEN)
@@ -66,7 +44,7 @@ def _first_values(
     at = _parameter(table_at, network, 0, like_at) + h[None, :] * scalars + s[:, None]
     weight = tl.load(at, mask=is_s[:, None], other=0.0)
     bias = tl.load(_parameter(table_at, network, 1, like_at) + h)
-    return row, is_e, seen, _dot(seen, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
+    return row, is_e, seen, dot(seen, weight, tl.zeros((ROWS, HIDDEN), dtype=SUM) + bias[None, :], SUM, PRECISION)
 
 
 @triton.jit
@@ -92,16 +70,16 @@ def _activated(z, table_at, network, SCALE: tl.constexpr, like_at, HAS_NORM: tl.
 @triton.jit
 def _hidden(
     table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, network, block,
-    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     h = tl.arange(0, HIDDEN)
     row, is_e, _, z = _first_values(table_at, scalars_at, order_at, g_at, block * ROWS, network, rows, first_alone,
-                                    scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+                                    scalars, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
     z, _ = _normed(z, HAS_NORM)
     x = _activated(z, table_at, network, 2, g_at, HAS_NORM)
     weight = tl.load(_parameter(table_at, network, 4, g_at) + h[None, :] * HIDDEN + h[:, None])  # transposed
     bias = tl.load(_parameter(table_at, network, 5, g_at) + h)
-    z = _dot(x, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
+    z = dot(x, weight, tl.zeros((ROWS, HIDDEN), dtype=SUM) + bias[None, :], SUM, PRECISION)
     z, _ = _normed(z, HAS_NORM)
     g = _activated(z, table_at, network, 6, g_at, HAS_NORM)
     at = g_at + (network.to(tl.int64) * rows + row[:, None]) * HIDDEN + h[None, :]
@@ -119,22 +97,10 @@ def _norm_gradient(d, z, inverse, table_at, network, SCALE: tl.constexpr, like_a
 
 
 @triton.jit
-def _summed(v, total, ROWS: tl.constexpr, TYPE: tl.constexpr):
-    """Sums over rows, in eight equal columns: products with ones take fewer instructions than tl.sum over threads."""
-    ones = tl.full((ROWS, 8), 1.0, dtype=TYPE)
-    if TYPE == tl.float64:
-        total = tl.dot(tl.trans(v), ones, total, input_precision="ieee", out_dtype=TYPE)
-    else:
-        high, low = _halves(tl.trans(v))
-        total = tl.dot(low, ones, total, input_precision="tf32", out_dtype=TYPE)
-        total = tl.dot(high, ones, total, input_precision="tf32", out_dtype=TYPE)
-    return total
-
-
-@triton.jit
 def hidden_gradient(
     table_at, scalars_at, order_at, dg_at, parts_at, dscalars_at, rows, first_alone, scalars, of_part,
-    HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """First derivatives of hidden layers with respect to parameters, as partial sums over some rows, and to scalars.
 
@@ -145,39 +111,39 @@ def hidden_gradient(
     first, end = part * of_part, tl.minimum((part + 1) * of_part, rows)
     to = parts_at + (part.to(tl.int64) * tl.num_programs(0) + network) * (HIDDEN * scalars + BEHIND)
     _by_second_layer(table_at, scalars_at, order_at, dg_at, to + HIDDEN * (scalars + 3), network, first, end, rows,
-                     first_alone, scalars, HAS_NORM, SCALARS, ROWS, TYPE)  # fmt: skip
+                     first_alone, scalars, HAS_NORM, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
     tl.debug_barrier()
     _by_first_layer(table_at, scalars_at, order_at, dg_at, to, dscalars_at, network, first, end, rows, first_alone,
-                    scalars, HAS_NORM, BY_SCALARS, SCALARS, ROWS, TYPE)  # fmt: skip
+                    scalars, HAS_NORM, BY_SCALARS, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
 
 
 @triton.jit
 def _by_second_layer(
     table_at, scalars_at, order_at, dg_at, to, network, first, end, rows, first_alone, scalars,
-    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    HAS_NORM: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     h = tl.arange(0, HIDDEN)
     weight_at = _parameter(table_at, network, 4, dg_at)
     bias = tl.load(_parameter(table_at, network, 5, dg_at) + h)
-    dweight, dbias = tl.zeros((HIDDEN, HIDDEN), dtype=TYPE), tl.zeros((HIDDEN, 8), dtype=TYPE)
-    dscale, dshift = dbias, dbias
+    dweight, dbias = tl.zeros((HIDDEN, HIDDEN), dtype=SUM), tl.zeros((HIDDEN, 8), dtype=SUM)
+    dscale, dshift, ones = dbias, dbias, tl.full((ROWS, 8), 1.0, dtype=SUM)
     for start in range(first, end, ROWS):
         row, is_e, _, z = _first_values(table_at, scalars_at, order_at, dg_at, start, network, rows, first_alone,
-                                        scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+                                        scalars, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
         x, _ = _normed(z, HAS_NORM)
         x = _activated(x, table_at, network, 2, dg_at, HAS_NORM)
         weight = tl.load(weight_at + h[:, None] * HIDDEN + h[None, :])
-        z = _dot(x, tl.trans(weight), tl.zeros((ROWS, HIDDEN), dtype=TYPE) + bias[None, :], TYPE)
+        z = dot(x, tl.trans(weight), tl.zeros((ROWS, HIDDEN), dtype=SUM) + bias[None, :], SUM, PRECISION)
         z, inverse = _normed(z, HAS_NORM)
         at = dg_at + network.to(tl.int64) * rows * HIDDEN + (row[:, None] * HIDDEN + h[None, :])
         d = tl.load(at, mask=is_e[:, None], other=0.0)
         d = tl.where(_activated(z, table_at, network, 6, dg_at, HAS_NORM) > 0, d, 0.0)
-        dscale = _summed(d * z, dscale, ROWS, TYPE)
-        dshift = _summed(d, dshift, ROWS, TYPE)
+        dscale = summed(tl.trans(d * z), ones, dscale, SUM, PRECISION)
+        dshift = summed(tl.trans(d), ones, dshift, SUM, PRECISION)
         d = _norm_gradient(d, z, inverse, table_at, network, 6, dg_at, HAS_NORM)
-        dbias = _summed(d, dbias, ROWS, TYPE)
-        dweight = _dot(tl.trans(d), x, dweight, TYPE)
-        d = tl.where(x > 0, _dot(d, weight, tl.zeros((ROWS, HIDDEN), dtype=TYPE), TYPE), 0.0)
+        dbias = summed(tl.trans(d), ones, dbias, SUM, PRECISION)
+        dweight = dot(tl.trans(d), x, dweight, SUM, PRECISION)
+        d = tl.where(x > 0, dot(d, weight, tl.zeros((ROWS, HIDDEN), dtype=SUM), SUM, PRECISION), 0.0)
         tl.store(at, d, mask=is_e[:, None])
     tl.store(to + h[:, None] * HIDDEN + h[None, :], dweight)
     _store_sums(to + HIDDEN * HIDDEN, dbias, dscale, dshift)
@@ -186,29 +152,30 @@ def _by_second_layer(
 @triton.jit
 def _by_first_layer(
     table_at, scalars_at, order_at, dg_at, to, dscalars_at, network, first, end, rows, first_alone, scalars,
-    HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, TYPE: tl.constexpr,
+    HAS_NORM: tl.constexpr, BY_SCALARS: tl.constexpr, SCALARS: tl.constexpr, ROWS: tl.constexpr, SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     h, s = tl.arange(0, HIDDEN), tl.arange(0, SCALARS)
     is_s = s < scalars
     weight_at = _parameter(table_at, network, 0, dg_at)
-    dweight, dbias = tl.zeros((HIDDEN, SCALARS), dtype=TYPE), tl.zeros((HIDDEN, 8), dtype=TYPE)
-    dscale, dshift = dbias, dbias
+    dweight, dbias = tl.zeros((HIDDEN, SCALARS), dtype=SUM), tl.zeros((HIDDEN, 8), dtype=SUM)
+    dscale, dshift, ones = dbias, dbias, tl.full((ROWS, 8), 1.0, dtype=SUM)
     for start in range(first, end, ROWS):
         row, is_e, seen, z = _first_values(table_at, scalars_at, order_at, dg_at, start, network, rows, first_alone,
-                                           scalars, SCALARS, ROWS, TYPE)  # fmt: skip
+                                           scalars, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
         z, inverse = _normed(z, HAS_NORM)
         at = dg_at + network.to(tl.int64) * rows * HIDDEN + (row[:, None] * HIDDEN + h[None, :])
         d = tl.load(at, mask=is_e[:, None], other=0.0)
-        dscale = _summed(d * z, dscale, ROWS, TYPE)
-        dshift = _summed(d, dshift, ROWS, TYPE)
+        dscale = summed(tl.trans(d * z), ones, dscale, SUM, PRECISION)
+        dshift = summed(tl.trans(d), ones, dshift, SUM, PRECISION)
         d = _norm_gradient(d, z, inverse, table_at, network, 2, dg_at, HAS_NORM)
-        dbias = _summed(d, dbias, ROWS, TYPE)
-        dweight = _dot(tl.trans(d), seen, dweight, TYPE)
+        dbias = summed(tl.trans(d), ones, dbias, SUM, PRECISION)
+        dweight = dot(tl.trans(d), seen, dweight, SUM, PRECISION)
         if BY_SCALARS:
             weight = tl.load(weight_at + h[:, None] * scalars + s[None, :], mask=is_s[None, :], other=0.0)
             edge = tl.load(order_at + _row_places(row, first_alone), mask=is_e, other=0)
             at = dscalars_at + (network.to(tl.int64) * rows + edge[:, None]) * scalars + s[None, :]
-            found = _dot(d, weight, tl.zeros((ROWS, SCALARS), dtype=TYPE), TYPE)
+            found = dot(d, weight, tl.zeros((ROWS, SCALARS), dtype=SUM), SUM, PRECISION)
             tl.store(at, found, mask=is_e[:, None] & is_s[None, :])
     tl.store(to + h[:, None] * scalars + s[None, :], dweight, mask=is_s[None, :])
     _store_sums(to + HIDDEN * scalars, dbias, dscale, dshift)
@@ -216,6 +183,7 @@ def _by_first_layer(
 
 @triton.jit
 def _store_sums(to, dbias, dscale, dshift):
+    """Of eight equal columns, one: products with ones take fewer instructions than tl.sum over threads."""
     h = tl.arange(0, HIDDEN)
     tl.store(to + h, tl.max(dbias, axis=1))
     tl.store(to + HIDDEN + h, tl.max(dscale, axis=1))
@@ -254,7 +222,8 @@ def networks(
     F: tl.constexpr,
     SCALARS: tl.constexpr,
     ROWS: tl.constexpr,
-    TYPE: tl.constexpr,
+    SUM: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """The hidden values ``g[networks, rows, 32]``, and the last layers, changed to coefficients of the orders.
 
@@ -265,7 +234,7 @@ def networks(
     number = tl.program_id(0)
     if number < blocks * networks:
         _hidden(table_at, scalars_at, order_at, g_at, rows, first_alone, scalars, number // blocks, number % blocks,
-                HAS_NORM, SCALARS, ROWS, TYPE)  # fmt: skip
+                HAS_NORM, SCALARS, ROWS, SUM, PRECISION)  # fmt: skip
     else:
         number -= blocks * networks
         kernel, p = number // P, number % P
