@@ -40,8 +40,8 @@ ON_CPU = {
 # taken to cost a few microseconds.
 BYTE, MULTIPLY_ADD, LAUNCH = 1 / 3350, 1 / 33_500, 4_000.0
 # Counted for an H100: what 'triton' issues for a radial weight in all, by bytes of a number (`benchmarks.slots`,
-# 1.24 billion weights; in float64 a layer of its model issues 3.4 times as much).
-SLOTS = {4: 0.001, 8: 0.0034}
+# 1.24 billion weights; in float64 a layer of its model issues 3.5 times as much).
+SLOTS = {4: 0.001, 8: 0.0035}
 LEFT_OVER = 8  # rows without an edge, for each node in 'cpp-node': half a vector register on average
 CLEARLY_FASTER = 0.92  # 'node' holds the basis, 13 times the numbers of the frames at degree 3: it must be worth it
 

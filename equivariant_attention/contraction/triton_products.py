@@ -22,7 +22,7 @@ from ..kernels.launch import launch as run
 
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 ROWS = 64  # of edges, in a program
-CHANNELS = 32  # of features that a program takes at a time
+CHANNELS = 32  # of features that a program takes at a time; in float64 half as many
 
 
 class Rows(NamedTuple):
@@ -74,7 +74,7 @@ class Products:
     def messages(self, row_sets: Sequence[Rows], g: Tensor, m0: Messages, m: Messages, has_bias: bool) -> None:
         """Write the messages ``y``; g is ``[networks, rows, 32]``."""
         (edges, C), P = m0.x.shape[2:], m0.y.shape[3]
-        CT = min(C, CHANNELS)
+        CT = min(C, self._channels)
         for rows in row_sets:
             (PT0, PD0), (PT, PD) = (self.tiles(max(AB, (rows.D + 1) // 2), AB, CT, P) for AB in (1, 2))
             tiles = len(m0.y) * (P // PT0) + len(m.y) * (P // PT)
@@ -88,7 +88,7 @@ class Products:
     def by_hidden(self, row_sets: Sequence[Rows], dg: Tensor, m0: ByHidden, m: ByHidden, of_networks: Tensor) -> None:
         """Write the derivatives with respect to g."""
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
-        CT = min(C, CHANNELS)
+        CT = min(C, self._channels)
         PT = min(P, (64 if self._is_roomy else 64 // self._registers) // CT)
         for rows in row_sets:
             run(
@@ -105,7 +105,7 @@ class Products:
         """
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
         counts = len(m0.ends), len(m.ends)
-        CT = min(C, CHANNELS)
+        CT = min(C, self._channels)
         PD = min(P, 64 // CT)
         PT0 = min(P, 4 * PD // (1 if self._is_roomy else self._registers))
         PT = min(P, 2 * PD // self._registers)
@@ -139,6 +139,11 @@ class Products:
         most, columns = (8 if orders == 1 or C < 32 else 4, 64) if self._is_roomy else (4 // orders, 64 * orders)
         PT = min(P, most // self._registers)
         return PT, max(1, min(PT, columns // (AB * C)))
+
+    @property
+    def _channels(self) -> int:
+        """How many channels in a program takes at a time."""
+        return CHANNELS // 2 if self.dtype == torch.float64 else CHANNELS
 
     @property
     def _registers(self) -> int:

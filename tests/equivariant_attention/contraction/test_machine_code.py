@@ -28,11 +28,11 @@ WIDE = ("by_hidden", "by_weights", "last_layers_gradient", "mixed", "by_values")
 WITHOUT_PRODUCTS = ("attended", "attended_gradient", "turned", "summed_at_nodes", "last_layers_gradient")
 
 
-def layer_launches(degrees, channels):
+def layer_launches(degrees, channels, dtype=torch.float32):
     """Launch what a layer launches, on edges that share radial weights and on others."""
-    fiber, G = Fiber(degrees, channels), undirected_graph(torch.float32, edge_dim=4)
-    layer = GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8)
-    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float32).items()}
+    fiber, G = Fiber(degrees, channels), undirected_graph(dtype, edge_dim=4)
+    layer = GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8).to(dtype)
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
     basis, r = get_basis_and_r(G, degrees - 1)
     with use_backend("triton"):
         output = layer(features, G=G, r=r, basis=basis)
@@ -67,6 +67,15 @@ def test_no_launch_that_mixes_spills(capability, precision):
         code = of_launch(launch, capability)
         assert not code.spilled, launch.name
         assert any("MMA" in name for loop in code.innermost for name in loop), launch.name
+
+
+def test_no_launch_that_mixes_in_float64_spills():
+    """Of a layer whose values and keys have 16 channels."""
+    with recorded(90) as record:
+        layer_launches(degrees=2, channels=32, dtype=torch.float64)
+    for launch in record:
+        if launch.kernel.__module__ == mixing.__name__ and launch.arguments["D"] == 2:
+            assert not of_launch(launch, 90).spilled, launch.name
 
 
 @pytest.mark.parametrize("capability", [80, 90])
