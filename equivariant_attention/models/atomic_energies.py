@@ -22,7 +22,7 @@ class AtomicEnergies(Saveable):
 
     .. math:: E = \sum_i \epsilon_{z_i} + \sigma \, e_i
 
-    A subclass has ``forward``, from a graph with atomic numbers to energies. References and scale are not trained:
+    A subclass has ``_learnt``, from a graph with atomic numbers to e. References and scale are not trained:
     ``set_references`` takes them from data.
 
     Args:
@@ -51,6 +51,37 @@ class AtomicEnergies(Saveable):
         self.register_buffer("reference", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("known", torch.zeros(LARGEST_ATOMIC_NUMBER + 1, dtype=torch.bool))
+
+    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
+        """Energies of graphs; :meth:`predict` makes the graphs.
+
+        Args:
+            G: graph with ``ndata['z']``, atomic numbers, int64 ``[atoms]``, ``edata['d']`` of edges that reach as far
+                as the cutoff and, unless edges end sharply, ``edata['envelope']``, ``[edges, 1]``.
+            plan: of ``G`` if it is at hand; then no value is looked at, and the device asserts what they must be.
+
+        Returns:
+            ``[graphs]``, in the dtype of the references, float64.
+
+        Raises:
+            KeyError: the graph lacks one of these.
+            TypeError, ValueError: they have another shape, dtype or device; or there is an element without reference.
+        """
+        G = as_graph(G)
+        if plan is None:
+            check_values(G)
+        else:
+            plan.check(G)
+        z = self._checked(G.ndata["z"], G.num_nodes(), looked_at=plan is None)
+        owner = graph_of_node(G)
+        # Apart, as float32 would hold few of their digits.
+        parts = self.scale * self._learnt(G, z, plan), self.reference[z]
+        of_learnt, of_references = (segment_sum(part, owner, G.batch_size) for part in parts)
+        return of_learnt + of_references
+
+    def _learnt(self, G: GraphLike, z: Tensor, plan: Plan | None) -> Tensor:
+        """e, ``[atoms]``, of a graph whose values are as they must be."""
+        raise NotImplementedError
 
     def predict(
         self,
@@ -101,22 +132,6 @@ class AtomicEnergies(Saveable):
             expected = f"the elements that the model was trained on, {symbols(own)}"
             raise ValueError(f"z must be of {expected}; got also {symbols(others)}")
         return z
-
-    def _checked_graph(self, G: Any, plan: Plan | None) -> tuple[GraphLike, Tensor]:
-        """The graph, with values that are as they must be, and its atomic numbers."""
-        G = as_graph(G)
-        if plan is None:
-            check_values(G)
-        else:
-            plan.check(G)
-        return G, self._checked(G.ndata["z"], G.num_nodes(), looked_at=plan is None)
-
-    def _summed(self, G: GraphLike, z: Tensor, learnt: Tensor) -> Tensor:
-        """Energies of graphs, float64, of what is learnt of each atom, ``[atoms]``."""
-        owner = graph_of_node(G)
-        of_graphs = segment_sum(self.scale * learnt, owner, G.batch_size)
-        # Apart, as float32 would hold few of their digits.
-        return of_graphs + segment_sum(self.reference[z], owner, G.batch_size)
 
 
 def reference_energies(z: Tensor, batch: Tensor, energy: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import check_positive, check_whole_number
 from ..envelope import edge_envelope
-from ..graphs import edges_on
+from ..graphs import GraphLike, edges_on
 from ..models.atomic_energies import AtomicEnergies
 from ..models.couplings import Mixed, coupled, paths
 from ..models.elements import LARGEST_ATOMIC_NUMBER
@@ -113,22 +112,7 @@ class ManyBodyPotential(AtomicEnergies):
             hidden = nn.Linear(num_channels + num_embedding, num_hidden)
             self.heads.append(nn.Sequential(hidden, nn.SiLU(), nn.Linear(num_hidden, 1)))
 
-    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
-        """Energies of graphs; :meth:`predict` makes the graphs.
-
-        Args:
-            G: graph with ``ndata['z']``, atomic numbers, int64 ``[atoms]``, ``edata['d']`` of edges that reach as far
-                as the cutoff and, unless edges end sharply, ``edata['envelope']``, ``[edges, 1]``.
-            plan: of ``G`` if it is at hand; then no value is looked at, and the device asserts what they must be.
-
-        Returns:
-            ``[graphs]``, in the dtype of the references, float64.
-
-        Raises:
-            KeyError: the graph lacks one of these.
-            TypeError, ValueError: they have another shape, dtype or device; or there is an element without reference.
-        """
-        G, z = self._checked_graph(G, plan)
+    def _learnt(self, G: GraphLike, z: Tensor, plan: Plan | None) -> Tensor:
         src, dst = edges_on(G, z.device)
         r, direction = length_and_direction(relative_positions(G))
         harmonics = math.sqrt(4 * math.pi) * spherical_harmonics(self.max_degree, direction).T
@@ -136,11 +120,11 @@ class ManyBodyPotential(AtomicEnergies):
         scale = self.num_neighbors**-0.5 * (torch.ones_like(r) if envelope is None else envelope)
         seen = torch.cat([self.radial(r), elements[src], elements[dst]], dim=1)
         h = self.sent(elements)[None]
-        learnt = []
+        energies = []
         for layer, head in zip(self.layers, self.heads, strict=True):
             h = layer(h, harmonics, seen, scale, src, dst)
-            learnt.append(head(torch.cat([h[0], elements], dim=1)))
-        return self._summed(G, z, torch.cat(learnt, dim=1).sum(1))
+            energies.append(head(torch.cat([h[0], elements], dim=1)))
+        return torch.cat(energies, dim=1).sum(1)
 
 
 class _Layer(OneLine):

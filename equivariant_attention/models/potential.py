@@ -124,29 +124,14 @@ class Potential(AtomicEnergies):
         middle = nn.Linear(num_hidden, num_hidden)
         self.head = nn.Sequential(nn.Linear(width, num_hidden), nn.SiLU(), middle, nn.SiLU(), nn.Linear(num_hidden, 1))
 
-    def forward(self, G: Any, plan: Plan | None = None) -> Tensor:
-        """Energies of graphs; :meth:`predict` makes the graphs.
-
-        Args:
-            G: graph with ``ndata['z']``, atomic numbers, int64 ``[atoms]``, ``edata['d']`` of edges that reach as far
-                as the cutoff and, unless edges end sharply, ``edata['envelope']``, ``[edges, 1]``.
-            plan: of ``G`` if it is at hand; then no value is looked at, and the device asserts what they must be.
-
-        Returns:
-            ``[graphs]``, in the dtype of the references, float64.
-
-        Raises:
-            KeyError: the graph lacks one of these.
-            TypeError, ValueError: they have another shape, dtype or device; or there is an element without reference.
-        """
+    def _learnt(self, G: GraphLike, z: Tensor, plan: Plan | None) -> Tensor:
         check_never_called(self.layers, "layers")
-        G, z = self._checked_graph(G, plan)
         elements = self.element(z)
         density = self._density(G, elements)
         told = [elements, density["0"].squeeze(-1), *_products(density)]
         if self.layers:
             told.append(self._attended(G, density, elements, plan))
-        return self._summed(G, z, self.head(torch.cat(told, dim=1)).squeeze(-1))
+        return self.head(torch.cat(told, dim=1)).squeeze(-1)
 
     def _density(self, G: GraphLike, elements: Tensor) -> Features:
         """f, of fiber ``fiber_hidden``."""
