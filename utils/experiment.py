@@ -43,7 +43,7 @@ class Experiment(Generic[C]):
         load: makes the datasets: ``'train'``, ``'test'``, and ``'valid'`` where weights are chosen by it.
         collate: makes a batch of samples, as of :class:`EpochLoader`, with graphs of class ``'own'`` or ``'dgl'``.
         make_model: makes the untrained model.
-        batch_loss: what is minimised; see :class:`Trainer`.
+        make_loss: makes what is minimised, the ``batch_loss`` of :class:`Trainer`, for the training data.
         report: evaluates the best weights after a training, on whole datasets, and draws into the run's folder; returns
             what metrics.json holds beside the model's size and the training's length, and lines to print before those.
         probe: see :class:`Trainer`.
@@ -57,7 +57,7 @@ class Experiment(Generic[C]):
     load: Callable[[C], dict[str, Dataset]]
     collate: Callable[[Any, str], Any]
     make_model: Callable[[C], nn.Module]
-    batch_loss: BatchLoss
+    make_loss: Callable[[C, Dataset], BatchLoss]
     report: Callable[[C, Trainer, Loaders, Path], tuple[dict[str, Any], list[str]]]
     probe: Probe = lambda model: {}
     pad: Callable[[Any], Any] = lambda batch: batch
@@ -197,7 +197,8 @@ class Experiment(Generic[C]):
         schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
         options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}
         recorder = CudaGraphs(fabric.device) if config.cuda_graphs else None
-        trainer = Trainer(fabric, model, adam, schedule, self.batch_loss, folder, recorder=recorder, **options)
+        loss = self.make_loss(config, train.dataset)
+        trainer = Trainer(fabric, model, adam, schedule, loss, folder, recorder=recorder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
                 trainer.resume()

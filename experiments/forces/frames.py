@@ -126,16 +126,19 @@ class Frames(Dataset):
 
     Attributes:
         reference: as above.
-        z, batch, energy: of all structures side by side; the energies are whole, float64.
+        z: of all structures side by side.
     """
 
     def __init__(self, frames: Sequence[Atoms], where: str, cutoff: float, reference: Tensor | None = None) -> None:
         self.cutoff = cutoff
         found = [labels(atoms, f"{where}, structure {i + 1}") for i, atoms in enumerate(frames)]
         numbers = [torch.from_numpy(atoms.numbers).long() for atoms in frames]
-        self.z, self.batch = torch.cat(numbers), torch.arange(len(frames)).repeat_interleave(_sizes(numbers))
-        self.energy = torch.tensor([label["energy"] for label in found], dtype=torch.float64)
-        self.reference = reference_energies(self.z, self.batch, self.energy) if reference is None else reference
+        self.z = torch.cat(numbers)
+        if reference is None:
+            owner = torch.arange(len(frames)).repeat_interleave(_sizes(numbers))
+            energy = torch.tensor([label["energy"] for label in found], dtype=torch.float64)
+            reference = reference_energies(self.z, owner, energy)
+        self.reference = reference
         self.samples: list[Sample] = []
         for atoms, label, z in zip(frames, found, numbers, strict=True):
             stress = label["stress"]

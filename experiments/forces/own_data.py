@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from equivariant_attention.forces import forces_on_graph
-from equivariant_attention.models import Potential
+from equivariant_attention.models import AtomicEnergies, Potential
 from equivariant_attention.models.elements import symbols
 from experiments.forces.config import FRAMES, OWN_DATA, FrameConfig, FrameModel
 from experiments.forces.frames import Batch, Frames, collate, read_frames
@@ -20,7 +20,7 @@ from utils.config import none_or_text
 from utils.experiment import Experiment, Loaders
 from utils.flags import CommandLine
 from utils.plots import learning_curves, parity
-from utils.training import Trainer
+from utils.training import BatchLoss, Trainer
 
 MODEL = "model.pt"
 UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV/Å³", 1e3)}  # and how many to eV, Å
@@ -58,7 +58,7 @@ def load(config: FrameConfig) -> dict[str, Frames]:
 
 def make_model(config: FrameConfig) -> Potential:
     """The untrained model."""
-    model = Potential(
+    return Potential(
         config.cutoff,
         {degree: int(m) for degree, m in enumerate(config.channels.split(","))},
         config.num_layers,
@@ -70,21 +70,19 @@ def make_model(config: FrameConfig) -> Potential:
         num_radial=config.num_radial,
         activation=config.activation,
     )
-    model.loss_weights = {name: getattr(config, f"{name}_weight") for name in UNITS}
-    return model
 
 
-def fit_model(model: Potential, dataset: Frames) -> None:
+def fit_model(model: AtomicEnergies, dataset: Any) -> None:
     """Give a model its elements and the scale of the forces.
 
     It learns energies without those of the elements, of which float32 would hold few digits: :func:`report` adds them.
 
     Args:
         model: untrained.
-        dataset: to train on.
+        dataset: to train on; it has ``z`` and ``forces``.
     """
-    spread = float(dataset.forces.square().mean().sqrt())
-    model.set_references(dataset.z, dataset.batch, 0 * dataset.energy, spread if spread > 0 else 1.0)
+    spread, z = float(dataset.forces.square().mean().sqrt()), dataset.z
+    model.set_references(z, torch.zeros_like(z), torch.zeros(1), spread if spread > 0 else 1.0)
 
 
 def errors(model: Potential, batch: Batch) -> dict[str, Tensor]:
@@ -106,12 +104,13 @@ def errors(model: Potential, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def batch_loss(model: Potential, batch: Batch) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: Potential, batch: Batch, weights: dict[str, float]) -> tuple[dict[str, Tensor], int]:
     """Mean squared errors, weighted and added, and their roots; and how many atoms there are.
 
     Args:
         model: the model.
         batch: from :func:`collate`.
+        weights: of energies, forces and stresses.
     """
     of, (G, _, cell, *_, has_stress) = errors(model, batch), batch
     volumes = torch.zeros_like(of["energy"]) if cell is None else cell.det().abs()
@@ -121,8 +120,13 @@ def batch_loss(model: Potential, batch: Batch) -> tuple[dict[str, Tensor], int]:
         "forces": of["forces"].square().mean(),
         "stress": (of["stress"] * volume_per_atom).square().sum() / (9 * has_stress.sum()).clamp_min(1),
     }
-    loss = sum(weight * parts[name] for name, weight in model.loss_weights.items())
+    loss = sum(weight * parts[name] for name, weight in weights.items())
     return {"loss": loss, **{f"{name}_error": part.detach().sqrt() for name, part in parts.items()}}, G.num_nodes()
+
+
+def make_loss(config: FrameConfig, dataset: Frames) -> BatchLoss:
+    """What is minimised, with the weights of the configuration."""
+    return partial(batch_loss, weights={name: getattr(config, f"{name}_weight") for name in UNITS})
 
 
 def report(config: FrameConfig, trainer: Trainer, loaders: Loaders, folder: Path) -> tuple[dict[str, Any], list[str]]:
@@ -199,7 +203,7 @@ EXPERIMENT = Experiment(
     load=load,
     collate=collate,
     make_model=make_model,
-    batch_loss=batch_loss,
+    make_loss=make_loss,
     report=report,
     fit_model=fit_model,
     unit="structures",

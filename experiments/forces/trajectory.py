@@ -90,10 +90,11 @@ from equivariant_attention.neighbors import fully_connected_graph
 from equivariant_attention.plan import Plan
 from experiments.forces.compiled import CompiledLoss
 from experiments.forces.frames import labels, read_frames
+from experiments.forces.own_data import fit_model
 from utils import distributed
 from utils.experiment import Experiment, Loaders
 from utils.plots import learning_curves
-from utils.training import Trainer
+from utils.training import BatchLoss, Trainer
 
 MODEL = "model.pt"
 Batch = tuple[Tensor, Tensor, Tensor]  # positions [frames, atoms, 3], energies [frames], forces [frames, atoms, 3]
@@ -195,36 +196,18 @@ class Loss:
 def make_model(config: TrajectoryConfig) -> ManyBodyPotential:
     """The untrained model."""
     names = ("num_channels", "max_degree", "max_degree_sent", "num_layers", "correlation", "num_hidden", "num_radial")
-    model = ManyBodyPotential(config.cutoff, **{name: getattr(config, name) for name in names})
-    model.of_config = config.energy_weight, config.compile
-    return model
+    return ManyBodyPotential(config.cutoff, **{name: getattr(config, name) for name in names})
 
 
-def fit_model(model: ManyBodyPotential, dataset: Trajectory) -> None:
-    """Give a model its elements, the scale of the forces, and the losses of this molecule, to evaluate and to learn.
+def make_loss(config: TrajectoryConfig, dataset: Trajectory) -> BatchLoss:
+    """:class:`Loss` of a batch and how many frames there are; compiled, if at all, where it is to be differentiated."""
+    loss = Loss(dataset.z, config.energy_weight)
+    to_learn = CompiledLoss(loss) if config.compile else loss
 
-    It learns energies without those of the elements, of which float32 would hold few digits: :func:`report` adds them.
+    def batch_loss(model: ManyBodyPotential, batch: Batch) -> tuple[dict[str, Tensor], int]:
+        return (to_learn if torch.is_grad_enabled() else loss)(model, batch), len(batch[0])
 
-    Args:
-        model: untrained.
-        dataset: to train on.
-    """
-    spread, z = float(dataset.forces.square().mean().sqrt()), dataset.z
-    model.set_references(z, torch.zeros_like(z), torch.zeros(1, dtype=torch.float64), spread if spread > 0 else 1.0)
-    energy_weight, compiled = model.of_config
-    model.errors = loss = Loss(z, energy_weight)
-    model.errors_to_learn = CompiledLoss(loss) if compiled else loss
-
-
-def batch_loss(model: ManyBodyPotential, batch: Batch) -> tuple[dict[str, Tensor], int]:
-    """What :class:`Loss` gives, and how many frames there are.
-
-    Args:
-        model: in whatever wrapper.
-        batch: of :class:`Trajectory`.
-    """
-    learns = torch.is_grad_enabled()
-    return (model.errors_to_learn if learns else model.errors)(model, batch), len(batch[0])
+    return batch_loss
 
 
 def report(
@@ -257,7 +240,7 @@ EXPERIMENT = Experiment(
     load=load,
     collate=lambda batch, graph: batch,
     make_model=make_model,
-    batch_loss=batch_loss,
+    make_loss=make_loss,
     report=report,
     fit_model=fit_model,
     unit="frames",

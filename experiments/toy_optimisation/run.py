@@ -132,7 +132,7 @@ EXPERIMENT = Experiment(
     load=load,
     collate=collate,
     make_model=make_model,
-    batch_loss=batch_loss,
+    make_loss=lambda config, dataset: batch_loss,
     report=report,
     probe=probe,
 )

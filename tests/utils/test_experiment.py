@@ -51,7 +51,7 @@ LINE = Experiment(
     load=load,
     collate=collate,
     make_model=lambda config: nn.Sequential(nn.Linear(1, config.width), nn.Linear(config.width, 1)),
-    batch_loss=batch_loss,
+    make_loss=lambda config, dataset: batch_loss,
     report=report,
 )
 

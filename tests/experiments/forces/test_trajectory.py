@@ -71,20 +71,21 @@ def test_atoms_beyond_the_cutoff_do_not_count(data):
     trajectory.fit_model(model.double(), parts["train"])
     x, *_ = parts["valid"].__getitems__([0])
     found = model.predict(parts["valid"].z, x[0])  # of a graph that ends at the cutoff
-    loss = model.errors(model, (x, found.energy.detach(), found.forces.detach()[None]))
-    assert loss["loss"] < 1e-20
+    batch = x, found.energy.detach(), found.forces.detach()[None]
+    assert trajectory.Loss(parts["train"].z, energy_weight=0.1)(model, batch)["loss"] < 1e-20
 
 
-def test_a_recorded_step_is_the_same(data):
+def test_a_recorded_step_is_the_same(data, monkeypatch):
     """Inductor, which takes a minute, is given what 'aot_eager' runs."""
-    parts, losses, gradients = trajectory.load(config_of("--data", data)), [], []
-    for make in (partial(CompiledLoss, backend="aot_eager"), lambda loss: loss):
+    train, losses, gradients = trajectory.load(config_of("--data", data))["train"], [], []
+    monkeypatch.setattr(trajectory, "CompiledLoss", partial(CompiledLoss, backend="aot_eager"))
+    for flags in (["--compile"], []):
         torch.manual_seed(0)
-        model = trajectory.make_model(config_of("--correlation", "2")).double()
-        trajectory.fit_model(model, parts["train"])
-        model.errors_to_learn = make(model.errors)
+        config = config_of("--correlation", "2", *flags)
+        model, batch_loss = trajectory.make_model(config).double(), trajectory.make_loss(config, train)
+        trajectory.fit_model(model, train)
         for frames in ([0, 1], [2, 3], [4]):  # each step of its own numbers and sizes
-            means, size = trajectory.batch_loss(model, parts["train"].__getitems__(frames))
+            means, size = batch_loss(model, train.__getitems__(frames))
             assert size == len(frames)
             (2 * means["loss"]).backward()
             losses.append([means[name].item() for name in ("loss", "energy_error", "forces_error")])
