@@ -160,9 +160,8 @@ def test_with_a_plan_it_is_the_same_and_no_value_is_looked_at():
         model(G, plan=Plan(G))
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_energies_are_exported(strict):
-    assert_is_exported_for_structures_of_all_sizes(build(), strict)
+def test_energies_are_exported():
+    assert_is_exported_for_structures_of_all_sizes(build(), strict=False)
 
 
 def test_energies_and_their_gradients_are_one_graph_to_the_compiler():

@@ -81,7 +81,7 @@ def test_a_recorded_step_is_the_same(data, monkeypatch):
     monkeypatch.setattr(trajectory, "CompiledLoss", partial(CompiledLoss, backend="aot_eager"))
     for flags in (["--compile"], []):
         torch.manual_seed(0)
-        config = config_of("--correlation", "2", *flags)
+        config = config_of("--num_layers", "1", "--correlation", "2", *flags)
         model, batch_loss = trajectory.make_model(config).double(), trajectory.make_loss(config, train)
         trajectory.fit_model(model, train)
         for frames in ([0, 1], [2, 3], [4]):  # each step of its own numbers and sizes
