@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..contraction.convolution import Convolution
 from ..contraction.radial import HIDDEN
+from ..contraction.triton_layout import Layout
 from ..plan import Plan
 
 
@@ -109,16 +110,20 @@ def _seconds(convolution: Convolution, edges: int, rows: int, nodes: int, on_gpu
     }
     edge_first = _edge_first(convolution, edges, rows)
     prices = ON_CPU if on_gpu_of is None else on_gpu(on_gpu_of)
+    if "triton" in prices:
+        layout = Layout.of(convolution)
+        work["triton"] = _edge_first(convolution, edges, rows, layout.channels_in * layout.channels_out)
     return {
         name: 1e-9 * sum(n * each for n, each in zip(work.get(name, edge_first), price, strict=True))
         for name, price in prices.items()
     }
 
 
-def _edge_first(convolution: Convolution, edges: int, rows: int) -> Work:
+def _edge_first(convolution: Convolution, edges: int, rows: int, padded: int | None = None) -> Work:
+    """For so many channels out times channels in of every pair; None for its own."""
     radial = mixing = 0
     for ends in convolution.ends:
-        channels = ends.channels_in * ends.channels_out
+        channels = padded or ends.channels_in * ends.channels_out
         radial += HIDDEN * channels * ends.num_freq
         mixing += channels * (2 * ends.num_freq - 1)
     work = Work(1, len(convolution.ends), radial=rows * radial, mixing=edges * mixing)

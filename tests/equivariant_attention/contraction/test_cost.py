@@ -89,6 +89,8 @@ def test_on_a_gpu_prices_are_those_of_what_is_counted(channels, price_of_a_launc
         (3, 8, 4, "triton"),
         (18, 32, 4, "triton"),
         (18, 128, 8, "triton"),
+        (80, 64, 8, "triton"),
+        (80, 66, 8, "node"),  # which 'triton' would pad to 128
         (80, 128, 4, "triton"),
         (80, 128, 8, "node"),
         (80, 256, 4, "node"),
@@ -98,7 +100,7 @@ def test_on_a_gpu_very_many_neighbours_and_channels_are_for_the_node_order(atoms
     sizes = pairwise(Fiber(4, channels), (Fiber(4, channels // 2),) * 2), Plan(molecules(atoms)), False, itemsize
     assert cost.fastest(["frame", "node", "triton"], *sizes) == best
     estimates = cost.seconds(*sizes)
-    assert 5 * estimates["triton"] < estimates["frame"]
+    assert (5 if channels != 66 else 1) * estimates["triton"] < estimates["frame"]
 
 
 def test_on_a_gpu_without_triton_the_node_order_is_for_many_neighbours_and_edges():
