@@ -125,6 +125,20 @@ def test_on_a_gpu_triton_runs(channels, dtype):
     assert [one.name for one in record] == ["turned", "networks", "messages", "turned_back"]
 
 
+@pytest.mark.parametrize("captured", [False, True])
+def test_the_node_order_is_not_captured(captured, monkeypatch):
+    """Its blocks are those of one graph; a CUDA graph is replayed for others."""
+    asked = []
+    monkeypatch.setattr(cost, "fastest", lambda names, *rest: asked.extend(names) or "frame")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: captured)
+    G, fiber = molecules(3), Fiber(2, 2)
+    basis, r = get_basis_and_r(G, 1)
+    with launch.recorded():
+        GConvSE3Partial(fiber, fiber)(random_features(fiber, G.num_nodes(), torch.float32), G=G, r=r, basis=basis)
+    assert set(asked) == {"triton", "frame", "node"} - ({"node"} if captured else set())
+
+
 @pytest.mark.parametrize("best", ["frame", "cpp", "node", "cpp-node"])
 def test_the_cheapest_order_runs(best, monkeypatch):
     ran = []
