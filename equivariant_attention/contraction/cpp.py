@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from ..contraction import blockwise, cost, frame
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import PARAMETERS, as_cpp_reads, parameters
+from ..contraction.radial import check_parameters, packed, packed_shapes, parameters, unpacked
 from ..native import calls
-from ..native.calls import address, check_read, contiguous
+from ..native.calls import address, check_read
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
 
 SOURCES = {
@@ -43,20 +43,22 @@ def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge, by backend 'cpp' or 'cpp-node'; for '', by the one estimated to be faster."""
-    return Problem(
-        backend, convolution, tuple(sizes_of(convolution, inputs)), inputs.pairs_share, inputs, networks
-    ).operation(tensors_of(convolution, networks, inputs).flat())
+    t, sizes = tensors_of(convolution, networks, inputs), tuple(sizes_of(convolution, inputs))
+    t = t._replace(parameters=packed(t.parameters))
+    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
 
 def tensors_of(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> Tensors:
-    """The tensors that messages are made from."""
+    """The tensors that messages are made from, checked; ten parameters of each network, network by network."""
     basis, plan = inputs.basis, inputs.basis.plan
+    own = [p for network in networks for p in parameters(network)]
+    check_parameters(convolution, own, inputs.scalars, networks)
     return Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         frames=[basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees],
-        parameters=[p for network in networks for p in parameters(network)],
+        parameters=own,
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
 
@@ -68,7 +70,7 @@ class Tensors(NamedTuple):
     on_edges: Sequence[Any]  # of the edges themselves, [edges, channels, 2k+1], or None
     scalars: Any  # what the radial networks see, [edges, edge_dim + 1]
     frames: Sequence[Any]  # for each degree, Wigner-D matrices in the order of the plan, [edges, 2l+1, 2l+1]
-    parameters: Sequence[Any]  # ten of each network, network by network
+    parameters: Sequence[Any]  # of the radial networks, as radial.packed has them
     graph: Sequence[Any]  # source nodes; order and pairs of the plan; edges without direction
 
     def flat(self) -> tuple[Any, ...]:
@@ -97,7 +99,6 @@ class Problem:
         pairs_share: whether the pairs of edges of the plan have equal scalars, and so share radial weights.
         inputs: the record that the tensors were taken from, for third derivatives; None in the registered operator,
             which is given tensors alone.
-        networks: the radial networks, for the names of parameters in errors.
     """
 
     backend: str
@@ -105,7 +106,6 @@ class Problem:
     sizes: tuple[Sizes, ...]
     pairs_share: bool
     inputs: Inputs | None = None
-    networks: Sequence[Any] = ()
 
     @property
     def operation(self) -> Operation:
@@ -120,19 +120,20 @@ class Problem:
             second=self.second,
             plain_gradient=self.plain_gradient,
             check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
-            readable=self.readable,
         )
 
-    def readable(self, tensors: Sequence[Any]) -> list[Any]:
-        """The tensors as C++ reads them, their parameters checked."""
-        t = self.like(tensors)
-        own = as_cpp_reads(self.convolution, t.parameters, t.scalars, self.networks)
-        before, after = 2 * len(self.sizes) + 1 + len(t.frames), len(t.graph)
-        return [*contiguous(tensors[:before]), *own, *contiguous(tensors[-after:])]
+    @property
+    def num_parameters(self) -> int:
+        """The number of tensors that hold the parameters."""
+        return len(packed_shapes(self.convolution, 1))
+
+    def by_network(self, t: Tensors) -> Tensors:
+        """The same tensors with ten parameters of each network, network by network."""
+        return t._replace(parameters=unpacked(t.parameters))
 
     def like(self, tensors: Sequence[Any]) -> Tensors:
         """A flat list of tensors, or of one value for each, as a record :class:`Tensors`."""
-        f, l, n = len(self.sizes), len(self.convolution.degrees), PARAMETERS * len(self.convolution.rows)
+        f, l, n = len(self.sizes), len(self.convolution.degrees), self.num_parameters
         a, b = 2 * f + 1 + l, 2 * f + 1 + l + n
         parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
         return Tensors(*parts)
@@ -183,7 +184,7 @@ class Problem:
 
     def isotropic(self, tensors: Sequence[Any]) -> list[Tensor | None]:
         """The messages along edges of length zero, in PyTorch: see :func:`blockwise.isotropic`."""
-        t = self.like(tensors)
+        t = self.by_network(self.like(tensors))
         return blockwise.isotropic(self.convolution, self._inputs(t), t.parameters, t.graph[3])
 
     def plain_gradient(
@@ -195,7 +196,7 @@ class Problem:
         leaves = self.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
         layout, inputs = frame.layout_of(self.convolution), self._inputs(leaves)
         on_nodes = [inputs.on_nodes(k, c) for k, c in self.convolution.features]
-        framed = blockwise.tensors(layout, on_nodes, *leaves[1:5])
+        framed = blockwise.tensors(layout, on_nodes, *self.by_network(leaves)[1:5])
         wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
         arriving = self._all_there(leaves, gradients)
         problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
@@ -282,7 +283,7 @@ class _Part(ctypes.Structure):
 
 
 class _Network(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_int64) for name in ("rows", "first_pair", "num_pairs"))
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("rows", "first_row", "first_pair", "num_pairs"))
 
 
 class _Pair(ctypes.Structure):
@@ -390,6 +391,9 @@ def _check(problem: Problem, t: Tensors, messages: Sequence[Tensor]) -> None:
             check_read(own, f"what edges send of degree {k}", dtype, (edges, sizes.of_edge, 2 * k + 1))
     for l, frame_of_degree in zip(convolution.degrees, t.frames, strict=True):
         check_read(frame_of_degree, f"the frames of degree {l}", dtype, (edges, 2 * l + 1, 2 * l + 1))
+    for parameter, shape in zip(t.parameters, packed_shapes(convolution, t.scalars.shape[1]), strict=True):
+        if shape is not None:
+            check_read(parameter, "a parameter of the radial networks", dtype, shape)
     for (l, channels), message in zip(convolution.messages, messages, strict=True):
         check_read(message, f"the messages of degree {l}", dtype, (edges, channels, 2 * l + 1))
     for name, ends in zip(("src", "the order of the plan"), t.graph, strict=False):
@@ -434,8 +438,9 @@ def _structure(convolution: Convolution, dtype: torch.dtype) -> _Structure:
     networks: list[tuple[int, ...]] = []
     pairs: list[tuple[int | None, ...]] = []
     couplings: list[Tensor] = []
-    for rows, served in zip(convolution.rows, convolution.by_network, strict=True):
-        networks.append((rows, len(pairs), len(served)))
+    firsts = accumulate(convolution.rows, initial=0)
+    for rows, first, served in zip(convolution.rows, firsts, convolution.by_network, strict=False):
+        networks.append((rows, first, len(pairs), len(served)))
         for i in served:
             pair = convolution.pairs[i]
             couplings.append(frame.coupling_of(pair, convolution.ends[i], dtype, torch.device("cpu")).contiguous())

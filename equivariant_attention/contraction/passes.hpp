@@ -35,10 +35,7 @@ struct Run {
     explicit Run(const Problem& p) : p(p), networks(p.num_networks), blocks(p) {
         workers.resize(std::max(int64_t(1), std::min(p.threads.count, blocks.count() / 2)));
         in_parallel(p.threads, p.num_networks, [this](int64_t n) {
-            const Problem& q = this->p;
-            const int64_t first = n * PARAMETERS;
-            networks[n] = std::make_unique<Radial<T>>(q, q.networks[n], q.parameters + first,
-                                                      q.tangents ? q.tangents + first : nullptr);
+            networks[n] = std::make_unique<Radial<T>>(this->p, n);
         });
     }
 
@@ -64,7 +61,7 @@ struct Run {
     void store(int64_t n) {
         const auto sum = workers[0]->take_gradient(n);
         for (size_t w = 1; w < workers.size(); ++w) sum->add(*workers[w]->take_gradient(n), *networks[n]);
-        sum->store(*networks[n], p.gradients + n * PARAMETERS);
+        sum->store(*networks[n], Parameters<T>(p, p.gradients, n));
     }
 };
 

@@ -21,9 +21,8 @@ struct Part {
     const void *tnode, *tedge;   // tangents of features, null where zero
 };
 
-struct Network {  // its parameters: weight, bias, scale, shift of both hidden layers; weight and bias of the last; or null
-    int64_t rows;
-    int64_t first_pair, num_pairs;
+struct Network {  // rows of its last layer, and how many those of the networks before have; its pairs
+    int64_t rows, first_row, first_pair, num_pairs;
 };
 
 // A feature and a message, with radial weights R[o, i, J] = output[first + o * step_out + i * step_in + J].
@@ -38,7 +37,7 @@ struct Problem {
     const Part *features, *messages;
     const Network* networks;
     const Pair* pairs;                // network by network
-    const void* const* parameters;    // network by network
+    const void* const* parameters;    // of all networks; Parameters (radial.hpp) says where those of one network are
     void* const* gradients;           // derivatives with respect to the parameters; null where not needed
     const void* const* frames;        // by degree, Wigner-D matrices [edges, 2l+1, 2l+1] in the order of the plan, or null
     void* const* dframes;

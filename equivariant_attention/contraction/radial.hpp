@@ -15,12 +15,38 @@
 namespace {
 
 constexpr int64_t HIDDEN = 32, VALUES = HIDDEN + 1;  // hidden values; and a one, which multiplies the biases
-constexpr int64_t PARAMETERS = 10;                   // tensors of a radial network
 constexpr double EPSILON = 1e-5;                     // of LayerNorm
 constexpr int64_t RADIAL_WEIGHTS = 128;              // about as many of a row are computed together
 
 using Hiddens = Constant<HIDDEN>;
 using Values = Constant<VALUES>;
+
+// ---------------------------------------------------------------- parameters
+
+template <class T>
+struct HiddenParameters {  // of a hidden layer; or null
+    T *weight, *bias, *scale, *shift;
+};
+
+// The parameters of network n, or what belongs to them, in a table for all networks: weight, bias, scale and shift of the first
+// hidden layer, each of all networks, [networks, ...]; the same of the second; the biases of all last layers, one network
+// after the other; and the weight of each last layer. All are null for a table that is null.
+template <class T>
+struct Parameters {
+    HiddenParameters<T> first{}, second{};
+    T *weight = nullptr, *bias = nullptr;  // of the last layer
+
+    template <class Pointer>
+    Parameters(const Problem& p, Pointer* table, int64_t n) {
+        if (!table) return;
+        const auto at = [=](int64_t i, int64_t offset) { return table[i] ? static_cast<T*>(table[i]) + offset : nullptr; };
+        const int64_t vector = n * HIDDEN;
+        first = {at(0, vector * p.num_scalars), at(1, vector), at(2, vector), at(3, vector)};
+        second = {at(4, vector * HIDDEN), at(5, vector), at(6, vector), at(7, vector)};
+        bias = at(8, p.networks[n].first_row);
+        weight = at(9 + n, 0);
+    }
+};
 
 // ---------------------------------------------------------------- hidden layers
 
@@ -39,8 +65,7 @@ void centre(T* values, int64_t columns) {
 
 // Weight and bias side by side, [32, inputs + 1]; null if both are.
 template <class T>
-Array<T> side_by_side(int64_t inputs, const void* weight, const void* bias) {
-    const auto *w = static_cast<const T*>(weight), *b = static_cast<const T*>(bias);
+Array<T> side_by_side(int64_t inputs, const T* w, const T* b) {
     if (!w && !b) return Array<T>();
     Array<T> both(HIDDEN * (inputs + 1), 0);
     for (int64_t h = 0; h < HIDDEN; ++h) {
@@ -59,14 +84,14 @@ struct Layer {
     const T *scale, *shift;    // of the LayerNorm, or null
     const T *tscale, *tshift;  // their tangents, or null
 
-    Layer(int64_t inputs, const void* const* parameters, const void* const* tangents)
+    Layer(int64_t inputs, const HiddenParameters<const T>& own, const HiddenParameters<const T>& tangents)
         : inputs(inputs),
-          weight(side_by_side<T>(inputs, parameters[0], parameters[1])),
-          scale(static_cast<const T*>(parameters[2])),
-          shift(static_cast<const T*>(parameters[3])),
-          tscale(tangents ? static_cast<const T*>(tangents[2]) : nullptr),
-          tshift(tangents ? static_cast<const T*>(tangents[3]) : nullptr) {
-        if (tangents) tangent = side_by_side<T>(inputs, tangents[0], tangents[1]);
+          weight(side_by_side(inputs, own.weight, own.bias)),
+          tangent(side_by_side(inputs, tangents.weight, tangents.bias)),
+          scale(own.scale),
+          shift(own.shift),
+          tscale(tangents.scale),
+          tshift(tangents.shift) {
         if (scale) centre<T>(weight, inputs + 1);
         if (scale && tangent) centre<T>(tangent, inputs + 1);
     }
@@ -104,21 +129,19 @@ struct LayerGradient {
     }
 
     // Write the derivatives to PyTorch's tensors: with respect to the parameters of the model, which are not centred.
-    void store(void* const* gradients) const {
-        T* g[4];
-        for (int i = 0; i < 4; ++i) g[i] = static_cast<T*>(gradients[i]);
+    void store(const HiddenParameters<T>& to) const {
         for (int64_t h = 0; h < HIDDEN; ++h) {
             for (int64_t c = 0; c < whole; c += HIDDEN) {
-                std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, g[0] + h * inputs + c);
+                std::copy_n(weight + (c + h) * HIDDEN, HIDDEN, to.weight + h * inputs + c);
             }
-            sum(by_lane + h * rest * LANES<T>, rest, g[0] + h * inputs + whole);
+            sum(by_lane + h * rest * LANES<T>, rest, to.weight + h * inputs + whole);
         }
-        sum(bias, HIDDEN, g[1]);
-        if (!g[2]) return;
-        sum(scale, HIDDEN, g[2]);
-        sum(shift, HIDDEN, g[3]);
-        centre<T>(g[0], inputs);
-        centre<T>(g[1], 1);
+        sum(bias, HIDDEN, to.bias);
+        if (!to.scale) return;
+        sum(scale, HIDDEN, to.scale);
+        sum(shift, HIDDEN, to.shift);
+        centre<T>(to.weight, inputs);
+        centre<T>(to.bias, 1);
     }
 
 private:
@@ -255,15 +278,15 @@ struct Weights {  // the rows of a last layer that belong to one pair of degrees
     int64_t k, l, channels_in, channels_out, F;
     Array<T> last, tangent;  // A for coefficients of the orders, [F, channels in, channels out, 33], and its tangent, or null
 
-    Weights(const Problem& p, const Pair& pair, const void* const* parameters, const void* const* tangents)
+    Weights(const Problem& p, const Pair& pair, const Parameters<const T>& own, const Parameters<const T>& tangents)
         : pair(pair),
           k(p.features[pair.feature].degree),
           l(p.messages[pair.message].degree),
           channels_in(p.features[pair.feature].channels),
           channels_out(p.messages[pair.message].channels),
           F(2 * std::min(k, l) + 1),
-          last(aligned(parameters)) {
-        if (tangents && (tangents[8] || tangents[9])) tangent = aligned(tangents);
+          last(aligned(own)) {
+        if (tangents.weight || tangents.bias) tangent = aligned(tangents);
     }
 
     const T* tangent_of(const T* A) const { return tangent ? tangent + (A - last) : nullptr; }
@@ -272,8 +295,8 @@ struct Weights {  // the rows of a last layer that belong to one pair of degrees
     int64_t together() const { return std::min(channels_in, std::max(int64_t(1), RADIAL_WEIGHTS / channels_out)); }
 
 private:
-    Array<T> aligned(const void* const* parameters) const {
-        const auto *w = static_cast<const T*>(parameters[8]), *b = static_cast<const T*>(parameters[9]);
+    Array<T> aligned(const Parameters<const T>& parameters) const {
+        const T *w = parameters.weight, *b = parameters.bias;
         const auto* coupling = static_cast<const T*>(pair.coupling);
         Array<T> A(numbers() * VALUES, 0);
         for (int64_t o = 0; o < channels_out; ++o) {
@@ -310,10 +333,9 @@ struct WeightsGradient {
     }
 
     // Add the derivatives to those with respect to the network; added, as other pairs may read the same outputs.
-    void store(const Weights<T>& weights, void* const* gradients) const {
+    void store(const Weights<T>& weights, T* dw, T* db) const {
         if (!last) return;
         const auto* coupling = static_cast<const T*>(weights.pair.coupling);
-        auto *dw = static_cast<T*>(gradients[8]), *db = static_cast<T*>(gradients[9]);
         std::vector<T> sums(weights.F);
         for (int64_t o = 0; o < weights.channels_out; ++o) {
             for (int64_t i = 0; i < weights.channels_in; ++i) {
@@ -346,12 +368,13 @@ struct Radial {  // the parameters of a radial network, as blocks use them
     Layer<T> first, second;
     std::vector<Weights<T>> weights;  // of each pair that reads its output
 
-    Radial(const Problem& p, const Network& n, const void* const* parameters, const void* const* tangents)
-        : rows(n.rows),
-          first(p.num_scalars, parameters, tangents),
-          second(HIDDEN, parameters + 4, tangents ? tangents + 4 : nullptr) {
+    Radial(const Problem& p, int64_t n) : Radial(p, p.networks[n], {p, p.parameters, n}, {p, p.tangents, n}) {}
+
+private:
+    Radial(const Problem& p, const Network& n, const Parameters<const T>& own, const Parameters<const T>& tangents)
+        : rows(n.rows), first(p.num_scalars, own.first, tangents.first), second(HIDDEN, own.second, tangents.second) {
         weights.reserve(n.num_pairs);
-        for (int64_t i = 0; i < n.num_pairs; ++i) weights.emplace_back(p, p.pairs[n.first_pair + i], parameters, tangents);
+        for (int64_t i = 0; i < n.num_pairs; ++i) weights.emplace_back(p, p.pairs[n.first_pair + i], own, tangents);
     }
 };
 
@@ -369,12 +392,12 @@ struct RadialGradient {
         for (size_t i = 0; i < weights.size(); ++i) weights[i].add(other.weights[i], radial.weights[i]);
     }
 
-    void store(const Radial<T>& radial, void* const* gradients) const {
-        first.store(gradients);
-        second.store(gradients + 4);
-        std::fill_n(static_cast<T*>(gradients[8]), radial.rows * HIDDEN, T(0));
-        if (gradients[9]) std::fill_n(static_cast<T*>(gradients[9]), radial.rows, T(0));
-        for (size_t i = 0; i < weights.size(); ++i) weights[i].store(radial.weights[i], gradients);
+    void store(const Radial<T>& radial, const Parameters<T>& to) const {
+        first.store(to.first);
+        second.store(to.second);
+        std::fill_n(to.weight, radial.rows * HIDDEN, T(0));
+        if (to.bias) std::fill_n(to.bias, radial.rows, T(0));
+        for (size_t i = 0; i < weights.size(); ++i) weights[i].store(radial.weights[i], to.weight, to.bias);
     }
 };
 

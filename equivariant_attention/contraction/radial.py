@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..contraction.convolution import Convolution
-from ..native.calls import contiguous, is_watched
+from ..native.calls import is_watched
 from ..native.seen import Seen
 from ..plain_modules import has_hooks_of_all, is_plain
 
@@ -147,38 +147,22 @@ def check_parameters(
     """
     if torch.compiler.is_compiling():  # the compiler checks them itself, and cannot use the cache of shapes
         return
-    shapes = _shapes(convolution, scalars.shape[1])
-    some = cast(list[Tensor], [v for v in values if v is not None] if None in shapes else values)
+    shapes, key = _shapes(convolution, scalars.shape[1]), (convolution, scalars.shape[1], scalars.dtype)
+    some = [v for v in values if v is not None]
+    if len(some) == len(shapes) - shapes.count(None) and not is_watched() and _SEEN.has(key, some):
+        return
     alike = {v.dtype for v in some} == {scalars.dtype} and ({*map(type, some)} <= OWN_TYPES or is_watched())
     on_device = all(v.is_cpu for v in some) if scalars.is_cpu else {v.device for v in some} == {scalars.device}
     if alike and on_device and [None if v is None else v.shape for v in values] == shapes:
+        if not is_watched():
+            _SEEN.add(key, some)
         return
     for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):
         if value is not None or shape is not None:
             _check_parameter(value, shape, scalars, _name(convolution, i, networks))
 
 
-def as_cpp_reads(
-    convolution: Convolution, values: Sequence[Tensor | None], scalars: Tensor, networks: Sequence[Any] = ()
-) -> list[Tensor | None]:
-    """Parameters as C++ reads them: checked and contiguous; arguments as of :func:`check_parameters`."""
-    some = [v for v in values if v is not None]
-    key = convolution, scalars.shape[1], scalars.dtype
-    if _SEEN.has(key, some) and len(some) == _count(convolution):
-        return list(values)
-    check_parameters(convolution, values, scalars, networks)
-    found = contiguous(values)
-    if all(a is b for a, b in zip(found, values, strict=True)):
-        _SEEN.add(key, some)
-    return found
-
-
 _SEEN = Seen()
-
-
-def _count(convolution: Convolution) -> int:
-    """The number of parameters of all networks."""
-    return len(convolution.rows) * (PARAMETERS - 4 * (not convolution.has_norm) - (not convolution.has_bias))
 
 
 def _check_parameter(value: Any, shape: tuple[int, ...] | None, scalars: Tensor, name: str) -> None:
@@ -216,6 +200,42 @@ def _shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] 
         for rows in convolution.rows
         for shape in (*hidden, (rows, HIDDEN), (rows,) if convolution.has_bias else None)
     ]
+
+
+# ---------------------------------------------------------------- parameters of many networks in few tensors
+
+
+def packed(values: Sequence[Any]) -> list[Tensor | None]:
+    """Parameters as C++ reads them, so that autograd records a few tensors and not hundreds.
+
+    Args:
+        values: the :func:`parameters` of all networks, one network after the other.
+
+    Returns:
+        weight, bias, scale and shift of both hidden layers, each stacked over the networks; the biases of the last
+        layers, joined; and the weight of each last layer, which is the bulk and not copied. None for what there is not.
+    """
+    *hidden_layers, weights, biases = (values[i::PARAMETERS] for i in range(PARAMETERS))
+    stacks = [None if column[0] is None else torch.stack(column) for column in hidden_layers]
+    return [*stacks, None if biases[0] is None else torch.cat(biases), *weights]
+
+
+def unpacked(tensors: Sequence[Any]) -> list[Any]:
+    """The inverse of :func:`packed`."""
+    *stacks, biases = tensors[: PARAMETERS - 1]
+    weights = tensors[PARAMETERS - 1 :]
+    columns = [[None] * len(weights) if stack is None else stack.unbind() for stack in stacks]
+    own = [None] * len(weights) if biases is None else biases.split([len(weight) for weight in weights])
+    return [value for network in zip(*columns, weights, own, strict=True) for value in network]
+
+
+@lru_cache(maxsize=1024)
+def packed_shapes(convolution: Convolution, num_scalars: int) -> list[tuple[int, ...] | None]:
+    """The shapes of :func:`packed` parameters; None for what there is not."""
+    shapes, networks = _shapes(convolution, num_scalars), len(convolution.rows)
+    stacks = [None if shape is None else (networks, *shape) for shape in shapes[: PARAMETERS - 2]]
+    biases = (sum(convolution.rows),) if convolution.has_bias else None
+    return [*stacks, biases, *((rows, HIDDEN) for rows in convolution.rows)]
 
 
 # ---------------------------------------------------------------- hidden layers of many networks, as one batch

@@ -43,7 +43,7 @@ def attended(
     t = cpp.tensors_of(convolution, networks, inputs)
     t = t._replace(graph=[inputs.src, plan.order, plan.pairs, inputs.basis.without_direction, *plan.by_source])
     sizes = tuple(cpp.sizes_of(convolution, inputs))
-    made = Framed("triton", convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
+    made = Framed("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
     graph = [envelope, plan.dst, plan.order, *plan.by_destination]
     return attention.operation(plain)([*made, *queries, *t.frames, *graph])
 

@@ -27,12 +27,13 @@ from ..checks import exact_products
 from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
-from ..contraction.radial import HIDDEN, PARAMETERS
+from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters
 from ..contraction.triton_layout import Layout, couplings, reads_something_twice
 from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
+from ..native.calls import contiguous
 from ..native.operation import Operation, plain_gradient, register
 
 MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
@@ -60,7 +61,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
     graph = [inputs.src, plan.order, plan.pairs, basis.without_direction, *plan.by_source]
     t = cpp.tensors_of(convolution, networks, inputs)._replace(graph=graph)
     sizes = tuple(cpp.sizes_of(convolution, inputs))
-    return Problem("triton", convolution, sizes, inputs.pairs_share, inputs, networks).operation(t.flat())
+    return Problem("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,22 @@ class Problem(cpp.Problem):
     @property
     def operation(self) -> Operation:
         """Messages as a function of tensors."""
-        return replace(super().operation, name="messages_in_triton", second=None)
+        return replace(super().operation, name="messages_in_triton", second=None, readable=self.readable)
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of tensors that hold the parameters: kernels read them where PyTorch has them."""
+        return PARAMETERS * len(self.convolution.rows)
+
+    def by_network(self, t: cpp.Tensors) -> cpp.Tensors:
+        """The same tensors."""
+        return t
+
+    def readable(self, tensors: Sequence[Any]) -> list[Any]:
+        """The tensors as kernels read them, their parameters checked."""
+        t = self.like(tensors)
+        check_parameters(self.convolution, t.parameters, t.scalars)
+        return contiguous(tensors)
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Make the messages."""
