@@ -9,7 +9,6 @@ for all of its outgoing edges. First and second derivatives are in C++ too; thir
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -26,7 +25,7 @@ from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import check_parameters, packed, packed_shapes, parameters, unpacked
 from ..native import calls
-from ..native.calls import address, check_read
+from ..native.calls import address, addresses, array, check_read
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
 
 SOURCES = {
@@ -354,10 +353,10 @@ def _call(
         messages=_messages(convolution, made, arriving),
         networks=structure.networks,
         pairs=structure.pairs,
-        parameters=_addresses(t.parameters),
-        gradients=_addresses(d.parameters),
-        frames=_addresses(_by_degree(convolution, t.frames)),
-        dframes=_addresses(_by_degree(convolution, d.frames)),
+        parameters=_table(t.parameters),
+        gradients=_table(d.parameters),
+        frames=_table(_by_degree(convolution, t.frames)),
+        dframes=_table(_by_degree(convolution, d.frames)),
         src=address(src),
         order=address(order),
         scalars=address(t.scalars),
@@ -375,8 +374,8 @@ def _point_to_tangents(call: _Problem, convolution: Convolution, t: Tensors, tan
             check_read(tangent, "the direction of a derivative", value.dtype, value.shape)
     for i, both in enumerate(zip(tangents.features, tangents.on_edges, strict=True)):
         call.features[i].tnode, call.features[i].tedge = map(address, both)
-    call.tangents = _addresses(tangents.parameters)
-    call.tframes = _addresses(_by_degree(convolution, tangents.frames))
+    call.tangents = _table(tangents.parameters)
+    call.tframes = _table(_by_degree(convolution, tangents.frames))
     call.tscalars = address(tangents.scalars)
 
 
@@ -452,11 +451,11 @@ def _structure(convolution: Convolution, dtype: torch.dtype) -> _Structure:
 def _features(problem: Problem, t: Tensors, d: Tensors) -> ctypes.Array[_Part]:
     features = problem.convolution.features
     each = zip(features, problem.sizes, t.features, t.on_edges, d.features, d.on_edges, strict=True)
-    return (_Part * len(features))(*((*part, *sizes, *map(address, tensors)) for part, sizes, *tensors in each))
+    return array(_Part, len(features))(*((*part, *sizes, *map(address, tensors)) for part, sizes, *tensors in each))
 
 
 def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequence[Tensor]) -> ctypes.Array[_Part]:
-    rows = (_Part * len(convolution.messages))()
+    rows = array(_Part, len(convolution.messages))()
     for part, (l, channels), *values in zip_longest(rows, convolution.messages, made, arriving):
         part.degree, part.channels, part.of_edge = l, channels, channels
         part.edge, part.dedge = map(address, values)
@@ -469,8 +468,6 @@ def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> lis
     return [known.get(l) if l else None for l in range(convolution.degrees[-1] + 1)]
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
+def _table(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p] | None:
     """An array of pointers to tensors, null for None; None if all tensors are None."""
-    # Written out rather than calling `address` for each: there are hundreds of them.
-    numbers = array("Q", [0 if v is None else v.data_ptr() or address(v) or 0 for v in tensors])
-    return (ctypes.c_void_p * len(numbers)).from_buffer(numbers) if any(numbers) else None
+    return None if all(v is None for v in tensors) else addresses(tensors)

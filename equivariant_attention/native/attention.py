@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..native.calls import Threads, address, call
+from ..native.calls import Threads, address, addresses, array, call
 from ..native.operation import (
     Operation,
     Tensors,
@@ -142,8 +142,8 @@ def _call(
         values=values,
         keys=keys,
         queries=queries,
-        outputs=(ctypes.c_void_p * len(output))(*map(address, output)),
-        toutputs=(ctypes.c_void_p * len(toutput))(*map(address, toutput)),
+        outputs=addresses(output),
+        toutputs=addresses(toutput),
         envelope=address(envelope),
         denvelope=address(denvelope),
         threads=Threads(),
@@ -155,7 +155,7 @@ def _parts(shape: Shape, *tensors: Tensors) -> ctypes.Array[_Part]:
     """The :class:`_Part` of each degree, of values, where their derivatives are written, and their tangents."""
     sizes = [v.shape[1] * v.shape[2] // shape.n_heads for v in tensors[0]]
     rows = [*zip(sizes, *(map(address, part) for part in tensors), strict=True)]
-    return (_Part * len(rows))(*rows)  # type: ignore[misc]  # tuples of the fields are accepted too
+    return array(_Part, len(rows))(*rows)
 
 
 register(

@@ -136,6 +136,17 @@ def address(tensor: Tensor | None) -> int | None:
     return found
 
 
+def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """An array of pointers to tensors, null for None."""
+    return array(ctypes.c_void_p, len(tensors))(*map(address, tensors))
+
+
+@cache
+def array(kind: type[Any], length: int) -> type[ctypes.Array[Any]]:
+    """The class of C arrays of a kind and length. It is kept, as to make it takes longer than to fill an array."""
+    return kind * length
+
+
 @constant_when_compiled
 def not_built(source: Path) -> str:
     """Why a library could not be built, or ``''`` if it could.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..native.calls import Threads, address, call
+from ..native.calls import Threads, address, array, call
 from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -114,7 +114,7 @@ def _call(function: str, lists: int, tensors: Tensors, derivatives: Tensors, out
         for W, dW, v, dv, out in of_degrees
         if out is not None
     ]
-    degrees = (_Degree * len(rows))(*rows)  # type: ignore[misc]  # tuples of the fields are accepted too
+    degrees = array(_Degree, len(rows))(*rows)
     call(SOURCE, function, weights[0].dtype, _Linear(len(parts[0][0]), len(degrees), degrees, Threads()))
 
 

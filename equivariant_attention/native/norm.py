@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..native.calls import Threads, address, call
+from ..native.calls import Threads, address, array, call
 from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -135,7 +135,7 @@ class _Norm(ctypes.Structure):
 def _call(
     function: str, zero: Zero, values: Tensors, output: Tensors, eps: Sequence[float] = (), **others: Tensors
 ) -> None:
-    parts = (_Part * len(values))()
+    parts = array(_Part, len(values))()
     for i, (part, v, noise, out) in enumerate(zip(parts, values, zero.noise, output, strict=True)):
         part.channels, part.orders, part.noise = v.shape[1], v.shape[2], noise
         part.values, part.output = address(v), address(out)
