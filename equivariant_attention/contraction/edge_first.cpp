@@ -127,7 +127,8 @@ private:
 
     void gradient_of(const Radial<T>& network, Block<T>& b, RadialGradient<T>& sum) {
         hidden.evaluate(network, b.scalars);
-        alignas(64) T rows[C * HIDDEN], d[2 * HIDDEN * C] = {};
+        alignas(64) T rows[C * HIDDEN], d[2 * HIDDEN * C];
+        std::fill_n(d, mixing.separate(b) * HIDDEN * C, T(0));
         opposite<W>(hidden.second.output, HIDDEN, rows);
         for (size_t i = 0; i < network.weights.size(); ++i) {
             mixing.gradient(network.weights[i], 0, hidden.second.output, rows, b, d, sum.weights[i]);
