@@ -43,7 +43,7 @@ def _messages(
     sizes: Sequence[int],
     pairs_share: bool,
 ) -> int:
-    problem = cpp.problem_of(backend, text, tuple(sizes), pairs_share)
+    problem = cpp.Problem.registered(backend, text, tuple(sizes), pairs_share)
     t, convolution = problem.like(with_none(tensors, present)), problem.convolution
     num_pairs = t.graph[2].shape[0] if pairs_share else 0
     chosen = backend or cost.in_cpp(convolution, t.num_nodes, t.num_edges, num_pairs)

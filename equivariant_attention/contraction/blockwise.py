@@ -19,7 +19,7 @@ from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
+from ..contraction.radial import PARAMETERS, Hidden, checked_parameters, hidden, stacked
 from ..native.calls import is_looked_into
 from ..so3.couplings import published_sign
 
@@ -31,8 +31,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
     All edges are then one block, whose memory grows with edges times channels squared.
     """
     layout = frame.layout_of(convolution)
-    own = [p for network in networks for p in parameters(network)]
-    check_parameters(convolution, own, inputs.scalars, networks)
+    own = checked_parameters(convolution, networks, inputs.scalars)
     t = tensors(
         layout,
         features=[inputs.on_nodes(k, c) for k, c in convolution.features],

@@ -23,7 +23,7 @@ from ..contraction import blockwise, cost, frame
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import check_parameters, packed, packed_shapes, parameters, unpacked
+from ..contraction.radial import checked_parameters, packed, packed_shapes, unpacked
 from ..native import calls
 from ..native.calls import address, addresses, array, check_read
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
@@ -42,24 +42,27 @@ def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge, by backend 'cpp' or 'cpp-node'; for '', by the one estimated to be faster."""
-    t, sizes = tensors_of(convolution, networks, inputs), tuple(sizes_of(convolution, inputs))
-    t = t._replace(parameters=packed(t.parameters))
-    return Problem(backend, convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
+    t = tensors_of(convolution, networks, inputs)
+    problem = Problem(backend, convolution, sizes_of(convolution, inputs), inputs.pairs_share, inputs)
+    return problem.operation(t._replace(parameters=packed(t.parameters)).flat())
 
 
 def tensors_of(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> Tensors:
-    """The tensors that messages are made from, checked; ten parameters of each network, network by network."""
+    """The tensors that messages are made from; ten parameters of each network, network by network."""
     basis, plan = inputs.basis, inputs.basis.plan
-    own = [p for network in networks for p in parameters(network)]
-    check_parameters(convolution, own, inputs.scalars, networks)
     return Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
-        frames=[basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees],
-        parameters=own,
+        frames=frames_of(convolution, inputs),
+        parameters=checked_parameters(convolution, networks, inputs.scalars),
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
+
+
+def frames_of(convolution: Convolution, inputs: Inputs) -> list[Tensor]:
+    """The frames of the edges, one tensor for each degree of the convolution."""
+    return [inputs.basis.frames[l].to(inputs.scalars.dtype) for l in convolution.degrees]
 
 
 class Tensors(NamedTuple):
@@ -105,6 +108,15 @@ class Problem:
     sizes: tuple[Sizes, ...]
     pairs_share: bool
     inputs: Inputs | None = None
+    num_of_graph = 4  # tensors of the graph
+    by_network = staticmethod(unpacked)  # from the tensors that hold the parameters to ten of each network
+
+    @classmethod
+    @lru_cache(maxsize=1024)
+    def registered(cls, backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Problem:
+        """From the ``statics`` of :attr:`operation`."""
+        grouped = tuple(Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
+        return cls(backend, Convolution.of(text), grouped, pairs_share)
 
     @property
     def operation(self) -> Operation:
@@ -121,19 +133,10 @@ class Problem:
             check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
         )
 
-    @property
-    def num_parameters(self) -> int:
-        """The number of tensors that hold the parameters."""
-        return len(packed_shapes(self.convolution, 1))
-
-    def by_network(self, t: Tensors) -> Tensors:
-        """The same tensors with ten parameters of each network, network by network."""
-        return t._replace(parameters=unpacked(t.parameters))
-
     def like(self, tensors: Sequence[Any]) -> Tensors:
         """A flat list of tensors, or of one value for each, as a record :class:`Tensors`."""
-        f, l, n = len(self.sizes), len(self.convolution.degrees), self.num_parameters
-        a, b = 2 * f + 1 + l, 2 * f + 1 + l + n
+        f, b = len(self.sizes), len(tensors) - self.num_of_graph
+        a = 2 * f + 1 + len(self.convolution.degrees)
         parts = (tensors[:f], tensors[f : 2 * f], tensors[2 * f], tensors[2 * f + 1 : a], tensors[a:b], tensors[b:])
         return Tensors(*parts)
 
@@ -183,8 +186,9 @@ class Problem:
 
     def isotropic(self, tensors: Sequence[Any]) -> list[Tensor | None]:
         """The messages along edges of length zero, in PyTorch: see :func:`blockwise.isotropic`."""
-        t = self.by_network(self.like(tensors))
-        return blockwise.isotropic(self.convolution, self._inputs(t), t.parameters, t.graph[3])
+        t = self.like(tensors)
+        own = self.by_network(t.parameters)
+        return blockwise.isotropic(self.convolution, self._inputs(t), own, t.graph[3])
 
     def plain_gradient(
         self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
@@ -195,7 +199,7 @@ class Problem:
         leaves = self.like([v.view_as(v) if n else v for v, n in zip(tensors, needed, strict=True)])
         layout, inputs = frame.layout_of(self.convolution), self._inputs(leaves)
         on_nodes = [inputs.on_nodes(k, c) for k, c in self.convolution.features]
-        framed = blockwise.tensors(layout, on_nodes, *self.by_network(leaves)[1:5])
+        framed = blockwise.tensors(layout, on_nodes, *leaves[1:4], self.by_network(leaves.parameters))
         wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
         arriving = self._all_there(leaves, gradients)
         problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
@@ -241,22 +245,16 @@ def add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> Non
             values[i] = other if values[i] is None else values[i] + other
 
 
-@lru_cache(maxsize=1024)
-def _registered(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
-    return problem_of(backend, text, sizes, pairs_share).operation
+def register_messages(name: str, kind: type[Problem], devices: Sequence[str] = ("CPU",)) -> None:
+    """Register the operation of a kind of problem; arguments as of :func:`~equivariant_attention.native.register`."""
+
+    def make(backend: str, text: str, sizes: Sequence[int], pairs_share: bool) -> Operation:
+        return kind.registered(backend, text, tuple(sizes), pairs_share).operation
+
+    register(name, "str backend, str convolution, int[] sizes, bool pairs_share", make, devices)
 
 
-def problem_of(backend: str, text: str, sizes: tuple[int, ...], pairs_share: bool) -> Problem:
-    """The inverse of ``statics`` of :attr:`Problem.operation`."""
-    grouped = tuple(Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
-    return Problem(backend, Convolution.of(text), grouped, pairs_share)
-
-
-register(
-    "messages",
-    "str backend, str convolution, int[] sizes, bool pairs_share",
-    lambda backend, text, sizes, share: _registered(backend, text, tuple(sizes), share),
-)
+register_messages("messages", Problem)
 
 
 def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:
@@ -412,7 +410,7 @@ class Sizes(NamedTuple):
     first: int
 
 
-def sizes_of(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
+def sizes_of(convolution: Convolution, inputs: Inputs) -> tuple[Sizes, ...]:
     """The :class:`Sizes` of each feature; raises a ValueError if they do not fit its channels."""
     found = []
     for k, channels in convolution.features:
@@ -421,7 +419,7 @@ def sizes_of(convolution: Convolution, inputs: Inputs) -> list[Sizes]:
         if sizes.of_node > channels or not 0 <= sizes.first <= channels - sizes.of_edge:
             raise ValueError(f"degree {k} must have {channels} channels in all, got {sizes}")
         found.append(sizes)
-    return found
+    return tuple(found)
 
 
 class _Structure(NamedTuple):
@@ -455,11 +453,9 @@ def _features(problem: Problem, t: Tensors, d: Tensors) -> ctypes.Array[_Part]:
 
 
 def _messages(convolution: Convolution, made: Sequence[Tensor], arriving: Sequence[Tensor]) -> ctypes.Array[_Part]:
-    rows = array(_Part, len(convolution.messages))()
-    for part, (l, channels), *values in zip_longest(rows, convolution.messages, made, arriving):
-        part.degree, part.channels, part.of_edge = l, channels, channels
-        part.edge, part.dedge = map(address, values)
-    return rows
+    each = zip_longest(convolution.messages, made, arriving)
+    rows = ((l, c, 0, c, 0, None, address(values), None, address(dvalues)) for (l, c), values, dvalues in each)
+    return array(_Part, len(convolution.messages))(*rows)
 
 
 def _by_degree(convolution: Convolution, frames: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -30,7 +30,7 @@ from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, check_parameters, hidden, parameters, stacked
+from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, checked_parameters, hidden, stacked
 
 VALUES = HIDDEN + 1  # hidden values of a radial network, and a one that multiplies the biases
 
@@ -38,8 +38,7 @@ VALUES = HIDDEN + 1  # hidden values of a radial network, and a one that multipl
 def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge."""
     layout = layout_of(convolution)
-    own = [p for network in networks for p in parameters(network)]
-    check_parameters(convolution, own, inputs.scalars, networks)
+    own = checked_parameters(convolution, networks, inputs.scalars)
     by_network = [own[i : i + PARAMETERS] for i in range(0, len(own), PARAMETERS)]
     t = Tensors(
         features=[inputs.on_nodes(k, c).mT.contiguous() for k, c in convolution.features],

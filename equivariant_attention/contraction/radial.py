@@ -78,6 +78,13 @@ def parameters(network: Any) -> list[Tensor | None]:
     return [None if i is None else _own(modules[i], name) for i, name in network.anatomy.owners]
 
 
+def checked_parameters(convolution: Convolution, networks: Sequence[Any], scalars: Tensor) -> list[Tensor | None]:
+    """The :func:`parameters` of all networks, one network after the other; errors as of :func:`check_parameters`."""
+    found = [value for network in networks for value in parameters(network)]
+    check_parameters(convolution, found, scalars, networks)
+    return found
+
+
 def _own(module: nn.Module, name: str) -> Any:
     # getattr of a module is slow, and a model has thousands of parameters; but only it evaluates a parametrisation.
     found = module._parameters.get(name)
@@ -147,14 +154,14 @@ def check_parameters(
     """
     if torch.compiler.is_compiling():  # the compiler checks them itself, and cannot use the cache of shapes
         return
-    shapes, key = _shapes(convolution, scalars.shape[1]), (convolution, scalars.shape[1], scalars.dtype)
-    some = [v for v in values if v is not None]
-    if len(some) == len(shapes) - shapes.count(None) and not is_watched() and _SEEN.has(key, some):
+    shapes, key = _shapes(convolution, scalars.shape[1]), (convolution, scalars.shape[1], scalars.dtype, scalars.device)
+    some, watched = [v for v in values if v is not None], is_watched()
+    if not watched and len(some) == len(shapes) - shapes.count(None) and _SEEN.has(key, some):
         return
-    alike = {v.dtype for v in some} == {scalars.dtype} and ({*map(type, some)} <= OWN_TYPES or is_watched())
+    alike = {v.dtype for v in some} == {scalars.dtype} and ({*map(type, some)} <= OWN_TYPES or watched)
     on_device = all(v.is_cpu for v in some) if scalars.is_cpu else {v.device for v in some} == {scalars.device}
     if alike and on_device and [None if v is None else v.shape for v in values] == shapes:
-        if not is_watched():
+        if not watched:
             _SEEN.add(key, some)
         return
     for i, (value, shape) in enumerate(zip(values, shapes, strict=True)):

@@ -19,7 +19,7 @@ from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.triton_layout import Layout
-from ..contraction.triton_messages import ByOrder, Call, Problem, grouped, turned_back_in_pytorch
+from ..contraction.triton_messages import ByOrder, Call, Problem, messages, turned_back_in_pytorch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, Tensors, register
@@ -39,13 +39,10 @@ def attended(
         envelope: ``[edges, 1]``, or None.
         plain: attention in PyTorch, on values, keys, queries, the envelope and the destination of each edge.
     """
-    plan = inputs.basis.plan
-    t = cpp.tensors_of(convolution, networks, inputs)
-    t = t._replace(graph=[inputs.src, plan.order, plan.pairs, inputs.basis.without_direction, *plan.by_source])
-    sizes = tuple(cpp.sizes_of(convolution, inputs))
-    made = Framed("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
+    plan, made = inputs.basis.plan, messages(convolution, networks, inputs, Framed)
+    frames = cpp.frames_of(convolution, inputs)
     graph = [envelope, plan.dst, plan.order, *plan.by_destination]
-    return attention.operation(plain)([*made, *queries, *t.frames, *graph])
+    return attention.operation(plain)([*made, *queries, *frames, *graph])
 
 
 def suits(inputs: Inputs) -> bool:
@@ -201,12 +198,7 @@ class Attention:
         }
 
 
-register(
-    "messages_by_order",
-    "str backend, str convolution, int[] sizes, bool pairs_share",
-    lambda _, text, sizes, share: Framed("triton", Convolution.of(text), grouped(sizes), share).operation,
-    devices=("CPU", "CUDA"),
-)
+cpp.register_messages("messages_by_order", Framed, devices=("CPU", "CUDA"))
 register(
     "attention_by_order",
     "str convolution, SymInt num_nodes, int n_heads, float scale, int num_values",

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +32,7 @@ from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, P
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
-from ..native.calls import contiguous
-from ..native.operation import Operation, plain_gradient, register
+from ..native.operation import Operation, plain_gradient
 
 MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
@@ -55,38 +53,17 @@ def suits(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> bool:
     return max(layout.channels_in, layout.channels_out) <= MOST_CHANNELS
 
 
-def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
-    """All messages along every edge."""
-    basis, plan = inputs.basis, inputs.basis.plan
-    graph = [inputs.src, plan.order, plan.pairs, basis.without_direction, *plan.by_source]
-    t = cpp.tensors_of(convolution, networks, inputs)._replace(graph=graph)
-    sizes = tuple(cpp.sizes_of(convolution, inputs))
-    return Problem("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
-
-
 @dataclass(frozen=True)
 class Problem(cpp.Problem):
     """The same as of the backends in C++, with kernels in the place of C++."""
 
+    num_of_graph = 6
+    by_network = staticmethod(list)  # kernels read parameters where PyTorch has them
+
     @property
     def operation(self) -> Operation:
         """Messages as a function of tensors."""
-        return replace(super().operation, name="messages_in_triton", second=None, readable=self.readable)
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of tensors that hold the parameters: kernels read them where PyTorch has them."""
-        return PARAMETERS * len(self.convolution.rows)
-
-    def by_network(self, t: cpp.Tensors) -> cpp.Tensors:
-        """The same tensors."""
-        return t
-
-    def readable(self, tensors: Sequence[Any]) -> list[Any]:
-        """The tensors as kernels read them, their parameters checked."""
-        t = self.like(tensors)
-        check_parameters(self.convolution, t.parameters, t.scalars)
-        return contiguous(tensors)
+        return replace(super().operation, name="messages_in_triton", second=None)
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Make the messages."""
@@ -115,22 +92,18 @@ class Problem(cpp.Problem):
         return found
 
 
-@lru_cache(maxsize=1024)
-def _registered(text: str, sizes: tuple[int, ...], pairs_share: bool) -> Operation:
-    return Problem("triton", Convolution.of(text), grouped(sizes), pairs_share).operation
+def messages(
+    convolution: Convolution, networks: Sequence[Any], inputs: Inputs, kind: type[Problem] = Problem
+) -> list[Tensor]:
+    """All messages along every edge, as a kind of problem has them."""
+    basis, plan = inputs.basis, inputs.basis.plan
+    graph = [inputs.src, plan.order, plan.pairs, basis.without_direction, *plan.by_source]
+    t = cpp.tensors_of(convolution, networks, inputs)._replace(graph=graph)
+    sizes = cpp.sizes_of(convolution, inputs)
+    return kind("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
 
-def grouped(sizes: Sequence[int]) -> tuple[cpp.Sizes, ...]:
-    """The sizes of features, from the flat list that an operator takes."""
-    return tuple(cpp.Sizes(*sizes[i : i + 3]) for i in range(0, len(sizes), 3))
-
-
-register(
-    "messages_in_triton",
-    "str backend, str convolution, int[] sizes, bool pairs_share",
-    lambda _, text, sizes, share: _registered(text, tuple(sizes), share),
-    devices=("CPU", "CUDA"),
-)
+cpp.register_messages("messages_in_triton", Problem, devices=("CPU", "CUDA"))
 
 
 class ByOrder(NamedTuple):
@@ -179,6 +152,7 @@ class Call:
     """
 
     def __init__(self, problem: Problem, t: cpp.Tensors, share: bool) -> None:
+        check_parameters(problem.convolution, t.parameters, t.scalars)
         self.problem, self.t, self.convolution = problem, t, problem.convolution
         self.layout = Layout.of(problem.convolution)
         self.device, self.dtype = t.scalars.device, t.scalars.dtype

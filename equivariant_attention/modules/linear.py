@@ -9,7 +9,7 @@ from ..checks import check_degrees, check_features, of_fiber, with_three_dimensi
 from ..contraction import operators_for
 from ..fibers import Features, Fiber, by_degree
 from ..native import linear
-from ..native.operation import halves, split
+from ..native.operation import split
 from ..plain_modules import check_hooks
 from ..precision import full_precision
 from ..printing import OneLine
@@ -131,4 +131,4 @@ def mixed(W: Tensor, value: Tensor) -> Tensor:
 
 
 def _mixed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [mixed(W, value) for W, value in zip(*halves(tensors), strict=True)]
+    return [mixed(W, value) for W, value in zip(*split(tensors, 2), strict=True)]

@@ -13,7 +13,7 @@ from ..fibers import Features, Fiber, by_degree, check_fiber
 from ..modules.layer_norm import LayerNorm, layer_norm
 from ..modules.radial import BN, made
 from ..native import norm
-from ..native.operation import halves
+from ..native.operation import split
 from ..plain_modules import check_hooks, has_hooks_of_all, is_plain
 from ..printing import OneLine
 
@@ -138,7 +138,7 @@ class GNormBias(OneLine):
         return with_norms(features, list(self.bias), _each(functions), keepdim=True)
 
     def _plain(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        values, biases = halves(tensors)
+        values, biases = split(tensors, 2)
         found = _norms_and_phases(SMALLEST_NORM, values)
         return _products([self._biased(b, n) for b, (n, _) in zip(biases, found, strict=True)], found)
 
@@ -270,7 +270,7 @@ def _shaped(keepdim: bool, found: NormsAndPhases) -> list[Tensor]:
 
 
 def _rescaled(smallest: float, tensors: Sequence[Tensor]) -> list[Tensor]:
-    values, norms = halves(tensors)
+    values, norms = split(tensors, 2)
     return _products(norms, _norms_and_phases(smallest, values))
 
 

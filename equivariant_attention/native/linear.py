@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import starmap
 from pathlib import Path
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, array, call
-from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
+from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def linear(plain: Plain = None) -> Operation:

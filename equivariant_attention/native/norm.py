@@ -6,7 +6,7 @@ All keep the directions of features. :class:`~equivariant_attention.modules.GNor
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, array, call
-from ..native.operation import Operation, Tensors, empty_like, if_used, register, split
+from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, register, split
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -31,9 +31,6 @@ class Zero(NamedTuple):
 
     smallest: float
     noise: Sequence[float]
-
-
-Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def norms(zero: Zero, keepdim: bool, plain: Plain = None) -> Operation:

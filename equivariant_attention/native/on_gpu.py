@@ -22,7 +22,7 @@ from ..native import linear as linear_in_cpp
 from ..native import norm as norm_in_cpp
 from ..native.attention import Shape
 from ..native.norm import Zero
-from ..native.operation import Operation, Tensors, halves, if_used, register, split
+from ..native.operation import Operation, Tensors, if_used, register, split
 from ..segments import segments_of
 
 PROGRAMS = 528  # programs that fill a GPU: four on each of the 132 multiprocessors of an H100
@@ -125,7 +125,7 @@ def _attention_gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], 
 
 
 def _mixed(tensors: Tensors, output: Sequence[Tensor]) -> None:
-    weights, values = halves(tensors)
+    weights, values = split(tensors, 2)
     _joined([*weights, *values, *[None] * len(values)], output)
 
 

@@ -32,6 +32,7 @@ from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
 
 Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
+Plain = Callable[[Tensors], Sequence[Tensor]] | None  # a function in PyTorch, of the tensors in a list
 # Made from the name of the package, as two copies of it may be imported under different names.
 NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -59,7 +60,6 @@ class Operation:
         plain_gradient: computes in PyTorch what ``gradient`` does, so that autograd can differentiate it.
         check: raises an error in a backward pass if the saved tensors are not those of the forward pass; if None, their
             dtypes, shapes and devices are compared.
-        readable: returns the tensors in a form that C++ can read: contiguous, without pending negation.
     """
 
     name: str
@@ -67,18 +67,17 @@ class Operation:
     allocate: Callable[[Tensors], list[Tensor]]
     forward: Callable[[Tensors, Sequence[Tensor]], None]
     gradient: Gradient
-    plain: Callable[[Tensors], Sequence[Tensor]] | None = None
+    plain: Plain = None
     second: Callable[[Tensors, Tensors, Tensors, Sequence[bool]], tuple[Tensors, Sequence[Tensor]]] | None = None
     plain_gradient: Gradient | None = None
     check: Callable[[], None] | None = None
-    readable: Callable[[Tensors], Tensors] = contiguous
 
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++, recorded by autograd."""
         if is_watched():
             given, present = _without_none(tensors)
             return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
-        return list(_applied(_Values, self, *self.readable(tensors)))
+        return list(_applied(_Values, self, *contiguous(tensors)))
 
     def values(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++, not recorded by autograd."""
@@ -135,7 +134,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
 
     def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
         operation = make(*rest)
-        return operation.values(operation.readable(with_none(tensors, present)))
+        return operation.values(contiguous(with_none(tensors, present)))
 
     def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
         return make(*rest).allocate(with_none(tensors, present))
@@ -148,7 +147,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
         *rest: Any,
     ) -> list[Tensor]:
         operation, wanted = make(*rest), with_none(needed, present, absent=False)
-        given = operation.readable(with_none(tensors, present))
+        given = contiguous(with_none(tensors, present))
         found = operation.gradient(given, wanted, contiguous(gradients))
         return [d for d in found if d is not None]
 
@@ -217,11 +216,6 @@ def split(tensors: Tensors, parts: int) -> list[Tensors]:
     return [tensors[i : i + size] for i in range(0, len(tensors), size)]
 
 
-def halves(tensors: Tensors) -> list[Tensors]:
-    """The first and the second half of a list."""
-    return split(tensors, 2)
-
-
 def if_used(needed: Sequence[bool], gradients: Tensors) -> list[bool]:
     """Which derivatives are needed and not zero, where value i depends on no tensors but the i-th of each list.
 
@@ -267,7 +261,7 @@ class _Values(torch.autograd.Function):
         if _is_watched_or_batched(gradients):
             return None, *ctx.operation.watched_gradient(tensors, needed, gradients)
         _check_saved(ctx.operation, ctx.kinds, tensors)
-        kept = ctx.operation.readable(tensors)
+        kept = contiguous(tensors)
         return None, *_applied(_Gradient, ctx.operation, needed, *kept, *contiguous(gradients))
 
 
@@ -302,7 +296,7 @@ class _Gradient(torch.autograd.Function):
             found = differentiated(ctx.operation.in_pytorch, len(ctx.needed), every, wanted)
         else:
             n = len(ctx.needed)
-            kept = ctx.operation.readable(tensors[:n])
+            kept = contiguous(tensors[:n])
             found = _applied(_Second, ctx.operation, n, wanted, *kept, *contiguous(every[n:]))
         # Derivatives with respect to values that are not used were None: nothing is returned for them.
         return None, None, *(d if v is not None else None for v, d in zip(tensors, found, strict=True))

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from equivariant_attention.contraction import use_backend
-from equivariant_attention.contraction.radial import changed, parameters
+from equivariant_attention.contraction.radial import changed, packed, packed_shapes, parameters, unpacked
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.modules import BN, GConvSE3Partial, get_basis_and_r
 from tests.cases import BACKENDS_HERE, awkward_graph, random_features, random_graph
@@ -73,6 +73,22 @@ def test_parameters_are_those_that_the_model_has_now(change):
         torch.testing.assert_close(
             value, expected, rtol=1e-3, atol=1e-4 * max(1.0, float(expected.detach().abs().max()))
         )
+
+
+@pytest.mark.parametrize("absent", [(), (2, 3, 6, 7), (9,), (2, 3, 6, 7, 9)])
+def test_packed_parameters_are_few_and_unpacked_again(absent):
+    """Without LayerNorms, and without biases of last layers, too."""
+    layer = GConvSE3Partial(FIBER, Fiber(3, 2))
+    kernels = [layer.kernel_unary[f"({k},{l})"] for l in range(3) for k in range(2)]
+    values = [v for kernel in kernels for v in parameters(kernel)]
+    values = [None if i % 10 in absent else v for i, v in enumerate(values)]
+    few = packed(values)
+    assert len(few) == 9 + len(kernels)
+    assert all(a is b for a, b in zip(few[9:], values[8::10], strict=True))
+    for value, again in zip(values, unpacked(few), strict=True):
+        assert (value is None and again is None) or torch.equal(value, again)
+    if not absent:
+        assert [tuple(v.shape) for v in few] == packed_shapes(layer.convolution, 1)
 
 
 class LoRA(nn.Module):
