@@ -28,6 +28,7 @@ def move(files, structure, *arguments, output="out"):
     return main([str(files / "model.pt"), str(files / structure), "--output", str(files / output), *arguments])
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("structure", ["copper.xyz", "water.xyz"])
 def test_energy_is_conserved(files, structure, capsys):
     found = move(files, structure, "--steps", "40", "--interval", "10", "--timestep", "0.2")

@@ -29,6 +29,7 @@ def train(folder, *arguments):
     return run.main([*SMALL, "--output", str(folder), *map(str, arguments)])
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("precision", ["32-true", "64-true"])
 def test_a_run_ends_with_a_model_for_ase_and_can_go_on(data, tmp_path, capsys, precision):
     folder = tmp_path / "run"

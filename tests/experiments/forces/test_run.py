@@ -13,6 +13,7 @@ def train(tmp_path):
     return lambda *arguments: run.main([*SMALL, "--device", "cpu", "--output", str(tmp_path / "run"), *arguments])
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize(("x_ij", "precision"), [("none", "32-true"), ("cat", "64-true")])
 def test_run_makes_every_file_and_can_be_evaluated_again(train, tmp_path, capsys, x_ij, precision):
     folder = tmp_path / "run"

@@ -23,6 +23,7 @@ def study(tmp_path, monkeypatch):
     return lambda *words: learning_curves.main([*TINY, *files, *words])
 
 
+@pytest.mark.pictures
 def test_every_size_and_model_is_trained_once_and_told(study, tmp_path, monkeypatch, capsys):
     found = study()
     assert [(row["task"], row["model"], row["num_train"]) for row in found] == [

@@ -42,6 +42,7 @@ def checkpoint(runs, task="homo"):
     return str(runs[0] / task / "checkpoints" / "best.pt")
 
 
+@pytest.mark.pictures
 @pytest.mark.parametrize("task", ["homo", "dipole"])
 def test_evaluation_finds_what_the_run_reports(runs, tmp_path, capsys, task):
     metrics = eval.main(["--checkpoint", checkpoint(runs, task), "--output", str(tmp_path / "out")])

@@ -27,6 +27,7 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.mark.pictures
 def test_runs_side_by_side(folder, tmp_path, capsys):
     output = tmp_path / "results"
     collect.main([str(folder), "--output", str(output)])

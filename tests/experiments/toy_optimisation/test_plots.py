@@ -33,6 +33,7 @@ def test_paths(model):
     assert plots.energy_of(G, by_descent[-1]) == pytest.approx(energies(moved).mean().item(), rel=1e-5)
 
 
+@pytest.mark.pictures
 def test_animation(model, tmp_path):
     plots.animation(graphs(), model, DESCENT, tmp_path / "animation.gif", frames_per_step=2)
     with Image.open(tmp_path / "animation.gif") as animation:
@@ -45,11 +46,13 @@ def test_animation(model, tmp_path):
     assert frames[0] != frames[1]
 
 
+@pytest.mark.pictures
 def test_animation_of_points_at_rest(model, tmp_path):
     plots.animation(graphs(), model, GradientDescent(max_steps=1), tmp_path / "animation.gif", frames_per_step=1)
     assert (tmp_path / "animation.gif").read_bytes().startswith(b"GIF89a")
 
 
+@pytest.mark.pictures
 def test_energy_curves_and_attention(model, tmp_path):
     G = graphs()
     plots.energy_curves(graphs(3), model, DESCENT, tmp_path / "energy.png")
