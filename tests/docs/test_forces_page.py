@@ -55,21 +55,23 @@ def test_errors_of_clusters():
     assert told == [round(found[name], 3) for name in names]
 
 
-def test_errors_of_ethanol():
-    found = json.loads((RECORD / "ethanol" / "metrics.json").read_text())
-    (row,) = re.findall(r"^\| `trajectory.py`, (.*)\|$", PAGE, re.MULTILINE)
+@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+def test_errors_of_molecules(molecule):
+    found = json.loads((RECORD / molecule / "metrics.json").read_text())
+    (row,) = re.findall(rf"^\| \[{molecule}\]\(.*\) \| (.*)\|$", PAGE, re.MULTILINE)
     epochs, forces, energy, parameters = (cell.strip() for cell in row.split("|"))
-    assert epochs == f"{found['epochs']} epochs"
+    assert epochs == f"{found['epochs']}"
     assert forces == f"{found['valid_forces_error']:.2f}"
     assert energy == f"{found['valid_energy_error']:.2f}"
     assert parameters == f"{found['parameters']:,}"
-    with (RECORD / "ethanol" / "metrics.csv").open() as file:
+    with (RECORD / molecule / "metrics.csv").open() as file:
         curve = [float(row["valid_forces_error"]) for row in csv.DictReader(file)]
     assert len(curve) == found["epochs"]
     assert curve[found["best_epoch"] - 1] == pytest.approx(found["valid_forces_error"], rel=1e-3)
 
 
-def test_the_potential_of_ethanol_is_shipped():
-    model = ManyBodyPotential.from_pretrained(RECORD / "ethanol" / "model.pt")
+@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+def test_potentials_of_molecules_are_shipped(molecule):
+    model = ManyBodyPotential.from_pretrained(RECORD / molecule / "model.pt")
     assert model.known.nonzero().flatten().tolist() == [1, 6, 8]
-    assert (RECORD / "ethanol" / "model.pt").stat().st_size < 1e6
+    assert (RECORD / molecule / "model.pt").stat().st_size < 1e6
