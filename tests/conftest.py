@@ -1,5 +1,6 @@
 """Fixtures of all tests. WITHOUT_DGL=1 runs them as where DGL is not installed."""
 
+import gc
 import os
 import sys
 from collections import Counter
@@ -15,6 +16,8 @@ if os.environ.get("WITHOUT_DGL"):
 
 # Coverage, where it is measured, is of the library by the first cases of its own tests: it makes Python much slower.
 COVERED, COVERED_CASES = Path(__file__).parent / "equivariant_attention", 2
+# Garbage is looked for seldom: with all that is imported here, to look often takes a sixth of the time.
+gc.set_threshold(50_000, 20, 100)
 # The tests' tensors are tiny: more threads only wait for each other.
 torch.set_num_threads(1)
 

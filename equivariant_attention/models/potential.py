@@ -38,7 +38,7 @@ class Potential(AtomicEnergies):
     ``num_neighbors``. With ``num_layers``, attention layers of arXiv 2006.10503, with gates between them, make
     :math:`g = \mathrm{Gate}(\mathrm{Attention}(\ldots \mathrm{Gate}(f)))` of the densities, which also knows what is
     around the neighbours, and takes several times as long. The reference energies of the elements and the scale
-    :math:`\sigma` are not trained: :meth:`set_references` takes them from data.
+    :math:`\sigma` are not trained: ``set_references`` takes them from data.
 
     >>> model = Potential(cutoff=5.0)
     >>> energy, forces, stress = model.predict(z, x, batch, cell)  # in units of the data

@@ -86,7 +86,7 @@ def test_a_child_that_is_forked_while_a_thread_has_the_lock_goes_on(tmp_path, mo
     monkeypatch.delenv(compiler.SWITCH, raising=False)
     source = tmp_path / "forks.cpp"
     source.write_text(FORKS)
-    assert library(source).hanging_children(100) == 0
+    assert library(source).hanging_children(50) == 0
 
 
 def test_layers_in_a_child_that_is_forked_while_threads_compute():
