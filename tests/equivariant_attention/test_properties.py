@@ -182,7 +182,7 @@ def check_backends(data, graph):
 
 
 @seed(0)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data(), graphs())
 def test_every_backend_is_the_oracle_on_any_graph(data, graph):
     check_backends(data, graph)
@@ -190,7 +190,7 @@ def test_every_backend_is_the_oracle_on_any_graph(data, graph):
 
 @pytest.mark.slow
 @seed(1)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), graphs())
 def test_every_backend_is_the_oracle_on_very_many_graphs(data, graph):
     check_backends(data, graph)

@@ -125,7 +125,7 @@ def test_two_runs_in_one_folder(main, arguments, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
-@pytest.mark.parametrize("experiment", ["nbody", "qm9", "toy_optimisation"], indirect=True)  # all have the same loop
+@pytest.mark.parametrize("experiment", ["nbody", "qm9"], indirect=True)  # all have the same loop
 def test_killed_at_any_moment_and_resumed_gives_the_same(main, experiment, arguments, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     more = [*arguments, "--num_epochs", "6"]

@@ -142,9 +142,9 @@ def test_warmup_and_average_are_of_the_run(train, tmp_path):
         train("--resume", str(tmp_path / "run"), "--ema", "0.5")
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(200, marks=pytest.mark.slow)])
 def test_odd_configurations_are_refused_in_a_line_or_trained_on(train, tmp_path, count):
-    """Every value of config.json in turn is missing, of another type, NaN, huge, negative or nested."""
+    """Values of config.json, at random, are missing, of another type, NaN, huge, negative or nested."""
     train("--num_epochs", "1")
     path, messages = tmp_path / "run" / "config.json", []
     config = json.loads(path.read_text())
