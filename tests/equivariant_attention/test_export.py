@@ -82,7 +82,7 @@ def own(program):
 def test_again_and_again_in_one_process(order):
     """What is constant is not taken from another export, of one size or of all, where tensors hold no numbers."""
     aligned_coupling.cache_clear()
-    module, given = OnEdges("TFN"), inputs(4, 3, 5, 2)
+    module, given = OnEdges(), inputs(4, 3, 5, 2)
     program = torch.export.export(module, given, strict=order[0]).module()
     torch.testing.assert_close(program(*given), module(*given))
     assert_same(exported(module, order[1], is_dynamic=True).module(), module, (4, 3, 5, 2), (3, 3), (6, 5, 4, 3, 2))
