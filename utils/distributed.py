@@ -6,6 +6,7 @@ Only the first, the leader, prints and writes; it also makes what all must agree
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ def processes() -> Iterator[None]:
         with contextlib.nullcontext() if is_leader() else contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
+        # DistributedDataParallel is part of a cycle, and keeps the group and its threads: one of these that still has a
+        # tensor of Python's to release when the interpreter ends would abort the process.
+        gc.collect()
         distributed.destroy_process_group()
 
 
