@@ -43,7 +43,7 @@ class Model:
     k_neighbors: Count | None = None
     """edges of largest potential that a point attends to (None: all)"""
     edge_features: Literal["potential", "well"] = "potential"
-    """what layers see of an edge: V, or a, V and its derivatives V' and V''"""
+    """what layers see of an edge: V, or a and, bounded, V and its derivatives V' and V''"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -95,7 +95,9 @@ PRESETS = {
     "iterative": ITERATIVE,
     "no-basis-gradients": replace(ITERATIVE, basis_gradients=False),
     "single-pass": replace(ITERATIVE, num_iter=1),
-    "well": replace(ITERATIVE, edge_features="well"),
+    "well": replace(
+        ITERATIVE, edge_features="well", num_iter=6, num_layers=2, num_epochs=220, lr=1e-3, lr_final=0.02
+    ),
     "published": replace(  # the published recipe: 500,000 graphs
         ITERATIVE,
         div=1, num_epochs=100, epoch_size=5000, batch_size=128, lr=1e-3, warmup=0, clip_norm=1.0, ema=None,

@@ -39,7 +39,10 @@ def potential_slope(r: Tensor, parameter: Tensor) -> Tensor:
 
 
 def well(r: Tensor, parameter: Tensor) -> Tensor:
-    """What there is to know of a pair's potential at distance r: a, V, V' and V'', side by side.
+    r"""What there is to know of a pair's potential at distance r: a, V, V' / 4 and V'' / 12, side by side.
+
+    All but a are bounded by :math:`x / \sqrt{1 + x^2}`: they grow like r^4, and would hide what pairs near their
+    minimum have to say.
 
     Args:
         r: distances, ``[edges, 1, 1]``.
@@ -49,7 +52,8 @@ def well(r: Tensor, parameter: Tensor) -> Tensor:
         ``[edges, 4, 1]``.
     """
     curvature = 12 * (r - parameter - 1) ** 2 - 2
-    return torch.cat([parameter, pair_potential(r, parameter), potential_slope(r, parameter), curvature], dim=1)
+    unbounded = (pair_potential(r, parameter), potential_slope(r, parameter) / 4, curvature / 12)
+    return torch.cat([parameter, *(x / (1 + x.square()).sqrt() for x in unbounded)], dim=1)
 
 
 class SE3TransformerIterative(nn.Module):
