@@ -53,7 +53,7 @@ from equivariant_attention.contraction import use_backend
 from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels import launch
 from equivariant_attention.modules import get_basis_and_r
-from equivariant_attention.native.operation import INSIDE
+from equivariant_attention.native.operators import INSIDE
 from equivariant_attention.plan import Plan
 from utils.files import write_json
 from utils.flat_parameters import FlatParameters

@@ -5,8 +5,8 @@
 ...     model(G, features)
 
 Counted is what PyTorch counts of its own operators: two for each product of numbers that is added to a sum. So norms
-count nothing. Derivatives count twice what values do, whichever of them are needed: a product has two. What is computed
-again in the backward pass is not counted.
+count nothing. Derivatives count twice what values do, whichever of them are needed: a product has two. Second ones count
+twice that. What is computed again in the backward pass is not counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,8 @@ from .contraction import cost, cpp
 from .contraction.convolution import Convolution
 from .contraction.radial import HIDDEN
 from .native.attention import Shape
-from .native.operation import OPERATORS, split, with_none
+from .native.operation import split
+from .native.operators import OPERATORS, with_none
 
 
 def _linear(lists: int, tensors: Sequence[Tensor], present: Sequence[bool]) -> int:
@@ -89,8 +90,13 @@ def _register(name: str, formula: Callable[..., int]) -> None:
     def gradient(tensors: Any, present: Any, gradients: Any, needed: Any, *rest: Any, **kwargs: Any) -> int:
         return 2 * formula(tensors, present, *rest)
 
-    register_flop_formula(getattr(OPERATORS, name), get_raw=True)(values)
-    register_flop_formula(getattr(OPERATORS, f"{name}_gradient"), get_raw=True)(gradient)
+    def second(
+        tensors: Any, present: Any, gradients: Any, tangents: Any, moved: Any, needed: Any, *rest: Any, **kwargs: Any
+    ) -> int:
+        return 4 * formula(tensors, present, *rest)
+
+    for suffix, count in (("", values), ("_gradient", gradient), ("_second", second)):
+        register_flop_formula(getattr(OPERATORS, f"{name}{suffix}"), get_raw=True)(count)
 
 
 _register("linear", partial(_linear, 2))

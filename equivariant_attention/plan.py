@@ -13,7 +13,7 @@ from .checks import as_floating_point, check_floating_point, check_of_graph, hal
 from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph, copy_into
 from .native.calls import is_recorded
-from .native.operation import LIBRARY, NAMESPACE, OPERATORS
+from .native.operators import LIBRARY, NAMESPACE, OPERATORS
 from .segments import Segments, segment_size
 from .so3.vectors import length_and_direction
 

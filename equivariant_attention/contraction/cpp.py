@@ -26,7 +26,8 @@ from ..contraction.memory import memory_for
 from ..contraction.radial import checked_parameters, packed, packed_shapes, unpacked
 from ..native import calls
 from ..native.calls import address, addresses, array, check_read
-from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient, register
+from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient
+from ..native.operators import register
 
 SOURCES = {
     "cpp": Path(__file__).with_name("edge_first.cpp"),

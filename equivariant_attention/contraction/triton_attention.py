@@ -22,7 +22,8 @@ from ..contraction.triton_layout import Layout
 from ..contraction.triton_messages import ByOrder, Call, Problem, messages, turned_back_in_pytorch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
-from ..native.operation import Operation, Tensors, register
+from ..native.operation import Operation, Tensors
+from ..native.operators import register
 
 
 def attended(

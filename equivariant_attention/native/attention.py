@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..native.calls import Threads, address, addresses, array, call
-from ..native.operation import (
-    Operation,
-    Tensors,
-    differentiated,
-    empty_like,
-    if_used,
-    plain_gradient,
-    register,
-)
+from ..native.operation import Operation, Plain, Tensors, differentiated, empty_like, if_used, plain_gradient
+from ..native.operators import register
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
@@ -46,7 +39,7 @@ class Shape(NamedTuple):
         return tensors[:v], tensors[v : v + k], tensors[v + k : v + 2 * k], envelope, dst
 
 
-def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None = None) -> Operation:
+def attention(shape: Shape, plain: Plain = None) -> Operation:
     """Attention as a differentiable operation; :class:`~equivariant_attention.modules.GMABSE3` has the equation.
 
     Its tensors are values, keys and queries, degree by degree, the envelope ``[edges, 1]`` or None, and the destination
@@ -57,7 +50,7 @@ def attention(shape: Shape, plain: Callable[[Tensors], Sequence[Tensor]] | None 
         plain: the same function in PyTorch.
     """
     allocate, forward, gradient = partial(_allocate, shape), partial(_forward, shape), partial(_gradient, shape)
-    second = None if plain is None else partial(_second, shape, plain)
+    second = partial(_second, shape, plain)
     return Operation("attention", tuple(shape), allocate, forward, gradient, plain, second)
 
 
@@ -99,7 +92,7 @@ def _gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], gradients:
 
 def _second(
     shape: Shape,
-    plain: Callable[[Tensors], Sequence[Tensor]],
+    plain: Plain,
     tensors: Tensors,
     gradients: Tensors,
     tangents: Tensors,
@@ -107,6 +100,8 @@ def _second(
 ) -> tuple[Tensors, Sequence[Tensor]]:
     """Tangents of first derivatives and of the output; with an envelope, by PyTorch."""
     if shape.split(tensors)[3] is not None:
+        if plain is None:
+            raise NotImplementedError("attention with an envelope has no second derivatives where it is recorded")
         wanted = [*needed, *(d is not None for d in gradients)]
         every = [*tensors, *gradients, *tangents]
         found = differentiated(partial(plain_gradient, plain), len(tensors), every, wanted)

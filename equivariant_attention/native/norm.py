@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, array, call
-from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, register, split
+from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, split
+from ..native.operators import register
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -22,7 +22,8 @@ from ..native import linear as linear_in_cpp
 from ..native import norm as norm_in_cpp
 from ..native.attention import Shape
 from ..native.norm import Zero
-from ..native.operation import Operation, Tensors, if_used, register, split
+from ..native.operation import Operation, Tensors, if_used, split
+from ..native.operators import register
 from ..segments import segments_of
 
 PROGRAMS = 528  # programs that fill a GPU: four on each of the 132 multiprocessors of an H100

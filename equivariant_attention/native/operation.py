@@ -11,9 +11,7 @@ loss with respect to y, PyTorch's ``grad_output``:
 To autograd they are three functions, each the backward pass of the one before: ``_Values``, ``_Gradient`` and
 ``_Second``. So no pass needs to know whether its results will be differentiated again.
 
-Each operation is also registered with PyTorch as two custom operators, ``torch.ops.equivariant_attention.<name>`` and
-``<name>_gradient``, with fake kernels (the shapes of their results), autograd and vmap rules. They are called where
-PyTorch compiles, exports or counts operations.
+Where PyTorch compiles, exports or counts operations, the custom operators of :mod:`.operators` are called instead.
 """
 
 from __future__ import annotations
@@ -29,15 +27,11 @@ import torch
 from torch import Tensor
 
 from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
+from ..native.operators import OPERATORS, without_none
 
 Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
 Plain = Callable[[Tensors], Sequence[Tensor]] | None  # a function in PyTorch, of the tensors in a list
-# Made from the name of the package, as two copies of it may be imported under different names.
-NAMESPACE = __name__.removesuffix(".native.operation").replace(".", "_")
-LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
-OPERATORS = getattr(torch.ops, NAMESPACE)
-INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # by operator, its implementation; benchmarks count in there
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Operation:
     def __call__(self, tensors: Tensors) -> list[Tensor]:
         """The values, in C++, recorded by autograd."""
         if is_watched():
-            given, present = _without_none(tensors)
+            given, present = without_none(tensors)
             return list(getattr(OPERATORS, self.name)(given, present, *self.statics))
         return list(_applied(_Values, self, *contiguous(tensors)))
 
@@ -109,105 +103,11 @@ class Operation:
             return plain_gradient(self.plain, tensors, needed, gradients)
         if torch.is_grad_enabled() or not is_recorded():
             raise self.unsupported
-        given, present = _without_none(tensors)
+        given, present = without_none(tensors)
         operator = getattr(OPERATORS, f"{self.name}_gradient")
         wanted = [n for n, p in zip(needed, present, strict=True) if p]
         found = iter(operator(given, present, list(gradients), wanted, *self.statics))
         return [next(found) if n else None for n in needed]
-
-
-def register(name: str, statics: str, make: Callable[..., Operation], devices: Sequence[str] = ("CPU",)) -> None:
-    """Register an operation with PyTorch as a custom operator, and its first derivatives as another.
-
-    Args:
-        name: the name of the operator; that of the derivatives has the suffix ``_gradient``.
-        statics: the arguments apart from tensors, as in a PyTorch schema: ``'int heads, float scale'``.
-        make: takes these arguments and returns the operation.
-        devices: the dispatch keys that it is registered for.
-    """
-    qualified, by = f"{NAMESPACE}::{name}", f"{NAMESPACE}::{name}_gradient"
-    after = f", {statics}" if statics else ""
-    LIBRARY.define(f"{name}(Tensor[] tensors, bool[] present{after}) -> Tensor[]")
-    LIBRARY.define(
-        f"{name}_gradient(Tensor[] tensors, bool[] present, Tensor[] gradients, bool[] needed{after}) -> Tensor[]"
-    )
-
-    def forward(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        operation = make(*rest)
-        return operation.values(contiguous(with_none(tensors, present)))
-
-    def shapes(tensors: Sequence[Tensor], present: Sequence[bool], *rest: Any) -> list[Tensor]:
-        return make(*rest).allocate(with_none(tensors, present))
-
-    def gradient(
-        tensors: Sequence[Tensor],
-        present: Sequence[bool],
-        gradients: Sequence[Tensor],
-        needed: Sequence[bool],
-        *rest: Any,
-    ) -> list[Tensor]:
-        operation, wanted = make(*rest), with_none(needed, present, absent=False)
-        given = contiguous(with_none(tensors, present))
-        found = operation.gradient(given, wanted, contiguous(gradients))
-        return [d for d in found if d is not None]
-
-    def shapes_of_gradient(
-        tensors: Sequence[Tensor], present: Any, gradients: Any, needed: Sequence[bool], *rest: Any
-    ) -> list[Tensor]:
-        return [v.new_empty(v.shape) for v, n in zip(tensors, needed, strict=True) if n]
-
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        tensors, ctx.present, *ctx.statics = inputs
-        ctx.save_for_backward(*tensors)
-
-    def backward(ctx: Any, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
-        needed = list(ctx.needs_input_grad[0])
-        operator = getattr(OPERATORS, f"{name}_gradient")
-        found = iter(operator(list(ctx.saved_tensors), ctx.present, list(gradients), needed, *ctx.statics))
-        return [next(found) if n else None for n in needed], *[None] * (1 + len(ctx.statics))
-
-    for operator, kernel, fake in ((qualified, forward, shapes), (by, gradient, shapes_of_gradient)):
-        for device in devices:
-            LIBRARY.impl(operator, kernel, device)
-        INSIDE[operator] = kernel
-        torch.library.register_fake(operator, fake, lib=LIBRARY)
-        torch.library.register_vmap(operator, _one_by_one(operator), lib=LIBRARY)
-    torch.library.register_autograd(qualified, backward, setup_context=keep, lib=LIBRARY)
-
-
-def _one_by_one(qualified: str) -> Callable[..., Any]:
-    """The vmap rule of an operator: call it for each element of the batch in turn."""
-
-    def batched(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[list[Tensor], list[int]]:
-        operator = getattr(OPERATORS, qualified.removeprefix(f"{NAMESPACE}::"))
-        found = []
-        for i in range(info.batch_size):
-            each = [_selected(value, dims, i) for value, dims in zip(inputs, in_dims, strict=True)]
-            found.append(operator(*each))
-        values = [torch.stack(value) for value in zip(*found, strict=True)]
-        return values, [0] * len(values)
-
-    return batched
-
-
-def _selected(value: Any, dims: Any, i: int) -> Any:
-    """Element i of an argument that is batched along ``dims``; an argument that is not batched stays as it is."""
-    if isinstance(value, Tensor):
-        return value if dims is None else value.select(dims, i)
-    if isinstance(dims, list | tuple):
-        return [_selected(v, d, i) for v, d in zip(value, dims, strict=True)]
-    return value
-
-
-def _without_none(tensors: Tensors) -> tuple[list[Tensor], list[bool]]:
-    """The tensors that are not None, and a mask of where these are: a ``Tensor[]`` of an operator cannot hold None."""
-    return [v for v in tensors if v is not None], [v is not None for v in tensors]
-
-
-def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None) -> list[Any]:
-    """The inverse of :func:`_without_none`: values at the places that ``present`` marks, and ``absent`` elsewhere."""
-    rest = iter(values)
-    return [next(rest) if p else absent for p in present]
 
 
 def split(tensors: Tensors, parts: int) -> list[Tensors]:

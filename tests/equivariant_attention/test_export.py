@@ -16,7 +16,7 @@ from equivariant_attention.models import TFN, SE3Transformer
 from equivariant_attention.modules import GSE3Res, get_basis_and_r
 from equivariant_attention.native import attention
 from equivariant_attention.native.calls import not_built
-from equivariant_attention.native.operation import NAMESPACE
+from equivariant_attention.native.operators import NAMESPACE
 from equivariant_attention.neighbors import knn_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import aligned_coupling
@@ -105,11 +105,14 @@ def test_what_runs_in_cpp_is_in_the_program():
 
 def test_derivatives_of_a_program():
     module = OnEdges()
-    program, given = exported(module, False, True).module(), inputs(3, 4, 3)
+    program, (x, *others) = exported(module, False, True).module(), inputs(3, 4, 3)
     found = []
-    for function, parameters in ((module, module.parameters()), (program, program.parameters())):
-        function(*given).square().sum().backward()
-        found.append([p.grad for p in parameters])
+    for function in (module, program):
+        parameters, at = [*function.parameters()], x.clone().requires_grad_()
+        loss = function(at, *others).square().sum()
+        first = torch.autograd.grad(loss, [at, *parameters], create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), parameters, materialize_grads=True)
+        found.append([*first, *second])
     torch.testing.assert_close(found[1], found[0])
 
 

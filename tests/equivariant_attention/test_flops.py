@@ -42,6 +42,18 @@ def test_linear():
     assert counted(lambda: layer(features).values()) == {"linear": forward, "linear_gradient": 2 * forward}
 
 
+def test_second_derivatives():
+    features = {d: 2 * v.requires_grad_() for d, v in random_features(FIBER, 5, torch.float32).items()}
+    layer = G1x1SE3(FIBER, FIBER)
+    forward = 5 * (2 * 2 + 3 * 3 * 3)
+
+    def first():
+        loss = sum(v.square().sum() for v in layer(features).values())
+        return torch.autograd.grad(loss, [*features.values()], create_graph=True)
+
+    assert counted(first) == {"linear": forward, "linear_gradient": 2 * 2 * forward, "linear_second": 4 * forward}
+
+
 def test_attention():
     G, fiber = ring(), Fiber(structure=[(4, 0), (2, 1)])
     v, k = ({d: u.requires_grad_() for d, u in random_features(fiber, 9, torch.float32).items()} for _ in range(2))

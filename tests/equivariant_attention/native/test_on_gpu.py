@@ -7,7 +7,7 @@ from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.kernels import launch
 from equivariant_attention.modules import GMABSE3, G1x1SE3, GNormBias, GNormSE3
-from equivariant_attention.native.operation import OPERATORS
+from equivariant_attention.native.operators import OPERATORS
 from tests.cases import random_features, random_graph
 
 CPU = torch.device("cpu")

@@ -1,15 +1,18 @@
 """Operators in C++, and that of plans, as PyTorch wants them: schemas, shapes without values, derivatives."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial
 from equivariant_attention.native import attention
 from equivariant_attention.native.calls import not_built
-from equivariant_attention.native.operation import NAMESPACE
+from equivariant_attention.native.operators import NAMESPACE
 from tests.cases import VECTORS, awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, build, run, tensors
 
@@ -17,7 +20,8 @@ pytestmark = [
     pytest.mark.skipif(bool(not_built(attention.SOURCE)), reason=not_built(attention.SOURCE)),
     pytest.mark.no_cover,  # what checks operators is Python as well
 ]
-WITH_GRADIENT = {"messages", "attention", "linear", "joined", "norms", "rescaled", "biased", "normalised"}
+WITH_SECOND = {"messages", "attention", "linear", "joined", "normalised"}
+WITH_GRADIENT = {*WITH_SECOND, "norms", "rescaled", "biased"}
 ALL_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
 
 
@@ -34,10 +38,14 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def calls_of(layer, fiber, G, dtype=torch.float64):
+def calls_of(layer, fiber, G, dtype=torch.float64, second=True):
+    """The calls of a layer's values and first derivatives, and of second derivatives where these are asked for."""
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
     with Calls() as calls:
-        sum(v.square().sum() for v in tensors(run(layer, G, features))).backward()
+        loss = sum(v.square().sum() for v in tensors(run(layer, G, features)))
+        found = torch.autograd.grad(loss, [*features.values()], create_graph=second)
+        if second:
+            sum(v.square().sum() for v in found).backward()
     return calls.arguments
 
 
@@ -63,10 +71,12 @@ def copied(value, by_value):
 
 
 def check(calls):
+    """What has no further derivatives refuses them, which opcheck would run into."""
     for function, arguments in calls.items():
-        is_gradient = function.name().endswith("_gradient")  # which has no derivatives in what is recorded
-        checks = [c for c in ALL_CHECKS if not (is_gradient and c == "test_autograd_registration")]
-        own = tuple(copied(value, not is_gradient) for value in arguments)
+        name, _, order = function.name().split("::")[1].partition("_")
+        is_last = order == ("second" if f"{name}_second" in names(calls) else "gradient")
+        checks = [c for c in ALL_CHECKS if not (is_last and c == "test_autograd_registration")]
+        own = tuple(copied(value, not is_last) for value in arguments)
         torch.library.opcheck(function, own, test_utils=checks)
 
 
@@ -86,16 +96,56 @@ def names(calls):
 )
 def test_the_operators_of_a_layer(name, expected):
     layer, fiber, _ = build(name)
-    calls = calls_of(layer, fiber, random_graph(edge_dim=EDGE_DIM, sizes=(4,)))
-    assert names(calls) == expected | {f"{n}_gradient" for n in expected & WITH_GRADIENT}
+    all_have = expected & WITH_GRADIENT <= WITH_SECOND
+    calls = calls_of(layer, fiber, random_graph(edge_dim=EDGE_DIM, sizes=(4,)), second=all_have)
+    assert names(calls) == {
+        *expected,
+        *(f"{n}_gradient" for n in expected & WITH_GRADIENT),
+        *(f"{n}_second" for n in expected & WITH_SECOND if all_have),
+    }
     check(calls)
+
+
+def derivatives(name, number, context):
+    """First, second, ... derivatives of a layer by its features and parameters."""
+    torch.manual_seed(0)
+    layer, fiber, _ = build(name)
+    G = awkward_graph(edge_dim=EDGE_DIM)
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float64).items()}
+    leaves = [*features.values(), *layer.parameters()]
+    with context:
+        found = tensors(run(layer, G, features))
+        for _ in range(number):
+            loss = sum(v.square().sum() for v in found)
+            found = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [("GSE3Res", None), ("GConvSE3Partial", None), ("GNormSE3-0", None), ("GNormBias", "frame")]
+)
+def test_second_derivatives_where_pytorch_records(name, backend):
+    """Inside of a dispatch mode the registered operators are called."""
+    with use_backend(backend):
+        recorded = derivatives(name, 2, Calls())
+    torch.testing.assert_close(recorded, derivatives(name, 2, nullcontext()), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("name", "number"), [("GNormBias", 2), ("GNormSE3-2", 2), ("GSE3Res", 3)])
+def test_derivatives_that_are_missing_are_refused(name, number):
+    """PyTorch would take them for zero."""
+    derivatives(name, number - 1, Calls())
+    with pytest.raises(NotImplementedError, match=r"have no (second|third) derivatives"):
+        derivatives(name, number, Calls())
 
 
 @pytest.mark.parametrize("make", [awkward_graph, without_edges, with_envelope])
 def test_odd_graphs(make):
     layer, fiber, _ = build("GSE3Res")
-    calls = calls_of(layer, fiber, make(edge_dim=EDGE_DIM))
+    second = make is not with_envelope  # of which there are none where PyTorch records
+    calls = calls_of(layer, fiber, make(edge_dim=EDGE_DIM), second=second)
     assert names(calls) >= {"plan", "messages", "messages_gradient", "attention_gradient"}
+    assert ("attention_second" in names(calls)) is second
     of_edges = "::plan", "::messages", "::attention"
     check({function: args for function, args in calls.items() if any(name in function.name() for name in of_edges)})
 

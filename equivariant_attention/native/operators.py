@@ -1,0 +1,203 @@
+"""Registers operations with PyTorch as custom operators, which are called where it compiles, exports or counts them.
+
+Each operation is three of them: ``torch.ops.equivariant_attention.<name>``; its backward pass, ``<name>_gradient``; and
+the backward pass of that, ``<name>_second``. Each has a fake kernel (the shapes of its results) and a rule for vmap.
+What cannot be differentiated again raises an error: PyTorch would take it for a constant, with a warning at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ..native.calls import contiguous
+
+if TYPE_CHECKING:
+    from ..native.operation import Operation
+
+# Made from the name of the package, as two copies of it may be imported under different names.
+NAMESPACE = __name__.removesuffix(".native.operators").replace(".", "_")
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+OPERATORS = getattr(torch.ops, NAMESPACE)
+INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # by operator, its implementation; benchmarks count in there
+
+
+def register(name: str, statics: str, make: Callable[..., Operation], devices: Sequence[str] = ("CPU",)) -> None:
+    """Register an operation with PyTorch as three custom operators.
+
+    Args:
+        name: the name of the operator; those of its derivatives have the suffixes ``_gradient`` and ``_second``.
+        statics: the arguments apart from tensors, as in a PyTorch schema: ``'int heads, float scale'``.
+        make: takes these arguments and returns the operation.
+        devices: the dispatch keys that they are registered for.
+    """
+    r, lists = _Registered(name, make), "Tensor[] tensors, bool[] present"
+    passes = {
+        "": (lists, r.forward, r.shapes, r.keep, r.backward),
+        "_gradient": (
+            f"{lists}, Tensor[] gradients, bool[] needed",
+            r.gradient, r.shapes_of_gradient, r.keep_gradient, r.backward_of_gradient,
+        ),
+        "_second": (
+            f"{lists}, Tensor[] gradients, Tensor[] tangents, bool[] moved, bool[] needed",
+            r.second, r.shapes_of_second, _keep_nothing, r.backward_of_second,
+        ),
+    }  # fmt: skip
+    for suffix, (arguments, kernel, shapes, keep, backward) in passes.items():
+        qualified = f"{NAMESPACE}::{name}{suffix}"
+        LIBRARY.define(f"{name}{suffix}({arguments}{statics and f', {statics}'}) -> Tensor[]")
+        for device in devices:
+            LIBRARY.impl(qualified, kernel, device)
+        INSIDE[qualified] = kernel
+        torch.library.register_fake(qualified, shapes, lib=LIBRARY)
+        torch.library.register_vmap(qualified, _one_by_one(qualified), lib=LIBRARY)
+        torch.library.register_autograd(qualified, backward, setup_context=keep, lib=LIBRARY)
+
+
+class _Registered:
+    """What PyTorch calls for the three operators of an operation.
+
+    All take ``tensors``, those of the operation that are not None, and ``present``, which of them these are; and the
+    ``statics`` last. Masks of derivatives (``needed``, ``moved``) are of ``tensors``.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Operation]) -> None:
+        self.name, self.make = name, make
+
+    def forward(self, tensors: Sequence[Tensor], present: Sequence[bool], *statics: Any) -> list[Tensor]:
+        return self.make(*statics).values(contiguous(with_none(tensors, present)))
+
+    def shapes(self, tensors: Sequence[Tensor], present: Sequence[bool], *statics: Any) -> list[Tensor]:
+        return self.make(*statics).allocate(with_none(tensors, present))
+
+    def gradient(
+        self,
+        tensors: Sequence[Tensor],
+        present: Sequence[bool],
+        gradients: Sequence[Tensor],
+        needed: Sequence[bool],
+        *statics: Any,
+    ) -> list[Tensor]:
+        """The first derivatives that are needed."""
+        wanted = with_none(needed, present, absent=False)
+        found = self.make(*statics).gradient(contiguous(with_none(tensors, present)), wanted, contiguous(gradients))
+        return [d for d in found if d is not None]
+
+    def shapes_of_gradient(
+        self, tensors: Sequence[Tensor], present: Any, gradients: Any, needed: Sequence[bool], *statics: Any
+    ) -> list[Tensor]:
+        return [v.new_empty(v.shape) for v, n in zip(tensors, needed, strict=True) if n]
+
+    def second(
+        self,
+        tensors: Sequence[Tensor],
+        present: Sequence[bool],
+        gradients: Sequence[Tensor],
+        tangents: Sequence[Tensor],
+        moved: Sequence[bool],
+        needed: Sequence[bool],
+        *statics: Any,
+    ) -> list[Tensor]:
+        """Tangents of the first derivatives that are needed, then of the values, along those of what is moved."""
+        pass_of = self.make(*statics).second
+        if pass_of is None:
+            raise self.unsupported("second")
+        given, wanted = contiguous(with_none(tensors, present)), with_none(needed, present, absent=False)
+        along = contiguous(with_none(with_none(tangents, moved), present))
+        found, values = pass_of(given, contiguous(gradients), along, wanted)
+        by_tensors = zip(given, found, wanted, strict=True)
+        return [*(torch.zeros_like(v) if d is None else d for v, d, n in by_tensors if n), *values]
+
+    def shapes_of_second(
+        self,
+        tensors: Sequence[Tensor],
+        present: Sequence[bool],
+        gradients: Any,
+        tangents: Any,
+        moved: Any,
+        needed: Sequence[bool],
+        *statics: Any,
+    ) -> list[Tensor]:
+        return [
+            *self.shapes_of_gradient(tensors, present, gradients, needed, *statics),
+            *self.shapes(tensors, present, *statics),
+        ]
+
+    def keep(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, ctx.present, *ctx.statics = inputs
+        ctx.save_for_backward(*tensors)
+
+    def backward(self, ctx: Any, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
+        needed = list(ctx.needs_input_grad[0])
+        operator = getattr(OPERATORS, f"{self.name}_gradient")
+        found = iter(operator(list(ctx.saved_tensors), ctx.present, list(gradients), needed, *ctx.statics))
+        return _where(needed, found), *[None] * (1 + len(ctx.statics))
+
+    def keep_gradient(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, ctx.present, gradients, ctx.moved, *ctx.statics = inputs
+        ctx.save_for_backward(*tensors, *gradients)
+
+    def backward_of_gradient(self, ctx: Any, tangents: Sequence[Tensor]) -> tuple[Any, ...]:
+        if self.make(*ctx.statics).second is None:
+            raise self.unsupported("second")
+        needed = list(ctx.needs_input_grad[0])
+        tensors, gradients = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
+        operator, lists = getattr(OPERATORS, f"{self.name}_second"), (list(tensors), ctx.present, list(gradients))
+        found = iter(operator(*lists, list(tangents), ctx.moved, needed, *ctx.statics))
+        return _where(needed, found), None, list(found), None, *[None] * len(ctx.statics)
+
+    def backward_of_second(self, ctx: Any, gradients: Any) -> NoReturn:
+        raise self.unsupported("third")
+
+    def unsupported(self, order: str) -> Exception:
+        return NotImplementedError(
+            f"{self.name} in C++ or Triton have no {order} derivatives where PyTorch records or compiles them: "
+            "use_backend('frame') has these"
+        )
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Of an operator that cannot be differentiated."""
+
+
+def _where(needed: Sequence[bool], found: Iterator[Tensor]) -> list[Tensor | None]:
+    """The next derivatives at the places where they are needed."""
+    return [next(found) if n else None for n in needed]
+
+
+def _one_by_one(qualified: str) -> Callable[..., Any]:
+    """The vmap rule of an operator: call it for each element of the batch in turn."""
+
+    def batched(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[list[Tensor], list[int]]:
+        operator = getattr(OPERATORS, qualified.removeprefix(f"{NAMESPACE}::"))
+        found = []
+        for i in range(info.batch_size):
+            each = [_selected(value, dims, i) for value, dims in zip(inputs, in_dims, strict=True)]
+            found.append(operator(*each))
+        values = [torch.stack(value) for value in zip(*found, strict=True)]
+        return values, [0] * len(values)
+
+    return batched
+
+
+def _selected(value: Any, dims: Any, i: int) -> Any:
+    """Element i of an argument that is batched along ``dims``; an argument that is not batched stays as it is."""
+    if isinstance(value, Tensor):
+        return value if dims is None else value.select(dims, i)
+    if isinstance(dims, list | tuple):
+        return [_selected(v, d, i) for v, d in zip(value, dims, strict=True)]
+    return value
+
+
+def without_none(tensors: Sequence[Any]) -> tuple[list[Tensor], list[bool]]:
+    """The tensors that are not None, and a mask of where these are: a ``Tensor[]`` of an operator cannot hold None."""
+    return [v for v in tensors if v is not None], [v is not None for v in tensors]
+
+
+def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None) -> list[Any]:
+    """The inverse of :func:`without_none`: values at the places that ``present`` marks, and ``absent`` elsewhere."""
+    rest = iter(values)
+    return [next(rest) if p else absent for p in present]
