@@ -5,8 +5,8 @@
 ...     model(G, features)
 
 Counted is what PyTorch counts of its own operators: two for each product of numbers that is added to a sum. So norms
-count nothing. Derivatives count twice what values do, whichever of them are needed: a product has two. Second ones count
-twice that. What is computed again in the backward pass is not counted.
+count nothing. Derivatives count twice what values do, whichever of them are needed: a product has two. Second ones
+count twice that. What is computed again in the backward pass is not counted.
 """
 
 from collections.abc import Callable, Sequence
