@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_of_graph, check_whole_number, exact_products, is_autocast_on
+from .checks import check_of_graph, check_whole_number
 from .graphs import GraphLike, as_graph
 from .native.calls import is_watched
 from .plan import Plan, relative_positions
+from .precision import full_precision
 from .so3 import aligning_matrices, coupling, spherical_harmonics
 from .so3.vectors import length_and_direction
 from .unchanged import Snapshot, assert_equal, can_look_at
@@ -152,9 +153,8 @@ class Basis(Mapping[str, Tensor]):
     def _as_constructed(self) -> Iterator[None]:
         # The first to ask may be under no_grad or autocast, but what is formed is kept for all who ask later.
         device = self.direction.device
-        autocast = torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
         inference = nullcontext() if torch.compiler.is_compiling() else torch.inference_mode(self._inference)
-        with inference, torch.set_grad_enabled(self._gradients), autocast, exact_products(device):
+        with inference, torch.set_grad_enabled(self._gradients), full_precision(device):
             yield
 
     def _form(self, k: int, l: int) -> Tensor:

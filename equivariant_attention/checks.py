@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -183,23 +182,3 @@ def half_remedy(*tensors: Tensor) -> str:
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is enabled for a kind of device."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-
-
-@contextmanager
-def exact_products(device: torch.device) -> Iterator[None]:
-    """A context in which products of float32 matrices are not rounded to TF32, whatever PyTorch was told.
-
-    Rotations must not be: a vector that is rounded no longer turns as its frame does. Radial weights may be.
-
-    Args:
-        device: where they are made.
-    """
-    if device.type != "cuda" or torch.compiler.is_compiling():  # which cannot be told
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

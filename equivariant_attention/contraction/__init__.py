@@ -32,7 +32,7 @@ from ..native import on_gpu
 from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
 from ..native.operation import Tensors
 from ..plain_modules import has_hooks_of_all
-from ..precision import full_precision
+from ..precision import full_precision, without_autocast
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
 
@@ -155,7 +155,8 @@ def contract(
             dict where the backend chosen by name needs frames or a plan; or that backend cannot run here.
     """
     name, dtype = _backend(convolution, networks, inputs, backend)
-    with full_precision(inputs.src.device):
+    precision = without_autocast if name == "triton" else full_precision
+    with precision(inputs.src.device):
         messages = partial(cpp.messages, LATER) if name == LATER else BACKENDS[name]
         return messages(convolution, networks, inputs.to(dtype))
 
@@ -203,7 +204,7 @@ def attend(
     nodes, values = queries[0].shape[0], len(convolution.messages) - len(queries)
     attention = triton_attention.Attention(convolution, nodes, n_heads, scale, values)
     envelope = None if envelope is None else envelope.to(dtype)
-    with full_precision(inputs.src.device):
+    with without_autocast(inputs.src.device):
         made = triton_attention.attended
         return made(convolution, networks, inputs.to(dtype), attention, queries, envelope, plain)
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import exact_products
 from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
@@ -33,6 +32,7 @@ from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
 from ..native.operation import Operation, plain_gradient
+from ..precision import full_precision
 
 MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
 BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
@@ -363,7 +363,7 @@ class Call:
             for part, (degree, value) in enumerate(zip(ends.degrees, values, strict=True)):
                 if degree:
                     rows = self._rows(by_order, ends, part, degree)[..., : value.shape[1]]
-                    with exact_products(self.device):
+                    with full_precision(self.device):
                         found[degree].baddbmm_(rows, value[self.order])
         return list(found.values())
 
@@ -431,7 +431,7 @@ def turned_back_in_pytorch(
     inverse, found = order.argsort(), []
     for part, (degree, channels) in enumerate(convolution.messages):
         rows = _rows(values, layout.slots_out(0)[part], part, degree)[..., :channels]
-        with exact_products(order.device):
+        with full_precision(order.device):
             found.append((rows.mT @ by_degree[degree]).index_select(0, inverse))
     return found
 

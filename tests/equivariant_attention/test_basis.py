@@ -4,7 +4,6 @@ import math
 import pytest
 import torch
 
-from equivariant_attention.checks import exact_products
 from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import Basis, GConvSE3, get_basis, get_basis_and_r, get_r
 from equivariant_attention.so3 import aligned_coupling, coupling, random_rotation, wigner_d
@@ -194,16 +193,3 @@ def test_bad_input_is_refused(kind):
             get_basis_and_r(G, value)
     with pytest.raises(KeyError, match="x_dst - x_src"):
         get_r(Graph([0], [1]))
-
-
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_rotations_on_a_gpu_are_not_rounded(precision):
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with exact_products(torch.device("cuda")):
-            assert torch.get_float32_matmul_precision() == "highest"
-        with exact_products(torch.device("cpu")):
-            assert torch.get_float32_matmul_precision() == precision
-        assert torch.get_float32_matmul_precision() == precision
-    finally:
-        torch.set_float32_matmul_precision("highest")

@@ -25,7 +25,7 @@ TOLERANCE = {
     "highest": 1e-5,
     "high": 3e-3,
     "medium": 3e-2,
-}  # of radial weights, and in 'frame' and others of all products
+}  # of radial weights, and in 'edge' and 'oracle' of derivatives, which are autograd's own
 
 
 @pytest.fixture(params=BACKENDS)
