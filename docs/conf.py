@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from repository import address, theme_options  # noqa: E402
-from scripts_as_pages import ScriptParser  # noqa: E402
+from scripts_as_pages import ScriptParser, run_those_to_read  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 from equivariant_attention import __version__  # noqa: E402
@@ -79,3 +79,4 @@ pygments_style, pygments_dark_style = "friendly", "monokai"
 def setup(app: Sphinx) -> None:
     """What Sphinx calls."""
     app.add_source_parser(ScriptParser)
+    app.connect("env-before-read-docs", run_those_to_read)

@@ -1,6 +1,6 @@
 """Scripts in cells as pages of the site: comments become text, code becomes code, followed by its prints and drawings.
 
-The scripts are run when the site is built.
+Those whose pages a build of the site reads are run before it.
 """
 
 import ast
@@ -9,10 +9,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import indent
 
 from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.parsers import RSTParser
 
 RUNNER = Path(__file__).with_name("run_cells.py")
@@ -33,6 +36,13 @@ class ScriptParser(RSTParser):
         path = Path(document["source"])
         outputs = outputs_of(path, RUNNER.parents[1])
         super().parse(f"{page(str(inputstring), outputs)}\n:download:`This page as a script <{path.name}>`\n", document)
+
+
+def run_those_to_read(app: Sphinx, env: BuildEnvironment, pages: list[str]) -> None:
+    """Run the scripts among the pages that a build is about to read."""
+    paths = (Path(env.doc2path(page)) for page in pages)
+    if scripts := [path for path in paths if path.suffix == ".py"]:
+        run_scripts(scripts, RUNNER.parents[1])
 
 
 def cells_of(script: str) -> list[tuple[str, str]]:
@@ -61,22 +71,23 @@ def page(script: str, outputs: list[dict] | tuple = ()) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def outputs_of(path: Path, root: Path) -> list[dict]:
-    """Run a script; what each of its cells printed, and the files of what it drew.
+def run_scripts(paths: Sequence[Path], root: Path) -> None:
+    """Run scripts, for :func:`outputs_of`.
 
     Raises:
-        RuntimeError: the script fails, or warns.
+        RuntimeError: one of them fails, or warns.
     """
-    folder = root / OUTPUTS / path.stem
-    folder.mkdir(parents=True, exist_ok=True)
     strict = {"PYTHONWARNINGS": "error,ignore::DeprecationWarning", "OMP_NUM_THREADS": "1", "DGLBACKEND": "pytorch"}
     environment = {**os.environ, **strict, "MPLBACKEND": "Agg", "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        [sys.executable, RUNNER, path, folder], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, RUNNER, root / OUTPUTS, *paths]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or done.stderr:
-        raise RuntimeError(f"{path} fails:\n{done.stderr}")
-    found = json.loads((folder / "outputs.json").read_text())
+        raise RuntimeError(f"a script fails:\n{done.stderr}")
+
+
+def outputs_of(path: Path, root: Path) -> list[dict]:
+    """What each cell of a script that ran printed, and the files of what it drew."""
+    found = json.loads((root / OUTPUTS / path.stem / "outputs.json").read_text())
     for cell in found:
         cell["pictures"] = [(OUTPUTS / path.stem / name).as_posix() for name in cell["pictures"]]
     return found

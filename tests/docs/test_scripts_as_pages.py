@@ -71,10 +71,11 @@ def test_a_script_without_docstring_or_cells_is_code(page):
 
 
 def test_what_a_script_prints_and_draws_follows_its_code(page, tmp_path):
-    from scripts_as_pages import outputs_of
+    from scripts_as_pages import outputs_of, run_scripts
 
     script = "import matplotlib.pyplot as plt\n\n# %%\n# Text.\n\nprint(7 * 6)\nplt.plot([0, 1])\nplt.show()\n"
     (tmp_path / "drawing.py").write_text(script)
+    run_scripts([tmp_path / "drawing.py"], tmp_path)
     outputs = outputs_of(tmp_path / "drawing.py", tmp_path)
     assert [cell["printed"] for cell in outputs] == ["", "42\n"]
     picture = tmp_path / "docs" / "_build" / "tutorials" / "drawing" / "1-0.png"
@@ -84,7 +85,7 @@ def test_what_a_script_prints_and_draws_follows_its_code(page, tmp_path):
     assert ".. image:: /docs/_build/tutorials/drawing/1-0.png" in told
     (tmp_path / "drawing.py").write_text("1 / 0\n")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        outputs_of(tmp_path / "drawing.py", tmp_path)
+        run_scripts([tmp_path / "drawing.py"], tmp_path)
 
 
 def test_every_tutorial_is_in_the_table():
