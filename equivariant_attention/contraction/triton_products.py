@@ -137,7 +137,7 @@ class Products:
             C, P: channels in, and out.
         """
         most, columns = (8 if orders == 1 or C < 32 else 4, 64) if self._is_roomy else (4 // orders, 64 * orders)
-        PT = min(P, most // self._registers)
+        PT = min(P, most // (2 if self._is_roomy and self._is_bfloat16 else self._registers))
         return PT, max(1, min(PT, columns // (AB * C)))
 
     @property
@@ -154,6 +154,11 @@ class Products:
     def _is_roomy(self) -> bool:
         """Whether products read shared memory, as those of float32 on sm_90, and leave registers to others."""
         return launch.capability(self.device) // 10 == 9 and self.dtype == torch.float32
+
+    @property
+    def _is_bfloat16(self) -> bool:
+        """Whether factors are rounded to bfloat16, which takes registers where others are read from shared memory."""
+        return self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
 
     @property
     def _precision(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from equivariant_attention.contraction.triton_messages import MOST_CHANNELS
 from equivariant_attention.contraction.triton_mix import mix_product_gradient
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.kernels.launch import recorded
-from equivariant_attention.modules import GSE3Res, get_basis_and_r
+from equivariant_attention.modules import GNormSE3, GSE3Res, get_basis_and_r
 from tests.cases import random_features
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
-mixing = pytest.importorskip("equivariant_attention.kernels.mixing", exc_type=ImportError)
+pytest.importorskip("equivariant_attention.kernels.mixing", exc_type=ImportError)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="Triton's interpreter compiles nothing"),
@@ -25,25 +26,31 @@ pytestmark = [
 
 # Compiled for as many channels as the library gives them; others were at 256, and take as few registers as at 32.
 WIDE = ("by_hidden", "by_weights", "last_layers_gradient", "mixed", "by_values")
-WITHOUT_PRODUCTS = ("attended", "attended_gradient", "turned", "summed_at_nodes", "last_layers_gradient")
+WITHOUT_PRODUCTS = {"attention_by_order", "frames", "norm"}  # modules
 
 
-def layer_launches(degrees, channels, dtype=torch.float32):
-    """Launch what a layer launches, on edges that share radial weights and on others."""
+def layer_launches(degrees, channels, dtype=torch.float32, forces=False):
+    """Launch what a layer and its norm launch, on edges that share radial weights and on others."""
     fiber, G = Fiber(degrees, channels), undirected_graph(dtype, edge_dim=4)
-    layer = GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8).to(dtype)
+    G.edata["d"].requires_grad_(forces)
+    layers = [GSE3Res(fiber, fiber, edge_dim=4, div=2, n_heads=8), GNormSE3(fiber)]
     features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), dtype).items()}
-    basis, r = get_basis_and_r(G, degrees - 1)
     with use_backend("triton"):
-        output = layer(features, G=G, r=r, basis=basis)
-        sum(v.sum() for v in output.values()).backward()
+        basis, r = get_basis_and_r(G, degrees - 1, compute_gradients=forces)
+        for layer in layers:
+            features = layer.to(dtype)(features, G=G, r=r, basis=basis)
+        sum(v.sum() for v in features.values()).backward()
+
+
+def module_of(launch):
+    return launch.kernel.__module__.rpartition(".")[2]
 
 
 @cache
 def launches(capability, precision="high"):
     """Of a layer of the paper's QM9 model, or of a wide one: those that mix, and others.
 
-    Of each other kernel the last, as no launch before it has more inputs.
+    Of each other kernel the last, as no launch before it has more inputs; and what only forces launch.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
@@ -52,16 +59,21 @@ def launches(capability, precision="high"):
             layer_launches(degrees=4, channels=32)
         with recorded(capability) as wide:
             layer_launches(degrees=2, channels=MOST_CHANNELS)
+        with recorded(capability) as for_forces:
+            layer_launches(degrees=4, channels=32, forces=True)
     finally:
         torch.set_float32_matmul_precision(before)
     found = [one for one in narrow if one.name not in WIDE] + [one for one in wide if one.name in WIDE]
-    mix = [one for one in found if one.kernel.__module__ == mixing.__name__]
-    others = {one.name: one for one in found if one.kernel.__module__ != mixing.__name__}
-    return [one for one in mix if one.arguments["D"] == 2], [*others.values()]
+    mix = [one for one in found if module_of(one) == "mixing"]
+    others = {(module_of(one), one.name): one for one in found if module_of(one) != "mixing"}
+    more = {(module_of(one), one.name): one for one in for_forces if one.name in ("turned_back", "hidden_gradient")}
+    return [one for one in mix if one.arguments["D"] == 2], [*others.values(), *more.values()]
 
 
-@pytest.mark.parametrize("precision", ["high", "highest"])
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [*product(CAPABILITIES, ["high", "highest"]), (80, "medium"), (90, "medium")],
+)
 def test_no_launch_that_mixes_spills(capability, precision):
     for launch in launches(capability, precision)[0]:
         code = of_launch(launch, capability)
@@ -74,7 +86,7 @@ def test_no_launch_that_mixes_in_float64_spills():
     with recorded(90) as record:
         layer_launches(degrees=2, channels=32, dtype=torch.float64)
     for launch in record:
-        if launch.kernel.__module__ == mixing.__name__ and launch.arguments["D"] == 2:
+        if module_of(launch) == "mixing" and launch.arguments["D"] == 2:
             assert not of_launch(launch, 90).spilled, launch.name
 
 
@@ -82,7 +94,7 @@ def test_no_launch_that_mixes_in_float64_spills():
 def test_no_other_launch_spills(capability):
     """Which are in 'highest' as in 'high'; without tensor cores one kind of GPU stands for all."""
     for launch in launches(capability)[1]:
-        if capability == 90 or launch.name not in WITHOUT_PRODUCTS:
+        if capability == 90 or module_of(launch) not in WITHOUT_PRODUCTS:
             assert not of_launch(launch, capability).spilled, launch.name
 
 
