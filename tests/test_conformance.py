@@ -39,8 +39,8 @@ def check():
     return check_of(FOLDER)
 
 
-# Orders of evaluation see a plan, never the graph it was made of: one of them is enough for the second kind.
-in_every_order = pytest.mark.parametrize(
+# Backends see a plan, never the graph it was made of: one of them is enough for the second kind.
+by_every_backend = pytest.mark.parametrize(
     ("graph", "backend"), [*(("own", name) for name in BACKENDS_HERE), ("dgl", None)]
 )
 
@@ -54,7 +54,7 @@ def assert_as_recorded(check, path, graph, backend):
             assert error < TOLERANCE[name.split("/")[0]], name
 
 
-@in_every_order
+@by_every_backend
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):
     assert_as_recorded(check, path, graph, backend)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from equivariant_attention import published
-from tests.test_conformance import FOLDER, assert_as_recorded, check_of, in_every_order
+from tests.test_conformance import FOLDER, assert_as_recorded, by_every_backend, check_of
 
 CLIENTS = FOLDER.with_name("conformance_clients")
 CASES = sorted(CLIENTS.glob("*.npz"))
@@ -20,7 +20,7 @@ def check():
     return check_of(CLIENTS)
 
 
-@in_every_order
+@by_every_backend
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):
     assert_as_recorded(check, path, graph, backend)

@@ -3,7 +3,7 @@ r"""The hot loop: the messages of equation (8) of arXiv 2006.10503, along every 
 .. math:: m_{ij}^l = \sum_k W^{lk}(x_{ij}) \, f_j^k, \qquad
           W^{lk} = \sum_J R_J^{lk}(|x_{ij}|, w_{ij}) \, W_J^{lk}(x_{ij})
 
-The sums over channels, orders m and J may be done in any order. A backend is one such order; all of them give the same
+The sums over channels, orders m and J may be done in any sequence. A backend is one of these; all of them give the same
 function of the same parameters. ``oracle`` is the equation as it is written, and what the others are tested against.
 ``docs/engine.md`` follows a feature through all of this.
 """

@@ -20,10 +20,10 @@ from equivariant_attention.neighbors import fully_connected_graph, knn_graph
 from equivariant_attention.plan import Plan
 from tests.cases import BACKENDS_HERE, as_kind, random_features
 
-ORDERS = [*BACKENDS_HERE, None]
+EVERY_BACKEND = [*BACKENDS_HERE, None]
 FIBER = Fiber(2, 4)
 SOME_EDGES = 20_000  # bytes, for a few edges at a time
-every_order = pytest.mark.parametrize("order", ORDERS)
+by_every_backend = pytest.mark.parametrize("backend", EVERY_BACKEND)
 
 
 def neighbours():
@@ -51,17 +51,17 @@ def changed(values, number):
     return values
 
 
-@every_order
+@by_every_backend
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(
     ("field", "number"), [(0, 25), (0, -1), (0, 10**12), (1, 12), (1, -1), ("d", 0), ("d", torch.nan)]
 )
-def test_a_graph_that_was_written_to_is_refused(order, write, field, number):
+def test_a_graph_that_was_written_to_is_refused(backend, write, field, number):
     G, layer = neighbours(), GSE3Res(FIBER, FIBER)
     basis, r = get_basis_and_r(G, 1)
     tensor = G.edata["d"] if field == "d" else G.edges()[field]
     WRITES[write](tensor, changed(tensor, number))
-    with use_backend(order), pytest.raises(ValueError, match=WRITTEN):
+    with use_backend(backend), pytest.raises(ValueError, match=WRITTEN):
         layer(features(), G=G, r=r, basis=basis)
 
 
@@ -72,13 +72,13 @@ def data():
     return as_kind(neighbours(), "pyg")
 
 
-@every_order
-def test_edges_of_pytorch_geometric_and_inference_mode(order, data):
+@by_every_backend
+def test_edges_of_pytorch_geometric_and_inference_mode(backend, data):
     layer = GConvSE3(FIBER, FIBER)
     with torch.inference_mode():
         G = neighbours()
     for graph in (data, G):
-        with use_backend(order), torch.inference_mode():
+        with use_backend(backend), torch.inference_mode():
             basis, r = get_basis_and_r(graph, 1)
             layer(features(), G=graph, r=r, basis=basis)
             as_graph(graph).edges()[0][3] = -2
@@ -86,9 +86,9 @@ def test_edges_of_pytorch_geometric_and_inference_mode(order, data):
                 layer(features(), G=graph, r=r, basis=basis)
 
 
-@every_order
+@by_every_backend
 @pytest.mark.parametrize("end", [0, 1])
-def test_a_basis_of_other_edges_between_the_same_positions_is_refused(order, end):
+def test_a_basis_of_other_edges_between_the_same_positions_is_refused(backend, end):
     """As in a lattice, where neighbours of all atoms are alike."""
     G, layer = fully_connected_graph(torch.randn(8, 3)), GConvSE3(FIBER, FIBER)
     edges = list(G.edges())
@@ -97,7 +97,7 @@ def test_a_basis_of_other_edges_between_the_same_positions_is_refused(order, end
     other.edata["d"] = G.edata["d"]
     basis, r = get_basis_and_r(G, 1)
     with (
-        use_backend(order),
+        use_backend(backend),
         pytest.raises(RuntimeError, match=r"basis must be of this graph: (src|dst) is not what it"),
     ):
         layer(features(8), G=other, r=r, basis=basis)
@@ -180,11 +180,11 @@ RADIAL = {
 def test_edge_features_and_distances_are_those_that_the_layer_sees(way, mode):
     layer, h, new = GConvSE3(FIBER, FIBER, edge_dim=1), features(6), torch.randn(30, 1)
     found = {}
-    for order in ORDERS:
-        with use_backend(order), mode():
-            found[order] = RADIAL[way](layer, h, new)["1"]
-    for order in ORDERS:
-        torch.testing.assert_close(found[order], found["oracle"])
+    for backend in EVERY_BACKEND:
+        with use_backend(backend), mode():
+            found[backend] = RADIAL[way](layer, h, new)["1"]
+    for backend in EVERY_BACKEND:
+        torch.testing.assert_close(found[backend], found["oracle"])
 
 
 def test_pairs_are_shared_where_values_cannot_be_looked_at(monkeypatch):
@@ -253,8 +253,8 @@ def test_a_copy_of_a_graph_with_its_basis_is_as_good(way, wrapped):
     G, basis, r = COPIES[way](Graphs(wrapped)[0])
     layer, h = GSE3Res(FIBER, FIBER), features()
     expected = layer(h, G=G, r=r, basis=get_basis_and_r(G, 1)[0])
-    for order in ORDERS:
-        with use_backend(order):
+    for backend in EVERY_BACKEND:
+        with use_backend(backend):
             torch.testing.assert_close(layer(h, G=G, r=r, basis=basis), expected)
     assert basis.is_of(None, r)
     G.edata["d"][0] += 1
@@ -284,11 +284,11 @@ def gradients(G, layer, h, change, create_graph):
     return torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True)
 
 
-@every_order
+@by_every_backend
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("make", [GConvSE3Partial, GConvSE3, GSE3Res])
 @pytest.mark.parametrize("memory", [None, SOME_EDGES])
-def test_edges_that_are_written_to_before_the_backward_pass(order, create_graph, make, memory):
+def test_edges_that_are_written_to_before_the_backward_pass(backend, create_graph, make, memory):
     """Gradients are right, or PyTorch refuses what it saved."""
     G, layer = neighbours(), make(FIBER, FIBER)
     h = {degree: value.requires_grad_() for degree, value in features().items()}
@@ -297,7 +297,7 @@ def test_edges_that_are_written_to_before_the_backward_pass(order, create_graph,
     def roll(G, end):
         G.edges()[end].copy_((G.edges()[end] + 7) % 12)
 
-    with use_backend(order, memory):
+    with use_backend(backend, memory):
         found = gradients(G, layer, h, lambda G: roll(G, 0), create_graph)
         for d, right in zip(found, expected, strict=True):
             torch.testing.assert_close(d, right, rtol=1e-4, atol=1e-4)
@@ -316,17 +316,17 @@ READ = {
 }
 
 
-@every_order
+@by_every_backend
 @pytest.mark.parametrize("field", READ)
 @pytest.mark.parametrize("memory", [None, SOME_EDGES])
-def test_values_that_are_written_to_before_the_backward_pass(order, field, memory):
+def test_values_that_are_written_to_before_the_backward_pass(backend, field, memory):
     """Gradients are right, or there are none."""
     G, layer, before = neighbours(), GSE3Res(FIBER, FIBER, edge_dim=1, x_ij="cat"), features()
     G.edata["w"], G.edata["envelope"] = torch.randn(36, 1), torch.rand(36, 1)
     found = []
     for change in (False, True):
         copied, h = copy.deepcopy((G, before))
-        with use_backend(order, memory):
+        with use_backend(backend, memory):
             basis, r = get_basis_and_r(copied, 1)
             output = layer(h, G=copied, r=r, basis=basis)
             if change:
@@ -341,13 +341,13 @@ def test_values_that_are_written_to_before_the_backward_pass(order, field, memor
         torch.testing.assert_close(gradient, right)
 
 
-@pytest.mark.parametrize("order", ["oracle", "edge"])
+@pytest.mark.parametrize("backend", ["oracle", "edge"])
 @pytest.mark.parametrize("what", ["features", "parameters", "basis"])
-def test_blocks_are_not_made_again_of_what_was_written_to(order, what):
+def test_blocks_are_not_made_again_of_what_was_written_to(backend, what):
     G, layer = neighbours(), GConvSE3Partial(FIBER, FIBER)
     h = features()
     basis, r = get_basis_and_r(G, 1)
-    with use_backend(order, memory=1):
+    with use_backend(backend, memory=1):
         output = layer(h, G=G, r=r, basis=basis)
     written = {"features": h["1"], "parameters": next(layer.parameters()).detach(), "basis": basis["1,1"]}[what]
     written.add_(1)
@@ -358,13 +358,13 @@ def test_blocks_are_not_made_again_of_what_was_written_to(order, what):
 # ------------------------------------------------------------------------------------------------- and others
 
 
-@every_order
-def test_a_graph_without_edges_has_derivatives_of_zero(order):
+@by_every_backend
+def test_a_graph_without_edges_has_derivatives_of_zero(backend):
     G, layer = Graph([], [], 3), GConvSE3(FIBER, FIBER, self_interaction=True, edge_dim=1)
     G.edata["d"], G.edata["w"] = torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 1, requires_grad=True)
     h = {degree: value.requires_grad_() for degree, value in features(3).items()}
     leaves = [*h.values(), *layer.parameters(), G.edata["d"], G.edata["w"]]
-    with use_backend(order):
+    with use_backend(backend):
         basis, r = get_basis_and_r(G, 1, compute_gradients=True)
         output = layer(h, G=G, r=r, basis=basis)
         assert [value.shape for value in output.values()] == [(3, 4, 1), (3, 4, 3)]
@@ -379,13 +379,13 @@ def test_a_plain_dict_does_not_let_negative_numbers_of_nodes_pass(data):
     layer = GConvSE3Partial(FIBER, FIBER)
     basis, r = get_basis_and_r(data, 1)
     data.edge_index[0, 0] = -1
-    for order in ("oracle", "edge", None):
-        with use_backend(order), pytest.raises((IndexError, RuntimeError), match="out of range"):
+    for backend in ("oracle", "edge", None):
+        with use_backend(backend), pytest.raises((IndexError, RuntimeError), match="out of range"):
             layer(features(), G=data, r=r, basis=dict(basis))
 
 
-@every_order
-def test_threads_that_share_a_basis(order):
+@by_every_backend
+def test_threads_that_share_a_basis(backend):
     """Each may be the first to ask for frames or a pair of degrees."""
     G, layer, h = neighbours(), GSE3Res(FIBER, FIBER), features()
     expected = layer(h, G=G, r=get_basis_and_r(G, 1)[1], basis=get_basis_and_r(G, 1)[0])
@@ -393,7 +393,7 @@ def test_threads_that_share_a_basis(order):
         basis, r = get_basis_and_r(G, 1)
 
         def run(_, basis=basis, r=r):
-            with use_backend(order):
+            with use_backend(backend):
                 return layer(h, G=G, r=r, basis=basis)
 
         with ThreadPoolExecutor(4) as pool:
