@@ -12,7 +12,7 @@ from equivariant_attention.graphs import Graph
 from equivariant_attention.modules import GConvSE3Partial
 from equivariant_attention.native import attention
 from equivariant_attention.native.calls import not_built
-from equivariant_attention.native.operators import NAMESPACE
+from equivariant_attention.native.operators import NAMESPACE, OPERATORS
 from tests.cases import VECTORS, awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, build, run, tensors
 
@@ -148,6 +148,13 @@ def test_odd_graphs(make):
     assert ("attention_second" in names(calls)) is second
     of_edges = "::plan", "::messages", "::attention"
     check({function: args for function, args in calls.items() if any(name in function.name() for name in of_edges)})
+
+
+def test_a_batch_of_calls():
+    """What a user maps over, as layers are computed in PyTorch there."""
+    W, values = torch.randn(3, 2), torch.randn(4, 5, 2, 3)
+    (mapped,) = torch.vmap(lambda v: OPERATORS.linear([W, v], [True, True]))(values)
+    torch.testing.assert_close(mapped, W @ values)
 
 
 def test_absent_tensors():
