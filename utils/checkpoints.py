@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equivariant_attention.checkpoints import described, in_few_lines, load_weights, read_tensors, write_tensors
+from equivariant_attention.checkpoints import (
+    check_weights,
+    described,
+    in_few_lines,
+    load_weights,
+    read_tensors,
+    write_tensors,
+)
 from utils.cli import UsageError, reason
+
+Weights = dict[str, Tensor]
 
 STATE, WEIGHTS = "training state 2", "weights 1"  # raise the number when the content changes
 
@@ -54,7 +63,12 @@ def load(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
     return content
 
 
-def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str, Any] | None = None) -> None:
+def restore(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    made_of: Mapping[str, Any] | None = None,
+    adapt: Callable[[Weights], Weights] = lambda weights: weights,
+) -> None:
     """Load weights into a model, strictly.
 
     Args:
@@ -62,6 +76,7 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
         path: a checkpoint of either kind, or a bare state dict as the published code saves it.
         made_of: flags of the model. A checkpoint that says it was trained with others is refused: weights may fit where
             the model is another, as with another number of heads.
+        adapt: makes the weights of the model from those of the file.
 
     Raises:
         CheckpointError: the file is none of these, or does not fit the model.
@@ -76,8 +91,10 @@ def restore(model: nn.Module, path: str | os.PathLike[str], made_of: Mapping[str
             theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
             message = f"expected weights of a model with {ours}, got those of one with {theirs}"
             raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
+    weights = content.get("model") if of_run else content
     try:
-        load_weights(model, content.get("model") if of_run else content, path, ours=of_run)
+        check_weights(weights, path)
+        load_weights(model, adapt(weights), path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from equivariant_attention.checkpoints import check_weights, made_for
 from utils import checkpoints, distributed, runs
 from utils.capture import CudaGraphs
+from utils.checkpoints import Weights
 from utils.cli import UsageError, blame, reason
 from utils.config import Config
 from utils.files import write_json
@@ -49,6 +50,7 @@ class Experiment(Generic[C]):
         probe: see :class:`Trainer`.
         pad: makes the sizes of a batch some of few, for --cuda_graphs; where they are so already, leaves it as it is.
         fit_model: sets what depends on the training data in an untrained model, such as means of the targets.
+        adapt: makes weights for an untrained model of those that --restore names.
         unit: what samples are, in the plural.
     """
 
@@ -62,6 +64,7 @@ class Experiment(Generic[C]):
     probe: Probe = lambda model: {}
     pad: Callable[[Any], Any] = lambda batch: batch
     fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
+    adapt: Callable[[C, nn.Module, Weights], Weights] = lambda config, model, weights: weights
     unit: str = "samples"
 
     def main(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -205,7 +208,8 @@ class Experiment(Generic[C]):
         elif config.restore is not None:
             with blame("--restore"):
                 made_of = {field.name for field in fields(self.model)} - config.idle().keys()
-                checkpoints.restore(model, config.restore, {name: getattr(config, name) for name in sorted(made_of)})
+                flags = {name: getattr(config, name) for name in sorted(made_of)}
+                checkpoints.restore(model, config.restore, flags, partial(self.adapt, config, model))
         elif config.forward:
             raise UsageError("--forward: expected trained weights, from --restore or --resume")
         if trainer.epoch > config.num_epochs:

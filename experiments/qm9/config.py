@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.targets import TARGETS, check_task, names_of
 from utils import config
 from utils.config import RULES, Count, CountOrZero, File, Folder, Free, Positive
 
@@ -73,8 +74,8 @@ class Source:
 class Data:
     """What is predicted, and of how many molecules it is learnt."""
 
-    task: Literal[tuple(TARGETS)] = "homo"
-    """what is predicted"""
+    task: Annotated[str, AfterValidator(check_task), f"{{{','.join(TARGETS)}}},..."] = "homo"
+    """what is predicted; several numbers, with commas between them, are learnt together, and 'mae' is the first one's"""
     num_train: Count | None = None
     """molecules to train on, drawn once for all (None: all)"""
     num_valid: CountOrZero | None = None
@@ -101,6 +102,11 @@ class Config(config.Config, Data, Source, Model):
         """
         return {"source": "auto"} if "data_address" in given and "source" not in given else {}
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The targets that are predicted."""
+        return names_of(self.task)
+
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
         idle = {}
@@ -110,9 +116,12 @@ class Config(config.Config, Data, Source, Model):
             idle["num_nlayers"] = f"with --model {self.model}"
         if self.nonlinearity == "gate":
             idle["num_nlayers"] = "with --nonlinearity gate"
-        if TARGETS[self.task].vector:
+        first = TARGETS[self.tasks[0]]
+        if first.vector:
             idle["pooling"] = f"with --task {self.task}"
-        if not TARGETS[self.task].grows:
+        if len(self.tasks) > 1:
+            idle["per_atom"] = "with several targets, of which the part that is linear in the atoms is known"
+        elif not first.grows:
             idle["per_atom"] = f"with --task {self.task}, which does not grow with the molecule"
         source = self.resolved_source()
         if source in ("embedded", "qm9pack"):

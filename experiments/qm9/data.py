@@ -16,7 +16,7 @@ from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from experiments.qm9.molecules import BONDS, Molecules
-from experiments.qm9.targets import ELEMENTS, TARGETS
+from experiments.qm9.targets import ELEMENTS, TARGETS, names_of
 from utils.graph_table import GraphTable
 
 ATOM_FEATURES = len(ELEMENTS) + 1  # which element, and its atomic number
@@ -78,11 +78,12 @@ class Neighbours:
 
 
 class MoleculeDataset(Dataset):
-    """Molecules with one of their targets, as graphs that are prepared once.
+    """Molecules with one of their targets or several, as graphs that are prepared once.
 
     Args:
         molecules: all of them are samples.
-        task: name of the target; one that the molecules do not have is NaN.
+        task: name of the target, or of several (:func:`~experiments.qm9.targets.names_of`); one that the molecules do
+            not have is NaN.
         neighbours: which atoms have edges.
         rotate: turn each molecule at random, differently in each epoch.
         seed: of the rotations, which depend on it, the epoch and the sample's index alone.
@@ -92,9 +93,7 @@ class MoleculeDataset(Dataset):
         self, molecules: Molecules, task: str, neighbours: Neighbours, *, rotate: bool = False, seed: int = 0
     ) -> None:
         self.molecules, self.neighbours, self.rotate, self.seed, self.epoch = molecules, neighbours, rotate, seed, 0
-        columns = 3 if TARGETS[task].vector else 1
-        unknown = np.full((len(molecules), columns), np.nan)
-        self.targets = molecules.targets.get(task, unknown).reshape(len(molecules), columns)
+        self.targets, self._turn = target_values(molecules, task), TARGETS[names_of(task)[0]].vector
         self._atom_features = torch.from_numpy(atom_features(np.arange(max(ELEMENTS) + 1)))
         self._edge_features = torch.eye(NO_BOND + 1, dtype=torch.float64)[:, : neighbours.edge_dim]
         self._table = _table(molecules, neighbours)
@@ -119,7 +118,7 @@ class MoleculeDataset(Dataset):
         if self.rotate:
             drawn = [np.random.default_rng((self.seed, self.epoch, index)).normal(size=4) for index in indices]
             rotations = torch.from_numpy(Rotation.from_quat(drawn).as_matrix())
-            target = (rotations @ target.unsqueeze(-1)).squeeze(-1) if target.shape[1] == 3 else target
+            target = (rotations @ target.unsqueeze(-1)).squeeze(-1) if self._turn else target
         G, plan = self._table.batch(indices, rotations)
         G.ndata["f"] = self._atom_features[G.ndata.pop("z").long()].unsqueeze(-1)
         G.edata["w"] = self._edge_features[G.edata.pop("bond_type").long()]
@@ -172,7 +171,7 @@ def collate(batch: Batch, graph: str = "own") -> Batch:
     Returns:
         the graphs, with ``ndata['f']`` ``[N, 6, 1]``, ``ndata['x']`` ``[N, 3]``, ``edata['d']`` ``[E, 3]``,
         ``edata['w']`` ``[E, edge_dim]`` and, with an envelope, ``edata['envelope']`` ``[E, 1]``; their plan; and the
-        targets ``[molecules, 1]`` or ``[molecules, 3]``.
+        targets ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``.
     """
     G, plan, target = batch
     return (G.to_dgl() if graph == "dgl" else G), plan, target
@@ -188,18 +187,31 @@ def pad(batch: Batch) -> Batch:
     return *padded(G, plan, Sizes.of(G, plan).rounded()), target
 
 
-def with_target(molecules: Molecules, task: str) -> Molecules:
-    """The molecules whose target is known.
+def target_values(molecules: Molecules, task: str) -> np.ndarray:
+    """The targets of molecules, NaN where unknown: ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``.
 
     Args:
         molecules: any.
-        task: name of the target.
+        task: name of the target, or of several.
+    """
+    count, columns = len(molecules), []
+    for name in names_of(task):
+        width = 3 if TARGETS[name].vector else 1
+        columns.append(molecules.targets.get(name, np.full((count, width), np.nan)).reshape(count, width))
+    return np.concatenate(columns, axis=1)
+
+
+def with_target(molecules: Molecules, task: str) -> Molecules:
+    """The molecules whose target, or of several all, is known.
+
+    Args:
+        molecules: any.
+        task: name of the target, or of several.
 
     Raises:
         ValueError: it is known of none.
     """
-    values = molecules.targets.get(task, np.full(len(molecules), np.nan))
-    rows = np.isfinite(values.reshape(len(molecules), -1)).all(axis=1)
+    rows = np.isfinite(target_values(molecules, task)).all(axis=1)
     if not rows.any():
         raise ValueError(f"task: expected one of {sorted(molecules.targets)}, which are known here, got {task}")
     return molecules.take(rows)

@@ -34,7 +34,6 @@ from experiments.qm9.data import MoleculeDataset, with_target
 from experiments.qm9.evaluation import predict, relative_equivariance_error, write
 from experiments.qm9.models import neighbours_of
 from experiments.qm9.run import load_molecules
-from experiments.qm9.targets import TARGETS
 from experiments.qm9.trained import Trained
 from utils.experiment import equivariance_line
 from utils.files import make_folder, write_json
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.config)))
     predictions = predict(trained.fabric, trained.model, loader, task)
     errors = relative_equivariance_error(trained.fabric, trained.model, loader, task)
-    metrics = {split: predictions.metrics, "unit": TARGETS[task].report_unit, "equivariance_error": errors}
+    metrics = {split: predictions.metrics, "unit": predictions.unit, "equivariance_error": errors}
     print(f"\n{split}: {len(molecules):,} molecules")
     print(predictions.table())
     print(equivariance_line(errors))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
 from experiments.qm9.models import Scaled
 from experiments.qm9.molecules import Molecules
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.targets import TARGETS, names_of
 from utils.files import atomic_write
 from utils.history import Row
 from utils.loaders import EpochLoader
@@ -47,14 +47,32 @@ def batch_loss(model: Scaled, batch: Batch) -> tuple[dict[str, Tensor], int]:
     return {"loss": error / model.std, "mae": error}, len(target)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a model says of molecules, in the unit of the target.
+def loss_together(model: Scaled, batch: Batch, *, tasks: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+    """Mean absolute errors of several targets.
 
     Args:
-        task: name of the target.
+        model: gives predictions in the units of the targets.
+        batch: from :func:`experiments.qm9.data.collate`.
+        tasks: names of the targets.
+
+    Returns:
+        their errors in these units, of the first as ``'mae'``, of others as ``'mae_lumo'`` and the like, and as
+        ``'loss'`` the mean of all in standard deviations of what there is to learn; and the number of molecules.
+    """
+    G, plan, target = batch
+    errors = (model(G, plan=plan)[: len(target)] - target).abs().mean(dim=0)
+    of_others = {f"mae_{task}": error for task, error in zip(tasks[1:], errors[1:], strict=True)}
+    return {"loss": (errors / model.std).mean(), "mae": errors[0], **of_others}, len(target)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of molecules, in the units of its targets.
+
+    Args:
+        task: name of the target, or of several.
         names: of the molecules.
-        true: ``[molecules, 1]`` or ``[molecules, 3]``; NaN where unknown.
+        true: ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``; NaN where unknown.
         predicted: the same of the model.
         baselines: what predictions are compared to, by its name in ``BASELINES``, each like ``predicted``.
     """
@@ -66,11 +84,36 @@ class Predictions:
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
+    def each(self) -> list[Predictions]:
+        """Those of each target by itself."""
+        tasks = names_of(self.task)
+        if len(tasks) == 1:
+            return [self]
+        alone = []
+        for number, task in enumerate(tasks):
+            true, predicted, *baselines = (
+                values[:, [number]] for values in (self.true, self.predicted, *self.baselines.values())
+            )
+            alone.append(
+                Predictions(task, self.names, true, predicted, dict(zip(self.baselines, baselines, strict=True)))
+            )
+        return alone
+
+    @property
+    def unit(self) -> str:
+        """The unit of reports, of several targets those with commas between them."""
+        return ",".join(TARGETS[name].report_unit for name in names_of(self.task))
+
+    @property
     def metrics(self) -> Row:
         """Errors in the unit of reports: mean absolute, root mean square, mean absolute of the baselines.
 
-        Of vectors the lengths of the errors count; ``'mae_norm'`` is the error of their length.
+        Of vectors the lengths of the errors count; ``'mae_norm'`` is the error of their length. Of several targets the
+        errors are of the first, and ``'mae_lumo'`` and the like of others.
         """
+        first, *others = self.each
+        if others:
+            return first.metrics | {f"mae_{one.task}": one.metrics["mae"] for one in others}
         factor = TARGETS[self.task].report_factor
         error = factor * np.linalg.norm(self.predicted - self.true, axis=1)
         row = {"mae": error.mean(), "rmse": np.sqrt(np.square(error).mean())}
@@ -84,6 +127,9 @@ class Predictions:
     @property
     def columns(self) -> dict[str, np.ndarray]:
         """What a table has of them, each ``[molecules]``: predicted numbers, and the true ones where all are known."""
+        first, *others = self.each
+        if others:
+            return first.columns | {name: values for one in others for name, values in one.columns.items()}
         target = TARGETS[self.task]
         axes = [f" {axis}" for axis in "xyz"] if target.vector else [""]
         values = {"predicted": self.predicted, **({} if np.isnan(self.true).any() else {"true": self.true})}
@@ -94,7 +140,7 @@ class Predictions:
         }
 
     def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draw predicted against true values.
+        """Draw predicted against true values of one target.
 
         Args:
             path: PNG file to write.
@@ -103,6 +149,9 @@ class Predictions:
 
     def table(self) -> str:
         """The metrics as lines of text."""
+        first, *others = self.each
+        if others:
+            return "\n\n".join(one.table() for one in self.each)
         target, metrics = TARGETS[self.task], self.metrics
         lines = [f"mean absolute error   {metrics['mae']:.4g} {target.report_unit}  ({self.task})"]
         if target.vector:
@@ -129,10 +178,12 @@ def predict(
     forward = as_trained(fabric, model)
     predicted = torch.cat([forward(*fabric.to_device((G, plan))).cpu() for G, plan, _ in loader]).double().numpy()
     dataset = loader.dataset
+    counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
+    without = model.without_network(counts).double().cpu().numpy()
+    if len(names_of(task)) > 1:
+        return Predictions(task, dataset.molecules.names, dataset.targets, predicted, {"linear": without})
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
-    num_atoms = torch.from_numpy(dataset.molecules.num_atoms).to(model.mean.device)
-    mean = model.without_network(num_atoms).double().cpu().numpy()
-    baselines = {"mean": np.broadcast_to(mean, predicted.shape)}
+    baselines = {"mean": np.broadcast_to(without, predicted.shape)}
     if train is not None and not TARGETS[task].vector:
         baselines["linear"] = linear_in_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)
@@ -184,7 +235,7 @@ def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoad
         task: what it was trained for.
     """
     G, _, _ = loader.first(FEW)
-    degree = int(TARGETS[task].vector)
+    degree = int(TARGETS[names_of(task)[0]].vector)
     network = as_trained(fabric, model.net)
     return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")
 
@@ -205,11 +256,12 @@ def write_csv(path: str | os.PathLike[str], *predictions: Predictions) -> None:
 
 
 def write(predictions: Predictions, folder: Path) -> None:
-    """Write predictions.csv and the plot of predicted against true values, parity.png.
+    """Write predictions.csv and the plot of predicted against true values, parity.png, or one for each target.
 
     Args:
         predictions: of molecules whose targets are known.
         folder: gets the files.
     """
     write_csv(folder / "predictions.csv", predictions)
-    predictions.draw(folder / "parity.png")
+    for one in predictions.each:
+        one.draw(folder / ("parity.png" if one is predictions else f"parity_{one.task}.png"))

@@ -1,4 +1,4 @@
-"""The published models for QM9 and NVIDIA's, one number per molecule; a model of a vector per molecule; units."""
+"""The published models for QM9 and NVIDIA's, of numbers per molecule; a model of a vector per molecule; units."""
 
 from typing import Any
 
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from equivariant_attention import models, nvidia
 from equivariant_attention.basis import BasisAndR
 from equivariant_attention.fibers import Fiber
-from equivariant_attention.graphs import as_graph, with_edge_fields
+from equivariant_attention.graphs import as_graph, graph_of_node, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
+from equivariant_attention.segments import segment_sum
 from experiments.qm9.config import Config
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.targets import ELEMENTS, TARGETS
 
 
 class SE3Transformer(nn.Module):
@@ -31,6 +32,7 @@ class SE3Transformer(nn.Module):
         pooling: 'avg' or 'max', over the atoms of a molecule.
         n_heads: number of attention heads.
         nonlinearity: 'norm', as published, or 'gate' (see :func:`~equivariant_attention.models.nonlinearity`).
+        output_dim: number of targets.
 
     Raises:
         ValueError: ``pooling`` is neither, or the layers refuse the channels (see :class:`GSE3Res`).
@@ -48,6 +50,7 @@ class SE3Transformer(nn.Module):
         pooling: str = "avg",
         n_heads: int = 1,
         nonlinearity: str = "norm",
+        output_dim: int = 1,
         **kwargs,
     ) -> None:
         super().__init__()
@@ -64,10 +67,10 @@ class SE3Transformer(nn.Module):
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         layers.append(GAvgPooling() if pooling == "avg" else GMaxPooling())
         self.Gblock = nn.ModuleList(layers)
-        self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
+        self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, output_dim)])
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """One number per molecule.
+        """The targets of each molecule.
 
         Args:
             G: molecules with ``ndata['f']`` ``[atoms, atom_feature_size, 1]``, ``edata['d']`` and ``edata['w']``.
@@ -76,7 +79,7 @@ class SE3Transformer(nn.Module):
             plan: of ``G`` if it is at hand, to compute them by; None to make it.
 
         Returns:
-            ``[molecules, 1]``.
+            ``[molecules, output_dim]``.
         """
         return _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, self.FCblock)
 
@@ -91,7 +94,7 @@ class TFN(nn.Module):
         num_nlayers: linear layers in each norm nonlinearity.
         num_degrees: degrees 0 to ``num_degrees - 1`` in the middle.
         edge_dim: number of scalar features per edge.
-        nonlinearity: as of :class:`SE3Transformer`.
+        nonlinearity, output_dim: as of :class:`SE3Transformer`.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class TFN(nn.Module):
         num_degrees: int = 4,
         edge_dim: int = 4,
         nonlinearity: str = "norm",
+        output_dim: int = 1,
         **kwargs,
     ) -> None:
         super().__init__()
@@ -117,10 +121,10 @@ class TFN(nn.Module):
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
         self.block0 = nn.ModuleList(layers)
         self.block1 = nn.ModuleList([GMaxPooling()])
-        self.block2 = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1)])
+        self.block2 = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, output_dim)])
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
+        """The targets of each molecule, ``[molecules, output_dim]``; arguments as of :class:`SE3Transformer`."""
         return _forward(G, basis_and_r, plan, self.num_degrees, [*self.block0, *self.block1], self.block2)
 
 
@@ -196,6 +200,7 @@ class SE3TransformerPooled(nn.Module):
         num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, pooling, n_heads: as of
             :class:`SE3Transformer`.
         nonlinearity: 'norm', as in NVIDIA's package.
+        output_dim: as of :class:`SE3Transformer`.
 
     Raises:
         ValueError: ``nonlinearity`` is another, or the layers refuse the channels.
@@ -212,19 +217,20 @@ class SE3TransformerPooled(nn.Module):
         pooling: str = "max",
         n_heads: int = 8,
         nonlinearity: str = "norm",
+        output_dim: int = 1,
         **kwargs,
     ) -> None:
         super().__init__()
         if nonlinearity != "norm":
             raise ValueError(f"nonlinearity must be 'norm' in NVIDIA's model, got {nonlinearity!r}")
-        self.num_degrees = num_degrees
+        self.num_degrees, self.output_dim = num_degrees, output_dim
         self.model = nvidia.SE3TransformerPooled(
             fiber_in=nvidia.Fiber({0: atom_feature_size}),
             fiber_out=nvidia.Fiber({0: num_degrees * num_channels}),
             fiber_edge=nvidia.Fiber({0: edge_dim}),
             num_degrees=num_degrees,
             num_channels=num_channels,
-            output_dim=1,
+            output_dim=output_dim,
             num_layers=num_layers,
             num_heads=n_heads,
             channels_div=div,
@@ -233,12 +239,12 @@ class SE3TransformerPooled(nn.Module):
         )
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """One number per molecule, ``[molecules, 1]``; arguments as of :class:`SE3Transformer`."""
+        """The targets of each molecule, ``[molecules, output_dim]``; arguments as of :class:`SE3Transformer`."""
         G = as_graph(G)
         molecules = with_edge_fields(G, {"rel_pos": G.edata["d"]})
         edges = {"0": G.edata["w"].unsqueeze(-1)}
         basis_and_r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
-        return self.model(molecules, {"0": G.ndata["f"]}, edges, basis_and_r).unsqueeze(-1)
+        return self.model(molecules, {"0": G.ndata["f"]}, edges, basis_and_r).reshape(-1, self.output_dim)
 
 
 class Scaled(nn.Module):
@@ -266,17 +272,18 @@ class Scaled(nn.Module):
         self.register_buffer("size", torch.ones(()))
         self.register_load_state_dict_pre_hook(_accept_published)
 
-    def fit(self, targets: Tensor, num_atoms: Tensor) -> None:
+    def fit(self, targets: Tensor, element_counts: Tensor) -> None:
         """Take mean and standard deviation of a training set. Vectors have no mean, which would point somewhere.
 
         Args:
             targets: ``[molecules, 1]``, or ``[molecules, 3]`` for vectors.
-            num_atoms: of each molecule, ``[molecules]``.
+            element_counts: atoms of each element, ``[molecules, elements]``.
 
         Raises:
             ValueError: all targets are the same.
         """
         if self.per_atom:
+            num_atoms = element_counts.sum(dim=1)
             size = num_atoms.double().mean()
             self.size.copy_(size)
             targets = targets * (size / num_atoms).unsqueeze(1)
@@ -288,12 +295,13 @@ class Scaled(nn.Module):
             raise ValueError("targets: expected more than one value to learn from")
         self.std.copy_(std)
 
-    def without_network(self, num_atoms: Tensor) -> Tensor:
+    def without_network(self, element_counts: Tensor) -> Tensor:
         """What it predicts where the network gives 0: the mean of the training set, ``[molecules, 1]``.
 
         Args:
-            num_atoms: of each molecule, ``[molecules]``.
+            element_counts: atoms of each element, ``[molecules, elements]``.
         """
+        num_atoms = element_counts.sum(dim=1)
         factor = num_atoms / self.size if self.per_atom else torch.ones_like(num_atoms)
         return self.mean * factor.unsqueeze(1)
 
@@ -303,6 +311,63 @@ class Scaled(nn.Module):
         if not self.per_atom:
             return y
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
+
+
+class ScaledTogether(Scaled):
+    r"""A network of several numbers per molecule, each in the unit of its target.
+
+    .. math:: y_t = \mathrm{mean}_t + \sum_e n_e w_{et} + \mathrm{std}_t f_t(G)
+
+    with the number :math:`n_e` of atoms of each element, which alone tells most of what grows with a molecule.
+
+    Args:
+        net: f, of one number per molecule and target.
+        targets: how many.
+
+    Attributes:
+        mean, per_element: constant and w of a least-squares fit, ``[targets]`` and ``[elements, targets]``.
+        std: of what it leaves for the network to learn, ``[targets]``.
+    """
+
+    def __init__(self, net: nn.Module, targets: int) -> None:
+        super().__init__(net)
+        self.register_buffer("mean", torch.zeros(targets))
+        self.register_buffer("per_element", torch.zeros(len(ELEMENTS), targets))
+        self.register_buffer("std", torch.ones(targets))
+
+    def fit(self, targets: Tensor, element_counts: Tensor) -> None:
+        """Fit what is linear in the atoms to a training set, and take the standard deviation of what is left.
+
+        Args:
+            targets: ``[molecules, targets]``.
+            element_counts: atoms of each element, ``[molecules, elements]``.
+
+        Raises:
+            ValueError: of one target nothing is left.
+        """
+        ones_and_counts = nn.functional.pad(element_counts.to(targets.dtype), (1, 0), value=1.0)
+        # This driver is for any rank: of an element there may be none.
+        fitted = torch.linalg.lstsq(ones_and_counts, targets, driver="gelsd").solution
+        std = (targets - ones_and_counts @ fitted).square().mean(dim=0).sqrt()
+        if not (std > 1e-6 * targets.abs().amax(dim=0)).all():
+            raise ValueError("targets: expected more of each than what is linear in the atoms")
+        for buffer, value in ((self.mean, fitted[0]), (self.per_element, fitted[1:]), (self.std, std)):
+            buffer.copy_(value)
+
+    def without_network(self, element_counts: Tensor) -> Tensor:
+        """What it predicts where the network gives 0: what is linear in the atoms, ``[molecules, targets]``.
+
+        Args:
+            element_counts: atoms of each element, ``[molecules, elements]``.
+        """
+        return self.mean + element_counts.to(self.mean.dtype) @ self.per_element
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
+        """``[molecules, targets]``, each in the unit of its target; arguments as of the network."""
+        graph = as_graph(G)
+        is_element = graph.ndata["f"][:, : len(ELEMENTS), 0]
+        counts = segment_sum(is_element, graph_of_node(graph), graph.batch_size)
+        return self.without_network(counts) + self.std * self.net(G, basis_and_r, plan)
 
 
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
@@ -317,6 +382,15 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
         metadata.setdefault(f"{prefix}net.{name.removeprefix(prefix)}", metadata[name])
     for name, _ in module.named_buffers(recurse=False):
         state_dict[prefix + name] = getattr(module, name)
+
+
+def last_linear(model: nn.Module) -> str:
+    """The name of the last linear layer, which gives the targets.
+
+    Args:
+        model: one of this module.
+    """
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
 
 
 MODELS = {
@@ -347,7 +421,7 @@ def make_model(config: Config) -> Scaled:
     Raises:
         ValueError: there is no such model.
     """
-    target = TARGETS[config.task]
+    targets, target = len(config.tasks), TARGETS[config.tasks[0]]
     if target.vector and config.model != "SE3Transformer":
         raise ValueError(f"--task {config.task}: expected --model SE3Transformer, vectors have no other")
     made = SE3TransformerVector if target.vector else MODELS[config.model]
@@ -362,5 +436,8 @@ def make_model(config: Config) -> Scaled:
         pooling=config.pooling,
         n_heads=config.head,
         nonlinearity=config.nonlinearity,
+        output_dim=targets,
     )
+    if targets > 1:
+        return ScaledTogether(net, targets)
     return Scaled(net, config.per_atom and target.grows)

@@ -74,8 +74,8 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
     with blame("--output"):
         make_folder(Path(output).parent)
     models = {name: from_pretrained(name, **given) for name in weights}
-    tasks = [model.config.task for model in models.values()]
-    if len({*tasks}) < len(weights):
+    tasks = [task for model in models.values() for task in model.config.tasks]
+    if len({*tasks}) < len(tasks) or len(models) < len(weights):
         raise UsageError(f"--checkpoint: expected models of different targets, got {', '.join(tasks)}")
     structures = read(names)
     for structure in structures:
@@ -91,7 +91,7 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
         unknown = [symbol not in SHIPPED[weights_name].elements for symbol in ELEMENTS.values()]
         for name in molecules.names[molecules.element_counts[:, unknown].any(axis=1)]:
             print(f"note on {name}: {weights_name} never saw some of its elements: do not rely on it", file=sys.stderr)
-    predictions = [model.predict(molecules) for model in models.values()]
+    predictions = [one for model in models.values() for one in model.predict(molecules).each]
     with blame("--output"):
         write_csv(output, *predictions)
     print(table(predictions))

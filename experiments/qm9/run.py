@@ -10,6 +10,7 @@ python experiments/qm9/run.py --resume FOLDER                     goes on with a
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,15 @@ from torch.utils.data import Dataset
 
 from experiments.qm9 import sources
 from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
-from experiments.qm9.evaluation import batch_loss, predict, relative_equivariance_error, write
-from experiments.qm9.models import Scaled, make_model, neighbours_of
+from experiments.qm9.evaluation import batch_loss, loss_together, predict, relative_equivariance_error, write
+from experiments.qm9.models import Scaled, last_linear, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
-from experiments.qm9.targets import TARGETS
 from utils.arrays import as_integers, read_npz
+from utils.checkpoints import Weights
 from utils.experiment import Experiment, Loaders
 from utils.loaders import ShorterEpochs
 from utils.plots import learning_curves
-from utils.training import Trainer
+from utils.training import BatchLoss, Trainer
 
 NOTES = {"embedded": "; labels by GFN2-xTB, real physics but not QM9's"}
 
@@ -151,7 +152,33 @@ def fit_model(model: Scaled, train: Dataset) -> None:
     """
     dataset = whole(train)
     with blame("--task", targets="--task"):
-        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.num_atoms))
+        model.fit(torch.from_numpy(dataset.targets), torch.from_numpy(dataset.molecules.element_counts))
+
+
+def make_loss(config: Config, dataset: Dataset) -> BatchLoss:
+    """What is minimised: the error of the target, or of several, see :mod:`experiments.qm9.evaluation`."""
+    return partial(loss_together, tasks=config.tasks) if len(config.tasks) > 1 else batch_loss
+
+
+def for_more_targets(config: Config, model: Scaled, weights: Weights) -> Weights:
+    """Weights of a run, for a model of several targets where they are of one: all but the last linear layer and the
+    scale of the target, which stay as they are in the model.
+
+    Args:
+        config: of the run that begins.
+        model: untrained.
+        weights: any.
+
+    Raises:
+        ValueError: nothing is to be trained, so that the last layer would stay so.
+    """
+    if len(config.tasks) == 1 or "std" not in weights or weights["std"].dim():
+        return weights
+    if config.forward:
+        raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
+    scale, last = {name for name, _ in model.named_buffers(recurse=False)}, last_linear(model)
+    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(f"{last}.")}
+    return {**weights, **own}
 
 
 def whole(dataset: Dataset) -> MoleculeDataset:
@@ -174,7 +201,7 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
     errors = relative_equivariance_error(fabric, model, loaders["test"], config.task)
     metrics = {
         **{split: predictions.metrics for split, predictions in results.items()},
-        "unit": TARGETS[config.task].report_unit,
+        "unit": results["test"].unit,
         "equivariance_error": errors,
         "train_molecules": len(train),
         "molecules_seen": trainer.epoch * epoch_size,
@@ -197,10 +224,11 @@ EXPERIMENT = Experiment(
     load=load,
     collate=collate,
     make_model=make_model,
-    make_loss=lambda config, dataset: batch_loss,
+    make_loss=make_loss,
     report=report,
     pad=pad,
     fit_model=fit_model,
+    adapt=for_more_targets,
     unit="molecules",
 )
 main = EXPERIMENT.main

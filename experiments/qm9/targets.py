@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 import numpy as np
 from scipy import constants
@@ -61,6 +62,35 @@ TARGETS = {
     "atomisation": Target("eV", energy=True, extensive=True),  # of the embedded set and other methods
     "dipole": Target("D", vector=True),
 }
+
+SEPARATOR = ","  # between targets that are learnt together
+
+
+def names_of(task: str) -> tuple[str, ...]:
+    """The targets that a task names.
+
+    Args:
+        task: one of ``TARGETS``, or several numbers among them with commas between them.
+    """
+    return tuple(task.split(SEPARATOR))
+
+
+def check_task(task: str) -> str:
+    """The task itself, where it is one.
+
+    Args:
+        task: any text.
+
+    Raises:
+        ValueError: it names what is no target, one twice, or a vector beside others.
+    """
+    names = names_of(task)
+    if not {*names} <= TARGETS.keys() or len({*names}) < len(names):
+        raise ValueError(f"expected targets among {', '.join(TARGETS)}, each once, got {shorten(task, 60)!r}")
+    if len(names) > 1 and (vectors := [name for name in names if TARGETS[name].vector]):
+        raise ValueError(f"expected numbers alone to be learnt together, got {vectors[0]}, a vector, among {task}")
+    return task
+
 
 # Energies of free atoms in Hartree at QM9's level, B3LYP/6-31G(2df,p), as published with the data set.
 FREE_ATOMS = {
