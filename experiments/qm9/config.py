@@ -75,7 +75,9 @@ class Data:
     """What is predicted, and of how many molecules it is learnt."""
 
     task: Annotated[str, AfterValidator(check_task), f"{{{','.join(TARGETS)}}},..."] = "homo"
-    """what is predicted; several numbers, with commas between them, are learnt together, and 'mae' is the first one's"""
+    """what is predicted; several numbers, with commas between them, are learnt together: 'mae' then is the error of the
+    first, the mean of all in standard deviations chooses the epoch, and --restore takes all but the last small network
+    of weights of one target"""
     num_train: Count | None = None
     """molecules to train on, drawn once for all (None: all)"""
     num_valid: CountOrZero | None = None
@@ -119,6 +121,8 @@ class Config(config.Config, Data, Source, Model):
         first = TARGETS[self.tasks[0]]
         if first.vector:
             idle["pooling"] = f"with --task {self.task}"
+        if len(self.tasks) > 1 and self.model == "SE3Transformer":
+            idle["pooling"] = "with several targets, for which there is the maximum beside the sum"
         if len(self.tasks) > 1:
             idle["per_atom"] = "with several targets, of which the part that is linear in the atoms is known"
         elif not first.grows:

@@ -91,12 +91,8 @@ class Predictions:
             return [self]
         alone = []
         for number, task in enumerate(tasks):
-            true, predicted, *baselines = (
-                values[:, [number]] for values in (self.true, self.predicted, *self.baselines.values())
-            )
-            alone.append(
-                Predictions(task, self.names, true, predicted, dict(zip(self.baselines, baselines, strict=True)))
-            )
+            baselines = {name: values[:, [number]] for name, values in self.baselines.items()}
+            alone.append(Predictions(task, self.names, self.true[:, [number]], self.predicted[:, [number]], baselines))
         return alone
 
     @property
@@ -149,9 +145,8 @@ class Predictions:
 
     def table(self) -> str:
         """The metrics as lines of text."""
-        first, *others = self.each
-        if others:
-            return "\n\n".join(one.table() for one in self.each)
+        if len(self.each) > 1:
+            return _side_by_side(self.each)
         target, metrics = TARGETS[self.task], self.metrics
         lines = [f"mean absolute error   {metrics['mae']:.4g} {target.report_unit}  ({self.task})"]
         if target.vector:
@@ -163,6 +158,17 @@ class Predictions:
         return "\n".join(lines)
 
 
+def _side_by_side(each: Sequence[Predictions]) -> str:
+    """The metrics of several targets as lines of text."""
+    columns = {"mean absolute error": "mae", "root mean square": "rmse", BASELINES["linear"]: "mae_of_linear"}
+    lines = ["  ".join([" " * 18, *columns])]
+    for one in each:
+        metrics = one.metrics
+        cells = (f"{metrics[name]:{len(title)}.4g}" for title, name in columns.items())
+        lines.append("  ".join([f"{f'{one.task} ({one.unit})':18}", *cells]))
+    return "\n".join(lines)
+
+
 def predict(
     fabric: Fabric, model: Scaled, loader: EpochLoader, task: str, train: MoleculeDataset | None = None
 ) -> Predictions:
@@ -172,7 +178,7 @@ def predict(
         fabric: of the training.
         model: trained.
         loader: of a :class:`experiments.qm9.data.MoleculeDataset`, not shuffled.
-        task: what it was trained for.
+        task: what it was trained for; of several targets, what the model knows without its network is their baseline.
         train: the training set, for a fit that is linear in the atoms; None for no such fit.
     """
     forward = as_trained(fabric, model)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from equivariant_attention import models, nvidia
 from equivariant_attention.basis import BasisAndR
-from equivariant_attention.fibers import Fiber
+from equivariant_attention.fibers import Features, Fiber
 from equivariant_attention.graphs import as_graph, graph_of_node, with_edge_fields
 from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
@@ -16,6 +16,27 @@ from equivariant_attention.segments import segment_sum
 from experiments.qm9.config import Config
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
 from experiments.qm9.targets import ELEMENTS, TARGETS
+
+
+class MaxAndSum(nn.Module):
+    r"""Maximum of the scalars over the atoms of each molecule beside their sum, :math:`\frac{1}{18} \sum_i f_i^0`.
+
+    A maximum tells what is somewhere in a molecule, as its highest orbital is, and a sum how much there is, as for what
+    grows with a molecule. QM9's have 18 atoms on average, so that both are numbers of one size.
+    """
+
+    def forward(self, features: Features, G: Any = None, **kwargs) -> Tensor:
+        """``[molecules, 2 m]``.
+
+        Args:
+            features: ``{'0': [atoms, m, 1]}``.
+            G: the molecules.
+        """
+        total = as_graph(G).batch_num_nodes().unsqueeze(1) / 18 * GAvgPooling()(features, G=G)
+        return torch.cat([GMaxPooling()(features, G=G), total], dim=1)
+
+
+POOLINGS = {"avg": GAvgPooling, "max": GMaxPooling, "both": MaxAndSum}
 
 
 class SE3Transformer(nn.Module):
@@ -29,13 +50,13 @@ class SE3Transformer(nn.Module):
         num_degrees: degrees 0 to ``num_degrees - 1`` in the middle.
         edge_dim: number of scalar features per edge.
         div: what the channels are divided by for keys and values.
-        pooling: 'avg' or 'max', over the atoms of a molecule.
+        pooling: 'avg' or 'max', over the atoms of a molecule, or 'both': see :class:`MaxAndSum`.
         n_heads: number of attention heads.
         nonlinearity: 'norm', as published, or 'gate' (see :func:`~equivariant_attention.models.nonlinearity`).
         output_dim: number of targets.
 
     Raises:
-        ValueError: ``pooling`` is neither, or the layers refuse the channels (see :class:`GSE3Res`).
+        ValueError: ``pooling`` is another, or the layers refuse the channels (see :class:`GSE3Res`).
     """
 
     def __init__(
@@ -54,8 +75,8 @@ class SE3Transformer(nn.Module):
         **kwargs,
     ) -> None:
         super().__init__()
-        if pooling not in ("avg", "max"):
-            raise ValueError(f"pooling must be 'avg' or 'max', got {pooling!r}")
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling must be 'avg', 'max' or 'both', got {pooling!r}")
         self.num_degrees = num_degrees
         features = num_degrees * num_channels
         fiber, fiber_mid = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels)
@@ -65,9 +86,10 @@ class SE3Transformer(nn.Module):
             layers.append(nonlinear(fiber_mid))
             fiber = fiber_mid
         layers.append(GConvSE3(fiber, Fiber(1, features), self_interaction=True, edge_dim=edge_dim))
-        layers.append(GAvgPooling() if pooling == "avg" else GMaxPooling())
+        layers.append(POOLINGS[pooling]())
         self.Gblock = nn.ModuleList(layers)
-        self.FCblock = nn.ModuleList([nn.Linear(features, features), nn.ReLU(), nn.Linear(features, output_dim)])
+        pooled = 2 * features if pooling == "both" else features
+        self.FCblock = nn.ModuleList([nn.Linear(pooled, features), nn.ReLU(), nn.Linear(features, output_dim)])
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """The targets of each molecule.
@@ -384,20 +406,12 @@ def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str
         state_dict[prefix + name] = getattr(module, name)
 
 
-def last_linear(model: nn.Module) -> str:
-    """The name of the last linear layer, which gives the targets.
-
-    Args:
-        model: one of this module.
-    """
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
-
-
 MODELS = {
     "SE3Transformer": SE3Transformer,
     "TFN": TFN,
     "SE3TransformerPooled": SE3TransformerPooled,
 }
+HEADS = {"SE3Transformer": "FCblock", "TFN": "block2", "SE3TransformerPooled": "model.mlp"}  # after the pooling
 
 
 def neighbours_of(config: Config) -> Neighbours:
@@ -433,7 +447,7 @@ def make_model(config: Config) -> Scaled:
         num_degrees=config.num_degrees,
         edge_dim=neighbours_of(config).edge_dim,
         div=config.div,
-        pooling=config.pooling,
+        pooling="both" if targets > 1 and config.model == "SE3Transformer" else config.pooling,
         n_heads=config.head,
         nonlinearity=config.nonlinearity,
         output_dim=targets,

@@ -29,7 +29,7 @@ from torch.utils.data import Dataset
 from experiments.qm9 import sources
 from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
 from experiments.qm9.evaluation import batch_loss, loss_together, predict, relative_equivariance_error, write
-from experiments.qm9.models import Scaled, last_linear, make_model, neighbours_of
+from experiments.qm9.models import HEADS, Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
 from utils.arrays import as_integers, read_npz
 from utils.checkpoints import Weights
@@ -161,8 +161,8 @@ def make_loss(config: Config, dataset: Dataset) -> BatchLoss:
 
 
 def for_more_targets(config: Config, model: Scaled, weights: Weights) -> Weights:
-    """Weights of a run, for a model of several targets where they are of one: all but the last linear layer and the
-    scale of the target, which stay as they are in the model.
+    """Weights of a run, for a model of several targets where they are of one: all but the network after the pooling
+    and the scale of the target, which stay as they are in the model.
 
     Args:
         config: of the run that begins.
@@ -170,14 +170,14 @@ def for_more_targets(config: Config, model: Scaled, weights: Weights) -> Weights
         weights: any.
 
     Raises:
-        ValueError: nothing is to be trained, so that the last layer would stay so.
+        ValueError: nothing is to be trained, so that this network would stay so.
     """
     if len(config.tasks) == 1 or "std" not in weights or weights["std"].dim():
         return weights
     if config.forward:
         raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
-    scale, last = {name for name, _ in model.named_buffers(recurse=False)}, last_linear(model)
-    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(f"{last}.")}
+    head, scale = f"net.{HEADS[config.model]}.", {name for name, _ in model.named_buffers(recurse=False)}
+    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(head)}
     return {**weights, **own}
 
 

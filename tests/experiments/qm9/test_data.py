@@ -96,6 +96,15 @@ def test_rotations_are_drawn_from_seed_epoch_and_index_and_turn_the_target():
     np.testing.assert_array_equal(turning.molecules.positions, before)
 
 
+def test_several_targets_are_columns_and_three_of_them_no_vector():
+    values = np.arange(6.0)
+    molecules = replace(table(), targets={"homo": values, "mu": values**2, "cv": -values})
+    data = MoleculeDataset(molecules, "mu,cv,homo", KINDS["bonded"], rotate=True)
+    expected = np.stack([values**2, -values, values], axis=1)
+    np.testing.assert_array_equal(data.targets, expected)
+    np.testing.assert_array_equal(data.__getitems__([4, 1])[2], expected[[4, 1]])
+
+
 def test_an_atom_alone_has_no_edges_and_can_be_predicted():
     data = MoleculeDataset(table(("F[H]", "[F]")), "homo", KINDS["bonded"])
     assert data[1][0].num_edges() == 0

@@ -10,7 +10,9 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from experiments.qm9.models import (
     TFN,
+    MaxAndSum,
     Scaled,
+    ScaledTogether,
     SE3Transformer,
     SE3TransformerPooled,
     SE3TransformerVector,
@@ -21,6 +23,7 @@ from tests.experiments.models import assert_model_is_equivariant
 MODELS = {
     "SE3Transformer-avg": lambda: SE3Transformer(2, 6, 4, num_degrees=4, edge_dim=5, div=2, pooling="avg"),
     "SE3Transformer-max": lambda: SE3Transformer(2, 6, 4, num_degrees=3, edge_dim=5, div=2, pooling="max", n_heads=2),
+    "SE3Transformer-both": lambda: SE3Transformer(2, 6, 4, num_degrees=2, edge_dim=5, div=2, pooling="both"),
     "SE3TransformerPooled": lambda: SE3TransformerPooled(2, 6, 4, num_degrees=3, edge_dim=5, n_heads=2),
     "TFN": lambda: TFN(3, 6, 4, num_nlayers=1, num_degrees=3, edge_dim=5),
 }
@@ -73,7 +76,7 @@ def test_padding_changes_nothing(name, per_atom):
 
 
 def test_another_pooling_is_refused():
-    with pytest.raises(ValueError, match="pooling must be 'avg' or 'max', got 'sum'"):
+    with pytest.raises(ValueError, match="pooling must be 'avg', 'max' or 'both', got 'sum'"):
         SE3Transformer(1, 6, 4, pooling="sum")
 
 
@@ -126,31 +129,36 @@ def test_vectors_need_degree_one():
 # ------------------------------------------------------------------------------------------------------------ units
 
 
+def counts(sizes):
+    """Atoms of each element, ``[molecules, elements]``, where all are of two elements."""
+    return torch.tensor([[1, int(size) - 1, 0, 0, 0] for size in sizes])
+
+
 def test_scaled_outputs():
     net, G = MODELS["TFN"]().double(), molecules()
     targets, sizes = torch.tensor([[3.0], [5.0], [10.0]]).double(), torch.tensor([5, 4, 6])
     plain, per_atom = Scaled(net).double(), Scaled(net, per_atom=True).double()
     for model in (plain, per_atom):
-        model.fit(targets, sizes)
+        model.fit(targets, counts(sizes))
     torch.testing.assert_close(plain(G), 6 + targets.std(correction=0) * net(G))
     in_molecule_of_mean_size = targets[:, 0] * 5 / sizes
     expected = in_molecule_of_mean_size.mean() + in_molecule_of_mean_size.std(correction=0) * net(G)
     torch.testing.assert_close(per_atom(G), expected * sizes.unsqueeze(1) / 5)
     for model, known in ((plain, 6 * torch.ones(3, 1)), (per_atom, in_molecule_of_mean_size.mean() * sizes / 5)):
-        torch.testing.assert_close(model.without_network(sizes), known.reshape(3, 1).double())
+        torch.testing.assert_close(model.without_network(counts(sizes)), known.reshape(3, 1).double())
 
 
 def test_scaled_vectors_have_no_mean():
     model = Scaled(vectors()).double()
-    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), torch.tensor([5, 4]))
+    model.fit(torch.tensor([[3.0, 0, 4], [3, 0, 4]]).double(), counts([5, 4]))
     assert (model.mean, model.std) == (0, 5)
     with pytest.raises(ValueError, match="targets: expected more than one value"):
-        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), torch.tensor([5, 4, 6]))
+        Scaled(MODELS["TFN"]()).fit(torch.ones(3, 1), counts([5, 4, 6]))
 
 
 def test_scaled_accepts_published_weights_and_its_own():
     net, model = MODELS["TFN"](), Scaled(MODELS["TFN"]())
-    model.fit(torch.tensor([[3.0], [5.0]]), torch.tensor([5, 4]))
+    model.fit(torch.tensor([[3.0], [5.0]]), counts([5, 4]))
     published = net.state_dict()
     model.load_state_dict(published)
     assert (model.mean, model.std) == (4, 1)
@@ -161,3 +169,48 @@ def test_scaled_accepts_published_weights_and_its_own():
         assert torch.equal(value, model.state_dict()[name])
     with pytest.raises(RuntimeError, match="Missing key"):
         again.load_state_dict({})
+
+
+# -------------------------------------------------------------------------------------------------- several targets
+
+
+def test_a_maximum_beside_a_sum():
+    G, h = molecules(), torch.randn(molecules().num_nodes(), 2, 1, dtype=torch.float64)
+    parts = h.squeeze(-1).split(G.batch_num_nodes().tolist())
+    expected = torch.stack([torch.cat([part.amax(dim=0), part.sum(dim=0) / 18]) for part in parts])
+    torch.testing.assert_close(MaxAndSum()({"0": h}, G=G), expected)
+
+
+@pytest.mark.parametrize("name", ["SE3Transformer", "TFN", "SE3TransformerPooled"])
+def test_every_model_gives_several_numbers(name):
+    model = {"SE3Transformer": SE3Transformer, "TFN": TFN, "SE3TransformerPooled": SE3TransformerPooled}[name]
+    output = model(2, 6, 4, num_degrees=2, edge_dim=5, div=2, n_heads=2, output_dim=3).double()(molecules())
+    assert output.shape == (3, 3)
+    assert len({*output[0].tolist()}) == 3
+
+
+def test_together_each_target_has_its_own_unit_above_its_atoms():
+    counts_of = torch.tensor([[4, 1, 0, 0, 0], [6, 2, 0, 0, 0], [2, 1, 0, 1, 0], [4, 2, 0, 1, 0], [2, 2, 0, 0, 0]])
+    linear = torch.tensor([[1.0, 100.0], [2.0, 0.0], [0.5, 0.0], [7.0, -3.0], [9.0, 0.0]]).double()
+    more = torch.tensor([[1.0, -10.0], [-1.0, 10.0], [0.0, 30.0], [2.0, 0.0], [-1.0, 20.0]]).double()
+    targets = 5 + counts_of.double() @ linear + more
+    model = ScaledTogether(TFN(2, 6, 4, num_degrees=2, edge_dim=5, output_dim=2), 2).double()
+    model.fit(targets, counts_of)
+    left = targets - model.without_network(counts_of)
+    torch.testing.assert_close(left.mean(dim=0), torch.zeros(2).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(counts_of.double().T @ left, torch.zeros(5, 2).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(model.std, left.std(dim=0, correction=0))
+    G = molecules()
+    G.ndata["f"][:, :5, 0] = torch.eye(5).double()[torch.arange(G.num_nodes()) % 5]
+    sums = torch.stack([part.sum(dim=0) for part in G.ndata["f"][:, :5, 0].split(G.batch_num_nodes().tolist())])
+    torch.testing.assert_close(model(G), model.without_network(sums) + model.std * model.net(G))
+    again = ScaledTogether(TFN(2, 6, 4, num_degrees=2, edge_dim=5, output_dim=2), 2).double()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(G), model(G))
+
+
+def test_together_what_the_atoms_tell_already_is_refused():
+    known = torch.tensor([[4, 1, 0, 0, 0], [6, 2, 0, 0, 0], [2, 1, 0, 1, 0], [3, 3, 0, 0, 0], [8, 1, 0, 0, 0]])
+    targets = torch.stack([known[:, 0] * 2.0, torch.tensor([1.0, 5, 2, 8, 3])], dim=1).double()
+    with pytest.raises(ValueError, match="targets: expected more of each than what is linear in the atoms"):
+        ScaledTogether(MODELS["TFN"](), 2).fit(targets, known)

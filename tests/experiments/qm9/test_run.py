@@ -9,7 +9,7 @@ from experiments.qm9 import packaged, run
 from experiments.qm9.config import MODERN
 from experiments.qm9.models import SE3Transformer
 from experiments.qm9.molecules import join
-from tests.experiments.qm9.cases import table
+from tests.experiments.qm9.cases import SMILES, table
 from tests.experiments.runs import rows
 from tests.rewound import Rewound
 from utils.cli import UsageError
@@ -29,6 +29,13 @@ def molecules():
     return join([replace(of_split, split=np.full(6, s, np.int8)) for s in range(3)])
 
 
+def isomers():
+    """More molecules, isomers among them, and another number that is known of them."""
+    known = table((*SMILES, "CCO", "COC", "C=CO", "CCN"))
+    targets = {**known.targets, "mu": np.array([0.5, 3.0, 1.0, 2.0, 4.0, 1.5, 1.8, 0.9, 2.2, 0.1])}
+    return join([replace(known, targets=targets, split=np.full(len(known), split, np.int8)) for split in range(3)])
+
+
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """A training on these in place of the embedded ones."""
@@ -39,6 +46,12 @@ def train(tmp_path, monkeypatch):
         return run.main([*given, "--num_epochs", str(epochs), *arguments])
 
     return call
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """Molecules of which two targets are known, in place of the embedded ones."""
+    monkeypatch.setattr(run.sources, "embedded", isomers)
 
 
 def config_of(*words):
@@ -218,6 +231,58 @@ def test_published_weights_are_restored(train, tmp_path):
     assert losses[0] == losses[1]
     with pytest.raises(UsageError, match="the weights do not fit the model"):
         train(*flags, "--restore", str(tmp_path / "published.pt"), "--num_channels", "8", output="other")
+
+
+def test_several_targets_are_learnt_together(train, several, tmp_path, capsys):
+    metrics = train("--task", "homo,mu", "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
+    folder = tmp_path / "run"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == FILES - {"parity.png"} | {"parity_homo.png", "parity_mu.png"}
+    assert metrics["unit"] == "meV,D"
+    assert metrics["valid"]["mae"] < 0.5 * metrics["valid"]["mae_of_linear"]
+    last = rows(folder / "metrics.csv")[-1]
+    assert float(last["valid_mae_mu"]) < float(rows(folder / "metrics.csv")[0]["valid_mae_mu"])
+    lines = rows(folder / "predictions.csv")
+    true, predicted = (np.array([float(row[f"{name} mu (D)"]) for row in lines]) for name in ("true", "predicted"))
+    assert metrics["test"]["mae_mu"] == pytest.approx(np.abs(predicted - true).mean())
+    assert "linear in the atoms\nhomo (meV) " in capsys.readouterr().out
+    goes_on = train("--forward", "--task", "homo,mu", "--restore", str(folder / "checkpoints" / "best.pt"), output="on")
+    assert goes_on["test"] == metrics["test"]
+
+
+def test_weights_of_one_target_begin_several_but_for_their_head(train, several, tmp_path):
+    train(*HOMO, "--pooling", "max")
+    best, words = tmp_path / "run" / "checkpoints" / "best.pt", ["--task", "homo,mu", "--restore"]
+    weights = torch.load(best, weights_only=True)["model"]
+    config = config_of("--task", "homo,mu", *SMALL)
+    model = run.make_model(config)
+    own, found = model.state_dict(), run.for_more_targets(config, model, weights)
+    assert found.keys() == own.keys()
+    for name, value in found.items():
+        assert torch.equal(value, own[name] if "FCblock" in name or "net" not in name else weights[name])
+    assert any("Gblock" in name and not torch.equal(value, own[name]) for name, value in found.items())
+    train(*words, str(best), output="other")
+    with pytest.raises(UsageError, match=r"^--restore: expected weights of --task homo,mu with --forward, got those"):
+        train("--forward", *words, str(best), output="forward")
+    with pytest.raises(UsageError, match=r"^--restore: .*the weights do not fit the model"):
+        train(*HOMO, "--restore", str(tmp_path / "other" / "checkpoints" / "best.pt"), output="back")
+    with pytest.raises(UsageError, match=r"^--restore: .* --num_channels 8, got those of one with --num_channels 4"):
+        train(*words, str(best), "--num_channels", "8", output="wide")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--task", "homo,dipole"], r"--task: expected numbers alone to be learnt together, got dipole"),
+        (["--task", "homo,colour"], r"--task: expected targets among mu, .*'homo,colour'"),
+        (["--task", "homo,cv"], r"--task: expected one of .* got homo,cv"),
+        (["--task", "homo,mu", "--per_atom"], "--per_atom has no effect with several targets"),
+        (["--task", "homo,mu", "--pooling", "max"], "--pooling has no effect with several targets"),
+    ],
+)
+def test_what_several_targets_are_not_for(train, several, words, message):
+    with pytest.raises(UsageError, match=message):
+        train(*words)
 
 
 def test_a_checkpoint_says_what_it_is_made_of(train, tmp_path):

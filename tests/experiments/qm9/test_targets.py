@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.qm9.targets import DEBYE, FREE_ATOMS, HARTREE, TARGETS, free_atoms
+from experiments.qm9.targets import DEBYE, FREE_ATOMS, HARTREE, TARGETS, check_task, free_atoms, names_of
 
 
 def test_units():
@@ -27,3 +27,25 @@ def test_thermal_energies_of_free_atoms_are_those_of_an_ideal_gas():
         assert FREE_ATOMS["u298"][number] == pytest.approx(u0 + 1.5 * kt, abs=2e-6)
         assert FREE_ATOMS["h298"][number] == pytest.approx(u0 + 2.5 * kt, abs=2e-6)
         assert FREE_ATOMS["g298"][number] < u0  # by the entropy
+
+
+@pytest.mark.parametrize("task", ["homo", "dipole", "homo,lumo,gap,alpha,cv,mu"])
+def test_tasks(task):
+    assert check_task(task) == task
+    assert ",".join(names_of(task)) == task
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("colour", "targets among mu, .*, got 'colour'"),
+        ("", "targets among"),
+        ("homo, lumo", "targets among"),
+        ("homo,", "targets among"),
+        ("homo,lumo,homo", "each once, got 'homo,lumo,homo'"),
+        ("homo,dipole", "numbers alone to be learnt together, got dipole, a vector, among homo,dipole"),
+    ],
+)
+def test_wrong_tasks(task, message):
+    with pytest.raises(ValueError, match=message):
+        check_task(task)

@@ -10,7 +10,7 @@ import torch
 from experiments.qm9 import bonds, eval, predict, run, structures
 from experiments.qm9.trained import from_pretrained
 from tests.experiments.qm9.cases import arrays_of, table
-from tests.experiments.qm9.test_run import HOMO, SMALL, molecules
+from tests.experiments.qm9.test_run import HOMO, SMALL, isomers, molecules
 from tests.wrong.checkpoints import WRONG, make_wrong
 from utils.cli import UsageError
 from utils.files import read_json
@@ -127,6 +127,25 @@ def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, c
     assert [note for note in notes if "never saw" in note] == [
         "note on CF: qm9-dipole never saw some of its elements: do not rely on it"
     ]
+
+
+def test_a_model_of_several_targets_is_evaluated_and_predicts_them_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(run.sources, "embedded", isomers)
+    reported = run.main([*SMALL, "--task", "homo,mu", "--num_epochs", "1", "--output", str(tmp_path / "run")])["test"]
+    best, out = str(tmp_path / "run" / "checkpoints" / "best.pt"), tmp_path / "out"
+    metrics = eval.main(["--checkpoint", best, "--output", str(out)])
+    assert metrics["test"] == pytest.approx(reported)
+    assert metrics["unit"] == "meV,D"
+    assert {path.name for path in out.iterdir()} == {
+        "metrics.json", "predictions.csv", "parity_homo.png", "parity_mu.png",
+    }  # fmt: skip
+    homo, mu = predict.main(["COC", "--checkpoint", best, "--output", str(tmp_path / "out.csv")])
+    assert (homo.task, mu.task) == ("homo", "mu")
+    [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
+    expected = {"predicted homo (eV)": homo.predicted[0, 0], "predicted mu (D)": mu.predicted[0, 0]}
+    assert {name: float(value) for name, value in row.items() if name != "name"} == expected
+    with pytest.raises(UsageError, match="different targets, got homo, homo, mu"):
+        predict.main(["COC", "--checkpoint", "qm9-homo", "--checkpoint", best])
 
 
 def test_shipped_weights_have_names():
