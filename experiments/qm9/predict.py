@@ -1,6 +1,6 @@
 """Predicts properties of molecules with trained models.
 
-python experiments/qm9/predict.py molecules.xyz others.sdf CCO                                        HOMO, dipole
+python experiments/qm9/predict.py molecules.xyz others.sdf CCO                                        all targets
 python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint qm9-homo                  HOMO alone
 python experiments/qm9/predict.py molecules.xyz others.sdf CCO --checkpoint RUN/checkpoints/best.pt   what it learnt
 
@@ -23,7 +23,9 @@ from utils.flags import make_parser
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
     parser = make_parser(__doc__, Machine)
-    its = "best.pt of a run, or qm9-homo or qm9-dipole; may be repeated (default: these two, the project's own weights)"
+    its = (
+        "best.pt of a run, or qm9-homo, qm9-dipole or qm9-multitask; may be repeated (default: the project's own three)"
+    )
     parser.add_argument("--checkpoint", metavar="FILE", action="append", default=None, help=its)
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
     parser.add_argument("--output", metavar="FILE", default="predictions.csv", help="CSV file to write")
@@ -70,12 +72,12 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
         UsageError: none could be read, or flags ask for what cannot be done.
     """
     given = vars(build_parser().parse_args(arguments))
-    output, names, weights = given.pop("output"), given.pop("molecules"), given.pop("checkpoint") or [*SHIPPED]
+    output, names, named = given.pop("output"), given.pop("molecules"), given.pop("checkpoint")
     with blame("--output"):
         make_folder(Path(output).parent)
-    models = {name: from_pretrained(name, **given) for name in weights}
+    models = {name: from_pretrained(name, **given) for name in named or SHIPPED}
     tasks = [task for model in models.values() for task in model.config.tasks]
-    if len({*tasks}) < len(tasks) or len(models) < len(weights):
+    if named and (len({*tasks}) < len(tasks) or len(models) < len(named)):
         raise UsageError(f"--checkpoint: expected models of different targets, got {', '.join(tasks)}")
     structures = read(names)
     for structure in structures:
@@ -91,7 +93,11 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
         unknown = [symbol not in SHIPPED[weights_name].elements for symbol in ELEMENTS.values()]
         for name in molecules.names[molecules.element_counts[:, unknown].any(axis=1)]:
             print(f"note on {name}: {weights_name} never saw some of its elements: do not rely on it", file=sys.stderr)
-    predictions = [one for model in models.values() for one in model.predict(molecules).each]
+    found: dict[str, Predictions] = {}
+    for model in models.values():
+        for one in model.predict(molecules).each:
+            found.setdefault(one.task, one)  # of the project's own weights, the first of a target are the best
+    predictions = [*found.values()]
     with blame("--output"):
         write_csv(output, *predictions)
     print(table(predictions))

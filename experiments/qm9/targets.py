@@ -63,8 +63,6 @@ TARGETS = {
     "dipole": Target("D", vector=True),
 }
 
-SEPARATOR = ","  # between targets that are learnt together
-
 
 def names_of(task: str) -> tuple[str, ...]:
     """The targets that a task names.
@@ -72,7 +70,7 @@ def names_of(task: str) -> tuple[str, ...]:
     Args:
         task: one of ``TARGETS``, or several numbers among them with commas between them.
     """
-    return tuple(task.split(SEPARATOR))
+    return tuple(task.split(","))
 
 
 def check_task(task: str) -> str:

@@ -13,11 +13,11 @@ from experiments.qm9 import bonds, predict
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 MOLECULES = ("tetrahedron", "CO2", "allene", "benzene", "CF4", "CH3")
 ROTATIONS = 4
-LIMITS = {"qm9_homo": 1e-3, "qm9_dipole": 1e-3}  # eV, and D
+LIMITS = {"qm9_homo": 1e-3, "qm9_dipole": 1e-3, "qm9_multitask": 1e-3}  # eV, D, and the units of all six targets
 
 
 def predicted(model, displacement, folder, monkeypatch):
-    """Of each molecule the predictions in every orientation, turned back: ``[molecules, orientations, 1 or 3]``."""
+    """Of each molecule the predictions in every orientation, turned back: ``[molecules, orientations, 1, 3 or 6]``."""
     monkeypatch.setattr(
         bonds, "_in_workers", lambda molecules, *_: map(bonds.perceive_one, *zip(*molecules, strict=True))
     )
@@ -33,8 +33,8 @@ def predicted(model, displacement, folder, monkeypatch):
             lines += [f"{z} {a:.9f} {b:.9f} {c:.9f}" for z, (a, b, c) in zip(numbers, (x @ R.T).tolist(), strict=True)]
     (folder / "molecules.xyz").write_text("\n".join(lines))
     weights = ["--checkpoint", str(RESULTS / model / "best.pt"), "--device", "cpu"]
-    [found] = predict.main([str(folder / "molecules.xyz"), *weights, "--output", str(folder / "out.csv")])
-    found = found.predicted.reshape(len(MOLECULES), len(turns), -1)
+    each = predict.main([str(folder / "molecules.xyz"), *weights, "--output", str(folder / "out.csv")])
+    found = np.concatenate([one.predicted for one in each], axis=1).reshape(len(MOLECULES), len(turns), -1)
     return np.einsum("rji,mrj->mri", torch.stack(turns).numpy(), found) if found.shape[2] == 3 else found
 
 

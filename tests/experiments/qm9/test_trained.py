@@ -115,14 +115,21 @@ def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
 
 
 def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, capsys):
-    homo, dipole = predict.main(["CCO", "CF", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
-    assert (homo.task, dipole.task) == ("homo", "dipole")
+    found = predict.main(["CCO", "CF", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
+    homo, dipole, *others = found
+    assert [one.task for one in found] == ["homo", "dipole", "lumo", "gap", "alpha", "cv", "mu"]
+    known = {"lumo": (2.2, 0.3), "gap": (9.3, 0.3), "alpha": (27.9, 0.7), "cv": (13.5, 0.7), "mu": (1.4, 0.4)}
+    for one in others:  # of ethanol in QM9: eV, a0^3, cal/(mol K), D
+        assert one.predicted[0, 0] == pytest.approx(known[one.task][0], abs=known[one.task][1])
     assert -8 < homo.predicted[0, 0] < -6  # eV, of ethanol
     assert 1 < np.linalg.norm(dipole.predicted[0]) < 2.5  # D
     with open(tmp_path / "out.csv", newline="") as file:
         assert [*csv.DictReader(file).fieldnames] == [
-            "name", "predicted homo (eV)", *(f"predicted dipole {axis} (D)" for axis in "xyz"),
+            "name", "predicted homo (eV)", *(f"predicted dipole {axis} (D)" for axis in "xyz"), "predicted lumo (eV)",
+            "predicted gap (eV)", "predicted alpha (a0^3)", "predicted cv (cal/(mol K))", "predicted mu (D)",
         ]  # fmt: skip
+    [of_homo] = predict.main(["CCO", "CF", "--checkpoint", "qm9-homo", "--output", str(tmp_path / "homo.csv")])
+    np.testing.assert_array_equal(homo.predicted, of_homo.predicted)  # not the other model's
     notes = capsys.readouterr().err.splitlines()
     assert [note for note in notes if "never saw" in note] == [
         "note on CF: qm9-dipole never saw some of its elements: do not rely on it"
