@@ -12,6 +12,13 @@ from tests.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "forces.md").read_text()
 RECORD = ROOT / "benchmarks" / "results" / "forces"
+MOLECULES = {  # and the elements in them
+    "ethanol": [1, 6, 8],
+    "malonaldehyde": [1, 6, 8],
+    "uracil": [1, 6, 7, 8],
+    "aspirin": [1, 6, 8],
+    "benzene": [1, 6],
+}
 
 
 def test_errors_of_the_default_run():
@@ -55,7 +62,7 @@ def test_errors_of_clusters():
     assert told == [round(found[name], 3) for name in names]
 
 
-@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+@pytest.mark.parametrize("molecule", MOLECULES)
 def test_errors_of_molecules(molecule):
     found = json.loads((RECORD / molecule / "metrics.json").read_text())
     (row,) = re.findall(rf"^\| \[{molecule}\]\(.*\) \| (.*)\|$", PAGE, re.MULTILINE)
@@ -70,8 +77,29 @@ def test_errors_of_molecules(molecule):
     assert curve[found["best_epoch"] - 1] == pytest.approx(found["valid_forces_error"], rel=1e-3)
 
 
-@pytest.mark.parametrize("molecule", ["ethanol", "aspirin"])
+@pytest.mark.parametrize("molecule", MOLECULES)
 def test_potentials_of_molecules_are_shipped(molecule):
     model = ManyBodyPotential.from_pretrained(RECORD / molecule / "model.pt")
-    assert model.known.nonzero().flatten().tolist() == [1, 6, 8]
+    assert model.known.nonzero().flatten().tolist() == MOLECULES[molecule]
     assert (RECORD / molecule / "model.pt").stat().st_size < 1e6
+
+
+def test_forces_in_a_symmetric_benzene():
+    """They point along the radii, and hardly change where the atoms hardly move."""
+    ase = pytest.importorskip("ase")
+    from equivariant_attention.ase_calculator import ModelCalculator
+
+    model = ManyBodyPotential.from_pretrained(RECORD / "benzene" / "model.pt").double()
+    angle = np.arange(12) * np.pi / 3
+    direction = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
+    x = direction * np.repeat([1.397, 1.397 + 1.085], 6)[:, None]
+
+    def forces(x):
+        return ase.Atoms("C6H6", positions=x, calculator=ModelCalculator(model)).get_forces()
+
+    found = forces(x)
+    along = (found * direction).sum(axis=1, keepdims=True)
+    assert np.abs(along).min() > 0.1
+    np.testing.assert_allclose(found, along * direction, atol=1e-12, rtol=0)
+    moved = forces(x + 1e-6 * np.random.default_rng(0).normal(size=x.shape))
+    assert np.abs(moved - found).max() < 2e-4
