@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.test_conformance import FOLDER, assert_as_recorded, check_of, in_every_order
+from tests.test_conformance import FOLDER, assert_as_recorded, by_every_backend, check_of
 
 NVIDIA = FOLDER.with_name("conformance_nvidia")
 CASES = sorted(NVIDIA.glob("*.npz"))
@@ -18,7 +18,7 @@ def check():
     return check_of(NVIDIA)
 
 
-@in_every_order
+@by_every_backend
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_figures(check, path, graph, backend):
     assert_as_recorded(check, path, graph, backend)
