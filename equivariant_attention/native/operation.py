@@ -11,7 +11,7 @@ loss with respect to y, PyTorch's ``grad_output``:
 To autograd they are three functions, each the backward pass of the one before: ``_Values``, ``_Gradient`` and
 ``_Second``. So no pass needs to know whether its results will be differentiated again.
 
-Where PyTorch compiles, exports or counts operations, the custom operators of :mod:`.operators` are called instead.
+Where PyTorch compiles, exports or counts operations, the custom operators of ``operators.py`` are called instead.
 """
 
 from __future__ import annotations
