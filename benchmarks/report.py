@@ -86,8 +86,8 @@ Its help says what is counted. These are bounds from below, and no measurements.
 BACKENDS = """## Backends
 
 Training steps with each backend, alternating in one process, and how many times the time of the fastest the library's
-own choice, `default`, takes: 1.25 at most is wanted. With a named backend, attention, norms and linear maps run in
-PyTorch too."""
+own choice, `default`, takes: 1.25 at most is wanted. With a backend in PyTorch, attention, norms and linear maps run
+there too."""
 RATIOS = """## Against the oracle
 
 The library's own choice, and the equation as it is written, alternating in one process."""
