@@ -27,7 +27,7 @@ from ..contraction.radial import checked_parameters, packed, packed_shapes, unpa
 from ..native import calls
 from ..native.calls import address, addresses, array, check_read
 from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient
-from ..native.operators import register
+from ..native.operators import register, with_none
 
 SOURCES = {
     "cpp": Path(__file__).with_name("edge_first.cpp"),
@@ -206,8 +206,7 @@ class Problem:
         problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
         found = blockwise.differentiable_gradient_of(problem, framed, wanted, arriving)
         wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
-        by_inputs = iter(derivatives_by(wanted_by, framed.flat(), found.flat(), create_graph=True))
-        total = [next(by_inputs) if n else None for n in needed]
+        total = with_none(derivatives_by(wanted_by, framed.flat(), found.flat(), create_graph=True), needed)
         if len(leaves.graph[3]):
             arriving = self._without_direction(leaves, gradients)
             add_all(total, plain_gradient(self.isotropic, tensors, needed, arriving))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
-from ..native.operators import OPERATORS, without_none
+from ..native.operators import OPERATORS, with_none, without_none
 
 Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
@@ -106,8 +106,7 @@ class Operation:
         given, present = without_none(tensors)
         operator = getattr(OPERATORS, f"{self.name}_gradient")
         wanted = [n for n, p in zip(needed, present, strict=True) if p]
-        found = iter(operator(given, present, list(gradients), wanted, *self.statics))
-        return [next(found) if n else None for n in needed]
+        return with_none(operator(given, present, list(gradients), wanted, *self.statics), needed)
 
 
 def split(tensors: Tensors, parts: int) -> list[Tensors]:
@@ -228,8 +227,7 @@ class _Second(torch.autograd.Function):
             tensors = _views(ctx.saved_tensors, needed)
             second = _plain_second(ctx.operation.in_pytorch, ctx.n, tensors, [d is not None for d in gradients])
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-        found = iter(derivatives_by(leaves, second, gradients, create_graph))
-        return None, None, None, *(next(found) if n else None for n in needed)
+        return None, None, None, *with_none(derivatives_by(leaves, second, gradients, create_graph), needed)
 
 
 def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
@@ -263,8 +261,7 @@ def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence
     tangents = tensors[-n:]
     first = gradient(tensors[:n], [t is not None for t in tangents], tensors[n:-n])
     leaves = [v for v, w in zip(tensors[:-n], wanted, strict=True) if w]
-    found = iter(derivatives_by(leaves, first, tangents, create_graph=True))
-    return [next(found) if w else None for w in wanted]
+    return with_none(derivatives_by(leaves, first, tangents, create_graph=True), wanted)
 
 
 def _views(tensors: Tensors, needed: Sequence[bool]) -> list[Any]:
@@ -346,5 +343,4 @@ def plain_gradient(
         tensors = _views(tensors, needed)
         values = plain(tensors)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
-    found = iter(derivatives_by(leaves, values, gradients, create_graph))
-    return [next(found) if n else None for n in needed]
+    return with_none(derivatives_by(leaves, values, gradients, create_graph), needed)

@@ -7,7 +7,7 @@ What cannot be differentiated again raises an error: PyTorch would take it for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -133,8 +133,8 @@ class _Registered:
     def backward(self, ctx: Any, gradients: Sequence[Tensor]) -> tuple[Any, ...]:
         needed = list(ctx.needs_input_grad[0])
         operator = getattr(OPERATORS, f"{self.name}_gradient")
-        found = iter(operator(list(ctx.saved_tensors), ctx.present, list(gradients), needed, *ctx.statics))
-        return _where(needed, found), *[None] * (1 + len(ctx.statics))
+        found = operator(list(ctx.saved_tensors), ctx.present, list(gradients), needed, *ctx.statics)
+        return with_none(found, needed), *[None] * (1 + len(ctx.statics))
 
     def keep_gradient(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         tensors, ctx.present, gradients, ctx.moved, *ctx.statics = inputs
@@ -146,8 +146,9 @@ class _Registered:
         needed = list(ctx.needs_input_grad[0])
         tensors, gradients = ctx.saved_tensors[: len(needed)], ctx.saved_tensors[len(needed) :]
         operator, lists = getattr(OPERATORS, f"{self.name}_second"), (list(tensors), ctx.present, list(gradients))
-        found = iter(operator(*lists, list(tangents), ctx.moved, needed, *ctx.statics))
-        return _where(needed, found), None, list(found), None, *[None] * len(ctx.statics)
+        found = operator(*lists, list(tangents), ctx.moved, needed, *ctx.statics)
+        of_tensors = sum(needed)
+        return with_none(found[:of_tensors], needed), None, found[of_tensors:], None, *[None] * len(ctx.statics)
 
     def backward_of_second(self, ctx: Any, gradients: Any) -> NoReturn:
         raise self.unsupported("third")
@@ -161,11 +162,6 @@ class _Registered:
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     """Of an operator that cannot be differentiated."""
-
-
-def _where(needed: Sequence[bool], found: Iterator[Tensor]) -> list[Tensor | None]:
-    """The next derivatives at the places where they are needed."""
-    return [next(found) if n else None for n in needed]
 
 
 def _one_by_one(qualified: str) -> Callable[..., Any]:
