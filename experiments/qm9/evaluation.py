@@ -18,7 +18,7 @@ from equivariant_attention.graphs import as_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
-from experiments.qm9.models import Scaled
+from experiments.qm9.models import Scaled, linear_in_atoms
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.targets import TARGETS, names_of
 from utils.files import atomic_write
@@ -191,12 +191,12 @@ def predict(
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     baselines = {"mean": np.broadcast_to(without, predicted.shape)}
     if train is not None and not TARGETS[task].vector:
-        baselines["linear"] = linear_in_atoms(train.molecules, train.targets, dataset.molecules)
+        baselines["linear"] = predicted_by_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)
 
 
-def linear_in_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules) -> np.ndarray:
-    """A constant and a contribution of each atom, by its element alone, fitted by least squares.
+def predicted_by_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules) -> np.ndarray:
+    """What :func:`~experiments.qm9.models.linear_in_atoms` predicts.
 
     Args:
         train: what they are fitted to.
@@ -206,12 +206,8 @@ def linear_in_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules)
     Returns:
         ``[molecules, 1]``.
     """
-    return _ones_and_counts(molecules) @ np.linalg.lstsq(_ones_and_counts(train), targets, rcond=None)[0]
-
-
-def _ones_and_counts(molecules: Molecules) -> np.ndarray:
-    """One, and how many atoms there are of each element: ``[molecules, 1 + elements]``."""
-    return np.insert(molecules.element_counts.astype(np.float64), 0, 1.0, axis=1)
+    fitted = linear_in_atoms(torch.from_numpy(train.element_counts), torch.from_numpy(targets)).numpy()
+    return fitted[0] + molecules.element_counts @ fitted[1:]
 
 
 def as_trained(fabric: Fabric, model: nn.Module) -> Callable[..., Tensor]:

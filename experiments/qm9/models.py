@@ -335,6 +335,21 @@ class Scaled(nn.Module):
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
 
 
+def linear_in_atoms(element_counts: Tensor, targets: Tensor) -> Tensor:
+    """A constant and a contribution of each atom, by its element alone, fitted by least squares.
+
+    Args:
+        element_counts: atoms of each element, ``[molecules, elements]``.
+        targets: ``[molecules, targets]``.
+
+    Returns:
+        ``[1 + elements, targets]``, the constant first.
+    """
+    ones_and_counts = nn.functional.pad(element_counts.to(targets.dtype), (1, 0), value=1.0)
+    # This driver is for any rank: of an element there may be none.
+    return torch.linalg.lstsq(ones_and_counts, targets, driver="gelsd").solution
+
+
 class ScaledTogether(Scaled):
     r"""A network of several numbers per molecule, each in the unit of its target.
 
@@ -367,10 +382,9 @@ class ScaledTogether(Scaled):
         Raises:
             ValueError: of one target nothing is left.
         """
-        ones_and_counts = nn.functional.pad(element_counts.to(targets.dtype), (1, 0), value=1.0)
-        # This driver is for any rank: of an element there may be none.
-        fitted = torch.linalg.lstsq(ones_and_counts, targets, driver="gelsd").solution
-        std = (targets - ones_and_counts @ fitted).square().mean(dim=0).sqrt()
+        fitted = linear_in_atoms(element_counts, targets)
+        left = targets - fitted[0] - element_counts.to(targets.dtype) @ fitted[1:]
+        std = left.square().mean(dim=0).sqrt()
         if not (std > 1e-6 * targets.abs().amax(dim=0)).all():
             raise ValueError("targets: expected more of each than what is linear in the atoms")
         for buffer, value in ((self.mean, fitted[0]), (self.per_element, fitted[1:]), (self.std, std)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.qm9.evaluation import Predictions, linear_in_atoms, loss_together
+from experiments.qm9.evaluation import Predictions, loss_together, predicted_by_atoms
 from tests.experiments.qm9.cases import table
 
 
@@ -17,7 +17,7 @@ def counts_of(molecules):
 def test_what_is_linear_in_the_atoms_is_found():
     molecules = table()
     energies = counts_of(molecules) @ np.array([[-1.0], [-40.0], [-55.0], [-75.0], [-100.0]]) + 3.0
-    np.testing.assert_allclose(linear_in_atoms(molecules, energies, molecules), energies)
+    np.testing.assert_allclose(predicted_by_atoms(molecules, energies, molecules), energies)
 
 
 def test_fit_is_of_the_training_molecules_alone():
@@ -26,7 +26,7 @@ def test_fit_is_of_the_training_molecules_alone():
     some = molecules.take(np.arange(5))
     design = np.insert(counts_of(molecules), 0, 1, axis=1)
     expected = design[5:] @ np.linalg.pinv(design[:5]) @ targets[:5]
-    np.testing.assert_allclose(linear_in_atoms(some, targets[:5], molecules.take(np.array([5]))), expected)
+    np.testing.assert_allclose(predicted_by_atoms(some, targets[:5], molecules.take(np.array([5]))), expected)
 
 
 def test_errors_of_baselines():
