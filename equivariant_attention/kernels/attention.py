@@ -13,6 +13,11 @@ import triton.language as tl
 
 
 @triton.jit
+def _zeros(H: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr):
+    return tl.zeros((H, WIDTH), dtype=SUM)
+
+
+@triton.jit
 def _load(at, row, H: tl.constexpr, HEADS: tl.constexpr, SIZE: tl.constexpr, WIDTH: tl.constexpr):
     """One row, by heads, ``[H, WIDTH]``; padding is zero."""
     h, i = tl.arange(0, H)[:, None], tl.arange(0, WIDTH)[None, :]
@@ -82,7 +87,7 @@ def forward(
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
     acc = ()
     for i in tl.static_range(len(VALUES)):
-        acc += (tl.zeros((H, VALUE_WIDTHS[i]), dtype=SUM),)
+        acc += (_zeros(H, VALUE_WIDTHS[i], SUM),)
     for place in range(tl.load(ends_at + node), tl.load(ends_at + node + 1)):
         edge = tl.load(edges_at + place)
         logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)
@@ -120,7 +125,7 @@ def gradient(
     along /= total
     dq = ()
     for i in tl.static_range(len(KEYS)):
-        dq += (tl.zeros((H, KEY_WIDTHS[i]), dtype=SUM),)
+        dq += (_zeros(H, KEY_WIDTHS[i], SUM),)
     for place in range(first, last):
         edge = tl.load(edges_at + place)
         logit, u = _logit(q, keys, edge, envelope_at, scale, H, HEADS, KEYS, KEY_WIDTHS, TINY, LEAST, HAS_ENVELOPE)

@@ -8,7 +8,7 @@ registers, a message of degree l is a tuple of 2l+1 components, ``[heads, channe
 import triton
 import triton.language as tl
 
-from .attention import _softmax_step, _with_envelope
+from .attention import _softmax_step, _with_envelope, _zeros
 
 
 @triton.jit
@@ -41,7 +41,7 @@ def _message(
     channel, mask = _at(H, SIZE, WIDTH), _mask(H, HEADS, SIZE, WIDTH)
     at = m0_at + (tl.load(slots_at).to(tl.int64) * edges + place) * C + channel
     y = (tl.load(at, mask=mask, other=0.0),)
-    for m in tl.static_range(1, min(L + 1, ORDERS)):
+    for m in tl.static_range(1, L + 1 if L < ORDERS else ORDERS):
         at = m_at + (2 * tl.load(slots_at + m).to(tl.int64) * edges + place) * C + channel
         y += (tl.load(at, mask=mask, other=0.0), tl.load(at + edges * C, mask=mask, other=0.0))
     found = ()
@@ -66,7 +66,7 @@ def _turn_and_store(
     channel, mask = _at(H, SIZE, WIDTH), _mask(H, HEADS, SIZE, WIDTH)
     c = tl.arange(0, C)
     zero = tl.zeros((C,), dtype=m0_at.dtype.element_ty)
-    for m in tl.static_range(min(L + 1, ORDERS)):
+    for m in tl.static_range(L + 1 if L < ORDERS else ORDERS):
         slot = tl.load(slots_at + m).to(tl.int64)
         for sign in tl.static_range(2 if m else 1):
             total = v[0]
@@ -138,7 +138,7 @@ def attended(
     for i in tl.static_range(len(DEGREES)):
         if i < VALUES:
             for _ in tl.static_range(2 * DEGREES[i] + 1):
-                acc += (tl.zeros((H, WIDTHS[i]), dtype=SUM),)
+                acc += (_zeros(H, WIDTHS[i], SUM),)
         else:
             q += _of_node(queries[i - VALUES], node, DEGREES[i], H, HEADS, SIZES[i], WIDTHS[i])
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
@@ -182,7 +182,7 @@ def attended_gradient(
         else:
             q += _of_node(queries[i - VALUES], node, DEGREES[i], H, HEADS, SIZES[i], WIDTHS[i])
             for _ in tl.static_range(2 * DEGREES[i] + 1):
-                dq += (tl.zeros((H, WIDTHS[i]), dtype=SUM),)
+                dq += (_zeros(H, WIDTHS[i], SUM),)
     largest, total = tl.full((H,), float("-inf"), dtype=SUM), tl.zeros((H,), dtype=SUM)
     along = tl.zeros((H,), dtype=SUM)  # <output, gradient> for each head
     for number in range(start, end):

@@ -60,7 +60,7 @@ def _turned(
             one += tl.load(at, mask=is_e[:, None] & ((c >= FIRST) & (c < FIRST + OWN))[None, :], other=0.0)
         v += (one,)
     to = e[:, None] * C + c[None, :]
-    for m in tl.static_range(min(K + 1, ORDERS)):
+    for m in tl.static_range(K + 1 if K < ORDERS else ORDERS):
         slot = tl.load(slots_at + m).to(tl.int64)
         for sign in tl.static_range(2 if m else 1):
             total = v[0]
@@ -111,7 +111,7 @@ def _turned_back(
     is_e, is_c = e < edges, ((c >= FIRST) & (c < FIRST + CHANNELS))[None, :]
     edge = tl.load(order_at + e, mask=is_e, other=0)
     y = ()
-    for m in tl.static_range(min(L + 1, ORDERS)):
+    for m in tl.static_range(L + 1 if L < ORDERS else ORDERS):
         y += _orders(slots_at, m0_at, m_at, e[:, None] * C + c[None, :], edges * C, is_e[:, None], m)
     at = values_at + (edge[:, None] * CHANNELS + c[None, :] - FIRST) * (2 * L + 1)
     for j in tl.static_range(2 * L + 1):
@@ -187,7 +187,7 @@ def _summed_at_nodes(
         is_e = place < last
         e = tl.load(places_at + place, mask=is_e, other=0)
         y = ()
-        for m in tl.static_range(min(K + 1, ORDERS)):
+        for m in tl.static_range(K + 1 if K < ORDERS else ORDERS):
             y += _orders(slots_at, m0_at, m_at, e[:, None] * C + c[None, :], edges * C, is_e[:, None], m)
         new = ()
         for j in tl.static_range(2 * K + 1):

@@ -15,7 +15,7 @@ from packaging.version import Version
 from torch import Tensor
 
 SWITCH = "EQUIVARIANT_ATTENTION_TRITON"
-OLDEST = Version("3.3")  # of Triton: the first that passes tuples to kernels
+OLDEST = Version("3.5")  # of Triton: the first whose tl.dot takes 8 columns; .ci/run compiles kernels with it
 SUPPOSED = 90  # the compute capability that is assumed where there is no GPU
 LEAST = 80  # the least compute capability: that of an A100, the oldest GPU that kernels were compiled for
 FLOAT64 = Version("3.9")  # of Triton: the first whose tl.dot takes float64
@@ -148,7 +148,8 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **c
     if kernel not in _for_all_sizes:
         _for_all_sizes[kernel] = for_all_sizes(kernel, arguments)
     with torch.cuda.device_of(tensors[0]):
-        _for_all_sizes[kernel][tuple(grid)](*arguments, **constants)
+        # Unless told, Triton 3.9 warns and 3.10 multiplies and adds apart.
+        _for_all_sizes[kernel][tuple(grid)](*arguments, enable_fp_fusion=True, **constants)
 
 
 def for_all_sizes(kernel: Any, arguments: Sequence[Any]) -> Any:

@@ -125,7 +125,7 @@ def _messages(
     S: tl.constexpr = AB * D
     Q: tl.constexpr = AB * PD
     I: tl.constexpr = CT // 4
-    V: tl.constexpr = min(I, 4)
+    V: tl.constexpr = I if I < 4 else 4
     p0, r = tile * PT, tl.arange(0, ROWS)
     e, row = block.to(tl.int64) * ROWS, r // 8 % 2 * (ROWS // 2) + r // 16 * 8 + r % 8
     e, e_of_g = e + r, e + row
@@ -292,7 +292,8 @@ def _by_weights(
     SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """PT channels out and CT in, with a and b; PD of those out, with a or b, are a product, whose rows are (p, c)."""
-    LO: tl.constexpr = min(PD, max(1, 64 // CT))  # channels out in 64 rows
+    MOST: tl.constexpr = 64 // CT if CT < 64 else 1  # channels out in 64 rows
+    LO: tl.constexpr = PD if PD < MOST else MOST
     HI: tl.constexpr = PD // LO
     kernel, part, p0, c0 = kernel.to(tl.int64), tl.program_id(1), tile * PT, tl.program_id(2) * CT
     c, p, j, n = tl.arange(0, CT), tl.arange(0, PD), tl.arange(0, H), tl.arange(0, PD * CT)

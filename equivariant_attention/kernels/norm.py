@@ -10,17 +10,14 @@ import triton.language as tl
 
 
 @triton.jit
+def _zeros(C: tl.constexpr, SUM: tl.constexpr):
+    return tl.zeros((C,), dtype=SUM)
+
+
+@triton.jit
 def _squares(values_at, node, is_node, nodes, N: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr):
     """The squared norms of some nodes, ``[nodes, C]``."""
-    c = tl.arange(0, C)
-    at = values_at + (node[:, None] * CHANNELS + c[None, :]) * N
-    mask = is_node[:, None] & (c < CHANNELS)[None, :]
-    v = tl.load(at, mask=mask, other=0.0)
-    total = v * v
-    for j in tl.static_range(1, N):
-        v = tl.load(at + j, mask=mask, other=0.0)
-        total += v * v
-    return total
+    return _along(values_at, values_at, node, is_node, N, CHANNELS, C)
 
 
 @triton.jit
@@ -66,6 +63,46 @@ def _changed(
 
 
 @triton.jit
+def _places(node, is_node, N: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr):
+    """Where the first order of each channel of some nodes is, and which of these exist, ``[nodes, C]``."""
+    c = tl.arange(0, C)
+    return (node[:, None] * CHANNELS + c[None, :]) * N, is_node[:, None] & (c < CHANNELS)[None, :]
+
+
+@triton.jit
+def _store_scaled(
+    values_at, outputs_at, factor, node, is_node, N: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr
+):
+    at, mask = _places(node, is_node, N, CHANNELS, C)
+    for j in tl.static_range(N):
+        tl.store(outputs_at + at + j, factor * tl.load(values_at + at + j, mask=mask, other=0.0), mask=mask)
+
+
+@triton.jit
+def _along(values_at, gradients_at, node, is_node, N: tl.constexpr, CHANNELS: tl.constexpr, C: tl.constexpr):
+    """The inner products of features with derivatives, ``[nodes, C]``."""
+    at, mask = _places(node, is_node, N, CHANNELS, C)
+    total = tl.load(values_at + at, mask=mask, other=0.0) * tl.load(gradients_at + at, mask=mask, other=0.0)
+    for j in tl.static_range(1, N):
+        v = tl.load(values_at + at + j, mask=mask, other=0.0)
+        total += v * tl.load(gradients_at + at + j, mask=mask, other=0.0)
+    return total
+
+
+@triton.jit
+def _store_gradient(
+    values_at, gradients_at, dvalues_at, factor, by_norm, node, is_node, N: tl.constexpr, CHANNELS: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    """``factor gradient + by_norm value``."""
+    at, mask = _places(node, is_node, N, CHANNELS, C)
+    for j in tl.static_range(N):
+        v = tl.load(values_at + at + j, mask=mask, other=0.0)
+        arriving = tl.load(gradients_at + at + j, mask=mask, other=0.0)
+        tl.store(dvalues_at + at + j, factor * arriving + by_norm * v, mask=mask)
+
+
+@triton.jit
 def forward(
     values, scales, shifts, outputs, nodes,
     ORDERS: tl.constexpr, CHANNELS: tl.constexpr, WIDTHS: tl.constexpr, NOISE: tl.constexpr, SMALLEST: tl.constexpr,
@@ -79,11 +116,7 @@ def forward(
         norm, is_noise, _ = _norm(squares[i], largest, SMALLEST, NOISE[i])
         z, _, _ = _changed(norm, scales[i], shifts[i], EPS, CHANNELS[i], WIDTHS[i], LAYER_NORM)
         factor = tl.where(is_noise, 0.0, tl.maximum(z, 0.0) / norm)
-        c = tl.arange(0, WIDTHS[i])
-        at = (node[:, None] * CHANNELS[i] + c[None, :]) * ORDERS[i]
-        mask = is_node[:, None] & (c < CHANNELS[i])[None, :]
-        for j in tl.static_range(ORDERS[i]):
-            tl.store(outputs[i] + at + j, factor * tl.load(values[i] + at + j, mask=mask, other=0.0), mask=mask)
+        _store_scaled(values[i], outputs[i], factor, node, is_node, ORDERS[i], CHANNELS[i], WIDTHS[i])
 
 
 @triton.jit
@@ -99,8 +132,8 @@ def gradient(
     part = tl.program_id(0)
     dscales, dshifts = (), ()
     for i in tl.static_range(len(ORDERS)):
-        dscales += (tl.zeros((WIDTHS[i],), dtype=SUM),)
-        dshifts += (tl.zeros((WIDTHS[i],), dtype=SUM),)
+        dscales += (_zeros(WIDTHS[i], SUM),)
+        dshifts += (_zeros(WIDTHS[i], SUM),)
     end = tl.minimum((part + 1) * of_part, nodes)
     for start in range(part * of_part, end, NODES):
         node = start + tl.arange(0, NODES).to(tl.int64)
@@ -111,12 +144,7 @@ def gradient(
             norm, is_noise, constant = _norm(squares[i], largest, SMALLEST, NOISE[i])
             z, normed, inverse = _changed(norm, scales[i], shifts[i], EPS, CHANNELS[i], WIDTHS[i], LAYER_NORM)
             c = tl.arange(0, WIDTHS[i])
-            at = (node[:, None] * CHANNELS[i] + c[None, :]) * ORDERS[i]
-            mask = is_node[:, None] & (c < CHANNELS[i])[None, :]
-            along = tl.zeros((NODES, WIDTHS[i]), dtype=SUM)
-            for j in tl.static_range(ORDERS[i]):
-                v = tl.load(values[i] + at + j, mask=mask, other=0.0)
-                along += v * tl.load(gradients[i] + at + j, mask=mask, other=0.0)
+            along = _along(values[i], gradients[i], node, is_node, ORDERS[i], CHANNELS[i], WIDTHS[i])
             along = tl.where(is_noise, 0.0, along / norm)  # the derivative by the new norm: <gradient, phase>
             d = tl.where(z > 0, along, 0.0)
             if LAYER_NORM:
@@ -132,10 +160,8 @@ def gradient(
             factor = tl.maximum(z, 0.0) / norm
             by_norm = tl.where(constant, 0.0, (d - factor * along) / norm)
             factor = tl.where(constant, 0.0, factor)
-            for j in tl.static_range(ORDERS[i]):
-                v = tl.load(values[i] + at + j, mask=mask, other=0.0)
-                arriving = tl.load(gradients[i] + at + j, mask=mask, other=0.0)
-                tl.store(dvalues[i] + at + j, factor * arriving + by_norm * v, mask=mask)
+            _store_gradient(values[i], gradients[i], dvalues[i], factor, by_norm, node, is_node, ORDERS[i], CHANNELS[i],
+                            WIDTHS[i])  # fmt: skip
         dscales, dshifts = new_scales, new_shifts
     for i in tl.static_range(len(ORDERS)):
         c = tl.arange(0, WIDTHS[i])
