@@ -66,7 +66,8 @@ class Framed(Problem):
 
     def allocate(self, tensors: Sequence[Any]) -> list[Tensor]:
         """Empty tensors for the messages."""
-        return [*Call(self, self.like(tensors), self.pairs_share).empty_messages()]
+        t, layout = self.like(tensors), Layout.of(self.convolution)
+        return [*ByOrder.empty(layout.outside, t.num_edges, layout.channels_out, t.scalars)]
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Write the messages."""
@@ -77,21 +78,24 @@ class Framed(Problem):
     def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
         """First derivatives."""
         t, n = self.like(tensors), self.like(needed)
+        _refuse_those_by_frames(n.frames)
         call = Call(self, t, self.pairs_share and not n.scalars)
-        messages = call.empty_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
         (x,), networks = call.turned(), call.networks(transposed=True)
-        return [*self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()]
+        found = call.derivatives(x, self._arriving(tensors, gradients), *networks, n)
+        return [*self.like([None] * len(tensors))._replace(**found).flat()]
 
     def plain_gradient(
         self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
     ) -> list[Tensor | None]:
         """First derivatives in PyTorch, which autograd can differentiate again."""
-        t = self.like(tensors)
-        messages = Call(self, t, self.pairs_share).empty_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
+        t, dy = self.like(tensors), self._arriving(tensors, gradients)
         arriving = turned_back_in_pytorch(self.convolution, dy, t.frames, t.graph[1])
         return super().plain_gradient(tensors, needed, arriving)
+
+    def _arriving(self, tensors: Sequence[Any], gradients: Sequence[Any]) -> ByOrder:
+        """Derivatives with respect to the messages, with zeros in place of None."""
+        each = zip(self.allocate(tensors), gradients, strict=True)
+        return ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in each))
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Attention:
         from ..kernels import attention_by_order as kernels
 
         y, queries, _, envelope, _, order, places, ends = self._split(tensors)
+        _refuse_those_by_frames(self._split(needed)[2])
         arriving = [
             torch.zeros_like(v) if d is None else d for v, d in zip(self._allocate(tensors), gradients, strict=True)
         ]
@@ -197,6 +202,12 @@ class Attention:
             "SUM": tl.float64 if y.m0.dtype == torch.float64 else tl.float32,
             "num_warps": max(1, y.m0.shape[3] // 64),
         }
+
+
+def _refuse_those_by_frames(needed: Sequence[bool]) -> None:
+    """To PyTorch, None would be zero."""
+    if any(needed):
+        raise NotImplementedError("there are no derivatives by frames where messages stay in these")
 
 
 cpp.register_messages("messages_by_order", Framed, devices=("CPU", "CUDA"))

@@ -26,7 +26,7 @@ from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters
-from ..contraction.triton_layout import Layout, couplings, reads_something_twice
+from ..contraction.triton_layout import Layout, Slots, couplings, reads_something_twice
 from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
 from ..kernels import launch
 from ..kernels.launch import launch as run
@@ -111,6 +111,12 @@ class ByOrder(NamedTuple):
 
     m0: Tensor
     m: Tensor
+
+    @classmethod
+    def empty(cls, slots: Slots, edges: int, channels: int, like: Tensor) -> ByOrder:
+        """Empty tensors for features or messages, of the dtype and on the device of ``like``."""
+        m0 = like.new_empty(len(slots.table), 1, edges, channels)
+        return cls(m0, m0.new_empty(slots.count, 2, edges, channels))
 
 
 class Ends(NamedTuple):
@@ -231,12 +237,8 @@ class Call:
     def mixed(self, x: ByOrder, g: Tensor, A: LastLayers, into: ByOrder | None = None) -> ByOrder:
         """The messages, in the frames of the edges; written to tensors that are there already."""
         biases = A.biases if self.convolution.has_bias else None
-        made = self.empty_messages() if into is None else into
+        made = self._by_order(self._messages) if into is None else into
         return self._mixed(made, x, g, A.weights, biases, "networks", "targets")
-
-    def empty_messages(self) -> ByOrder:
-        """Empty tensors for the messages, in the frames of the edges."""
-        return self._by_order(self._messages)
 
     def mixed_back(self, dy: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
         """From derivatives with respect to messages to those with respect to features, in the frames of the edges."""
@@ -384,10 +386,8 @@ class Call:
         return Ends(tuple(l for l, _ in messages), tuple(range(len(messages))), self.layout.channels_out, "slots_out")
 
     def _by_order(self, ends: Ends) -> ByOrder:
-        """Empty tensors for features or messages."""
         slots = self.layout.inside if ends.slots == "slots_in" else self.layout.outside
-        m0 = self.t.scalars.new_empty(len(slots.table), 1, self.edges, ends.channels)
-        return ByOrder(m0, m0.new_empty(slots.count, 2, self.edges, ends.channels))
+        return ByOrder.empty(slots, self.edges, ends.channels, self.t.scalars)
 
     def _frames(self, ends: Ends) -> tuple[Tensor, ...]:
         return tuple(self.frames[degree] for degree in ends.degrees)

@@ -1,6 +1,7 @@
 """Backend 'triton' in Triton's interpreter; ``test_contraction`` compares it with the oracle, as all backends."""
 
 from collections import Counter
+from functools import cache
 
 import pytest
 import torch
@@ -10,8 +11,10 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels import launch
 from equivariant_attention.modules import GConvSE3, GSE3Res, get_basis_and_r
-from tests.cases import random_features
+from equivariant_attention.native.operators import OPERATORS
+from tests.cases import random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
+from tests.equivariant_attention.native.test_operators import Calls, check, names
 
 FIBER, OUT = Fiber(3, 4), Fiber(structure=[(4, 0), (4, 2)])
 FEW = (4,)  # nodes: the interpreter takes a second for some ten programs
@@ -162,3 +165,48 @@ def test_only_what_is_needed_is_launched(recorded):
     recorded.clear()
     sum(v.sum() for v in output.values()).backward()
     assert not {one.name for one in recorded} & {"by_weights", "by_hidden", "hidden_gradient"}
+
+
+@cache
+def calls_of_a_layer(by_positions):
+    """Of its values and first derivatives; with those by positions, and an edge of length zero."""
+    fiber, G = Fiber(structure=[(2, 1)]), random_graph(torch.float64, edge_dim=1, sizes=(3,))
+    G.ndata.pop("x")
+    G.edata["d"] = G.edata["d"].clone()
+    if by_positions:
+        G.edata["d"][0] = 0
+    layer = GSE3Res(fiber, fiber, edge_dim=1, div=1, x_ij="add" if by_positions else "cat").double()
+    features = {d: v.requires_grad_() for d, v in random_features(fiber, G.num_nodes(), torch.float64).items()}
+    leaves = [*features.values(), *layer.parameters()]
+    if by_positions:
+        leaves.append(G.edata["d"].requires_grad_())
+    with Calls() as calls, use_backend("triton"):
+        basis, r = get_basis_and_r(G, 1, compute_gradients=by_positions)
+        loss = sum(v.square().sum() for v in layer(features, G=G, r=r, basis=basis).values())
+        torch.autograd.grad(loss, leaves)
+    return calls.arguments
+
+
+@interpreted
+@pytest.mark.no_cover
+@pytest.mark.parametrize("by_positions", [False, True])
+def test_operators_are_as_pytorch_wants_them(by_positions):
+    calls = calls_of_a_layer(by_positions)
+    expected = (
+        {"messages_in_triton", "attention_on_gpu"} if by_positions else {"messages_by_order", "attention_by_order"}
+    )
+    expected.add("joined_on_gpu")
+    calls = {function: arguments for function, arguments in calls.items() if "plan" not in function.name()}
+    assert {name for name in names(calls) if "linear" not in name} == {*expected, *(f"{n}_gradient" for n in expected)}
+    check(calls, by_value=lambda v: v.requires_grad)
+
+
+@interpreted
+def test_derivatives_by_frames_are_refused_where_there_are_none():
+    """PyTorch would take them for zero."""
+    for function, arguments in calls_of_a_layer(by_positions=False).items():
+        if function in (OPERATORS.messages_by_order.default, OPERATORS.attention_by_order.default):
+            tensors = [v.detach().requires_grad_(v.is_floating_point()) for v in arguments[0]]
+            values = function(tensors, *arguments[1:])
+            with pytest.raises(NotImplementedError, match="frames"):
+                torch.autograd.grad(sum(v.sum() for v in values), [v for v in tensors if v.requires_grad])
