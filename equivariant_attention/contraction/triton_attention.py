@@ -8,7 +8,7 @@ tensors on the edges in each pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -59,10 +59,7 @@ class Framed(Problem):
     Edges of length zero, and derivatives with respect to frames, are not supported: :func:`suits` excludes them.
     """
 
-    @property
-    def operation(self) -> Operation:
-        """Messages as a function of tensors."""
-        return replace(super().operation, name="messages_by_order")
+    name = "messages_by_order"
 
     def allocate(self, tensors: Sequence[Any]) -> list[Tensor]:
         """Empty tensors for the messages."""
@@ -210,7 +207,7 @@ def _refuse_those_by_frames(needed: Sequence[bool]) -> None:
         raise NotImplementedError("there are no derivatives by frames where messages stay in these")
 
 
-cpp.register_messages("messages_by_order", Framed, devices=("CPU", "CUDA"))
+cpp.register_messages(Framed, devices=("CPU", "CUDA"))
 register(
     "attention_by_order",
     "str convolution, SymInt num_nodes, int n_heads, float scale, int num_values",

@@ -5,12 +5,15 @@ from functools import cache
 
 import pytest
 import torch
+from torch._dynamo.backends.debugging import aot_eager
+from torch._dynamo.utils import counters
 
+from equivariant_attention import contraction
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels import launch
-from equivariant_attention.modules import GConvSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.modules import GConvSE3, GNormSE3, GSE3Res, get_basis_and_r
 from equivariant_attention.native.operators import OPERATORS
 from tests.cases import random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
@@ -210,3 +213,70 @@ def test_derivatives_by_frames_are_refused_where_there_are_none():
             values = function(tensors, *arguments[1:])
             with pytest.raises(NotImplementedError, match="frames"):
                 torch.autograd.grad(sum(v.sum() for v in values), [v for v in tensors if v.requires_grad])
+
+
+class Compiled:
+    """A layer and a norm with their basis, compiled as one graph for all sizes, and the operators in it."""
+
+    def __init__(self):
+        torch._dynamo.reset()
+        counters.clear()
+        self.fiber, self.operators = Fiber(structure=[(2, 1)]), []
+        layers = GSE3Res(self.fiber, self.fiber, edge_dim=1, div=1, x_ij="cat"), GNormSE3(self.fiber)
+        self.layer, self.norm = (layer.double() for layer in layers)
+        self.compiled = torch.compile(self.__call__, backend=self._kept, fullgraph=True, dynamic=True)
+
+    def _kept(self, graph_module, inputs):
+        targets = (str(node.target) for node in graph_module.graph.nodes)
+        self.operators = [t.split(".")[1] for t in targets if t.startswith("equivariant_attention.")]
+        return aot_eager(graph_module, inputs)
+
+    def __call__(self, h, G):
+        basis, r = get_basis_and_r(G, 1)
+        return self.norm(self.layer(h, G=G, r=r, basis=basis))
+
+    def results(self, function, G, h):
+        leaves = [*h.values(), *self.layer.parameters(), *self.norm.parameters()]
+        values = list(function(h, G).values())
+        return [*values, *torch.autograd.grad(sum(v.square().sum() for v in values), leaves)]
+
+    def given(self, sizes):
+        G = random_graph(torch.float64, edge_dim=1, sizes=sizes)
+        return G, {d: v.requires_grad_() for d, v in random_features(self.fiber, G.num_nodes(), torch.float64).items()}
+
+
+KERNELS = ["plan", "linear_on_gpu", "messages_in_triton", "attention_on_gpu", "joined_on_gpu", "normalised_on_gpu"]
+recorded_by_the_compiler = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+
+
+@interpreted
+@pytest.mark.no_cover
+@recorded_by_the_compiler
+def test_compiled_layers_are_one_graph_with_kernels_inside():
+    """Forward and backward, for graphs of several sizes, with the values and gradients of layers in PyTorch."""
+    model = Compiled()
+    for sizes in ((4,), (3, 2), (2, 4)):
+        given = model.given(sizes)
+        with use_backend("triton"):
+            found = model.results(model.compiled, *given)
+        with use_backend("frame"):
+            expected = model.results(model, *given)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert model.operators == KERNELS
+
+
+@pytest.mark.no_cover
+@recorded_by_the_compiler
+def test_the_library_chooses_kernels_for_compiled_code_on_a_gpu(recorded, monkeypatch):
+    """Those of the registered operators; where a dispatch mode asks for operations one by one, those of PyTorch."""
+    monkeypatch.setattr(contraction, "runs_in_cpp", lambda *tensors: False)  # as for tensors on CUDA
+    model = Compiled()
+    model.results(model.compiled, *model.given((4, 3)))
+    assert model.operators == KERNELS
+    assert {"networks", "messages", "forward", "hidden_gradient", "by_weights"} <= {one.name for one in recorded}
+    recorded.clear()
+    with Calls() as calls:
+        model.results(model, *model.given((4, 3)))
+    assert not names(calls.arguments) & {*KERNELS[1:]}
+    assert not recorded
