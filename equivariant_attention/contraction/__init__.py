@@ -29,9 +29,10 @@ from ..contraction.memory import limited_memory
 from ..contraction.radial import changed
 from ..kernels import launch
 from ..native import on_gpu
-from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, is_watched, missing
+from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, missing
 from ..native.operation import Tensors
 from ..plain_modules import has_hooks_of_all
+from ..plan import Plan
 from ..precision import full_precision, without_autocast
 
 __all__ = ["BACKENDS", "Inputs", "contract", "runs_in_cpp", "use_backend"]
@@ -130,7 +131,7 @@ def operators_for(module: Any, tensors: Sequence[Tensor], others: Sequence[Tenso
     if runs_in_cpp(module.SOURCE, tensors, others):
         return module
     device, dtype = tensors[0].device, tensors[0].dtype
-    wanted = _named() == "triton" or (_named() is None and not is_watched() and launch.is_gpu(device))
+    wanted = _named() == "triton" or (_named() is None and launch.is_gpu(device) and _may_be_registered())
     if not wanted or is_transformed() or not all(v.dtype == dtype for v in tensors):
         return None
     return None if launch.missing(device, dtype) else on_gpu
@@ -257,17 +258,32 @@ def _must_be_called(convolution: Convolution, networks: Sequence[Any]) -> tuple[
 def _choice(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> str:
     if not isinstance(inputs.basis, Basis):
         return "edge"
-    has_cpp = not is_transformed() and not cpp.missing("cpp", inputs, dtype)
-    if has_cpp and is_recorded():
-        return LATER
-    if is_watched():
+    if is_transformed():
         return "frame"  # which PyTorch can look into
-    names, on_gpu_of = ["cpp", "cpp-node"] if has_cpp else ["frame", "node"], None
     if launch.is_gpu(inputs.src.device):
-        names, on_gpu_of = ["frame"], 8 if dtype == torch.float64 else 4
-        if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
-            names.append("node")  # in blocks of this very graph, which must not be replayed for others
-        if triton_messages.suits(convolution, inputs, dtype):
-            names.append("triton")
-    name = cost.fastest(names, convolution, inputs.basis.plan, inputs.pairs_share, on_gpu_of)
+        return _choice_on_gpu(convolution, inputs, inputs.basis.plan, dtype)
+    has_cpp = not cpp.missing("cpp", inputs, dtype)
+    if is_recorded():
+        return LATER if has_cpp else "frame"
+    names = ["cpp", "cpp-node"] if has_cpp else ["frame", "node"]
+    name = cost.fastest(names, convolution, inputs.basis.plan, inputs.pairs_share)
     return "cpp" if name == "cpp-node" and cpp.missing(name, inputs, dtype) else name
+
+
+def _choice_on_gpu(convolution: Convolution, inputs: Inputs, plan: Plan, dtype: torch.dtype) -> str:
+    suits = triton_messages.suits(convolution, inputs, dtype)
+    if is_recorded():  # and sizes may be symbols, of which no cost is known
+        return "triton" if suits and _may_be_registered() else "frame"
+    names = ["frame", "triton"] if suits else ["frame"]
+    if not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+        names.append("node")  # in blocks of this very graph, which must not be replayed for others
+    itemsize = 8 if dtype == torch.float64 else 4
+    return cost.fastest(names, convolution, plan, inputs.pairs_share, itemsize)
+
+
+def _may_be_registered() -> bool:
+    """Whether kernels in Triton may be chosen for operators: these have no second derivatives.
+
+    PyTorch's compiler takes none, but a dispatch mode (``make_fx``, ``FlopCounterMode``) may be asked for some.
+    """
+    return torch.compiler.is_compiling() or not is_recorded()

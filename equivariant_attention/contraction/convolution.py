@@ -6,7 +6,7 @@ Its parameters are not here: they belong to modules, and backends are given them
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, fields, replace
 from functools import lru_cache
 from itertools import product
@@ -59,6 +59,11 @@ class Pair:
         of_pair = values.unflatten(-1, (-1, self.step_out // self.step_in, self.step_in))
         return of_pair[..., o : o + ends.channels_out, i : i + ends.channels_in, J : J + ends.num_freq]
 
+    def rows(self, ends: Ends) -> Iterator[int]:
+        """The outputs of its network that the pair reads."""
+        places = product(range(ends.channels_out), range(ends.channels_in), range(ends.num_freq))
+        return (self.first + o * self.step_out + i * self.step_in + J for o, i, J in places)
+
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
@@ -74,6 +79,7 @@ class Convolution:
         ends: the :class:`Ends` of each pair.
         degrees: all degrees of features and messages, ascending.
         by_network: for each network, the indices of the pairs that read its output.
+        reads_something_twice: whether two pairs read the same output of a network.
         text: the convolution as JSON, as PyTorch's operators take strings but no objects; :meth:`of` is the inverse.
 
     Raises:
@@ -89,6 +95,7 @@ class Convolution:
     ends: tuple[Ends, ...] = field(init=False, repr=False)
     degrees: tuple[int, ...] = field(init=False, repr=False)
     by_network: tuple[tuple[int, ...], ...] = field(init=False, repr=False)
+    reads_something_twice: bool = field(init=False, repr=False)
     text: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,11 +104,13 @@ class Convolution:
             raise ValueError(f"pairs must be one for every message and feature, in this order, got {self.pairs}")
         ends = tuple(Ends(*self.features[p.feature], *self.messages[p.message]) for p in self.pairs)
         degrees = tuple(sorted({degree for degree, _ in (*self.features, *self.messages)}))
-        served = ((i for i, pair in enumerate(self.pairs) if pair.network == n) for n in range(len(self.rows)))
+        served = [tuple(i for i, p in enumerate(self.pairs) if p.network == n) for n in range(len(self.rows))]
+        several = ([row for i in own for row in self.pairs[i].rows(ends[i])] for own in served if len(own) > 1)
+        twice = any(len(set(rows)) < len(rows) for rows in several)
         own = [getattr(self, one.name) for one in fields(self) if one.init]
         text = json.dumps(own, default=astuple, separators=(",", ":"))
-        made = {"ends": ends, "degrees": degrees, "by_network": tuple(map(tuple, served)), "text": text}
-        for name, value in made.items():
+        made = {"ends": ends, "degrees": degrees, "by_network": tuple(served), "text": text}
+        for name, value in {**made, "reads_something_twice": twice}.items():
             object.__setattr__(self, name, value)
         for pair, of_pair in zip(self.pairs, ends, strict=True):
             self._check(pair, of_pair)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import accumulate, zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -109,6 +109,8 @@ class Problem:
     sizes: tuple[Sizes, ...]
     pairs_share: bool
     inputs: Inputs | None = None
+    name: ClassVar[str] = "messages"  # of the operator
+    has_second: ClassVar[bool] = True  # whether there are second derivatives but those in PyTorch
     num_of_graph = 4  # tensors of the graph
     by_network = staticmethod(unpacked)  # from the tensors that hold the parameters to ten of each network
 
@@ -124,12 +126,12 @@ class Problem:
         """Messages as a differentiable function of tensors, in C++."""
         sizes = [number for size in self.sizes for number in size]
         return Operation(
-            name="messages",
+            name=self.name,
             statics=(self.backend, self.convolution.text, sizes, self.pairs_share),
             allocate=self.allocate,
             forward=self.forward,
             gradient=self.gradient,
-            second=self.second,
+            second=self.second if self.has_second else None,
             plain_gradient=self.plain_gradient,
             check=None if self.inputs is None else self.inputs.basis.plan.check_unwritten,
         )
@@ -245,16 +247,16 @@ def add_all(values: list[Tensor | None], others: Sequence[Tensor | None]) -> Non
             values[i] = other if values[i] is None else values[i] + other
 
 
-def register_messages(name: str, kind: type[Problem], devices: Sequence[str] = ("CPU",)) -> None:
+def register_messages(kind: type[Problem], devices: Sequence[str] = ("CPU",)) -> None:
     """Register the operation of a kind of problem; arguments as of :func:`~equivariant_attention.native.register`."""
 
     def make(backend: str, text: str, sizes: Sequence[int], pairs_share: bool) -> Operation:
         return kind.registered(backend, text, tuple(sizes), pairs_share).operation
 
-    register(name, "str backend, str convolution, int[] sizes, bool pairs_share", make, devices)
+    register(kind.name, "str backend, str convolution, int[] sizes, bool pairs_share", make, devices)
 
 
-register_messages("messages", Problem)
+register_messages(Problem)
 
 
 def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:

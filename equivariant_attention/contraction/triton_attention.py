@@ -8,7 +8,7 @@ tensors on the edges in each pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -59,14 +59,12 @@ class Framed(Problem):
     Edges of length zero, and derivatives with respect to frames, are not supported: :func:`suits` excludes them.
     """
 
-    @property
-    def operation(self) -> Operation:
-        """Messages as a function of tensors."""
-        return replace(super().operation, name="messages_by_order")
+    name = "messages_by_order"
 
     def allocate(self, tensors: Sequence[Any]) -> list[Tensor]:
         """Empty tensors for the messages."""
-        return [*Call(self, self.like(tensors), self.pairs_share).empty_messages()]
+        t, layout = self.like(tensors), Layout.of(self.convolution)
+        return [*ByOrder.empty(layout.outside, t.num_edges, layout.channels_out, t.scalars)]
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Write the messages."""
@@ -77,21 +75,24 @@ class Framed(Problem):
     def gradient(self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]) -> list[Tensor | None]:
         """First derivatives."""
         t, n = self.like(tensors), self.like(needed)
+        _refuse_those_by_frames(n.frames)
         call = Call(self, t, self.pairs_share and not n.scalars)
-        messages = call.empty_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
         (x,), networks = call.turned(), call.networks(transposed=True)
-        return [*self.like([None] * len(tensors))._replace(**call.derivatives(x, dy, *networks, n)).flat()]
+        found = call.derivatives(x, self._arriving(tensors, gradients), *networks, n)
+        return [*self.like([None] * len(tensors))._replace(**found).flat()]
 
     def plain_gradient(
         self, tensors: Sequence[Any], needed: Sequence[bool], gradients: Sequence[Any]
     ) -> list[Tensor | None]:
         """First derivatives in PyTorch, which autograd can differentiate again."""
-        t = self.like(tensors)
-        messages = Call(self, t, self.pairs_share).empty_messages()
-        dy = ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in zip(messages, gradients, strict=True)))
+        t, dy = self.like(tensors), self._arriving(tensors, gradients)
         arriving = turned_back_in_pytorch(self.convolution, dy, t.frames, t.graph[1])
         return super().plain_gradient(tensors, needed, arriving)
+
+    def _arriving(self, tensors: Sequence[Any], gradients: Sequence[Any]) -> ByOrder:
+        """Derivatives with respect to the messages, with zeros in place of None."""
+        each = zip(self.allocate(tensors), gradients, strict=True)
+        return ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in each))
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Attention:
         from ..kernels import attention_by_order as kernels
 
         y, queries, _, envelope, _, order, places, ends = self._split(tensors)
+        _refuse_those_by_frames(self._split(needed)[2])
         arriving = [
             torch.zeros_like(v) if d is None else d for v, d in zip(self._allocate(tensors), gradients, strict=True)
         ]
@@ -199,7 +201,13 @@ class Attention:
         }
 
 
-cpp.register_messages("messages_by_order", Framed, devices=("CPU", "CUDA"))
+def _refuse_those_by_frames(needed: Sequence[bool]) -> None:
+    """To PyTorch, None would be zero."""
+    if any(needed):
+        raise NotImplementedError("there are no derivatives by frames where messages stay in these")
+
+
+cpp.register_messages(Framed, devices=("CPU", "CUDA"))
 register(
     "attention_by_order",
     "str convolution, SymInt num_nodes, int n_heads, float scale, int num_values",

@@ -106,8 +106,8 @@ class Layout:
         channels_in, channels_out: the number of channels that all features, and all messages, are padded to.
         num_freq: the largest F of a pair.
         num_weights, num_biases: the numbers of weights and of biases of all last layers.
-        reads_everything: whether each output of the networks belongs to a pair. (Where two pairs read the same output,
-            :func:`reads_something_twice`, the kernels cannot run.)
+        reads_everything: whether each output of the networks belongs to a pair. (Where two pairs read the same one, the
+            kernels cannot run.)
     """
 
     def __init__(self, convolution: Convolution) -> None:
@@ -233,14 +233,3 @@ def _table(layout: Layout, name: str, which: int, device: torch.device) -> Tenso
 def couplings(layout: Layout, which: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The :meth:`Layout.couplings` on a device."""
     return layout.couplings(which, dtype).to(device)
-
-
-def reads_something_twice(convolution: Convolution) -> bool:
-    """Whether two pairs read the same output of a network: both would write the derivative with respect to it."""
-    for served in convolution.by_network:
-        if len(served) > 1:
-            rows = torch.arange(convolution.rows[convolution.pairs[served[0]].network])
-            seen = torch.cat([convolution.pairs[i].part(rows, convolution.ends[i]).flatten() for i in served])
-            if len(seen.unique()) < len(seen):
-                return True
-    return False

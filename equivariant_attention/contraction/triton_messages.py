@@ -16,7 +16,7 @@ It has run in Triton's interpreter, and is compiled for GPUs in the tests; on on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,12 +26,12 @@ from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters
-from ..contraction.triton_layout import Layout, couplings, reads_something_twice
+from ..contraction.triton_layout import Layout, Slots, couplings
 from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
-from ..native.operation import Operation, plain_gradient
+from ..native.operation import plain_gradient
 from ..precision import full_precision
 
 MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
@@ -40,30 +40,25 @@ BEHIND = 3 * HIDDEN + HIDDEN * HIDDEN + 3 * HIDDEN  # as in kernels/radial.py
 
 def missing(inputs: Inputs, convolution: Convolution, dtype: torch.dtype) -> str:
     """Why 'triton' cannot run; empty, if it can."""
-    if reads_something_twice(convolution):
+    if convolution.reads_something_twice:
         return "two pairs of degrees read the same radial weights"
     return launch.missing(inputs.src.device, dtype)
 
 
 def suits(convolution: Convolution, inputs: Inputs, dtype: torch.dtype) -> bool:
     """Whether 'triton' can run, and what its programs hold in registers has room there."""
-    if missing(inputs, convolution, dtype):
-        return False
-    layout = Layout.of(convolution)
-    return max(layout.channels_in, layout.channels_out) <= MOST_CHANNELS
+    most = max(channels for _, channels in (*convolution.features, *convolution.messages))
+    return most <= MOST_CHANNELS and not missing(inputs, convolution, dtype)
 
 
 @dataclass(frozen=True)
 class Problem(cpp.Problem):
     """The same as of the backends in C++, with kernels in the place of C++."""
 
+    name = "messages_in_triton"
+    has_second = False
     num_of_graph = 6
     by_network = staticmethod(list)  # kernels read parameters where PyTorch has them
-
-    @property
-    def operation(self) -> Operation:
-        """Messages as a function of tensors."""
-        return replace(super().operation, name="messages_in_triton", second=None)
 
     def forward(self, tensors: Sequence[Any], output: Sequence[Tensor]) -> None:
         """Make the messages."""
@@ -103,7 +98,7 @@ def messages(
     return kind("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
 
-cpp.register_messages("messages_in_triton", Problem, devices=("CPU", "CUDA"))
+cpp.register_messages(Problem, devices=("CPU", "CUDA"))
 
 
 class ByOrder(NamedTuple):
@@ -111,6 +106,12 @@ class ByOrder(NamedTuple):
 
     m0: Tensor
     m: Tensor
+
+    @classmethod
+    def empty(cls, slots: Slots, edges: int, channels: int, like: Tensor) -> ByOrder:
+        """Empty tensors for features or messages, of the dtype and on the device of ``like``."""
+        m0 = like.new_empty(len(slots.table), 1, edges, channels)
+        return cls(m0, m0.new_empty(slots.count, 2, edges, channels))
 
 
 class Ends(NamedTuple):
@@ -231,12 +232,8 @@ class Call:
     def mixed(self, x: ByOrder, g: Tensor, A: LastLayers, into: ByOrder | None = None) -> ByOrder:
         """The messages, in the frames of the edges; written to tensors that are there already."""
         biases = A.biases if self.convolution.has_bias else None
-        made = self.empty_messages() if into is None else into
+        made = self._by_order(self._messages) if into is None else into
         return self._mixed(made, x, g, A.weights, biases, "networks", "targets")
-
-    def empty_messages(self) -> ByOrder:
-        """Empty tensors for the messages, in the frames of the edges."""
-        return self._by_order(self._messages)
 
     def mixed_back(self, dy: ByOrder, g: Tensor, A: LastLayers) -> ByOrder:
         """From derivatives with respect to messages to those with respect to features, in the frames of the edges."""
@@ -384,10 +381,8 @@ class Call:
         return Ends(tuple(l for l, _ in messages), tuple(range(len(messages))), self.layout.channels_out, "slots_out")
 
     def _by_order(self, ends: Ends) -> ByOrder:
-        """Empty tensors for features or messages."""
         slots = self.layout.inside if ends.slots == "slots_in" else self.layout.outside
-        m0 = self.t.scalars.new_empty(len(slots.table), 1, self.edges, ends.channels)
-        return ByOrder(m0, m0.new_empty(slots.count, 2, self.edges, ends.channels))
+        return ByOrder.empty(slots, self.edges, ends.channels, self.t.scalars)
 
     def _frames(self, ends: Ends) -> tuple[Tensor, ...]:
         return tuple(self.frames[degree] for degree in ends.degrees)

@@ -14,6 +14,8 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
+from ..compiling import constant_when_compiled
+
 SWITCH = "EQUIVARIANT_ATTENTION_TRITON"
 OLDEST = Version("3.5")  # of Triton: the first whose tl.dot takes 8 columns; .ci/run compiles kernels with it
 SUPPOSED = 90  # the compute capability that is assumed where there is no GPU
@@ -72,6 +74,7 @@ def recorded(capability: int = SUPPOSED) -> Iterator[Record]:
         _record.reset(token)
 
 
+@constant_when_compiled
 def is_gpu(device: torch.device) -> bool:
     """Whether kernels are launched on a device: it is CUDA, or launches are recorded."""
     return device.type == "cuda" or _record.get() is not None
@@ -82,6 +85,7 @@ def is_gpu_or_interpreted(device: torch.device) -> bool:
     return is_gpu(device) or "TRITON_INTERPRET" in os.environ
 
 
+@constant_when_compiled
 def missing(device: torch.device, dtype: torch.dtype = torch.float32) -> str:
     """Why kernels cannot run on a device in a dtype, or ``''`` if they can."""
     if dtype not in (torch.float32, torch.float64):

@@ -8,6 +8,7 @@ What cannot be differentiated again raises an error: PyTorch would take it for a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 NAMESPACE = __name__.removesuffix(".native.operators").replace(".", "_")
 LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 OPERATORS = getattr(torch.ops, NAMESPACE)
-INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # by operator, its implementation; benchmarks count in there
+INSIDE: dict[str, Callable[..., list[Tensor]]] = {}  # what an operator does, for benchmarks to count in there
 
 
 def register(name: str, statics: str, make: Callable[..., Operation], devices: Sequence[str] = ("CPU",)) -> None:
@@ -50,7 +51,7 @@ def register(name: str, statics: str, make: Callable[..., Operation], devices: S
         qualified = f"{NAMESPACE}::{name}{suffix}"
         LIBRARY.define(f"{name}{suffix}({arguments}{statics and f', {statics}'}) -> Tensor[]")
         for device in devices:
-            LIBRARY.impl(qualified, kernel, device)
+            LIBRARY.impl(qualified, partial(_apart, kernel), device)
         INSIDE[qualified] = kernel
         torch.library.register_fake(qualified, shapes, lib=LIBRARY)
         torch.library.register_vmap(qualified, _one_by_one(qualified), lib=LIBRARY)
@@ -82,9 +83,8 @@ class _Registered:
         *statics: Any,
     ) -> list[Tensor]:
         """The first derivatives that are needed."""
-        wanted = with_none(needed, present, absent=False)
-        found = self.make(*statics).gradient(contiguous(with_none(tensors, present)), wanted, contiguous(gradients))
-        return [d for d in found if d is not None]
+        given, wanted = contiguous(with_none(tensors, present)), with_none(needed, present, absent=False)
+        return _those_needed(given, wanted, self.make(*statics).gradient(given, wanted, contiguous(gradients)))
 
     def shapes_of_gradient(
         self, tensors: Sequence[Tensor], present: Any, gradients: Any, needed: Sequence[bool], *statics: Any
@@ -108,8 +108,7 @@ class _Registered:
         given, wanted = contiguous(with_none(tensors, present)), with_none(needed, present, absent=False)
         along = contiguous(with_none(with_none(tangents, moved), present))
         found, values = pass_of(given, contiguous(gradients), along, wanted)
-        by_tensors = zip(given, found, wanted, strict=True)
-        return [*(torch.zeros_like(v) if d is None else d for v, d, n in by_tensors if n), *values]
+        return [*_those_needed(given, wanted, found), *values]
 
     def shapes_of_second(
         self,
@@ -158,6 +157,28 @@ class _Registered:
             f"{self.name} in C++ or Triton have no {order} derivatives where PyTorch records or compiles them: "
             "use_backend('frame') has these"
         )
+
+
+def _those_needed(tensors: Sequence[Any], needed: Sequence[bool], derivatives: Sequence[Any]) -> list[Tensor]:
+    """The derivatives that are needed, with zeros in place of None."""
+    each = zip(tensors, needed, derivatives, strict=True)
+    return [torch.zeros_like(v) if d is None else d for v, n, d in each if n]
+
+
+def _apart(kernel: Callable[..., list[Tensor]], *args: Any) -> list[Tensor]:
+    """What a kernel returns, copied where several of it share memory, which results of an operator may not.
+
+    On a GPU the derivatives with respect to parameters are parts of one sum.
+    """
+    found = kernel(*args)
+    places = [v.untyped_storage().data_ptr() for v in found]
+    which = [i for i, place in enumerate(places) if places.count(place) > 1]
+    if which:
+        copies = [torch.empty_like(found[i]) for i in which]
+        torch._foreach_copy_(copies, [found[i] for i in which])  # one launch for about a hundred
+        for i, copy in zip(which, copies, strict=True):
+            found[i] = copy
+    return found
 
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

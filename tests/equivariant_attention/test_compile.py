@@ -6,7 +6,10 @@ from functools import partial
 import pytest
 import torch
 import torch._dynamo
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounter
+from torch._dynamo.utils import counters
+from torch._functorch.aot_autograd import make_boxed_func
 
 import experiments.nbody.models as nbody
 import experiments.qm9.models as qm9
@@ -16,6 +19,8 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.models import SE3Transformer
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
+from equivariant_attention.native import attention
+from equivariant_attention.native.calls import not_built
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, run, tensors
@@ -65,7 +70,7 @@ def outputs(model, G):
     return [found] if torch.is_tensor(found) else found[1]
 
 
-def assert_same(make_outputs, compiled, module, leaves):
+def assert_same(make_outputs, compiled, module, leaves, tolerance=1e-10):
     """Values, and gradients by the leaves and all parameters."""
     leaves = [*leaves, *(p for p in module.parameters() if p.requires_grad)]
     results = []
@@ -73,7 +78,7 @@ def assert_same(make_outputs, compiled, module, leaves):
         values = make_outputs(function)
         gradients = torch.autograd.grad(sum(v.square().sum() for v in values), leaves, allow_unused=True)
         results.append([*values, *gradients])
-    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(results[1], results[0], rtol=tolerance, atol=tolerance)
 
 
 def assert_layer_compiles(name, G, backend):
@@ -146,6 +151,31 @@ def test_one_compilation_for_batches_of_all_sizes(name, dynamic, expected):
         G = batch_of(sizes)
         torch.testing.assert_close(compiled(G), model(G))
     assert counter.frame_count == expected
+
+
+def test_one_compilation_of_the_backward_pass_for_batches_of_all_sizes():
+    """As backend 'aot_eager', with a look at both graphs: they hold the operators in C++."""
+    graphs = {"forward": [], "backward": []}
+
+    def keep(name):
+        def compiler(graph_module, inputs):
+            targets = (str(node.target) for node in graph_module.graph.nodes)
+            graphs[name].append({t.split(".")[1] for t in targets if t.startswith("equivariant_attention.")})
+            return make_boxed_func(graph_module.forward)
+
+        return compiler
+
+    counters.clear()
+    model = MODELS["nbody SE3Transformer"][1]()
+    backend = aot_autograd(fw_compiler=keep("forward"), bw_compiler=keep("backward"))
+    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    for sizes in ((4, 3), (5, 4, 6), (9,)):
+        G = batch_of(sizes)
+        assert_same(lambda f, G=G: outputs(f, G), compiled, model, [], tolerance=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1
+    if not not_built(attention.SOURCE):
+        operators = {"messages", "attention", "linear", "joined", "biased"}
+        assert graphs == {"forward": [{"plan", *operators}], "backward": [{f"{name}_gradient" for name in operators}]}
 
 
 def test_one_compilation_where_the_graph_is_made_within():

@@ -9,6 +9,7 @@ from equivariant_attention.kernels import launch
 from equivariant_attention.modules import GMABSE3, G1x1SE3, GNormBias, GNormSE3
 from equivariant_attention.native.operators import OPERATORS
 from tests.cases import random_features, random_graph
+from tests.equivariant_attention.native.test_operators import Calls, check, names
 
 CPU = torch.device("cpu")
 interpreted = pytest.mark.skipif(bool(launch.missing(CPU)), reason="needs Triton's interpreter")
@@ -81,6 +82,23 @@ def test_one_launch_for_all_degrees(name):
         record.clear()
         sum(v.sum() for v in output.values()).backward()
     assert len(record) == (2 if name == "linear" else 1)
+
+
+OPERATORS_OF = {"norm": "normalised", "bias": "biased"}  # by the name of the layer, where it is another
+
+
+@interpreted
+@pytest.mark.no_cover
+@pytest.mark.parametrize("name", ["linear", "norm", "bias", "attention"])
+def test_operators_are_as_pytorch_wants_them(name):
+    layer, G = LAYERS[name].double(), random_graph(torch.float64, sizes=(3,))
+    function, tensors = function_of(layer, G, torch.float64, envelope=True)
+    with Calls() as calls, use_backend("triton"):
+        output = function(*(v.requires_grad_() for v in tensors))
+        sum(v.square().sum() for v in output.values()).backward()
+    operator = f"{OPERATORS_OF.get(name, name)}_on_gpu"
+    assert names(calls.arguments) == {operator, f"{operator}_gradient"}
+    check(calls.arguments)
 
 
 def test_every_operator_is_registered():

@@ -62,21 +62,20 @@ def with_envelope(dtype=torch.float64, edge_dim=0):
 
 
 def copied(value, by_value):
-    """Arguments that derivatives are taken by, if ``by_value``."""
+    """Arguments that derivatives are taken by, where ``by_value`` says so of a tensor."""
     if isinstance(value, list | tuple):
         return [copied(v, by_value) for v in value]
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().requires_grad_(by_value and value.is_floating_point())
+    return value.detach().requires_grad_(by_value(value)) if isinstance(value, torch.Tensor) else value
 
 
-def check(calls):
+def check(calls, by_value=torch.is_floating_point):
     """What has no further derivatives refuses them, which opcheck would run into."""
     for function, arguments in calls.items():
-        name, _, order = function.name().split("::")[1].partition("_")
-        is_last = order == ("second" if f"{name}_second" in names(calls) else "gradient")
+        name = function.name().split("::")[1]
+        has_second = f"{name.removesuffix('_gradient')}_second" in names(calls)
+        is_last = name.endswith("_second") or (name.endswith("_gradient") and not has_second)
         checks = [c for c in ALL_CHECKS if not (is_last and c == "test_autograd_registration")]
-        own = tuple(copied(value, not is_last) for value in arguments)
+        own = tuple(copied(value, (lambda v: False) if is_last else by_value) for value in arguments)
         torch.library.opcheck(function, own, test_utils=checks)
 
 
