@@ -82,6 +82,8 @@ class Data:
     """molecules to train on, drawn once for all (None: all)"""
     num_valid: CountOrZero | None = None
     """molecules that choose the best weights, drawn likewise (None: all; 0: the last win)"""
+    num_test: Free[CountOrZero | None] = None
+    """molecules of the test split, drawn likewise (None: all; 0: none, errors are those of the validation split)"""
     epoch_size: Count | None = None
     """molecules between validations and checkpoints (None: all)"""
     rotate: bool = False

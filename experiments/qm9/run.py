@@ -97,18 +97,21 @@ def read_ids(path: str) -> np.ndarray:
 
 
 def load(config: Config) -> dict[str, Dataset]:
-    """The datasets ``'train'``, ``'valid'`` and ``'test'``: molecules whose target is known."""
+    """The datasets ``'train'``, ``'valid'`` and ``'test'``, those that are asked for: molecules with a known target."""
     molecules = load_molecules(config)
     with blame("--task", task="--task"):
         known = with_target(molecules, config.task)
     if len(known) < len(molecules):
         print(f"{len(known):,} of them with a known {config.task}")
     parts = {split: known.part(split) for split in SPLITS}
-    for split, size in (("train", config.num_train), ("valid", config.num_valid)):
+    for split in SPLITS:
+        size = getattr(config, f"num_{split}")
         if size is not None:
             parts[split] = draw(parts[split], size, f"--num_{split}")
-    if config.num_valid == 0:
-        del parts["valid"]
+        if size == 0:
+            del parts[split]
+    if not parts.keys() & {"valid", "test"}:
+        raise UsageError("--num_test: expected some molecules with --num_valid 0, for errors to be of")
     if empty := [split for split, part in parts.items() if not len(part)]:
         raise UsageError(f"--data_address: no molecules for {empty[0]} there")
     with blame("--cutoff", cutoff="--cutoff", envelope="--envelope"):
@@ -198,22 +201,23 @@ def report(config: Config, trainer: Trainer, loaders: Loaders, folder: Path) -> 
         for split in ("valid", "test")
         if split in loaders
     }
-    errors = relative_equivariance_error(fabric, model, loaders["test"], config.task)
+    judged = [*results][-1]
+    errors = relative_equivariance_error(fabric, model, loaders[judged], config.task)
     metrics = {
         **{split: predictions.metrics for split, predictions in results.items()},
-        "unit": results["test"].unit,
+        "unit": results[judged].unit,
         "equivariance_error": errors,
         "train_molecules": len(train),
         "molecules_seen": trainer.epoch * epoch_size,
     }
-    write(results["test"], folder)
+    write(results[judged], folder)
     if trainer.epochs:
         x = {"over": "thousands of molecules seen", "per_epoch": epoch_size / 1000}
         learning_curves(trainer.epochs, ["mae"], folder / "learning_curves.png", **x)
     source = config.resolved_source()
     return metrics, [
-        f"test: {metrics['test']['molecules']} molecules ({source}{NOTES.get(source, '')})",
-        results["test"].table(),
+        f"{judged}: {metrics[judged]['molecules']} molecules ({source}{NOTES.get(source, '')})",
+        results[judged].table(),
         f"molecules seen        {metrics['molecules_seen']:,}",
     ]
 

@@ -188,6 +188,18 @@ def test_without_validation_the_last_weights_are_kept(train, tmp_path):
     assert not torch.equal(weights, best["net.FCblock.2.weight"])
 
 
+def test_without_a_test_the_report_is_of_the_validation_split(train, tmp_path, capsys):
+    metrics = train(*HOMO, "--num_test", "0")
+    assert "test" not in metrics
+    assert metrics["valid"]["molecules"] == len(rows(tmp_path / "run" / "predictions.csv"))
+    assert f"valid: {metrics['valid']['molecules']} molecules" in capsys.readouterr().out
+
+
+def test_a_report_is_of_some_molecules(train):
+    with pytest.raises(UsageError, match="--num_test: expected some molecules with --num_valid 0"):
+        train(*HOMO, "--num_valid", "0", "--num_test", "0")
+
+
 def test_training_learns(train):
     metrics = train(*HOMO, "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
     assert metrics["valid"]["mae"] < 0.5 * metrics["valid"]["mae_of_mean"]
