@@ -13,6 +13,10 @@ from tests.network import forbid
 
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
+if os.environ.get("TRITON_INTERPRET"):
+    from tests.interpreter import quicken
+
+    quicken()
 
 # Coverage, where it is measured, is of the library, by imports and the first cases of its own tests: it makes Python
 # much slower, pytest itself too.
