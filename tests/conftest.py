@@ -13,9 +13,15 @@ from tests.network import forbid
 
 if os.environ.get("WITHOUT_DGL"):
     sys.modules["dgl"] = None
+if os.environ.get("TRITON_INTERPRET"):
+    from tests.interpreter import quicken
 
-# Coverage, where it is measured, is of the library by the first cases of its own tests: it makes Python much slower.
+    quicken()
+
+# Coverage, where it is measured, is of the library, by imports and the first cases of its own tests: it makes Python
+# much slower, pytest itself too.
 COVERED, COVERED_CASES = Path(__file__).parent / "equivariant_attention", 2
+IS_COVERED = pytest.StashKey[bool]()
 # Garbage is looked for seldom: with all that is imported here, to look often takes a sixth of the time.
 gc.set_threshold(50_000, 20, 100)
 # The tests' tensors are tiny: more threads only wait for each other.
@@ -46,9 +52,35 @@ def pytest_collection_modifyitems(items):
     cases = Counter()
     for item in items:
         cases[test := item.nodeid.partition("[")[0]] += 1
-        is_library = COVERED in item.path.parents and not item.get_closest_marker("slow")
-        if not is_library or cases[test] > COVERED_CASES:
-            item.add_marker("no_cover")
+        is_fast = not any(item.get_closest_marker(name) for name in ("slow", "no_cover"))
+        item.stash[IS_COVERED] = COVERED in item.path.parents and is_fast and cases[test] <= COVERED_CASES
+
+
+def controller_of(config):
+    """What pytest-cov starts and stops coverage with, or None where it measures nothing."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    return plugin and plugin.cov_controller
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session):
+    """In a process of pytest-xdist, pytest-cov starts two measurements; one has no end, and would trace all in vain."""
+    if controller := controller_of(session.config):
+        while measured := type(controller.cov).current():
+            measured.stop()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    controller = controller_of(item.config)
+    if controller and item.stash[IS_COVERED]:
+        controller.resume()
+    try:
+        return (yield)
+    finally:
+        if controller:
+            controller.pause()
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])

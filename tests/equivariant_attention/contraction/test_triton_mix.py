@@ -46,7 +46,7 @@ def test_values_and_derivatives_are_those_of_the_plain_product(size, dtype):
 
 @runs
 def test_derivatives_of_separate_edges():
-    h, A, x, dy = inputs(SIZES[-1])
+    h, A, x, dy = inputs((2, 5, 4, 8, 8))
     dh, dA, dx = mix_product_gradient(h, A, x, dy, separate=2)
     for d in range(2):
         dR = (dy[:, d::2].mT @ x[:, d::2]).view(*h.shape[:2], -1)
