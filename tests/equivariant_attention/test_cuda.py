@@ -1,5 +1,5 @@
 """What only a GPU can show, of every backend: values, derivatives, equivariance, the same bits again; no waiting,
-and a training step captured as a CUDA graph.
+and a training step captured as a CUDA graph. Tests with a ``device`` run on a CPU too.
 """
 
 from functools import partial
@@ -12,13 +12,14 @@ from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.kernels.launch import missing
 from equivariant_attention.modules import GNormSE3, GSE3Res, get_basis_and_r
+from equivariant_attention.neighbors import knn_graph, radius_graph
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import random_rotation, wigner_d
 from tests.cases import random_features, random_graph
 from tests.equivariant_attention.contraction.test_contraction import undirected_graph
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 FIBER = Fiber(3, 4)
 BACKENDS = ["frame", "node", "edge", "oracle", "triton"]
 TOLERANCE = {
@@ -32,6 +33,14 @@ TOLERANCE = {
 def backend(request):
     if request.param == "triton" and (reason := missing(torch.device("cuda"))):
         pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture(params=["cuda", "cpu"])
+def device(request):
+    """The GPU, and the CPU: so that what a test does is tried where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
     return request.param
 
 
@@ -80,6 +89,7 @@ def assert_near(found, expected, tolerance):
         assert float((a.detach().double().cpu() - b.detach().cpu()).norm()) <= tolerance * float(b.detach().norm())
 
 
+@needs_gpu
 def test_values_and_derivatives_are_those_in_float64_on_the_cpu(backend, precision):
     layers, G, features = case()
     expected = evaluated("frame", layers, G, features, "cpu", torch.float64)
@@ -88,6 +98,7 @@ def test_values_and_derivatives_are_those_in_float64_on_the_cpu(backend, precisi
         assert_near(a, b, TOLERANCE[precision])
 
 
+@needs_gpu
 def test_equivariance(backend):
     layers, G, features = case()
     rotation = random_rotation(dtype=torch.float64)
@@ -97,6 +108,7 @@ def test_equivariance(backend):
     assert_near(turned, expected, 1e-5)
 
 
+@needs_gpu
 @pytest.mark.skipif(not torch.cuda.is_available() or bool(missing(torch.device("cuda"))), reason="needs Triton")
 def test_the_same_bits_again():
     layers, G, features = case()
@@ -104,6 +116,61 @@ def test_the_same_bits_again():
     assert all(
         torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
     )
+
+
+def second_derivatives(backend, device, dtype):
+    """Of a layer: first ones by relative positions and features; and by these and parameters, those of their norms."""
+    torch.manual_seed(0)
+    layers, G, features = case()
+    layers, (plan, graph) = layers.to(device, dtype), on_device(G, device, dtype)
+    h = {degree: v.to(device, dtype).requires_grad_() for degree, v in features.items()}
+    leaves = [graph.edata["d"].requires_grad_(), *h.values()]
+    with use_backend(backend):
+        basis, r = get_basis_and_r(graph, 2, compute_gradients=True, plan=plan)
+        values = h
+        for layer in layers:
+            values = layer(values, G=graph, r=r, basis=basis)
+        first = torch.autograd.grad(sum(v.square().sum() for v in values.values()), leaves, create_graph=True)
+        second = torch.autograd.grad(sum(d.square().sum() for d in first), [*leaves, *layers.parameters()])
+    return first, second
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_second_derivatives_are_those_in_float64_on_the_cpu(device, name):
+    if name == "triton" and (reason := missing(torch.device(device))):
+        pytest.skip(reason)
+    expected = second_derivatives("oracle", "cpu", torch.float64)
+    for found, those in zip(second_derivatives(name, device, torch.float32), expected, strict=True):
+        assert_near(found, those, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(knn_graph, k=5), partial(radius_graph, radius=1.0)], ids=lambda make: make.func.__name__
+)
+def test_neighbours_are_those_on_the_cpu(device, make):
+    """Of graphs in a batch, one of them with fewer nodes than neighbours that are asked for."""
+    x, batch = torch.randn(90, 3), torch.arange(3).repeat_interleave(torch.tensor([50, 3, 37]))
+    expected, found = make(x, batch=batch), make(x.to(device), batch=batch.to(device))
+    assert {v.device.type for v in (*found.edges(), found.edata["d"])} == {device}
+    of_both = [sorted(zip(*(v.tolist() for v in one.edges()), strict=True)) for one in (found, expected)]
+    assert of_both[0] == of_both[1] != []
+    src, dst = found.edges()
+    torch.testing.assert_close(found.edata["d"].reshape(-1, 3), x.to(device)[dst] - x.to(device)[src])
+
+
+def test_float64_is_refused_where_triton_is_too_old(device, monkeypatch):
+    """By name; where none is named, PyTorch computes."""
+    triton = pytest.importorskip("triton")
+    if device == "cpu" and not missing(torch.device(device)):
+        pytest.skip("Triton's interpreter knows float64 in all versions")
+    monkeypatch.setattr(triton, "__version__", "3.8.0")
+    layers, G, features = case()
+    reason = "Triton 3.9 or later for torch.float64" if device == "cuda" else "tensors on CUDA"
+    with pytest.raises(ValueError, match=f"backend 'triton' cannot run here: .*{reason}"):
+        evaluated("triton", layers, G, features, device, torch.float64)
+    found = evaluated(None, layers, G, features, device, torch.float64)
+    for a, b in zip(found, evaluated("oracle", layers, G, features, "cpu", torch.float64), strict=True):
+        assert_near(a, b, 1e-10)
 
 
 def training_step(backend):
@@ -124,6 +191,7 @@ def training_step(backend):
     return step, list(layers.parameters())
 
 
+@needs_gpu
 def test_the_host_never_waits_given_a_plan(backend):
     step, _ = training_step(backend)
     step()  # constants are made by the first call
@@ -134,6 +202,7 @@ def test_the_host_never_waits_given_a_plan(backend):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@needs_gpu
 @pytest.mark.parametrize("name", ["frame", "triton"])
 def test_a_training_step_is_captured(name):
     if name == "triton" and (reason := missing(torch.device("cuda"))):
@@ -190,6 +259,7 @@ def losses(folder, name, batches, recorder):
     return found, trainer.flat.copied(), [average.clone() for average in trainer.average.module]
 
 
+@needs_gpu
 @pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True")
 @pytest.mark.parametrize("name", ["frame", "triton"])
 def test_replayed_training_steps_are_the_steps(tmp_path, name):
@@ -205,6 +275,7 @@ def test_replayed_training_steps_are_the_steps(tmp_path, name):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
 
+@needs_gpu
 def test_a_plan_and_a_graph_are_refilled_from_the_host():
     batches = padded_batches()
     (G, plan, _), (other, others_plan, _) = ((G.to("cuda"), plan.to("cuda"), y) for G, plan, y in batches[:2])
