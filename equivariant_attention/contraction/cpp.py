@@ -30,8 +30,8 @@ from ..native.operation import Operation, derivatives_by, differentiated, plain_
 from ..native.operators import register, with_none
 
 SOURCES = {
-    "cpp": Path(__file__).with_name("edge_first.cpp"),
-    "cpp-node": Path(__file__).with_name("node_first.cpp"),
+    "cpp": str(Path(__file__).with_name("edge_first.cpp")),
+    "cpp-node": str(Path(__file__).with_name("node_first.cpp")),
 }  # of the two backends
 
 

@@ -14,7 +14,7 @@ from ..native.calls import Threads, address, addresses, array, call
 from ..native.operation import Operation, Plain, Tensors, differentiated, empty_like, if_used, plain_gradient
 from ..native.operators import register
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = str(Path(__file__).with_suffix(".cpp"))
 
 
 class Shape(NamedTuple):

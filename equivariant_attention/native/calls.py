@@ -92,8 +92,11 @@ def check_read(tensor: Tensor, name: str, dtype: torch.dtype, shape: Sequence[in
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
 
 
-def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
-    """Why a C++ file cannot compute with these tensors in a dtype, or ``''`` if it can. The first call builds it."""
+def missing(source: str, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
+    """Why a C++ file cannot compute with these tensors in a dtype, or ``''`` if it can. The first call builds it.
+
+    Its name is text, as a ``Path`` is no constant to the ``torch.compile`` of PyTorch 2.11.
+    """
     recorded = is_recorded()
     for tensor in tensors:
         if tensor.device.type != "cpu":
@@ -105,21 +108,21 @@ def missing(source: Path, tensors: Iterable[Tensor], dtype: torch.dtype) -> str:
     return not_built(source)
 
 
-def call(source: Path, function: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
+def call(source: str, function: str, dtype: torch.dtype, arguments: ctypes.Structure) -> None:
     """Run a function of a C++ file that has been built.
 
     Raises:
         MemoryError: there is not enough memory.
         IndexError: an edge leads to a node that the graph does not have.
     """
-    run = getattr(compiler.library(source), f"{function}_{DTYPES[dtype]}")
+    run = getattr(compiler.library(Path(source)), f"{function}_{DTYPES[dtype]}")
     # Recording an event takes as long as a short call, so it is done only while a profiler runs.
     is_profiled = torch.autograd._profiler_enabled()
-    with torch.profiler.record_function(f"{source.stem}::{function}") if is_profiled else nullcontext():
+    with torch.profiler.record_function(f"{Path(source).stem}::{function}") if is_profiled else nullcontext():
         status = run(ctypes.byref(arguments))
     if status:
         error, reason = ERRORS[status]
-        raise error(f"{source.name}: {reason}")
+        raise error(f"{Path(source).name}: {reason}")
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -148,7 +151,7 @@ def array(kind: type[Any], length: int) -> type[ctypes.Array[Any]]:
 
 
 @constant_when_compiled
-def not_built(source: Path) -> str:
+def not_built(source: str) -> str:
     """Why a library could not be built, or ``''`` if it could.
 
     The first failure in a process is also reported by a :class:`SlowerWarning`, unless it was to be expected: there is
@@ -158,9 +161,9 @@ def not_built(source: Path) -> str:
 
 
 @cache
-def _not_built(source: Path) -> str:
+def _not_built(source: str) -> str:
     try:
-        compiler.library(source)
+        compiler.library(Path(source))
     except compiler.BuildFailedError as error:
         _warn_once(str(error))
         return str(error)

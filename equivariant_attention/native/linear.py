@@ -15,7 +15,7 @@ from ..native.calls import Threads, address, array, call
 from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, split
 from ..native.operators import register
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = str(Path(__file__).with_suffix(".cpp"))
 
 
 def linear(plain: Plain = None) -> Operation:

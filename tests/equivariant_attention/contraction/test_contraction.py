@@ -214,7 +214,7 @@ def test_triton_runs_or_raises():
     G = random_graph()
     layer = GConvSE3Partial(MIXED, FULL).double()
     basis, r = get_basis_and_r(G, 3)
-    with use_backend("triton"), pytest.raises(ValueError, match=r"need Triton 3\.3 or later and tensors on CUDA"):
+    with use_backend("triton"), pytest.raises(ValueError, match=r"need Triton 3\.5 or later and tensors on CUDA"):
         layer(random_features(MIXED, G.num_nodes(), torch.float64), G=G, r=r, basis=basis)
 
 
