@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .checks import check_of_graph, check_whole_number
 from .graphs import GraphLike, as_graph
-from .native.calls import is_watched
+from .native.private import is_watched
 from .plan import Plan, relative_positions
 from .precision import full_precision
 from .so3 import aligning_matrices, coupling, spherical_harmonics

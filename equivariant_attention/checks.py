@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .compiling import constant_when_compiled
 from .fibers import Fiber, check_fiber, check_keys
 
 HALF = (
@@ -181,4 +182,9 @@ def half_remedy(*tensors: Tensor) -> str:
 
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is enabled for a kind of device."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return _has_autocast(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@constant_when_compiled
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .native.calls import is_recorded
+from .native.private import is_recorded
 from .segments import segment_size
 
 _INTEGERS = (torch.int32, torch.int64)

@@ -12,8 +12,8 @@ from torch import Tensor
 from .checks import as_floating_point, check_floating_point, check_of_graph, half_remedy
 from .envelope import edge_envelope
 from .graphs import GraphLike, as_graph, copy_into
-from .native.calls import is_recorded
 from .native.operators import LIBRARY, NAMESPACE, OPERATORS
+from .native.private import is_recorded
 from .segments import Segments, segment_size
 from .so3.vectors import length_and_direction
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .native.calls import is_watched
+from .native.private import is_watched
 
 
 class Snapshot:

@@ -61,3 +61,11 @@ def test_every_measurement_kept_is_on_the_page():
     assert kept == set(
         re.findall(r"^        (benchmarks/results/speed/\S+\.json)", text("docs/measurements.md"), re.MULTILINE)
     )
+
+
+def test_what_pytorch_keeps_private_the_engine_reads_in_one_place():
+    documented = {"torch._foreach_copy_"}
+    for folder in ("contraction", "native"):
+        for path in (ROOT / "equivariant_attention" / folder).glob("*.py"):
+            found = {*re.findall(r"\btorch(?:\.\w+)*\._\w+", path.read_text())} - documented
+            assert bool(found) == (path.name == "private.py"), (path.name, found)

@@ -29,8 +29,9 @@ from ..contraction.memory import limited_memory
 from ..contraction.radial import changed
 from ..kernels import launch
 from ..native import on_gpu
-from ..native.calls import holds_numbers, is_looked_into, is_recorded, is_transformed, missing
+from ..native.calls import missing
 from ..native.operation import Tensors
+from ..native.private import holds_numbers, is_looked_into, is_recorded, is_transformed
 from ..plain_modules import has_hooks_of_all
 from ..plan import Plan
 from ..precision import full_precision, without_autocast

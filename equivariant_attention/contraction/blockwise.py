@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from ..contraction import frame
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated, zeros
+from ..contraction.derivatives import Part, differentiable_gradient, evaluated, flat, like, zeros
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import PARAMETERS, Hidden, checked_parameters, hidden, stacked
-from ..native.calls import is_looked_into
+from ..native.private import is_looked_into
 from ..so3.couplings import published_sign
 
 
@@ -41,7 +40,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
         parameters=own,
     )
     problem = Problem(layout, inputs)
-    output = _in_one_block(problem, t) if is_looked_into() else evaluated(problem.passes, t)
+    output = _in_one_block(problem, t) if is_looked_into() else evaluated(problem, t)
     return _with_zero_length(convolution, inputs, own, output)
 
 
@@ -122,16 +121,6 @@ class Tensors(NamedTuple):
     hidden_layers: Sequence[Any]  # from radial.stacked
     weights: Sequence[Any]  # from frame.aligned_weights
 
-    def flat(self) -> tuple[Any, ...]:
-        return (*self[:2], *self.on_edges, *self.frames, *self.hidden_layers, *self.weights)
-
-    def like(self, values: Sequence[Any]) -> Tensors:
-        """The inverse of :meth:`flat`, for other values."""
-        e = 2 + len(self.on_edges)
-        f = e + len(self.frames)
-        t = f + len(self.hidden_layers)
-        return Tensors(*values[:2], values[2:e], values[e:f], values[f:t], values[t:])
-
 
 class Block(NamedTuple):
     """Edges that are evaluated together.
@@ -157,9 +146,58 @@ class Problem:
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
         self.memory = {purpose: memory_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
 
-    @property
-    def passes(self) -> Passes:
-        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, differentiable_gradient_of)))
+    def forward(self, t: Tensors) -> list[Tensor]:
+        """The messages along all edges."""
+        edges, workspace = self.plan.num_edges, _buffer(self, t.weights)
+        output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in self.layout.messages.items()]
+        for block in self.blocks():
+            found = self.messages(self.on_block(t, block, block.D), block.D, workspace)
+            for whole, part in zip(output, found, strict=True):
+                whole.index_copy_(0, block.edges, part)
+        return output
+
+    def gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+        """First derivatives."""
+        layout, workspace = self.layout, _buffer(self, t.weights)
+        total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
+        for block in self.blocks():
+            # Edges that share radial weights still have their own derivatives with respect to their scalars.
+            separate = block.D if needed.scalars else 1
+            b = self.on_block(t, block, block.D // separate)
+            sent, radial = self.sent(b), Hidden(b.scalars, b.hidden_layers, keep=True)
+            parts, g = frame.by_order(layout.inputs, self.turned(b, sent), block.D), radial.output[:, ::separate]
+            arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
+            dmixed = frame.by_order(layout.outputs, self.turned(b, arriving), block.D)
+            dparts, dg = frame.mix_gradient(
+                layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, workspace
+            )
+            dturned = frame.by_degree(layout.inputs, dparts)
+            dsent = self.turned_back(b, dturned)
+            if needed.sent:
+                joined = torch.cat([dsent[key].flatten(1) for key in layout.features], dim=1)
+                total.sent.index_add_(0, self.src[block.edges], joined)
+            for whole, first, key in zip(total.on_edges, self.first, layout.features, strict=True):
+                if whole is not None:
+                    whole.index_copy_(0, block.edges, dsent[key][:, :, first : first + whole.shape[1]].mT)
+            dscalars = radial.gradient(dg, total.hidden_layers, needed.scalars)
+            if needed.scalars:
+                total.scalars.index_copy_(0, block.edges, dscalars)
+            if any(needed.frames):
+                mixed = self.mixed(b, parts, g, workspace)
+                frames = dict(zip(self.degrees, total.frames, strict=True))
+                for before, after in ((sent, dturned), (arriving, mixed)):
+                    for key, value in before.items():
+                        if frames[key[0]] is not None:
+                            frames[key[0]][block.planned] += after[key] @ value.mT
+        return total
+
+    def differentiable_gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+        """First derivatives, which autograd can differentiate again."""
+        parts = (
+            Part(self.on_block(t, block, 1), self.rows(t, block), [d[block.edges] for d in gradients])
+            for block in self.blocks_with_graph()
+        )
+        return differentiable_gradient(lambda b: self.messages(b, 1, None), parts, t, needed)
 
     def blocks(self) -> Iterator[Block]:
         """Blocks for passes without autograd: first pairs of edges that share radial weights, then all other edges."""
@@ -193,7 +231,7 @@ class Problem:
     def rows(self, t: Tensors, block: Block) -> Tensors:
         """For each tensor of a block, which rows of the graph's it has; None for tensors that all blocks share."""
         planned = torch.arange(block.planned.start, block.planned.stop, device=block.edges.device)
-        return t.like([None] * len(t.flat()))._replace(
+        return like(t, [None] * len(flat(t)))._replace(
             sent=self.src[block.edges],
             on_edges=[block.edges] * len(t.on_edges),
             scalars=block.edges,
@@ -227,62 +265,7 @@ class Problem:
         return [values[key].mT for key in self.layout.messages]
 
 
-def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    edges, workspace = problem.plan.num_edges, _buffer(problem, t.weights)
-    output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in problem.layout.messages.items()]
-    for block in problem.blocks():
-        found = problem.messages(problem.on_block(t, block, block.D), block.D, workspace)
-        for whole, part in zip(output, found, strict=True):
-            whole.index_copy_(0, block.edges, part)
-    return output
-
-
 def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
     """A workspace for radial weights: as many as the cache holds, or at least those of one row."""
     size = problem.memory["cache"] // weights[0].element_size()
     return weights[0].new_empty(max(size, *(A.shape[0] * A.shape[2] for A in weights)))
-
-
-def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives."""
-    layout, workspace = problem.layout, _buffer(problem, t.weights)
-    total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
-    for block in problem.blocks():
-        # Edges that share radial weights still have their own derivatives with respect to their scalars.
-        separate = block.D if needed.scalars else 1
-        b = problem.on_block(t, block, block.D // separate)
-        sent, radial = problem.sent(b), Hidden(b.scalars, b.hidden_layers, keep=True)
-        parts, g = frame.by_order(layout.inputs, problem.turned(b, sent), block.D), radial.output[:, ::separate]
-        arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
-        dmixed = frame.by_order(layout.outputs, problem.turned(b, arriving), block.D)
-        dparts, dg = frame.mix_gradient(
-            layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, workspace
-        )
-        dturned = frame.by_degree(layout.inputs, dparts)
-        dsent = problem.turned_back(b, dturned)
-        if needed.sent:
-            flat = torch.cat([dsent[key].flatten(1) for key in layout.features], dim=1)
-            total.sent.index_add_(0, problem.src[block.edges], flat)
-        for whole, first, key in zip(total.on_edges, problem.first, layout.features, strict=True):
-            if whole is not None:
-                whole.index_copy_(0, block.edges, dsent[key][:, :, first : first + whole.shape[1]].mT)
-        dscalars = radial.gradient(dg, total.hidden_layers, needed.scalars)
-        if needed.scalars:
-            total.scalars.index_copy_(0, block.edges, dscalars)
-        if any(needed.frames):
-            mixed = problem.mixed(b, parts, g, workspace)
-            frames = dict(zip(problem.degrees, total.frames, strict=True))
-            for before, after in ((sent, dturned), (arriving, mixed)):
-                for key, value in before.items():
-                    if frames[key[0]] is not None:
-                        frames[key[0]][block.planned] += after[key] @ value.mT
-    return total
-
-
-def differentiable_gradient_of(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives, which autograd can differentiate again."""
-    parts = (
-        Part(problem.on_block(t, block, 1), problem.rows(t, block), [d[block.edges] for d in gradients])
-        for block in problem.blocks_with_graph()
-    )
-    return differentiable_gradient(lambda b: problem.messages(b, 1, None), parts, t, needed)

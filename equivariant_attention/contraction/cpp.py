@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ..contraction import blockwise, cost, frame
 from ..contraction.convolution import Convolution
+from ..contraction.derivatives import flat, like
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import checked_parameters, packed, packed_shapes, unpacked
 from ..native import calls
 from ..native.calls import address, addresses, array, check_read
-from ..native.operation import Operation, derivatives_by, differentiated, plain_gradient
+from ..native.operation import Operation, derivatives_by, differentiated, empty_like, only, plain_gradient
 from ..native.operators import register, with_none
 
 SOURCES = {
@@ -43,20 +44,20 @@ def missing(backend: str, inputs: Inputs, dtype: torch.dtype) -> str:
 
 def messages(backend: str, convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> list[Tensor]:
     """All messages along every edge, by backend 'cpp' or 'cpp-node'; for '', by the one estimated to be faster."""
-    t = tensors_of(convolution, networks, inputs)
+    own = packed(checked_parameters(convolution, networks, inputs.scalars))
     problem = Problem(backend, convolution, sizes_of(convolution, inputs), inputs.pairs_share, inputs)
-    return problem.operation(t._replace(parameters=packed(t.parameters)).flat())
+    return problem.operation(tensors_of(convolution, own, inputs).flat())
 
 
-def tensors_of(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) -> Tensors:
-    """The tensors that messages are made from; ten parameters of each network, network by network."""
+def tensors_of(convolution: Convolution, parameters: Sequence[Any], inputs: Inputs) -> Tensors:
+    """The tensors that messages are made from."""
     basis, plan = inputs.basis, inputs.basis.plan
     return Tensors(
         features=[inputs.features.get(str(k)) for k, _ in convolution.features],
         on_edges=[inputs.on_edges.get(str(k)) for k, _ in convolution.features],
         scalars=inputs.scalars,
         frames=frames_of(convolution, inputs),
-        parameters=checked_parameters(convolution, networks, inputs.scalars),
+        parameters=parameters,
         graph=[inputs.src, plan.order, plan.pairs, basis.without_direction],
     )
 
@@ -160,7 +161,7 @@ class Problem:
         t = self.like(tensors)
         total = _empty_derivatives(t, self.like(needed))
         _call("gradient", self, t, total, arriving=self._all_there(t, gradients))
-        found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
+        found = only(total.flat(), needed)
         if len(t.graph[3]):
             arriving = self._without_direction(t, gradients)
             add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
@@ -177,7 +178,7 @@ class Problem:
         t, output = self.like(tensors), self.allocate(tensors)
         total, arriving = _empty_derivatives(t, self.like(needed)), self._all_there(t, gradients)
         _call("second", self, t, total, made=output, arriving=arriving, tangents=self.like(tangents))
-        found = [d if n else None for d, n in zip(total.flat(), needed, strict=True)]
+        found = only(total.flat(), needed)
         if len(t.graph[3]):
             every = [*tensors, *self._without_direction(t, gradients), *tangents]
             wanted = [*needed, *(d is not None for d in gradients)]
@@ -203,12 +204,13 @@ class Problem:
         layout, inputs = frame.layout_of(self.convolution), self._inputs(leaves)
         on_nodes = [inputs.on_nodes(k, c) for k, c in self.convolution.features]
         framed = blockwise.tensors(layout, on_nodes, *leaves[1:4], self.by_network(leaves.parameters))
-        wanted = framed.like([v is not None and v.requires_grad for v in framed.flat()])
+        tensors_of_frame = flat(framed)
+        wanted = like(framed, [v is not None and v.requires_grad for v in tensors_of_frame])
         arriving = self._all_there(leaves, gradients)
         problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
-        found = blockwise.differentiable_gradient_of(problem, framed, wanted, arriving)
+        found = problem.differentiable_gradient(framed, wanted, arriving)
         wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
-        total = with_none(derivatives_by(wanted_by, framed.flat(), found.flat(), create_graph=True), needed)
+        total = with_none(derivatives_by(wanted_by, tensors_of_frame, flat(found), create_graph=True), needed)
         if len(leaves.graph[3]):
             arriving = self._without_direction(leaves, gradients)
             add_all(total, plain_gradient(self.isotropic, tensors, needed, arriving))
@@ -264,7 +266,7 @@ def _empty_derivatives(t: Tensors, needed: Tensors) -> Tensors:
     by_parameters = any(needed.parameters)
     return t._replace(
         features=[torch.zeros_like(v) if n else None for v, n in zip(t.features, needed.features, strict=True)],
-        on_edges=[torch.empty_like(v) if n else None for v, n in zip(t.on_edges, needed.on_edges, strict=True)],
+        on_edges=empty_like(t.on_edges, needed.on_edges),
         scalars=torch.empty_like(t.scalars) if needed.scalars else None,
         frames=[torch.zeros_like(v) if any(needed.frames) else None for v in t.frames],
         parameters=[None if v is None or not by_parameters else torch.empty_like(v) for v in t.parameters],

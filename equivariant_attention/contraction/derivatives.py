@@ -9,61 +9,61 @@ import torch
 from torch import Tensor
 
 from ..native.operation import plain_gradient
+from ..native.operators import those_needed, with_none
 from ..plan import Plan
 from ..precision import full_precision
 
-
-class Tensors(Protocol):
-    """A record of the tensors that messages are a function of; some may be None."""
-
-    def flat(self) -> tuple[Any, ...]:
-        """The tensors in one tuple."""
-
-    def like(self: T, values: Sequence[Any]) -> T:
-        """The inverse of :meth:`flat`, for other values."""
+T = TypeVar("T", bound=tuple[Any, ...])  # a record of the tensors that messages are a function of: a NamedTuple
 
 
-T = TypeVar("T", bound=Tensors)
+def flat(record: T) -> list[Any]:
+    """The tensors of a record, whose fields are tensors and lists of these; some may be None."""
+    return [v for part in record for v in (part if isinstance(part, list) else [part])]
 
 
-class Passes(NamedTuple):
-    """The passes of a backend.
+def like(record: T, values: Iterable[Any]) -> T:
+    """The inverse of :func:`flat`, for other values."""
+    rest = iter(values)
+    parts = ([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in record)
+    return type(record)(*parts)
 
-    Attributes:
-        plan: the plan of the graph; it must not be written to between the passes.
-        forward: takes the tensors and returns the messages.
-        gradient: takes the tensors, which derivatives are needed, and the derivatives with respect to the messages; it
-            returns the derivatives with respect to the tensors.
-        differentiable_gradient: the same, in operations that autograd can differentiate.
-    """
+
+class Passes(Protocol):
+    """The passes of a backend, and the plan of the graph, which must not be written to between them."""
 
     plan: Plan
-    forward: Callable[[Any], list[Tensor]]
-    gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
-    differentiable_gradient: Callable[[Any, Any, Sequence[Tensor]], Any]
+
+    def forward(self, t: Any) -> list[Tensor]:
+        """The messages, from the tensors."""
+
+    def gradient(self, t: Any, needed: Any, gradients: Sequence[Tensor]) -> Any:
+        """The derivatives that are needed with respect to the tensors, from those with respect to the messages."""
+
+    def differentiable_gradient(self, t: Any, needed: Any, gradients: Sequence[Tensor]) -> Any:
+        """The same, in operations that autograd can differentiate."""
 
 
-def evaluated(passes: Passes, t: Tensors) -> Sequence[Tensor]:
+def evaluated(passes: Passes, t: T) -> Sequence[Tensor]:
     """The messages along all edges, recorded by autograd if gradients are enabled."""
     # Under no_grad nothing is saved, and passing a thousand parameters through autograd takes time.
-    return _Messages.apply(passes, t, *t.flat()) if torch.is_grad_enabled() else passes.forward(t)
+    return _Messages.apply(passes, t, *flat(t)) if torch.is_grad_enabled() else passes.forward(t)
 
 
 class _Messages(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, passes: Passes, t: Tensors, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        ctx.passes, ctx.places = passes, t.like([None] * len(tensors))
+    def forward(ctx: Any, passes: Passes, t: T, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.passes, ctx.places = passes, like(t, [None] * len(tensors))
         ctx.refills = passes.plan.refills
         ctx.save_for_backward(*tensors)
-        return tuple(passes.forward(t.like(tensors)))
+        return tuple(passes.forward(like(t, tensors)))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.passes.plan.check_unwritten(ctx.refills)
-        t, needed = ctx.places.like(ctx.saved_tensors), ctx.places.like(ctx.needs_input_grad[2:])
+        t, needed = like(ctx.places, ctx.saved_tensors), like(ctx.places, ctx.needs_input_grad[2:])
         derivative = ctx.passes.differentiable_gradient if torch.is_grad_enabled() else ctx.passes.gradient
         with full_precision(gradients[0].device):
-            return None, None, *derivative(t, needed, gradients).flat()
+            return None, None, *flat(derivative(t, needed, gradients))
 
 
 class Part(NamedTuple):
@@ -92,25 +92,23 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
     Returns:
         the derivatives, and None where they are not needed.
     """
-    wanted = needed.flat()
+    wanted = flat(needed)
 
     def gradient(both: Sequence[Any]) -> list[Tensor]:
         values, arriving = both[: len(wanted)], both[len(wanted) :]
-        found = plain_gradient(lambda some: messages(t.like(some)), values, wanted, arriving)
-        each = zip(values, found, wanted, strict=True)
-        return [torch.zeros_like(v) if d is None else d for v, d, n in each if n]
+        found = plain_gradient(lambda some: messages(like(t, some)), values, wanted, arriving)
+        return those_needed(found, values, wanted)
 
-    total = zeros(t, needed).flat()
+    total = flat(zeros(t, needed))
     for part in parts:
-        found = iter(_Recomputed.apply(gradient, *part.tensors.flat(), *part.gradients))
-        d = [next(found) if n else None for n in wanted]
-        total = [_added(*values) for values in zip(total, d, part.rows.flat(), strict=True)]
-    return t.like(total)
+        d = with_none(_Recomputed.apply(gradient, *flat(part.tensors), *part.gradients), wanted)
+        total = [_added(*values) for values in zip(total, d, flat(part.rows), strict=True)]
+    return like(t, total)
 
 
 def zeros(t: T, needed: T) -> T:
     """Zeros to which derivatives are added; None where they are not needed."""
-    return t.like([torch.zeros_like(v) if n else None for v, n in zip(t.flat(), needed.flat(), strict=True)])
+    return like(t, [torch.zeros_like(v) if n else None for v, n in zip(flat(t), flat(needed), strict=True)])
 
 
 def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:

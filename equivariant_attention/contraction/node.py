@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.derivatives import Part, Passes, differentiable_gradient, evaluated
+from ..contraction.derivatives import Part, differentiable_gradient, evaluated, flat, like
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, checked_parameters, hidden, stacked
@@ -51,7 +51,7 @@ def messages(convolution: Convolution, networks: Sequence[Any], inputs: Inputs) 
             for pair, ends in zip(convolution.pairs, convolution.ends, strict=True)
         ],
     )
-    return list(evaluated(Problem(layout, inputs).passes, t))
+    return list(evaluated(Problem(layout, inputs), t))
 
 
 def node_weights(pair: Pair, ends: Ends, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -133,14 +133,6 @@ class Tensors(NamedTuple):
     hidden_layers: Sequence[Any]  # from radial.stacked
     weights: Sequence[Any]  # for each pair, [33, channels in, F x channels out]
 
-    def flat(self) -> tuple[Any, ...]:
-        return (*self.features, *self.on_edges, self.scalars, *self.basis, *self.hidden_layers, *self.weights)
-
-    def like(self, values: Sequence[Any]) -> Tensors:
-        """The inverse of :meth:`flat`, for other values."""
-        rest = iter(values)
-        return Tensors(*([next(rest) for _ in part] if isinstance(part, list) else next(rest) for part in self))
-
 
 class Block(NamedTuple):
     """Rows that are evaluated together.
@@ -170,7 +162,7 @@ class Block(NamedTuple):
 
     def rows(self, d: Tensors) -> Tensors:
         """For each tensor of the block, which rows of the graph's it has; None for tensors that all blocks share."""
-        return d.like([None] * len(d.flat()))._replace(
+        return like(d, [None] * len(flat(d)))._replace(
             features=[self.nodes] * len(d.features),
             on_edges=[self.slots] * len(d.on_edges),
             scalars=self.slots,
@@ -212,9 +204,25 @@ class Problem:
         self.plan = inputs.basis.plan
         self.memory = {purpose: memory_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
 
-    @property
-    def passes(self) -> Passes:
-        return Passes(self.plan, *(partial(f, self) for f in (_forward, _gradient, _gradient)))
+    def forward(self, t: Tensors) -> list[Tensor]:
+        """The messages along all edges."""
+        edges, workspace = self.plan.num_edges, Workspace(t.scalars)
+        output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in self.layout.messages]
+        for block in self.blocks(t):
+            found = self.messages(self.on_block(t, block), workspace)
+            for whole, part in zip(output, found, strict=True):
+                whole.index_copy_(0, block.edges, block.by_edge(part.mT))
+        return output
+
+    def gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
+        """First derivatives, which autograd can differentiate again."""
+        parts = (
+            Part(self.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
+            for block in self.blocks_with_graph(t)
+        )
+        return differentiable_gradient(lambda b: self.messages(b, None), parts, t, needed)
+
+    differentiable_gradient = gradient
 
     def blocks(self, t: Tensors) -> Iterator[Block]:
         """Blocks for the forward pass, so small that the largest P stays in cache."""
@@ -286,23 +294,3 @@ class Problem:
     def steering(self, b: Tensors, terms: Sequence[Term], workspace: Workspace | None) -> Tensor:
         """The bases of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
         return _cat([b.basis[term.basis] for term in terms], 2, workspace, "W")
-
-
-def _forward(problem: Problem, t: Tensors) -> list[Tensor]:
-    workspace = Workspace(t.scalars)
-    edges = problem.plan.num_edges
-    output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in problem.layout.messages]
-    for block in problem.blocks(t):
-        found = problem.messages(problem.on_block(t, block), workspace)
-        for whole, part in zip(output, found, strict=True):
-            whole.index_copy_(0, block.edges, block.by_edge(part.mT))
-    return output
-
-
-def _gradient(problem: Problem, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-    """First derivatives, which autograd can differentiate again."""
-    parts = (
-        Part(problem.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
-        for block in problem.blocks_with_graph(t)
-    )
-    return differentiable_gradient(lambda b: problem.messages(b, None), parts, t, needed)

@@ -18,7 +18,7 @@ from ..contraction.convolution import Convolution, Ends, Pair
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
 from ..contraction.radial import is_the_same_again
-from ..native.calls import is_looked_into
+from ..native.private import is_looked_into
 from ..unchanged import version
 
 # From scalars to the radial weights R of a pair, [edges, channels out, channels in, F].

@@ -17,8 +17,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..contraction.convolution import Convolution
-from ..native.calls import is_watched
-from ..native.seen import Seen
+from ..native.private import Seen, is_watched
 from ..plain_modules import has_hooks_of_all, is_plain
 
 HIDDEN = 32  # values of each hidden layer of a radial network

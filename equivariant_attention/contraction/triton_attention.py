@@ -22,8 +22,8 @@ from ..contraction.triton_layout import Layout
 from ..contraction.triton_messages import ByOrder, Call, Problem, messages, turned_back_in_pytorch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
-from ..native.operation import Operation, Tensors
-from ..native.operators import register
+from ..native.operation import Operation, Tensors, only
+from ..native.operators import or_zeros, register
 
 
 def attended(
@@ -91,8 +91,7 @@ class Framed(Problem):
 
     def _arriving(self, tensors: Sequence[Any], gradients: Sequence[Any]) -> ByOrder:
         """Derivatives with respect to the messages, with zeros in place of None."""
-        each = zip(self.allocate(tensors), gradients, strict=True)
-        return ByOrder(*(torch.zeros_like(v) if d is None else d for v, d in each))
+        return ByOrder(*or_zeros(gradients, self.allocate(tensors)))
 
 
 @dataclass(frozen=True)
@@ -155,9 +154,7 @@ class Attention:
 
         y, queries, _, envelope, _, order, places, ends = self._split(tensors)
         _refuse_those_by_frames(self._split(needed)[2])
-        arriving = [
-            torch.zeros_like(v) if d is None else d for v, d in zip(self._allocate(tensors), gradients, strict=True)
-        ]
+        arriving = or_zeros(gradients, self._allocate(tensors))
         dy = [torch.empty_like(v) for v in y]
         dqueries = [torch.empty_like(q) for q in queries]
         denvelope = None if envelope is None else torch.empty_like(envelope)
@@ -168,7 +165,7 @@ class Attention:
             y.m0.shape[2], self.scale, HAS_ENVELOPE=envelope is not None, **self._constants(y),
         )  # fmt: skip
         found = [*dy, *dqueries, *[None] * len(self.convolution.degrees), denvelope, None, None, None, None]
-        return [d if n else None for d, n in zip(found, needed, strict=True)]
+        return only(found, needed)
 
     def _frames(self, tensors: Tensors) -> tuple[Tensor, ...]:
         by_degree = dict(zip(self.convolution.degrees, self._split(tensors)[2], strict=True))

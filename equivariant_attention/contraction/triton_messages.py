@@ -25,13 +25,13 @@ from torch import Tensor
 from ..contraction import cpp
 from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
-from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters
+from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters, parameters
 from ..contraction.triton_layout import Layout, Slots, couplings
 from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two
-from ..native.operation import plain_gradient
+from ..native.operation import empty_like, only, plain_gradient
 from ..precision import full_precision
 
 MOST_CHANNELS = 256  # of which `last_layers_gradient` holds 32 sums each: they almost fill a thread's registers
@@ -80,7 +80,7 @@ class Problem(cpp.Problem):
         if any(n.frames):
             dx, y = call.mixed_back(dy, g, A), call.mixed(x, g, A)
             total = total._replace(frames=call.by_frames(dx, y, arriving, self._inputs(t)))
-        found = [d if w else None for d, w in zip(total.flat(), needed, strict=True)]
+        found = only(total.flat(), needed)
         if len(t.graph[3]):
             arriving = self._without_direction(t, gradients)
             cpp.add_all(found, plain_gradient(self.isotropic, tensors, needed, arriving))
@@ -93,7 +93,8 @@ def messages(
     """All messages along every edge, as a kind of problem has them."""
     basis, plan = inputs.basis, inputs.basis.plan
     graph = [inputs.src, plan.order, plan.pairs, basis.without_direction, *plan.by_source]
-    t = cpp.tensors_of(convolution, networks, inputs)._replace(graph=graph)
+    own = [value for network in networks for value in parameters(network)]  # which each pass checks
+    t = cpp.tensors_of(convolution, own, inputs)._replace(graph=graph)
     sizes = cpp.sizes_of(convolution, inputs)
     return kind("triton", convolution, sizes, inputs.pairs_share, inputs).operation(t.flat())
 
@@ -164,7 +165,6 @@ class Call:
         self.rows = self.edges - self.pairs
         self.frames = dict(zip(self.convolution.degrees, t.frames, strict=True))
         self.parameters = launch.addresses(t.parameters, self.device)
-        self.size_of_parameters = launch.num_bytes([p for p in t.parameters if p is not None])
 
     # ------------------------------------------------------------------------------------------- values
 
@@ -222,7 +222,7 @@ class Call:
             radial().networks, (tiles * len(g) + kernels * layout.channels_out,),
             self.parameters, scalars, self.order, g, self.rows, self.pairs, scalars.shape[1], tiles, len(g),
             *given, self._kernels(0),
-            also=self.size_of_parameters,
+            also=self.t.parameters,
             HAS_NORM=self.convolution.has_norm, HAS_BIAS=self.convolution.has_bias, TRANSPOSED=transposed,
             P=layout.channels_out, C=layout.channels_in, F=layout.num_freq,
             SCALARS=power_of_two(scalars.shape[1], 16), ROWS=ROWS, **self._exact, num_warps=4,
@@ -330,11 +330,11 @@ class Call:
             own = [*hidden_layers[8 * network : 8 * network + 8], weights[network], biases[network]]
             values = self.t.parameters[PARAMETERS * network : PARAMETERS * (network + 1)]
             found += [None if v is None else piece.view(v.shape) for v, piece in zip(values, own, strict=True)]
-        return [v if n else None for v, n in zip(found, needed, strict=True)]
+        return only(found, needed)
 
     def by_nodes(self, dx: ByOrder, needed: Sequence[bool]) -> list[Tensor | None]:
         """With respect to the features of the nodes."""
-        made = [torch.empty_like(v) if n else None for v, n in zip(self.t.features, needed, strict=True)]
+        made = empty_like(self.t.features, needed)
         ends = self._features.only([i for i, n in enumerate(needed) if n])
         values = tuple(v for v in made if v is not None)
         run(
@@ -347,7 +347,7 @@ class Call:
 
     def by_edges(self, dx: ByOrder, needed: Sequence[bool]) -> list[Tensor | None]:
         """With respect to what edges send of their own."""
-        made = [torch.empty_like(v) if n else None for v, n in zip(self.t.on_edges, needed, strict=True)]
+        made = empty_like(self.t.on_edges, needed)
         which = [i for i, n in enumerate(needed) if n]
         firsts = tuple(self.problem.sizes[i].first for i in which)
         self._turned_back(self._features.only(which), dx, tuple(v for v in made if v is not None), firsts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -131,14 +131,14 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
-def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **constants: Any) -> None:
+def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: Iterable[Any] = (), **constants: Any) -> None:
     """Run a kernel on the GPU where its tensors are.
 
     Args:
         kernel: the kernel, as ``triton.jit`` returns it.
         grid: numbers of programs; nothing is launched if one of them is 0.
         arguments: the arguments of the kernel, in its order: tensors, numbers, tuples of these.
-        also: bytes that it reads or writes apart from these tensors.
+        also: tensors that it reads apart from these, by their addresses.
         constants: the ``tl.constexpr`` arguments of the kernel, and options of the compiler.
     """
     if 0 in grid:
@@ -147,7 +147,8 @@ def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: int = 0, **c
     record = _record.get()
     if record is not None:
         names = dict(zip(kernel.arg_names, arguments, strict=False))
-        record.append(Launch(kernel, tuple(grid), {**names, **constants}, also + num_bytes(tensors)))
+        read = num_bytes([*tensors, *(v for v in also if v is not None)])
+        record.append(Launch(kernel, tuple(grid), {**names, **constants}, read))
         return
     if kernel not in _for_all_sizes:
         _for_all_sizes[kernel] = for_all_sizes(kernel, arguments)

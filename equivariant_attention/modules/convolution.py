@@ -322,7 +322,7 @@ def attended_together(
 def _as_one(convolution: Convolution, layers: Sequence[nn.Module]) -> list[GConvSE3Partial]:
     """The layers, if all are unchanged and together have the messages of the convolution; otherwise an empty list."""
     plain = [cast(GConvSE3Partial, layer) for layer in layers if is_plain(layer, GConvSE3Partial)]
-    if len(plain) < len(layers) or has_hooks_of_all() or len({layer.takes for layer in plain}) > 1:
+    if len(plain) < len(layers) or has_hooks_of_all() or any(layer.takes != plain[0].takes for layer in plain):
         return []
     own = [layer.convolution for layer in plain]
     made = tuple(message for one in own for message in one.messages)

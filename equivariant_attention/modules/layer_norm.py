@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import is_autocast_on
-from ..native.calls import is_watched
+from ..native.private import is_watched
 
 
 class LayerNorm(nn.LayerNorm):

@@ -1,4 +1,4 @@
-"""Calls of C++ libraries: checks of tensors before, errors after, and whether C++ may run at all."""
+"""Calls of C++ libraries: checks of tensors before, errors after, and whether there is a library."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from ..compiling import constant_when_compiled
 from ..native import compiler
+from ..native.private import holds_numbers, is_profiled, is_recorded
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 ERRORS: dict[int, tuple[type[Exception], str]] = {  # by the status that a C++ function returns
@@ -40,36 +40,6 @@ class Threads(ctypes.Structure):
     def __init__(self) -> None:
         # A forked process has none of its parent's OpenMP threads, and would wait for them forever.
         super().__init__(torch.get_num_threads(), _openmp() if os.getpid() == PROCESS else None)
-
-
-def is_transformed() -> bool:
-    """Whether ``torch.func``, forward-mode autograd or ``torch.jit.trace`` run: they need PyTorch's own operations."""
-    return (
-        torch.jit.is_tracing()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def is_recorded() -> bool:
-    """Whether PyTorch compiles, exports, records or counts operations: these must then be registered with it."""
-    # A dispatch mode is one of make_fx, FakeTensorMode, FlopCounterMode, ...
-    return torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None
-
-
-def is_watched() -> bool:
-    """Whether :func:`is_transformed` or :func:`is_recorded`."""
-    return is_transformed() or is_recorded()
-
-
-def is_looked_into() -> bool:
-    """Whether PyTorch compiles or transforms what runs, so that no autograd function written by hand may be used."""
-    return is_transformed() or torch.compiler.is_compiling()
-
-
-def holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor has dense memory of its own: it is no subclass, no wrapper of other tensors, and not sparse."""
-    return type(tensor) in (Tensor, torch.nn.Parameter) and torch._C._has_storage(tensor)
 
 
 def contiguous(tensors: Iterable[Any]) -> list[Any]:
@@ -117,8 +87,7 @@ def call(source: str, function: str, dtype: torch.dtype, arguments: ctypes.Struc
     """
     run = getattr(compiler.library(Path(source)), f"{function}_{DTYPES[dtype]}")
     # Recording an event takes as long as a short call, so it is done only while a profiler runs.
-    is_profiled = torch.autograd._profiler_enabled()
-    with torch.profiler.record_function(f"{Path(source).stem}::{function}") if is_profiled else nullcontext():
+    with torch.profiler.record_function(f"{Path(source).stem}::{function}") if is_profiled() else nullcontext():
         status = run(ctypes.byref(arguments))
     if status:
         error, reason = ERRORS[status]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import partial
-from itertools import starmap
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..native.calls import Threads, address, array, call
 from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, split
-from ..native.operators import register
+from ..native.operators import or_zeros, register
 
 SOURCE = str(Path(__file__).with_suffix(".cpp"))
 
@@ -92,7 +90,7 @@ def _second(
 
     W f is linear in W and in f: its tangent is tW f + W tf, and first derivatives at the tangents are their tangents.
     """
-    every, n = [*starmap(_or_zeros, zip(tangents, tensors, strict=True))], len(tensors) // lists
+    every, n = or_zeros(tangents, tensors), len(tensors) // lists
     toutput = _allocate(lists, tensors)
     _forward(lists, [*tensors[:n], *every[n:]], toutput)
     if any(t is not None for t in tangents[:n]):
@@ -100,10 +98,6 @@ def _second(
         _forward(lists, [*every[:n], *tensors[n:]], by_matrices)
         toutput = [a + b for a, b in zip(toutput, by_matrices, strict=True)]
     return _gradient(lists, every, needed, gradients), toutput
-
-
-def _or_zeros(tangent: Tensor | None, like: Tensor | None) -> Tensor | None:
-    return torch.zeros_like(like) if tangent is None and like is not None else tangent
 
 
 def _call(function: str, lists: int, tensors: Tensors, derivatives: Tensors, output: Tensors) -> None:

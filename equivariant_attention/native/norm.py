@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..native.calls import Threads, address, array, call
 from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, split
-from ..native.operators import register
+from ..native.operators import or_zeros, register
 
 SOURCE = str(Path(__file__).with_suffix(".cpp"))
 
@@ -76,7 +76,7 @@ def _second_of_normalised(
 ) -> tuple[Tensors, Sequence[Tensor]]:
     values, scale, shift = split(tensors, 3)
     derivatives, toutput = empty_like(tensors, if_used(needed, gradients)), [torch.empty_like(v) for v in values]
-    arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(values, gradients, strict=True)]
+    arriving = or_zeros(gradients, values)
     names = ("scale", "shift", "tvalues", "tscale", "tshift", "dvalues", "dscale", "dshift", "toutput")
     places = (scale, shift, *split(tangents, 3), *split(derivatives, 3), toutput)
     _call("normalised_second", zero, values, arriving, (eps,), **dict(zip(names, places, strict=True)))

@@ -7,7 +7,7 @@ PyTorch adds up these partial sums in a fixed order, so results are reproducible
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -22,14 +22,13 @@ from ..native import linear as linear_in_cpp
 from ..native import norm as norm_in_cpp
 from ..native.attention import Shape
 from ..native.norm import Zero
-from ..native.operation import Operation, Tensors, if_used, split
-from ..native.operators import register
+from ..native.operation import Operation, Plain, Tensors, empty_like, if_used, only, split
+from ..native.operators import or_zeros, register
 from ..segments import segments_of
 
 PROGRAMS = 528  # programs that fill a GPU: four on each of the 132 multiprocessors of an H100
 ROWS = 64  # rows of a tile: a row is one order of one node
 DEVICES = ("CPU", "CUDA")
-Plain = Callable[[Tensors], Sequence[Tensor]] | None
 
 
 def attention(shape: Shape, plain: Plain = None) -> Operation:
@@ -47,12 +46,8 @@ def linear(plain: Plain = None) -> Operation:
 
 def joined(plain: Plain = None) -> Operation:
     """The operation :func:`equivariant_attention.native.linear.joined`, in Triton."""
-
-    def allocate(tensors: Tensors) -> list[Tensor]:
-        weights, values, _ = split(tensors, 3)
-        return linear_in_cpp.linear().allocate([*weights, *values])
-
-    return Operation("joined_on_gpu", (), allocate, _joined, _joined_gradient, plain)
+    operation = linear_in_cpp.joined(plain)
+    return replace(operation, name="joined_on_gpu", forward=_joined, gradient=_joined_gradient, second=None)
 
 
 def normalised(zero: Zero, eps: float, plain: Plain = None) -> Operation:
@@ -108,9 +103,7 @@ def _attention_gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], 
 
     values, keys, queries, envelope, dst = shape.split(tensors)
     edges, ends = segments_of(dst, shape.num_nodes)
-    arriving = [
-        v.new_zeros(shape.num_nodes, *v.shape[1:]) if d is None else d for v, d in zip(values, gradients, strict=True)
-    ]
+    arriving = or_zeros(gradients, attention_in_cpp.attention(shape).allocate(tensors))
     made = [None if v is None else torch.empty_like(v) for v in tensors[:-1]]
     dvalues, dkeys, dqueries, denvelope, _ = shape.split([*made, None])
     launch(
@@ -119,7 +112,7 @@ def _attention_gradient(shape: Shape, tensors: Tensors, needed: Sequence[bool], 
         ends if envelope is None else envelope, ends if envelope is None else denvelope, edges, ends, shape.scale,
         HAS_ENVELOPE=envelope is not None, **_attention_arguments(shape, (values, keys)),
     )  # fmt: skip
-    return [d if n else None for d, n in zip([*made, None], needed, strict=True)]
+    return only([*made, None], needed)
 
 
 # ----------------------------------------------------------------------------------------------------- linear maps
@@ -162,7 +155,7 @@ def _joined_gradient(tensors: Tensors, needed: Sequence[bool], gradients: Tensor
         if v is not None and d is not None
     ]
     by_weights = _by_weights(weights, [part for part in parts if wanted[part.degree]])
-    made = [None if v is None or not w else torch.empty_like(v) for v, w in zip(tensors, wanted, strict=True)]
+    made = empty_like(tensors, wanted)
     n = len(weights)
     output = [made[n + i] for i, v in enumerate(tensors[n:]) if v is not None and gradients[i % n] is not None]
     _by_values([(part, d) for part, d in zip(parts, output, strict=True) if d is not None])
@@ -277,7 +270,7 @@ def _norm_gradient(
 
     values, scales, shifts = _with_shifts(tensors, eps)
     n, nodes, of_each = len(values), len(values[0]), 1 if eps is None else 2
-    arriving = [torch.zeros_like(v) if d is None else d for v, d in zip(values, gradients, strict=True)]
+    arriving = or_zeros(gradients, values)
     made = [torch.empty_like(v) for v in values]
     sizes = [of_each * v.shape[1] for v in values]
     arguments = _norm_arguments(zero, eps, values, 256)
@@ -292,7 +285,7 @@ def _norm_gradient(
         pieces = [piece.view(of_each, -1) for piece in sums.sum(0).split(sizes)]
         by_parameters = [piece[i] for i in range(of_each) for piece in pieces]
         found[n:] = [d.view_as(v) for d, v in zip(by_parameters, tensors[n:], strict=True)]
-    return [d if w else None for d, w in zip(found, if_used(needed, gradients), strict=True)]
+    return only(found, if_used(needed, gradients))
 
 
 def _with_shifts(tensors: Tensors, eps: float | None) -> tuple[Tensors, Tensors, Tensors]:

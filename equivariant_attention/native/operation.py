@@ -16,8 +16,7 @@ Where PyTorch compiles, exports or counts operations, the custom operators of ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -26,8 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..native.calls import contiguous, holds_numbers, is_recorded, is_watched
+from ..native.calls import contiguous
 from ..native.operators import OPERATORS, with_none, without_none
+from ..native.private import holds_numbers, is_recorded, is_watched, recording, will_run
 
 Tensors = Sequence[Any]  # tensors, some of which may be None
 Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
@@ -130,6 +130,11 @@ def empty_like(tensors: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
     return [torch.empty_like(v) if n else None for v, n in zip(tensors, needed, strict=True)]
 
 
+def only(derivatives: Tensors, needed: Sequence[bool]) -> list[Tensor | None]:
+    """The derivatives that are needed; None for the others."""
+    return [d if n else None for d, n in zip(derivatives, needed, strict=True)]
+
+
 def _applied(function: Any, *args: Any) -> Any:
     """Call an autograd function; under ``no_grad``, compute its values directly.
 
@@ -223,7 +228,7 @@ class _Second(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         _check_saved(ctx.operation, None, ctx.saved_tensors)
         needed, create_graph = ctx.needs_input_grad[3:], torch.is_grad_enabled()
-        with _recording():
+        with recording():
             tensors = _views(ctx.saved_tensors, needed)
             second = _plain_second(ctx.operation.in_pytorch, ctx.n, tensors, [d is not None for d in gradients])
         leaves = [v for v, n in zip(tensors, needed, strict=True) if n]
@@ -244,16 +249,9 @@ def differentiated(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequenc
         is the tangent of its first derivative, with respect to a value's derivative the tangent of that value.
     """
     create_graph = torch.is_grad_enabled()
-    with _recording():
+    with recording():
         found = _plain_second(gradient, n, _views(tensors, [*wanted, *[False] * n]), wanted)
     return found if create_graph else [None if v is None else v.detach() for v in found]
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """Within this context autograd records operations, even inside a custom operator, where it is otherwise off."""
-    with torch.enable_grad(), torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False):
-        yield
 
 
 def _plain_second(gradient: Gradient, n: int, tensors: Tensors, wanted: Sequence[bool]) -> Tensors:
@@ -310,7 +308,7 @@ def _needed_now(next_functions: Sequence[Any], tensors: Sequence[Tensor | None])
             found.append(True)
         else:
             try:
-                found.append(torch._C._will_engine_execute_node(function))
+                found.append(will_run(function))
             except RuntimeError:  # for leaves given to torch.autograd.grad, which are needed; errors are slow, so once
                 by_leaves = True
                 found.append(True)
@@ -339,7 +337,7 @@ def plain_gradient(
         tensors, needed, gradients: as for ``gradient`` of an :class:`Operation`.
     """
     create_graph = torch.is_grad_enabled()
-    with _recording():
+    with recording():
         tensors = _views(tensors, needed)
         values = plain(tensors)
     leaves = [v for v, n in zip(tensors, needed, strict=True) if n]

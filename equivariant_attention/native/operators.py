@@ -7,8 +7,9 @@ What cannot be differentiated again raises an error: PyTorch would take it for a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -84,7 +85,7 @@ class _Registered:
     ) -> list[Tensor]:
         """The first derivatives that are needed."""
         given, wanted = contiguous(with_none(tensors, present)), with_none(needed, present, absent=False)
-        return _those_needed(given, wanted, self.make(*statics).gradient(given, wanted, contiguous(gradients)))
+        return those_needed(self.make(*statics).gradient(given, wanted, contiguous(gradients)), given, wanted)
 
     def shapes_of_gradient(
         self, tensors: Sequence[Tensor], present: Any, gradients: Any, needed: Sequence[bool], *statics: Any
@@ -108,7 +109,7 @@ class _Registered:
         given, wanted = contiguous(with_none(tensors, present)), with_none(needed, present, absent=False)
         along = contiguous(with_none(with_none(tangents, moved), present))
         found, values = pass_of(given, contiguous(gradients), along, wanted)
-        return [*_those_needed(given, wanted, found), *values]
+        return [*those_needed(found, given, wanted), *values]
 
     def shapes_of_second(
         self,
@@ -159,12 +160,6 @@ class _Registered:
         )
 
 
-def _those_needed(tensors: Sequence[Any], needed: Sequence[bool], derivatives: Sequence[Any]) -> list[Tensor]:
-    """The derivatives that are needed, with zeros in place of None."""
-    each = zip(tensors, needed, derivatives, strict=True)
-    return [torch.zeros_like(v) if d is None else d for v, n, d in each if n]
-
-
 def _apart(kernel: Callable[..., list[Tensor]], *args: Any) -> list[Tensor]:
     """What a kernel returns, copied where several of it share memory, which results of an operator may not.
 
@@ -210,8 +205,21 @@ def _selected(value: Any, dims: Any, i: int) -> Any:
 
 
 def without_none(tensors: Sequence[Any]) -> tuple[list[Tensor], list[bool]]:
-    """The tensors that are not None, and a mask of where these are: a ``Tensor[]`` of an operator cannot hold None."""
+    """The tensors that are not None, and a mask of where these are: a ``Tensor[]`` of an operator cannot hold None.
+
+    (Autograd does not look into a ``Tensor?[]``, which can.)
+    """
     return [v for v in tensors if v is not None], [v is not None for v in tensors]
+
+
+def or_zeros(values: Iterable[Any], like: Iterable[Any]) -> list[Any]:
+    """The values, with zeros like the others in place of None; None where both are."""
+    return [torch.zeros_like(v) if d is None and v is not None else d for d, v in zip(values, like, strict=True)]
+
+
+def those_needed(derivatives: Sequence[Any], tensors: Sequence[Any], needed: Sequence[bool]) -> list[Tensor]:
+    """The derivatives with respect to tensors that are needed, with zeros in place of None."""
+    return or_zeros(compress(derivatives, needed), compress(tensors, needed))
 
 
 def with_none(values: Sequence[Any], present: Sequence[bool], absent: Any = None) -> list[Any]:

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from equivariant_attention.native.seen import STATES, Seen, guards
+from equivariant_attention.native.private import STATES, Seen, guards
 
 pytestmark = pytest.mark.skipif(guards is None, reason="this PyTorch has no guards where others have them")
 
