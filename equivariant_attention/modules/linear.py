@@ -92,9 +92,10 @@ def mixed_without_joining(matrices: nn.ParameterDict, first: Features, second: F
     """
     if not _fit(matrices, first, second):
         return None
-    tensors = [*matrices.values(), *(first[degree] for degree in matrices), *map(second.get, matrices)]
+    degrees = [degree for degree, _ in matrices.items()]
+    tensors = [*matrices.values(), *(first[degree] for degree in degrees), *(second.get(degree) for degree in degrees)]
     operators = operators_for(linear, [v for v in tensors if v is not None])
-    return dict(zip(matrices, operators.joined(_joined_and_mixed)(tensors), strict=True)) if operators else None
+    return dict(zip(degrees, operators.joined(_joined_and_mixed)(tensors), strict=True)) if operators else None
 
 
 def _fit(matrices: nn.ParameterDict, first: Features, second: Features) -> bool:

@@ -34,7 +34,7 @@ Gradient = Callable[[Tensors, Sequence[bool], Tensors], Tensors]
 Plain = Callable[[Tensors], Sequence[Tensor]] | None  # a function in PyTorch, of the tensors in a list
 
 
-@dataclass(frozen=True, eq=False)  # by identity, as the torch.compile of PyTorch 2.11 asks for its hash before it is made
+@dataclass(frozen=True, eq=False)  # by identity: the compiler of PyTorch 2.11 asks for a hash before there are values
 class Operation:
     """A function of a list of tensors, in C++ and in PyTorch.
 
