@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -102,7 +101,7 @@ def _named() -> str | None:
     return _chosen.get()
 
 
-def runs_in_cpp(source: Path, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
+def runs_in_cpp(source: str, tensors: Sequence[Tensor], others: Sequence[Tensor] = ()) -> bool:
     """Whether layers are to compute in C++: where it can run, unless a backend in PyTorch was chosen by name.
 
     Args:

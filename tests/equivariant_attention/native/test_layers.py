@@ -2,6 +2,7 @@
 
 import multiprocessing
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ def calls_of(monkeypatch):
     made = []
     for library in LIBRARIES:
         monkeypatch.setattr(
-            library, "call", lambda s, name, *rest: made.append(f"{s.stem}.{name}") or calls.call(s, name, *rest)
+            library, "call", lambda s, name, *rest: made.append(f"{Path(s).stem}.{name}") or calls.call(s, name, *rest)
         )
     return made
 
