@@ -7,6 +7,7 @@ from pathlib import Path
 
 import equivariant_attention
 from tests.test_packaging import PROJECT, requirements
+from tests.weights import needs_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,6 +50,7 @@ def test_what_is_called_public_or_not_is_there():
     assert callable(importlib.import_module("equivariant_attention.contraction").use_backend)
 
 
+@needs_weights
 def test_no_weights_are_kept_but_those_that_something_reads():
     results = ROOT / "benchmarks" / "results"
     told = text("docs/maintaining.md").split("\n## Weights\n")[1].partition("Others are files of a release")[0]

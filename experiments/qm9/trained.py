@@ -96,7 +96,8 @@ class Trained:
 
 
 def from_pretrained(name: str, **given: Any) -> Trained:
-    """A trained model by its name, or from its checkpoint.
+    """A trained model by its name, or from its checkpoint; names are known in the repository, whose weights an sdist
+    has not.
 
     >>> [ethanol] = structures.read(["CCO"])
     >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about

@@ -9,6 +9,7 @@ import pytest
 
 from equivariant_attention.models import ManyBodyPotential
 from tests.docs.pages import ROOT
+from tests.weights import needs_weights
 
 PAGE = (ROOT / "docs" / "forces.md").read_text()
 RECORD = ROOT / "benchmarks" / "results" / "forces"
@@ -77,6 +78,7 @@ def test_errors_of_molecules(molecule):
     assert curve[found["best_epoch"] - 1] == pytest.approx(found["valid_forces_error"], rel=1e-3)
 
 
+@needs_weights
 @pytest.mark.parametrize("molecule", MOLECULES)
 def test_potentials_of_molecules_are_shipped(molecule):
     model = ManyBodyPotential.from_pretrained(RECORD / molecule / "model.pt")
@@ -84,6 +86,7 @@ def test_potentials_of_molecules_are_shipped(molecule):
     assert (RECORD / molecule / "model.pt").stat().st_size < 1e6
 
 
+@needs_weights
 def test_forces_in_a_symmetric_benzene():
     """They point along the radii, and hardly change where the atoms hardly move."""
     ase = pytest.importorskip("ase")

@@ -11,6 +11,7 @@ from experiments.qm9 import bonds, eval, predict, run, structures
 from experiments.qm9.trained import from_pretrained
 from tests.experiments.qm9.cases import arrays_of, table
 from tests.experiments.qm9.test_run import HOMO, SMALL, isomers, molecules
+from tests.weights import needs_weights
 from tests.wrong.checkpoints import WRONG, make_wrong
 from utils.cli import UsageError
 from utils.files import read_json
@@ -114,6 +115,7 @@ def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
     assert np.abs(found[0]).max() > 0
 
 
+@needs_weights
 def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, capsys):
     found = predict.main(["CCO", "CF", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
     homo, dipole, *others = found
