@@ -74,6 +74,7 @@ def _inner_products(value: Tensor) -> Tensor:
     value = value.to(torch.promote_types(value.dtype, torch.float32))
     # LayerNorm does not change if all products are scaled by the same factor, but it squares them, which overflows for
     # large products in float32. No product is larger than the largest squared norm of a channel.
-    largest = torch.linalg.vector_norm(value.detach(), dim=-1).amax(-1)[:, None, None]
+    # (Without keepdim, PyTorch 2.11 compiles the norm of a single component to another shape.)
+    largest = torch.linalg.vector_norm(value.detach(), dim=-1, keepdim=True).amax(-2, keepdim=True)
     value = value / (largest / LARGEST_PRODUCT**0.5).clamp_min(1)
     return mixed(value, value.mT).flatten(1)
