@@ -7,6 +7,7 @@ What cannot be differentiated again raises an error: PyTorch would take it for a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import compress
@@ -167,7 +168,8 @@ def _apart(kernel: Callable[..., list[Tensor]], *args: Any) -> list[Tensor]:
     """
     found = kernel(*args)
     places = [v.untyped_storage().data_ptr() for v in found]
-    which = [i for i, place in enumerate(places) if places.count(place) > 1]
+    times = Counter(places)
+    which = [i for i, place in enumerate(places) if times[place] > 1]
     if which:
         copies = [torch.empty_like(found[i]) for i in which]
         torch._foreach_copy_(copies, [found[i] for i in which])  # one launch for about a hundred
