@@ -138,6 +138,7 @@ def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, c
     ]
 
 
+@needs_weights
 def test_a_model_of_several_targets_is_evaluated_and_predicts_them_all(tmp_path, monkeypatch):
     monkeypatch.setattr(run.sources, "embedded", isomers)
     reported = run.main([*SMALL, "--task", "homo,mu", "--num_epochs", "1", "--output", str(tmp_path / "run")])["test"]
@@ -157,6 +158,7 @@ def test_a_model_of_several_targets_is_evaluated_and_predicts_them_all(tmp_path,
         predict.main(["COC", "--checkpoint", "qm9-homo", "--checkpoint", best])
 
 
+@needs_weights
 def test_shipped_weights_have_names():
     [ethanol] = structures.read(["CCO"])
     model = from_pretrained("qm9-homo", device="cpu")
@@ -166,6 +168,7 @@ def test_shipped_weights_have_names():
         from_pretrained("qm9-none")
 
 
+@needs_weights
 def test_one_model_of_a_target(runs, tmp_path):
     both = ["--checkpoint", "qm9-homo", "--checkpoint", checkpoint(runs)]
     with pytest.raises(UsageError, match="different targets, got homo, homo"):
