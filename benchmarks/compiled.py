@@ -42,8 +42,7 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.machine import describe_machine
-from benchmarks.measure import matrix_product_rate, take_turns
+from benchmarks.measure import take_turns, where_measured
 from benchmarks.steps import DEFAULT, Setup, build, make_step
 from benchmarks.tables import duration, table
 from benchmarks.workloads import FORWARD, TRAINING
@@ -73,8 +72,7 @@ def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> list[dic
                 times = take_turns({"eager": eager, "compiled": step}, "cpu", flags.repeats)
                 lines.append({"workload": workload, "case": case, "step": mode} | _compared(**times))
     print(table(lines))
-    rate = matrix_product_rate("cpu", 256 if tiny else 2048)
-    print(f"\n{describe_machine('cpu')['name']}, {flags.threads} threads, {rate / 1e9:.0f} GFLOP/s in matrix products")
+    print(f"\n{where_measured(flags.threads, tiny)}")
     return lines
 
 

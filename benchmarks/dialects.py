@@ -40,8 +40,7 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.machine import describe_machine
-from benchmarks.measure import matrix_product_rate, take_turns
+from benchmarks.measure import take_turns, where_measured
 from benchmarks.steps import DEFAULT, make_step
 from benchmarks.tables import duration, table
 from benchmarks.workloads import FORWARD, TRAINING, in_nvidias_dialect, protein, protein_full
@@ -76,9 +75,8 @@ def main(arguments: Sequence[str] | None = None, tiny: bool = False) -> list[dic
                 if kind != "published":
                     line[f"{kind} ×"] = f"{seconds / times['published']:.2f}"
             lines.append(line)
-    rate = matrix_product_rate("cpu", 256 if tiny else 2048)
     print(table(lines))
-    print(f"\n{describe_machine('cpu')['name']}, {flags.threads} threads, {rate / 1e9:.0f} GFLOP/s in matrix products")
+    print(f"\n{where_measured(flags.threads, tiny)}")
     return lines
 
 

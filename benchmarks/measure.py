@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from benchmarks.machine import describe_machine
 from benchmarks.steps import Step
 
 SLOW = 20.0  # a step that takes more seconds is called once
@@ -68,6 +69,17 @@ def matrix_product_rate(device: str, size: int = 2048, repeats: int = 7) -> floa
     a, b = torch.randn(2, size, size, device=device)
     times = take_turns({"product": lambda: torch.mm(a, b)}, device, repeats)["product"]
     return 2 * size**3 / statistics.median(times)
+
+
+def where_measured(threads: int, tiny: bool) -> str:
+    """The processor, its threads and its rate of matrix products, as a line below a table.
+
+    Args:
+        threads: that were used.
+        tiny: measure products of tiny size, as the tests do.
+    """
+    rate = matrix_product_rate("cpu", 256 if tiny else 2048)
+    return f"{describe_machine('cpu')['name']}, {threads} threads, {rate / 1e9:.0f} GFLOP/s in matrix products"
 
 
 def _synchronize(device: str) -> None:
