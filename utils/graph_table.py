@@ -73,12 +73,13 @@ class GraphTable:
             num_pairs += np.bincount(owner[edges.start + plan.pairs[:, 0].numpy()], minlength=len(self))
         return np.concatenate(orders), num_pairs
 
-    def batch(self, indices: Sequence[int], rotations: Tensor | None = None) -> tuple[Graph, Plan]:
+    def batch(self, indices: Sequence[int], turns: Tensor | None = None) -> tuple[Graph, Plan]:
         """Some of the graphs, as one batch.
 
         Args:
             indices: which, int ``[S]``.
-            rotations: what their positions are turned by, ``[S, 3, 3]``; None for nothing.
+            turns: what their positions are turned by, and mirrored where the determinant is -1, ``[S, 3, 3]``; None
+                for nothing.
 
         Returns:
             the graphs with all fields and ``edata['d']``, x_dst - x_src; and their plan.
@@ -96,8 +97,8 @@ class GraphTable:
         G.set_batch_num_edges(torch.from_numpy(num_edges))
         G.ndata.update({name: values.index_select(0, nodes) for name, values in self._ndata.items()})
         G.edata.update({name: values.index_select(0, edges) for name, values in self._edata.items()})
-        if rotations is not None:
-            turned = rotations.repeat_interleave(G.batch_num_nodes(), dim=0) @ G.ndata["x"].unsqueeze(-1)
+        if turns is not None:
+            turned = turns.repeat_interleave(G.batch_num_nodes(), dim=0) @ G.ndata["x"].unsqueeze(-1)
             G.ndata["x"] = turned.squeeze(-1)
         x = G.ndata["x"]
         G.edata["d"] = x.index_select(0, dst) - x.index_select(0, src)

@@ -88,6 +88,8 @@ class Data:
     """molecules between validations and checkpoints (None: all)"""
     rotate: bool = False
     """turn training molecules at random, of which models here learn nothing: they are equivariant"""
+    mirror: bool = False
+    """train on mirror images as well, which have the same energies, but another output of models of SO(3)"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)

@@ -86,20 +86,30 @@ class MoleculeDataset(Dataset):
             not have is NaN.
         neighbours: which atoms have edges.
         rotate: turn each molecule at random, differently in each epoch.
-        seed: of the rotations, which depend on it, the epoch and the sample's index alone.
+        mirror: turn half of the molecules into their mirror images, others in each epoch: energies know no left and
+            right, but models of SO(3) have to be shown.
+        seed: of what is drawn, which depends on it, the epoch and the sample's index alone.
     """
 
     def __init__(
-        self, molecules: Molecules, task: str, neighbours: Neighbours, *, rotate: bool = False, seed: int = 0
+        self,
+        molecules: Molecules,
+        task: str,
+        neighbours: Neighbours,
+        *,
+        rotate: bool = False,
+        mirror: bool = False,
+        seed: int = 0,
     ) -> None:
-        self.molecules, self.neighbours, self.rotate, self.seed, self.epoch = molecules, neighbours, rotate, seed, 0
+        self.molecules, self.neighbours, self.rotate, self.mirror = molecules, neighbours, rotate, mirror
+        self.seed, self.epoch = seed, 0
         self.targets, self._turn = target_values(molecules, task), TARGETS[names_of(task)[0]].vector
         self._atom_features = torch.from_numpy(atom_features(np.arange(max(ELEMENTS) + 1)))
         self._edge_features = torch.eye(NO_BOND + 1, dtype=torch.float64)[:, : neighbours.edge_dim]
         self._table = _table(molecules, neighbours)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the rotations.
+        """Choose the rotations and the mirror images.
 
         Args:
             epoch: number of the epoch, from 0.
@@ -114,17 +124,22 @@ class MoleculeDataset(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """A batch of molecules, see :func:`collate`, gathered at once."""
-        target, rotations = torch.from_numpy(self.targets[np.asarray(indices)]), None
-        if self.rotate:
-            drawn = [np.random.default_rng((self.seed, self.epoch, index)).normal(size=4) for index in indices]
-            rotations = torch.from_numpy(Rotation.from_quat(drawn).as_matrix())
-            target = (rotations @ target.unsqueeze(-1)).squeeze(-1) if self._turn else target
-        G, plan = self._table.batch(indices, rotations)
+        target, turns = torch.from_numpy(self.targets[np.asarray(indices)]), None
+        if self.rotate or self.mirror:
+            turns = torch.from_numpy(np.stack([self._drawn(index) for index in indices]))
+            target = (turns @ target.unsqueeze(-1)).squeeze(-1) if self._turn else target
+        G, plan = self._table.batch(indices, turns)
         G.ndata["f"] = self._atom_features[G.ndata.pop("z").long()].unsqueeze(-1)
         G.edata["w"] = self._edge_features[G.edata.pop("bond_type").long()]
         if self.neighbours.envelope is not None:
             G.edata["envelope"] = self.neighbours.weigh(G.edata["d"].norm(dim=1, keepdim=True))
         return G, plan, target
+
+    def _drawn(self, index: int) -> np.ndarray:
+        """The turn of a molecule in this epoch, its determinant -1 where it is mirrored: ``[3, 3]``."""
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        turn = Rotation.from_quat(rng.normal(size=4)).as_matrix() if self.rotate else np.eye(3)
+        return rng.choice((-1, 1)) * turn if self.mirror else turn
 
 
 def _table(molecules: Molecules, neighbours: Neighbours) -> GraphTable:

@@ -118,7 +118,12 @@ def load(config: Config) -> dict[str, Dataset]:
         neighbours = neighbours_of(config)
     datasets: dict[str, Dataset] = {
         split: MoleculeDataset(
-            part, config.task, neighbours, rotate=config.rotate and split == "train", seed=config.seed
+            part,
+            config.task,
+            neighbours,
+            rotate=config.rotate and split == "train",
+            mirror=config.mirror and split == "train",
+            seed=config.seed,
         )
         for split, part in parts.items()
     }

@@ -96,6 +96,24 @@ def test_rotations_are_drawn_from_seed_epoch_and_index_and_turn_the_target():
     np.testing.assert_array_equal(turning.molecules.positions, before)
 
 
+@pytest.mark.parametrize("rotate", [False, True])
+def test_half_of_the_molecules_are_mirrored_and_vectors_with_them(rotate):
+    molecules = table().take(np.full(200, ACETALDEHYDE))
+    options = {"mirror": True, "rotate": rotate, "seed": 3}
+    still, mirrored = (MoleculeDataset(molecules, "dipole", KINDS["bonded"], **o) for o in ({}, options))
+
+    def handedness(data):
+        G, _, dipoles = data.__getitems__(range(200))
+        x = G.ndata["x"].view(200, -1, 3)
+        return torch.linalg.det(torch.stack([x[:, 1] - x[:, 0], x[:, 2] - x[:, 0], dipoles], dim=1))
+
+    ratio = handedness(mirrored) / handedness(still)
+    torch.testing.assert_close(ratio.abs(), torch.ones_like(ratio))
+    assert 60 < (ratio < 0).sum() < 140
+    mirrored.set_epoch(1)
+    assert not torch.equal(handedness(mirrored).sign(), handedness(still).sign() * ratio.sign())
+
+
 def test_several_targets_are_columns_and_three_of_them_no_vector():
     values = np.arange(6.0)
     molecules = replace(table(), targets={"homo": values, "mu": values**2, "cv": -values})
