@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 
 from ..contraction import frame
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.derivatives import Part, differentiable_gradient, evaluated, flat, like, zeros
+from ..contraction.derivatives import Part, evaluated, flat, gradient_of, like
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import PARAMETERS, Hidden, checked_parameters, hidden, stacked
+from ..contraction.radial import PARAMETERS, checked_parameters, hidden, stacked
 from ..native.private import is_looked_into
 from ..so3.couplings import published_sign
 
@@ -66,7 +67,8 @@ def tensors(
 
 def _in_one_block(problem: Problem, t: Tensors) -> list[Tensor]:
     order = problem.plan.order
-    found = problem.messages(problem.on_block(t, Block(order, slice(None), 1), 1), 1, None)
+    block = Block(order, slice(None), 1)
+    found = problem.messages(problem.on_block(t, block), block.D)
     return [torch.empty_like(part).index_copy(0, order, part) for part in found]
 
 
@@ -144,87 +146,51 @@ class Problem:
         self.first = [inputs.first.get(str(k), 0) for k, _ in layout.features]
         self.degrees = layout.convolution.degrees
         self.plan, self.pairs_share = inputs.basis.plan, inputs.pairs_share
-        self.memory = {purpose: memory_for(purpose, self.src.device) for purpose in ("cache", "block", "graph")}
+        self.memory = memory_for("graph", self.src.device)
 
     def forward(self, t: Tensors) -> list[Tensor]:
         """The messages along all edges."""
-        edges, workspace = self.plan.num_edges, _buffer(self, t.weights)
+        edges = self.plan.num_edges
         output = [t.sent.new_empty(edges, c, 2 * l + 1) for (l, _), c in self.layout.messages.items()]
-        for block in self.blocks():
-            found = self.messages(self.on_block(t, block, block.D), block.D, workspace)
-            for whole, part in zip(output, found, strict=True):
+        for block in self.blocks(share=True):
+            for whole, part in zip(output, self.messages(self.on_block(t, block), block.D), strict=True):
                 whole.index_copy_(0, block.edges, part)
         return output
 
     def gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
-        """First derivatives."""
-        layout, workspace = self.layout, _buffer(self, t.weights)
-        total, transposed = zeros(t, needed), [A[:, :-1].mT.contiguous() for A in t.weights]
-        for block in self.blocks():
-            # Edges that share radial weights still have their own derivatives with respect to their scalars.
-            separate = block.D if needed.scalars else 1
-            b = self.on_block(t, block, block.D // separate)
-            sent, radial = self.sent(b), Hidden(b.scalars, b.hidden_layers, keep=True)
-            parts, g = frame.by_order(layout.inputs, self.turned(b, sent), block.D), radial.output[:, ::separate]
-            arriving = {key: d[block.edges].mT for key, d in zip(layout.messages, gradients, strict=True)}
-            dmixed = frame.by_order(layout.outputs, self.turned(b, arriving), block.D)
-            dparts, dg = frame.mix_gradient(
-                layout, parts, g, t.weights, transposed, dmixed, total.weights, separate, workspace
-            )
-            dturned = frame.by_degree(layout.inputs, dparts)
-            dsent = self.turned_back(b, dturned)
-            if needed.sent:
-                joined = torch.cat([dsent[key].flatten(1) for key in layout.features], dim=1)
-                total.sent.index_add_(0, self.src[block.edges], joined)
-            for whole, first, key in zip(total.on_edges, self.first, layout.features, strict=True):
-                if whole is not None:
-                    whole.index_copy_(0, block.edges, dsent[key][:, :, first : first + whole.shape[1]].mT)
-            dscalars = radial.gradient(dg, total.hidden_layers, needed.scalars)
-            if needed.scalars:
-                total.scalars.index_copy_(0, block.edges, dscalars)
-            if any(needed.frames):
-                mixed = self.mixed(b, parts, g, workspace)
-                frames = dict(zip(self.degrees, total.frames, strict=True))
-                for before, after in ((sent, dturned), (arriving, mixed)):
-                    for key, value in before.items():
-                        if frames[key[0]] is not None:
-                            frames[key[0]][block.planned] += after[key] @ value.mT
-        return total
-
-    def differentiable_gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
         """First derivatives, which autograd can differentiate again."""
+        # Edges that share radial weights still have their own derivatives with respect to their scalars.
         parts = (
-            Part(self.on_block(t, block, 1), self.rows(t, block), [d[block.edges] for d in gradients])
-            for block in self.blocks_with_graph()
+            Part(
+                messages=partial(self.messages, D=block.D),
+                tensors=self.on_block(t, block),
+                rows=self.rows(t, block),
+                gradients=[d[block.edges] for d in gradients],
+            )
+            for block in self.blocks(share=not t.scalars.requires_grad)
         )
-        return differentiable_gradient(lambda b: self.messages(b, 1, None), parts, t, needed)
+        return gradient_of(parts, t, needed)
 
-    def blocks(self) -> Iterator[Block]:
-        """Blocks for passes without autograd: first pairs of edges that share radial weights, then all other edges."""
-        shared = 2 * len(self.plan.pairs) if self.pairs_share else 0
-        sizes = self.layout.row_sizes
+    def blocks(self, share: bool) -> Iterator[Block]:
+        """Blocks of edges: first the pairs of edges that share radial weights, if they are to, then all other edges.
+
+        They are so small that radial weights and all else that autograd keeps of a block takes as much as it may.
+        """
+        shared, sizes = 2 * len(self.plan.pairs) if share and self.pairs_share else 0, self.layout.row_sizes
         for D, start, end in ((2, 0, shared), (1, shared, self.plan.num_edges)):
-            yield from self._blocks(D, start, end, self.memory["block"] // (4 * (D * sizes.values + 6 * sizes.hidden)))
+            row = 4 * (D * sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
+            rows, rows_at_once = (end - start) // D, max(1, self.memory // row)
+            count = -(-rows // rows_at_once)
+            for i in range(count):
+                planned = slice(start + D * (i * rows // count), start + D * ((i + 1) * rows // count))
+                yield Block(self.plan.order[planned], planned, D)
 
-    def blocks_with_graph(self) -> Iterator[Block]:
-        """Smaller blocks for autograd, which keeps radial weights and all other intermediate results of a block."""
-        sizes = self.layout.row_sizes
-        size = 4 * (sizes.values + 6 * sizes.hidden + 4 * sizes.radial_weights)
-        return self._blocks(1, 0, self.plan.num_edges, self.memory["graph"] // size)
-
-    def _blocks(self, D: int, start: int, end: int, rows_at_once: int) -> Iterator[Block]:
-        rows = (end - start) // D
-        count = -(-rows // max(1, rows_at_once))
-        for i in range(count):
-            planned = slice(start + D * (i * rows // count), start + D * ((i + 1) * rows // count))
-            yield Block(self.plan.order[planned], planned, D)
-
-    def on_block(self, t: Tensors, block: Block, every: int) -> Tensors:
-        """The part of all tensors that a block needs; scalars of one edge of ``every``, as a row shares them."""
+    def on_block(self, t: Tensors, block: Block) -> Tensors:
+        """The part of all tensors that a block needs; scalars of one edge of each row, which shares them."""
         return t._replace(
             sent=t.sent[self.src[block.edges]],
             on_edges=[None if v is None else v[block.edges] for v in t.on_edges],
-            scalars=t.scalars[block.edges[::every]],
+            scalars=t.scalars[block.edges[:: block.D]],
             frames=[frame[block.planned] for frame in t.frames],
         )
 
@@ -234,38 +200,20 @@ class Problem:
         return like(t, [None] * len(flat(t)))._replace(
             sent=self.src[block.edges],
             on_edges=[block.edges] * len(t.on_edges),
-            scalars=block.edges,
+            scalars=block.edges[:: block.D],
             frames=[planned] * len(t.frames),
         )
-
-    def sent(self, t: Tensors) -> frame.Values:
-        return frame.sent_values(self.layout, t.sent, t.on_edges, self.first)
 
     def turned(self, t: Tensors, values: frame.Values) -> frame.Values:
         """Values turned into the frames of their edges, D^k(R) f."""
         frames = dict(zip(self.degrees, t.frames, strict=True))
         return {key: frames[key[0]] @ v if key[0] else v for key, v in values.items()}
 
-    def turned_back(self, t: Tensors, values: frame.Values) -> frame.Values:
-        frames = dict(zip(self.degrees, t.frames, strict=True))
-        return {key: frames[key[0]].mT @ v if key[0] else v for key, v in values.items()}
-
-    def mixed(self, t: Tensors, parts: frame.Parts, g: Tensor, workspace: Tensor | None) -> frame.Values:
-        return frame.by_degree(self.layout.outputs, frame.mix(self.layout, parts, g, t.weights, workspace))
-
-    def messages(self, t: Tensors, D: int, workspace: Tensor | None) -> list[Tensor]:
+    def messages(self, t: Tensors, D: int) -> list[Tensor]:
         """The messages of a block, ``[edges, channels, 2l+1]``."""
-        parts = frame.by_order(self.layout.inputs, self.turned(t, self.sent(t)), D)
-        g = (
-            hidden(t.scalars, *t.hidden_layers)
-            if workspace is None
-            else Hidden(t.scalars, t.hidden_layers, keep=False).output
-        )
-        values = self.turned_back(t, self.mixed(t, parts, g, workspace))
-        return [values[key].mT for key in self.layout.messages]
-
-
-def _buffer(problem: Problem, weights: Sequence[Tensor]) -> Tensor:
-    """A workspace for radial weights: as many as the cache holds, or at least those of one row."""
-    size = problem.memory["cache"] // weights[0].element_size()
-    return weights[0].new_empty(max(size, *(A.shape[0] * A.shape[2] for A in weights)))
+        layout, back = self.layout, t._replace(frames=[D_l.mT for D_l in t.frames])
+        sent = frame.sent_values(layout, t.sent, t.on_edges, self.first)
+        parts = frame.by_order(layout.inputs, self.turned(t, sent), D)
+        mixed = frame.mix(layout, parts, hidden(t.scalars, *t.hidden_layers), t.weights)
+        values = self.turned(back, frame.by_degree(layout.outputs, mixed))
+        return [values[key].mT for key in layout.messages]

@@ -51,7 +51,7 @@ def on_gpu(itemsize: int) -> dict[str, Work]:
     """Prices on CUDA, for numbers of so many bytes: counted, not measured.
 
     Launches, and how often numbers move, are fitted to what ``benchmarks.launches`` counts for convolutions of degrees
-    0 to 1, 2 and 3. What moves in 'triton' and 'frame' is told in radial weights, each moved once and 12.5 times; in
+    0 to 1, 2 and 3. What moves in 'triton' and 'frame' is told in radial weights, each moved once and 15.5 times; in
     'node' in numbers at nodes and on edges, moved 14 and 40 times.
     """
     byte, product = itemsize * BYTE, 4 * MULTIPLY_ADD  # forward, again in the backward pass, and both derivatives
@@ -59,7 +59,7 @@ def on_gpu(itemsize: int) -> dict[str, Work]:
     return {
         "triton": Work(50 * LAUNCH, hidden=product, radial=(byte + SLOTS[itemsize]) / HIDDEN),
         "frame": in_pytorch._replace(
-            convolutions=180 * LAUNCH, pairs=13 * LAUNCH, radial=product + 12.5 * byte / HIDDEN
+            convolutions=200 * LAUNCH, pairs=16 * LAUNCH, radial=product + 15.5 * byte / HIDDEN
         ),
         "node": in_pytorch._replace(
             convolutions=130 * LAUNCH, pairs=42 * LAUNCH, at_nodes=14 * byte, on_edges=product + 40 * byte / HIDDEN

@@ -208,7 +208,7 @@ class Problem:
         wanted = like(framed, [v is not None and v.requires_grad for v in tensors_of_frame])
         arriving = self._all_there(leaves, gradients)
         problem = blockwise.Problem(layout, replace(self.inputs, src=leaves.graph[0]))
-        found = problem.differentiable_gradient(framed, wanted, arriving)
+        found = problem.gradient(framed, wanted, arriving)
         wanted_by = [v for v, n in zip(leaves.flat(), needed, strict=True) if n]
         total = with_none(derivatives_by(wanted_by, tensors_of_frame, flat(found), create_graph=True), needed)
         if len(leaves.graph[3]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -37,10 +38,10 @@ class Passes(Protocol):
         """The messages, from the tensors."""
 
     def gradient(self, t: Any, needed: Any, gradients: Sequence[Tensor]) -> Any:
-        """The derivatives that are needed with respect to the tensors, from those with respect to the messages."""
+        """The derivatives that are needed with respect to the tensors, from those with respect to the messages.
 
-    def differentiable_gradient(self, t: Any, needed: Any, gradients: Sequence[Tensor]) -> Any:
-        """The same, in operations that autograd can differentiate."""
+        Autograd can differentiate them again.
+        """
 
 
 def evaluated(passes: Passes, t: T) -> Sequence[Tensor]:
@@ -61,31 +62,31 @@ class _Messages(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.passes.plan.check_unwritten(ctx.refills)
         t, needed = like(ctx.places, ctx.saved_tensors), like(ctx.places, ctx.needs_input_grad[2:])
-        derivative = ctx.passes.differentiable_gradient if torch.is_grad_enabled() else ctx.passes.gradient
         with full_precision(gradients[0].device):
-            return None, None, *flat(derivative(t, needed, gradients))
+            return None, None, *flat(ctx.passes.gradient(t, needed, gradients))
 
 
 class Part(NamedTuple):
     """A block of edges.
 
     Attributes:
-        tensors: what its messages are a function of.
+        messages: computes its messages, from its tensors.
+        tensors: what these are a function of.
         rows: for each of them, which rows of the graph's tensor it has; None for tensors that all blocks share.
         gradients: derivatives with respect to its messages.
     """
 
+    messages: Callable[[Any], list[Tensor]]
     tensors: Any
     rows: Any
     gradients: Sequence[Tensor]
 
 
-def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterable[Part], t: T, needed: T) -> T:
+def gradient_of(parts: Iterable[Part], t: T, needed: T) -> T:
     """First derivatives of messages, which autograd can differentiate again where it is enabled.
 
     Args:
-        messages: computes the messages of a block from its tensors.
-        parts: the blocks.
+        parts: the blocks of edges.
         t: the tensors of all edges.
         needed: with respect to which of them derivatives are needed.
 
@@ -94,21 +95,16 @@ def differentiable_gradient(messages: Callable[[T], list[Tensor]], parts: Iterab
     """
     wanted = flat(needed)
 
-    def gradient(both: Sequence[Any]) -> list[Tensor]:
+    def gradient(messages: Callable[[T], list[Tensor]], both: Sequence[Any]) -> list[Tensor]:
         values, arriving = both[: len(wanted)], both[len(wanted) :]
         found = plain_gradient(lambda some: messages(like(t, some)), values, wanted, arriving)
         return those_needed(found, values, wanted)
 
-    total = flat(zeros(t, needed))
+    total: list[Any] = [torch.zeros_like(v) if n else None for v, n in zip(flat(t), wanted, strict=True)]
     for part in parts:
-        d = with_none(_Recomputed.apply(gradient, *flat(part.tensors), *part.gradients), wanted)
+        d = with_none(_Recomputed.apply(partial(gradient, part.messages), *flat(part.tensors), *part.gradients), wanted)
         total = [_added(*values) for values in zip(total, d, flat(part.rows), strict=True)]
     return like(t, total)
-
-
-def zeros(t: T, needed: T) -> T:
-    """Zeros to which derivatives are added; None where they are not needed."""
-    return like(t, [torch.zeros_like(v) if n else None for v, n in zip(flat(t), flat(needed), strict=True)])
 
 
 def _added(whole: Tensor | None, part: Tensor | None, rows: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ Throughout, a row is an edge, or a pair of edges that share radial weights, and 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -218,15 +218,7 @@ def _combined(mixed: Tensor) -> Tensor:
     return torch.stack([minus_a - plus_b, plus_a + minus_b], dim=2)
 
 
-def _spread(part: Tensor) -> Tensor:
-    """The transpose of :func:`_combined`."""
-    if part.shape[2] == 1:
-        return part.unsqueeze(4)
-    minus, plus = part.unbind(2)
-    return torch.stack([torch.stack([minus, plus], dim=3), torch.stack([plus, -minus], dim=3)], dim=2)
-
-
-def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], workspace: Tensor | None) -> Parts:
+def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor]) -> Parts:
     """Multiply by every kernel, in the frames of the edges.
 
     Args:
@@ -234,111 +226,25 @@ def mix(layout: Layout, parts: Parts, g: Tensor, weights: Sequence[Tensor], work
         parts: the features, by order.
         g: hidden values of the radial networks, ``[networks, rows, 33]``.
         weights: from :func:`aligned_weights`.
-        workspace: memory for radial weights, which are computed as many at a time as fit there; None computes all in
-            memory of their own, as autograd needs.
 
     Returns:
         the messages, by order.
     """
-    D = next(iter(parts.values())).shape[3]
+    rows, D = g.shape[1], next(iter(parts.values())).shape[3]
     mixed = {
-        (m, c): g.new_zeros(g.shape[1], len(keys), 2 if m else 1, D, 2 if m else 1, c)
+        (m, c): g.new_zeros(rows, len(keys), 2 if m else 1, D, 2 if m else 1, c)
         for (m, c), keys in layout.outputs.items()
     }
     for p, A in zip(layout.products, weights, strict=True):
-        x_all, y_all = parts[p.m, p.channels_in], mixed[p.m, p.channels_out]
-        for rows in _slices(g.shape[1], A, workspace):
-            R = _radial_weights(p, _select(g[:, rows], p.networks), A, workspace)
-            y = _repeated(x_all[rows], 2, p.groups).reshape(R.shape[0], -1, p.channels_in) @ R.mT
-            y = y.view(-1, p.sources, p.groups, p.orders, D, p.together, p.orders, p.channels_out).sum(1)
-            y = y.movedim(4, 2).flatten(1, 2)
-            if workspace is None:  # out of place: vmap cannot write batched values into a tensor that is not batched
-                mixed[p.m, p.channels_out] = y_all + y
-            else:
-                y_all[rows] += y
+        sizes = p.sources, p.groups, p.together, rows, p.orders * p.channels_out, p.channels_in
+        R = (_select(g, p.networks) @ A).view(sizes).transpose(2, 3).flatten(3, 4)
+        x = parts[p.m, p.channels_in].transpose(0, 1).flatten(2, 3).unsqueeze(1)
+        y = (x @ R.mT).sum(0).view(p.groups, rows, p.orders, D, p.together, p.orders, p.channels_out)
+        # Out of place: vmap cannot write batched values into a tensor that is not batched.
+        mixed[p.m, p.channels_out] = mixed[p.m, p.channels_out] + y.movedim((1, 4), (0, 2)).flatten(1, 2)
     return {key: _combined(y) for key, y in mixed.items()}
 
 
-def mix_gradient(
-    layout: Layout,
-    parts: Parts,
-    g: Tensor,
-    weights: Sequence[Tensor],
-    transposed: Sequence[Tensor],
-    gradients: Parts,
-    dweights: Sequence[Tensor | None],
-    separate: int,
-    workspace: Tensor,
-) -> tuple[Parts, Tensor]:
-    """The derivatives of :func:`mix`; radial weights are computed again.
-
-    Args:
-        layout, parts, g, weights, workspace: as for :func:`mix`.
-        transposed: the weights without biases, contiguous as ``[pairs, (a, b) x channels out x channels in, 32]``: a
-            product with them is a third faster than one with transposed views of ``weights``.
-        gradients: derivatives with respect to the messages, by order.
-        dweights: derivatives with respect to the weights are added to these; None where they are not needed.
-        separate: D, for derivatives with respect to g for each edge, or 1, for their sum over the edges of a row.
-
-    Returns:
-        the derivatives with respect to ``parts``, and to g, ``[networks, rows x separate, 33]``.
-    """
-    dparts = {key: torch.zeros_like(x) for key, x in parts.items()}
-    dmixed = {key: _spread(d) for key, d in gradients.items()}
-    dg = g.new_zeros(*g.shape[:2], separate, g.shape[2])
-    for p, A, AT, dA in zip(layout.products, weights, transposed, dweights, strict=True):
-        x_all, dx_all, dy_all = parts[p.m, p.channels_in], dparts[p.m, p.channels_in], dmixed[p.m, p.channels_out]
-        for rows in _slices(g.shape[1], A, workspace):
-            h = _select(g[:, rows], p.networks)
-            R = _radial_weights(p, h, A, workspace)
-            x = _repeated(x_all[rows], 2, p.groups).reshape(len(R), -1, p.channels_in)
-            dy = dy_all[rows].unflatten(1, (p.groups, p.together)).movedim(2, 4)
-            dy = _repeated(dy, 1, p.sources).reshape(len(R), -1, R.shape[1])
-            dx_all[rows] += (dy @ R).view(-1, p.sources, p.groups, *dx_all.shape[2:]).sum(2)
-            for d in range(separate):
-                torch.bmm(dy[:, d::separate].mT, x[:, d::separate], out=R)
-                dR = R.view(h.shape[1], len(A), -1).transpose(0, 1)
-                _add(dg[:, rows, d, :-1], p.networks, dR @ AT)
-                if dA is not None:
-                    dA.baddbmm_(h.mT, dR)
-    return dparts, dg.flatten(1, 2)
-
-
 def _select(values: Tensor, numbers: tuple[int, ...]) -> Tensor:
-    return values if _is_all(values, numbers) else values.index_select(0, _index(numbers, values.device))
-
-
-def _add(values: Tensor, numbers: tuple[int, ...], summand: Tensor) -> None:
-    if _is_all(values, numbers):
-        values += summand
-    else:
-        values.index_add_(0, _index(numbers, values.device), summand)
-
-
-def _is_all(values: Tensor, numbers: tuple[int, ...]) -> bool:
-    return numbers == tuple(range(len(values)))
-
-
-def _slices(rows: int, A: Tensor, workspace: Tensor | None) -> Iterator[slice]:
-    if workspace is None:
-        return iter([slice(None)] if rows else [])
-    step = max(1, len(workspace) // (A.shape[0] * A.shape[2]))
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
-
-
-def _radial_weights(p: Product, h: Tensor, A: Tensor, workspace: Tensor | None) -> Tensor:
-    """Matrices of radial weights, ``[rows x sources x groups, channels, channels_in]``; see :class:`Product`.
-
-    The batched product writes them through a transposed view, row by row of edges, which costs no more than any other
-    order, and saves a copy.
-    """
-    if workspace is None:
-        R = (h @ A).transpose(0, 1)
-    else:
-        R = workspace[: h.shape[1] * A.shape[0] * A.shape[2]].view(h.shape[1], A.shape[0], A.shape[2])
-        torch.bmm(h, A, out=R.transpose(0, 1))
-    return R.reshape(h.shape[1] * p.sources * p.groups, -1, p.channels_in)
-
-
-def _repeated(values: Tensor, dim: int, times: int) -> Tensor:
-    return values.unsqueeze(dim).expand(*values.shape[:dim], times, *values.shape[dim:])
+    all_of_them = numbers == tuple(range(len(values)))
+    return values if all_of_them else values.index_select(0, _index(numbers, values.device))

@@ -9,16 +9,11 @@ import torch
 from ..compiling import constant_when_compiled
 from ..kernels.launch import is_gpu
 
-# Bytes, for each type of device. 'cache': radial weights that are made at a time. 'block': all else that a block of
-# edges needs. 'graph': a block that autograd records. On a CPU the first must stay in cache, and speed depends on these
-# sizes: they were measured. Of a GPU this is counted: in blocks of 25 MB, half of an H100's L2 cache, 'frame' would
-# launch 492 kernels more in an attention layer of the paper's QM9 model (240 bonded molecules, forward and backward),
-# 2.5 ms if each takes 5 microseconds; and spare it 3.1 of 9.9 GB at most, .9 ms at 3.35 TB/s.
-DEFAULTS = {
-    "cache": {"cpu": 2**22, "cuda": 2**28},
-    "block": {"cpu": 24 * 2**20, "cuda": 2**30},
-    "graph": {"cpu": 2**26, "cuda": 2**32},
-}
+# Bytes. 'cache': radial weights that C++ makes at a time, which must stay in cache. 'block': all else that its block of
+# edges needs. 'graph': a block in PyTorch, that autograd records. On a CPU speed depends on these: they were measured.
+# Of a GPU launches were counted, which fewer blocks have fewer of.
+DEFAULTS = {"cache": 2**22, "block": 24 * 2**20, "graph": 2**26}
+GRAPH_ON_GPU = 2**32
 _limit: ContextVar[int | None] = ContextVar("memory", default=None)
 
 
@@ -35,6 +30,7 @@ def limited_memory(limit: int | None) -> Iterator[None]:
 @constant_when_compiled
 def memory_for(purpose: str, device: torch.device) -> int:
     """Bytes for a purpose: 'cache', 'block' or 'graph'."""
-    default = DEFAULTS[purpose]["cpu" if device.type == "cpu" and not is_gpu(device) else "cuda"]
+    on_gpu = purpose == "graph" and (device.type != "cpu" or is_gpu(device))
+    default = GRAPH_ON_GPU if on_gpu else DEFAULTS[purpose]
     limit = _limit.get()
     return default if limit is None else min(default, limit)

@@ -18,7 +18,6 @@ Throughout, the values of a pair of degrees are in the order (q, J, channel out)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -27,10 +26,10 @@ import torch
 from torch import Tensor
 
 from ..contraction.convolution import Convolution, Ends, Pair
-from ..contraction.derivatives import Part, differentiable_gradient, evaluated, flat, like
+from ..contraction.derivatives import Part, evaluated, flat, gradient_of, like
 from ..contraction.inputs import Inputs
 from ..contraction.memory import memory_for
-from ..contraction.radial import HIDDEN, PARAMETERS, Hidden, checked_parameters, hidden, stacked
+from ..contraction.radial import HIDDEN, PARAMETERS, checked_parameters, hidden, stacked
 
 VALUES = HIDDEN + 1  # hidden values of a radial network, and a one that multiplies the biases
 
@@ -170,74 +169,36 @@ class Block(NamedTuple):
         )
 
 
-class Workspace:
-    """Memory that all blocks reuse: new memory is slow, as the first touch of every page is a page fault."""
-
-    def __init__(self, like: Tensor) -> None:
-        self.like, self.memory = like, {}
-
-    def __call__(self, name: str, *shape: int) -> Tensor:
-        """An uninitialised tensor of this shape; the next one of the same name has the same memory."""
-        size = math.prod(shape)
-        if name not in self.memory or len(self.memory[name]) < size:
-            self.memory[name] = self.like.new_empty(size)
-        return self.memory[name][:size].view(shape)
-
-
-def _bmm(a: Tensor, b: Tensor, workspace: Workspace | None, name: str) -> Tensor:
-    return a @ b if workspace is None else torch.bmm(a, b, out=workspace(name, a.shape[0], a.shape[1], b.shape[2]))
-
-
-def _cat(parts: Sequence[Tensor], dim: int, workspace: Workspace | None, name: str) -> Tensor:
-    if workspace is None:
-        return torch.cat(parts, dim)
-    shape = list(parts[0].shape)
-    shape[dim] = sum(part.shape[dim] for part in parts)
-    return torch.cat(parts, dim, out=workspace(name, *shape))
-
-
 class Problem:
     """What messages depend on apart from tensors with derivatives, and how they are evaluated."""
 
     def __init__(self, layout: Layout, inputs: Inputs) -> None:
         self.layout, self.first = layout, [inputs.first.get(str(k), 0) for k, _ in layout.features]
         self.plan = inputs.basis.plan
-        self.memory = {purpose: memory_for(purpose, inputs.src.device) for purpose in ("cache", "block", "graph")}
+        self.memory = memory_for("graph", inputs.src.device)
 
     def forward(self, t: Tensors) -> list[Tensor]:
         """The messages along all edges."""
-        edges, workspace = self.plan.num_edges, Workspace(t.scalars)
-        output = [t.scalars.new_empty(edges, c, 2 * l + 1) for l, c in self.layout.messages]
+        output = [t.scalars.new_empty(self.plan.num_edges, c, 2 * l + 1) for l, c in self.layout.messages]
         for block in self.blocks(t):
-            found = self.messages(self.on_block(t, block), workspace)
-            for whole, part in zip(output, found, strict=True):
+            for whole, part in zip(output, self.messages(self.on_block(t, block)), strict=True):
                 whole.index_copy_(0, block.edges, block.by_edge(part.mT))
         return output
 
     def gradient(self, t: Tensors, needed: Tensors, gradients: Sequence[Tensor]) -> Tensors:
         """First derivatives, which autograd can differentiate again."""
         parts = (
-            Part(self.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
-            for block in self.blocks_with_graph(t)
+            Part(self.messages, self.on_block(t, block), block.rows(t), [block.by_slot(v).mT for v in gradients])
+            for block in self.blocks(t)
         )
-        return differentiable_gradient(lambda b: self.messages(b, None), parts, t, needed)
-
-    differentiable_gradient = gradient
+        return gradient_of(parts, t, needed)
 
     def blocks(self, t: Tensors) -> Iterator[Block]:
-        """Blocks for the forward pass, so small that the largest P stays in cache."""
-        sizes, itemsize = self.layout.sizes, t.scalars.element_size()
-        rows = self.memory["cache"] // (itemsize * sizes.largest_p)
-        return self._blocks(rows, self.memory["block"] // (itemsize * sizes.slot))
-
-    def blocks_with_graph(self, t: Tensors) -> Iterator[Block]:
-        """Smaller blocks for autograd, which keeps every P, every T and all other intermediate results of a block."""
-        sizes, itemsize = self.layout.sizes, t.scalars.element_size()
-        numbers = self.memory["graph"] // (2 * itemsize)
-        return self._blocks(numbers // sizes.every_p, numbers // (sizes.slot + sizes.every_t))
-
-    def _blocks(self, rows: int, slots: int) -> Iterator[Block]:
-        return (Block(*self.plan.out_edges.block(*rows)) for rows in self.plan.out_edges.ranges(rows, slots))
+        """Blocks so small that every P, every T and all else that autograd keeps of one takes as much as it may."""
+        sizes = self.layout.sizes
+        numbers = self.memory // (2 * t.scalars.element_size())
+        ranges = self.plan.out_edges.ranges(numbers // sizes.every_p, numbers // (sizes.slot + sizes.every_t))
+        return (Block(*self.plan.out_edges.block(*rows)) for rows in ranges)
 
     def on_block(self, t: Tensors, block: Block) -> Tensors:
         """The part of all tensors that a block needs."""
@@ -248,37 +209,25 @@ class Problem:
             basis=[W[block.slots] for W in t.basis],
         )
 
-    def messages(self, b: Tensors, workspace: Workspace | None) -> list[Tensor]:
-        """The messages of a block, ``[slots, 2l+1, channels]``.
-
-        Args:
-            b: from :meth:`on_block`.
-            workspace: memory for intermediate results; None allocates them anew, as autograd needs.
-        """
-        g = (
-            hidden(b.scalars, *b.hidden_layers)
-            if workspace is None
-            else Hidden(b.scalars, b.hidden_layers, keep=False).output
-        )
-        output = []
+    def messages(self, b: Tensors) -> list[Tensor]:
+        """The messages of a block, ``[slots, 2l+1, channels]``."""
+        g, output = hidden(b.scalars, *b.hidden_layers), []
         for terms in self.layout.terms:
-            T = [
-                self.on_edges(b, term, g[term.network], self.on_nodes(b, term, workspace), workspace) for term in terms
-            ]
-            W = self.steering(b, terms, workspace)
-            output.append(W @ _cat(T, 2, workspace, "T").view(*W.mT.shape[:2], -1))
+            T = [self.on_edges(b, term, g[term.network], self.on_nodes(b, term)) for term in terms]
+            # The bases of all terms, side by side, [slots, 2l+1, (k, q, J)].
+            W = torch.cat([b.basis[term.basis] for term in terms], dim=2)
+            output.append(W @ torch.cat(T, dim=2).view(*W.mT.shape[:2], -1))
         return output
 
-    def on_nodes(self, b: Tensors, term: Term, workspace: Workspace | None) -> Tensor:
+    def on_nodes(self, b: Tensors, term: Term) -> Tensor:
         """P, ``[rows, 33, (q, J, channel out)]``."""
         f, A = b.features[term.feature], b.weights[term.pair]
-        P = _bmm(f.flatten(0, 1).expand(len(A), -1, -1), A, workspace, "P")
-        return P.view(len(A), len(f), -1).transpose(0, 1)
+        return (f.flatten(0, 1) @ A).view(len(A), len(f), -1).transpose(0, 1)
 
-    def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor, workspace: Workspace | None) -> Tensor:
+    def on_edges(self, b: Tensors, term: Term, g: Tensor, P: Tensor) -> Tensor:
         """T = sum_h g_h P_h, which the basis is multiplied by, ``[rows, slots in a row, (q, J, channel out)]``."""
         g = g.view(len(P), -1, VALUES)
-        T = _bmm(g, P, workspace, f"T{term.k}")
+        T = g @ P
         own = b.on_edges[term.feature]
         if own is not None:
             # Features of the edge itself are no part of P, which belongs to the node: they need radial weights.
@@ -290,7 +239,3 @@ class Problem:
         """The part of A for the channels that edges add to, ``[33, channels x F x c_out]``."""
         first, channels = self.first[term.feature], b.on_edges[term.feature].shape[1]
         return b.weights[term.pair][:, first : first + channels].flatten(1)
-
-    def steering(self, b: Tensors, terms: Sequence[Term], workspace: Workspace | None) -> Tensor:
-        """The bases of all terms of a message, side by side, ``[slots, 2l+1, (k, q, J)]``."""
-        return _cat([b.basis[term.basis] for term in terms], 2, workspace, "W")

@@ -6,10 +6,10 @@ without the LayerNorms. If it is exactly that, backends read its parameters; if 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from ..native.private import Seen, is_watched
 from ..plain_modules import has_hooks_of_all, is_plain
 
 HIDDEN = 32  # values of each hidden layer of a radial network
-ROWS = 128  # of 32 networks that are evaluated together: an intermediate result then fits half a megabyte of cache
 EPSILON = 1e-5  # eps of PyTorch's LayerNorm
 PARAMETERS = 10  # of a network: weight, bias, scale, shift of both hidden layers; weight and bias of the last layer
 OWN_TYPES = {nn.Parameter, Tensor}  # of parameters that may be read; torch.func.functional_call puts Tensors there
@@ -292,76 +291,3 @@ def hidden(scalars: Tensor, *parameters: Tensor) -> Tensor:
             x = torch.addcmul(shift, x, scale)
         x = x.relu()
     return pad(x, (0, 1), value=1.0)
-
-
-class Hidden:
-    """:func:`hidden` with first derivatives written by hand, in slices of rows that stay in cache.
-
-    Args:
-        scalars, parameters: as for :func:`hidden`; autograd does not record what is done with them.
-        keep: whether to keep the intermediate results that :meth:`gradient` needs.
-
-    Attributes:
-        output: ``[networks, rows, 33]``.
-    """
-
-    def __init__(self, scalars: Tensor, parameters: Sequence[Tensor], keep: bool) -> None:
-        self.scalars, self.layers = scalars, (parameters[:4], parameters[4:])
-        self.output = scalars.new_empty(len(parameters[0]), len(scalars), parameters[-1].shape[-1] + 1)
-        self.output[..., -1] = 1
-        self.kept: list[list[tuple[Tensor, ...]]] = []
-        for rows in self._slices():
-            x = scalars[rows].expand(len(parameters[0]), -1, -1)
-            steps: list[tuple[Tensor, ...]] = []
-            for weight, bias, scale, shift in self.layers:
-                z = torch.baddbmm(bias, x, weight)
-                if not scale.numel():
-                    steps.append((x, z, z))
-                    x = z.relu()
-                    continue
-                norm = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-                inverse = norm.square_().div_(z.shape[-1]).add_(EPSILON).rsqrt_()
-                steps.append((x, z.mul_(inverse), inverse))
-                x = torch.addcmul(shift, z, scale).relu_()
-            self.output[:, rows, :-1] = x
-            if keep:
-                self.kept.append(steps)
-
-    def _slices(self) -> Iterator[slice]:
-        step = max(1, ROWS * HIDDEN // self.output.shape[0]) if self.output.device.type == "cpu" else len(self.scalars)
-        return (slice(a, a + step) for a in range(0, len(self.scalars), max(1, step)))
-
-    def gradient(self, gradient: Tensor, totals: Sequence[Tensor | None], by_scalars: bool) -> Tensor | None:
-        """First derivatives.
-
-        Args:
-            gradient: derivatives with respect to ``output``.
-            totals: derivatives with respect to the parameters are added to these; None where they are not needed.
-            by_scalars: whether derivatives with respect to the scalars are needed.
-
-        Returns:
-            the derivatives with respect to the scalars, ``[rows, edge_dim + 1]``, or None.
-        """
-        found = []
-        for rows, steps in zip(self._slices(), self.kept, strict=True):
-            d, after = gradient[:, rows, :-1], self.output[:, rows, :-1]
-            for i in (1, 0):
-                (weight, _, scale, _), (x, z, inverse), total = self.layers[i], steps[i], totals[4 * i : 4 * i + 4]
-                d = torch.ops.aten.threshold_backward(d, after, 0)
-                if scale.numel():
-                    product = d * z
-                    if total[2] is not None:
-                        total[2] += product.sum(1, keepdim=True)
-                    if total[3] is not None:
-                        total[3] += d.sum(1, keepdim=True)
-                    along = (product @ scale.mT).div_(-z.shape[-1])
-                    d = d.mul_(scale).addcmul_(z, along).mul_(inverse)
-                if total[0] is not None:
-                    total[0].baddbmm_(x.mT, d)
-                if total[1] is not None:
-                    total[1] += d.sum(1, keepdim=True)
-                after = x
-                if i or by_scalars:
-                    d = d @ weight.mT
-            found.append(d.sum(0) if by_scalars else None)
-        return torch.cat(cast(list[Tensor], found)) if by_scalars else None
