@@ -44,6 +44,8 @@ class Model:
     """edges of largest potential that a point attends to (None: all)"""
     edge_features: Literal["potential", "well"] = "potential"
     """what layers see of an edge: V, or a and, bounded, V and its derivatives V' and V''"""
+    step_scale: Positive = 1
+    """what each step is multiplied by; below 1, untrained models throw points less far"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)

@@ -73,6 +73,8 @@ class SE3TransformerIterative(nn.Module):
         k_neighbors: if given, each node attends to this many incoming edges of largest potential, where it has more.
         edge_features: what the layers see of an edge beside its length: 'potential', V, as published; or 'well', all of
             :func:`well`.
+        step_scale: what each step is multiplied by; 1 as published. With random weights the steps are several times as
+            long as the points are apart, and the more blocks there are, the further they throw them.
     """
 
     def __init__(
@@ -89,10 +91,11 @@ class SE3TransformerIterative(nn.Module):
         compute_gradients: bool = True,
         k_neighbors: int | None = None,
         edge_features: str = "potential",
+        step_scale: float = 1.0,
         **kwargs,
     ) -> None:
         super().__init__()
-        self.num_degrees, self.edge_features = num_degrees, edge_features
+        self.num_degrees, self.edge_features, self.step_scale = num_degrees, edge_features, step_scale
         self.compute_gradients, self.k_neighbors = compute_gradients, k_neighbors
         edge_dim = EDGE_DIMS[edge_features]
         middle = {"edge_dim": edge_dim, "div": div, "n_heads": n_heads, "selfint": si_m, "x_ij": x_ij}
@@ -127,7 +130,7 @@ class SE3TransformerIterative(nn.Module):
         steps = []
         for i, block in enumerate(self.blocks):
             features = self._run(block, features, graph, plan)
-            step = features["1"][:, :1]
+            step = self.step_scale * features["1"][:, :1]
             steps.append(step)
             move(graph, step)
             graph.ndata[f"update_norm_{i}"] = step.norm(dim=-1, keepdim=True)

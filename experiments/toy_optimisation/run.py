@@ -70,6 +70,7 @@ def make_model(config: Config) -> nn.Module:
         compute_gradients=config.basis_gradients,
         k_neighbors=config.k_neighbors,
         edge_features=config.edge_features,
+        step_scale=config.step_scale,
     )
     if config.log_steps:
         model.gradient_flow = GradientFlow(model)

@@ -36,7 +36,7 @@ def make(**options):
         {},
         {"x_ij": "cat", "k_neighbors": 2},
         {"num_iter": 1, "compute_gradients": False},
-        {"edge_features": "well", "k_neighbors": 2},
+        {"edge_features": "well", "k_neighbors": 2, "step_scale": 0.1},
     ],
 )
 def test_equivariance_of_the_last_step(options, kind):
@@ -56,6 +56,13 @@ def test_the_graph_is_refreshed(kind):
     torch.testing.assert_close(graph.edata["w"], pair_potential(graph.edata["r"], graph.edata["potential_parameters"]))
     for i, step in enumerate(steps):
         torch.testing.assert_close(graph.ndata[f"update_norm_{i}"], step.norm(dim=-1, keepdim=True))
+
+
+def test_steps_are_scaled():
+    model, G = make().double(), points()
+    (as_published, *_), (scaled, *_) = (model(G.local_var())[1] for model.step_scale in (1.0, 0.25))
+    assert as_published.norm() > 0
+    torch.testing.assert_close(scaled, as_published / 4)
 
 
 def test_gradients_of_the_basis_reach_earlier_blocks():
