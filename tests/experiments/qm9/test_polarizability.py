@@ -1,5 +1,6 @@
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 
 import numpy as np
 import pytest
@@ -127,25 +128,26 @@ def test_isotropic_part_and_anisotropy_of_a_tensor_with_one_axis():
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("qm9pack") is None, reason="needs qm9pack")
-def test_what_mirrors_make_zero_vanishes_along_the_axes_of_charge(monkeypatch):
-    """Of QM9's molecules: the tensors are along these axes, in this order."""
+def test_what_symmetry_makes_zero_vanishes_along_the_axes_of_charge(monkeypatch):
+    """Of QM9's molecules: the tensors are along these axes, in this order, but for those of very few."""
     monkeypatch.setattr(packaged, "with_bonds", lambda molecules, *_: molecules)  # which take minutes
     molecules = from_qm9pack(None)
     molecules = molecules.take(np.isfinite(possible_tensors(molecules)).all(axis=(1, 2, 3)))
     assert len(molecules) > 0.98 * packaged.MOLECULES
-    molecules = molecules.take(np.arange(0, len(molecules), 10))
+    molecules = molecules.take(np.arange(0, len(molecules), 4))
     tensors, first = molecules.targets["polarizability"], molecules.first_atom
     _, axes = charge_axes(molecules)
-    found = np.zeros(3, dtype=int)
+    found, others = np.zeros(3, dtype=int), 0
     for row in range(len(molecules)):
         atoms = slice(*first[row : row + 2])
         x, numbers = molecules.positions[atoms] @ axes[row], molecules.numbers[atoms]
         x = x - (numbers @ x) / numbers.sum()
         other = 1e3 * (numbers[:, None] != numbers)
-        for k in range(3):
-            image = x * np.where(np.arange(3) == k, -1, 1)
+        for k, mirror in product(range(3), (True, False)):
+            image = x * np.where((np.arange(3) == k) == mirror, -1, 1)
             apart = (np.linalg.norm(image[:, None] - x, axis=2) + other).min(axis=1).max()
             if apart < 0.02:
-                assert np.abs(np.delete(tensors[row, k], k)).max() < 0.1
                 found[k] += 1
-    assert (found > 30).all()
+                others += np.abs(np.delete(tensors[row, k], k)).max() > 0.1
+    assert (found > 100).all()
+    assert others <= 0.001 * found.sum()
