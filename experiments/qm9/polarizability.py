@@ -1,4 +1,4 @@
-"""How polarizability tensors lie in their molecules, as far as that is known.
+"""How polarisability tensors lie in their molecules, as far as that is known.
 
 QM9's tensors, which the package ``qm9pack`` has, are in the orientation of the calculations, not in that of the
 positions. Its axes are those of the molecule's nuclear charges, the longest first: what a mirror or a half turn makes
@@ -16,7 +16,7 @@ from experiments.qm9.molecules import Molecules
 # Proper turns by 0 or 180 degrees about the axes, as what they do to the signs of the components of vectors.
 HALF_TURNS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
 LEAST_GAP = 0.01  # between the spreads along two axes, of the largest: closer ones tell no axes
-ROUNDING = 0.02  # a0^3; what symmetry makes zero, and three times an isotropic part, are known to less
+ROUNDING = 0.02  # a0^3; what symmetry makes zero, and isotropic parts, are known to less
 
 
 def charge_axes(molecules: Molecules) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def oriented(tensors: np.ndarray, spreads: np.ndarray, alpha: np.ndarray) -> np.
     Args:
         tensors: ``[molecules, 3, 3]``, a0^3.
         spreads: of :func:`charge_axes`, ``[molecules, 3]``.
-        alpha: the isotropic polarizability, ``[molecules]``, a0^3.
+        alpha: the isotropic polarisability, ``[molecules]``, a0^3.
 
     Returns:
         bool ``[molecules]``.
