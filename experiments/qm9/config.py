@@ -123,12 +123,13 @@ class Config(config.Config, Data, Source, Model):
         if self.nonlinearity == "gate":
             idle["num_nlayers"] = "with --nonlinearity gate"
         first = TARGETS[self.tasks[0]]
-        if first.vector:
+        if first.kind != "number":
             idle["pooling"] = f"with --task {self.task}"
         if len(self.tasks) > 1 and self.model == "SE3Transformer":
             idle["pooling"] = "with several targets, for which there is the maximum beside the sum"
-        if len(self.tasks) > 1:
-            idle["per_atom"] = "with several targets, of which the part that is linear in the atoms is known"
+        if len(self.tasks) > 1 or first.kind == "tensor":
+            several = "several targets" if len(self.tasks) > 1 else f"--task {self.task}"
+            idle["per_atom"] = f"with {several}, of which the part that is linear in the atoms is known"
         elif not first.grows:
             idle["per_atom"] = f"with --task {self.task}, which does not grow with the molecule"
         source = self.resolved_source()

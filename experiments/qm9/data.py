@@ -16,6 +16,7 @@ from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from experiments.qm9.molecules import BONDS, Molecules
+from experiments.qm9.polarizability import possible_tensors
 from experiments.qm9.targets import ELEMENTS, TARGETS, names_of
 from utils.graph_table import GraphTable
 
@@ -103,7 +104,7 @@ class MoleculeDataset(Dataset):
     ) -> None:
         self.molecules, self.neighbours, self.rotate, self.mirror = molecules, neighbours, rotate, mirror
         self.seed, self.epoch = seed, 0
-        self.targets, self._turn = target_values(molecules, task), TARGETS[names_of(task)[0]].vector
+        self.targets, self._kind = target_values(molecules, task), TARGETS[names_of(task)[0]].kind
         self._atom_features = torch.from_numpy(atom_features(np.arange(max(ELEMENTS) + 1)))
         self._edge_features = torch.eye(NO_BOND + 1, dtype=torch.float64)[:, : neighbours.edge_dim]
         self._table = _table(molecules, neighbours)
@@ -127,7 +128,7 @@ class MoleculeDataset(Dataset):
         target, turns = torch.from_numpy(self.targets[np.asarray(indices)]), None
         if self.rotate or self.mirror:
             turns = torch.from_numpy(np.stack([self._drawn(index) for index in indices]))
-            target = (turns @ target.unsqueeze(-1)).squeeze(-1) if self._turn else target
+            target = _turned(target, self._kind, turns)
         G, plan = self._table.batch(indices, turns)
         G.ndata["f"] = self._atom_features[G.ndata.pop("z").long()].unsqueeze(-1)
         G.edata["w"] = self._edge_features[G.edata.pop("bond_type").long()]
@@ -140,6 +141,15 @@ class MoleculeDataset(Dataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         turn = Rotation.from_quat(rng.normal(size=4)).as_matrix() if self.rotate else np.eye(3)
         return rng.choice((-1, 1)) * turn if self.mirror else turn
+
+
+def _turned(target: Tensor, kind: str, turns: Tensor) -> Tensor:
+    if kind == "vector":
+        return (turns @ target.unsqueeze(-1)).squeeze(-1)
+    if kind == "tensor":
+        turns = turns.unsqueeze(1)  # one turn for all the tensors that a molecule may have
+        return turns @ target @ turns.mT
+    return target
 
 
 def _table(molecules: Molecules, neighbours: Neighbours) -> GraphTable:
@@ -186,7 +196,7 @@ def collate(batch: Batch, graph: str = "own") -> Batch:
     Returns:
         the graphs, with ``ndata['f']`` ``[N, 6, 1]``, ``ndata['x']`` ``[N, 3]``, ``edata['d']`` ``[E, 3]``,
         ``edata['w']`` ``[E, edge_dim]`` and, with an envelope, ``edata['envelope']`` ``[E, 1]``; their plan; and the
-        targets ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``.
+        targets ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``, of a tensor ``[molecules, 4, 3, 3]``.
     """
     G, plan, target = batch
     return (G.to_dgl() if graph == "dgl" else G), plan, target
@@ -203,15 +213,21 @@ def pad(batch: Batch) -> Batch:
 
 
 def target_values(molecules: Molecules, task: str) -> np.ndarray:
-    """The targets of molecules, NaN where unknown: ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``.
+    """The targets of molecules, NaN where unknown.
 
     Args:
         molecules: any.
         task: name of the target, or of several.
+
+    Returns:
+        ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``; of a tensor the four that it may be, ``[molecules,
+        4, 3, 3]``, see :func:`~experiments.qm9.polarizability.possible_tensors`.
     """
+    if TARGETS[names_of(task)[0]].kind == "tensor":
+        return possible_tensors(molecules)
     count, columns = len(molecules), []
     for name in names_of(task):
-        width = 3 if TARGETS[name].vector else 1
+        width = 3 if TARGETS[name].kind == "vector" else 1
         columns.append(molecules.targets.get(name, np.full((count, width), np.nan)).reshape(count, width))
     return np.concatenate(columns, axis=1)
 
@@ -226,7 +242,7 @@ def with_target(molecules: Molecules, task: str) -> Molecules:
     Raises:
         ValueError: it is known of none.
     """
-    rows = np.isfinite(target_values(molecules, task)).all(axis=1)
+    rows = np.isfinite(target_values(molecules, task)).reshape(len(molecules), -1).all(axis=1)
     if not rows.any():
         raise ValueError(f"task: expected one of {sorted(molecules.targets)}, which are known here, got {task}")
     return molecules.take(rows)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from equivariant_attention.graphs import as_graph
 from equivariant_attention.plan import Plan
+from equivariant_attention.so3 import symmetric_tensor_to_features
 from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
 from experiments.qm9.models import Scaled, linear_in_atoms
 from experiments.qm9.molecules import Molecules
+from experiments.qm9.polarizability import isotropic_and_anisotropy, nearest
 from experiments.qm9.targets import TARGETS, names_of
 from utils.files import atomic_write
 from utils.history import Row
@@ -27,6 +29,12 @@ from utils.loaders import EpochLoader
 from utils.plots import parity
 
 FEW = 32  # molecules whose equivariance is measured
+PARTS = {"mae_norm": "of the length", "mae_isotropic": "isotropic part", "mae_anisotropy": "anisotropy"}
+COLUMNS = {  # what a table has of one target, and where it is among a model's numbers
+    "number": {"": 0},
+    "vector": {" x": 0, " y": 1, " z": 2},
+    "tensor": {" xx": 0, " xy": 1, " xz": 2, " yy": 4, " yz": 5, " zz": 8},
+}
 BASELINES = {"mean": "predicting the mean", "linear": "linear in the atoms"}  # what they are called where printed
 
 
@@ -65,6 +73,34 @@ def loss_together(model: Scaled, batch: Batch, *, tasks: Sequence[str]) -> tuple
     return {"loss": (errors / model.std).mean(), "mae": errors[0], **of_others}, len(target)
 
 
+def loss_of_tensors(model: Scaled, batch: Batch) -> tuple[dict[str, Tensor], int]:
+    """Errors of tensors, from the nearest of those that a molecule may have.
+
+    Args:
+        model: gives predictions in the unit of the target.
+        batch: from :func:`experiments.qm9.data.collate`.
+
+    Returns:
+        in that unit the norm of the error as ``'mae'``, and the errors of the isotropic part and of the anisotropy as
+        ``'mae_isotropic'`` and ``'mae_anisotropy'``; as ``'loss'`` the norms of the isotropic and of the traceless part
+        of the error, in standard deviations of the training set: in one norm the larger would hide the smaller; and the
+        number of molecules.
+    """
+    G, plan, possible = batch
+    predicted = model(G, plan=plan)[: len(possible)]
+    true = nearest(predicted, possible)
+    isotropic, anisotropy = isotropic_and_anisotropy(predicted - true)
+    parts = 3**0.5 * isotropic.abs() + (2 / 3) ** 0.5 * anisotropy
+    errors = {"mae": (predicted - true).norm(dim=1), **_errors_of_parts(predicted, true)}
+    return {"loss": (parts / model.std).mean(), **{name: error.mean() for name, error in errors.items()}}, len(possible)
+
+
+def _errors_of_parts(predicted: Tensor, true: Tensor) -> dict[str, Tensor]:
+    """How far apart isotropic parts and anisotropies are, each ``[molecules]``."""
+    pairs = zip(isotropic_and_anisotropy(predicted), isotropic_and_anisotropy(true), strict=True)
+    return {f"mae_{part}": (a - b).abs() for part, (a, b) in zip(("isotropic", "anisotropy"), pairs, strict=True)}
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a model says of molecules, in the units of its targets.
@@ -72,7 +108,8 @@ class Predictions:
     Args:
         task: name of the target, or of several.
         names: of the molecules.
-        true: ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``; NaN where unknown.
+        true: ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``; of a tensor the nearest of those that it may
+            be, row by row, ``[molecules, 9]``; NaN where unknown.
         predicted: the same of the model.
         baselines: what predictions are compared to, by its name in ``BASELINES``, each like ``predicted``.
     """
@@ -104,8 +141,9 @@ class Predictions:
     def metrics(self) -> Row:
         """Errors in the unit of reports: mean absolute, root mean square, mean absolute of the baselines.
 
-        Of vectors the lengths of the errors count; ``'mae_norm'`` is the error of their length. Of several targets the
-        errors are of the first, and ``'mae_lumo'`` and the like of others.
+        Of vectors and tensors the norms of the errors count; ``'mae_norm'`` is the error of a vector's length,
+        ``'mae_isotropic'`` and ``'mae_anisotropy'`` are those of a tensor's parts. Of several targets the errors are of
+        the first, and ``'mae_lumo'`` and the like of others.
         """
         first, *others = self.each
         if others:
@@ -115,9 +153,12 @@ class Predictions:
         row = {"mae": error.mean(), "rmse": np.sqrt(np.square(error).mean())}
         for name, values in self.baselines.items():
             row[f"mae_of_{name}"] = factor * np.linalg.norm(values - self.true, axis=1).mean()
-        if TARGETS[self.task].vector:
+        if TARGETS[self.task].kind == "vector":
             true, predicted = (np.linalg.norm(v, axis=1) for v in (self.true, self.predicted))
             row["mae_norm"] = factor * np.abs(predicted - true).mean()
+        if TARGETS[self.task].kind == "tensor":
+            errors = _errors_of_parts(torch.from_numpy(self.predicted), torch.from_numpy(self.true))
+            row |= {name: factor * error.mean() for name, error in errors.items()}
         return {"molecules": len(error), **{name: float(value) for name, value in row.items()}}
 
     @property
@@ -127,12 +168,11 @@ class Predictions:
         if others:
             return first.columns | {name: values for one in others for name, values in one.columns.items()}
         target = TARGETS[self.task]
-        axes = [f" {axis}" for axis in "xyz"] if target.vector else [""]
         values = {"predicted": self.predicted, **({} if np.isnan(self.true).any() else {"true": self.true})}
         return {
-            f"{kind} {self.task}{axis} ({target.unit})": of_axis
+            f"{kind} {self.task}{name} ({target.unit})": array[:, column]
             for kind, array in values.items()
-            for axis, of_axis in zip(axes, array.T, strict=True)
+            for name, column in COLUMNS[target.kind].items()
         }
 
     def draw(self, path: str | os.PathLike[str]) -> None:
@@ -149,8 +189,9 @@ class Predictions:
             return _side_by_side(self.each)
         target, metrics = TARGETS[self.task], self.metrics
         lines = [f"mean absolute error   {metrics['mae']:.4g} {target.report_unit}  ({self.task})"]
-        if target.vector:
-            lines.append(f"  of the length       {metrics['mae_norm']:.4g} {target.report_unit}")
+        for name, part in PARTS.items():
+            if name in metrics:
+                lines.append(f"  {part:20}{metrics[name]:.4g} {target.report_unit}")
         lines.append(f"root mean square      {metrics['rmse']:.4g} {target.report_unit}")
         for name in self.baselines:
             error, ratio = metrics[f"mae_of_{name}"], metrics[f"mae_of_{name}"] / metrics["mae"]
@@ -188,9 +229,12 @@ def predict(
     without = model.without_network(counts).double().cpu().numpy()
     if len(names_of(task)) > 1:
         return Predictions(task, dataset.molecules.names, dataset.targets, predicted, {"linear": without})
+    if TARGETS[task].kind == "tensor":
+        true = nearest(torch.from_numpy(predicted), torch.from_numpy(dataset.targets)).numpy()
+        return Predictions(task, dataset.molecules.names, true, predicted, {"linear": without})
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     baselines = {"mean": np.broadcast_to(without, predicted.shape)}
-    if train is not None and not TARGETS[task].vector:
+    if train is not None and TARGETS[task].kind == "number":
         baselines["linear"] = predicted_by_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)
 
@@ -237,9 +281,14 @@ def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoad
         task: what it was trained for.
     """
     G, _, _ = loader.first(FEW)
-    degree = int(TARGETS[names_of(task)[0]].vector)
+    kind = TARGETS[names_of(task)[0]].kind
     network = as_trained(fabric, model.net)
-    return equivariance_error(network, fabric.to_device(G), output_degree=degree, output_on="graphs")
+
+    def by_degrees(G: Any) -> dict[str, Tensor]:
+        return symmetric_tensor_to_features(network(G).unflatten(1, (3, 3)))
+
+    function = by_degrees if kind == "tensor" else network
+    return equivariance_error(function, fabric.to_device(G), output_degree=int(kind == "vector"), output_on="graphs")
 
 
 def write_csv(path: str | os.PathLike[str], *predictions: Predictions) -> None:

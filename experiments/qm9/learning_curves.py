@@ -25,7 +25,7 @@ from utils.cli import Parser, answer_help, blame, run
 from utils.config import Count
 from utils.flags import read_as
 
-SCALARS = [name for name, target in TARGETS.items() if not target.vector]
+SCALARS = [name for name, target in TARGETS.items() if target.kind == "number"]
 
 
 def _size(text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""The published models for QM9 and NVIDIA's, of numbers per molecule; a model of a vector per molecule; units."""
+"""The published models for QM9 and NVIDIA's, of numbers per molecule; models of a vector and of a tensor; units."""
 
 from typing import Any
 
@@ -13,8 +13,10 @@ from equivariant_attention.models import nonlinearity as named
 from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.segments import segment_sum
+from equivariant_attention.so3 import features_to_symmetric_tensor
 from experiments.qm9.config import Config
 from experiments.qm9.data import ATOM_FEATURES, Neighbours
+from experiments.qm9.polarizability import isotropic_and_anisotropy
 from experiments.qm9.targets import ELEMENTS, TARGETS
 
 
@@ -215,6 +217,56 @@ class SE3TransformerVector(nn.Module):
         return self.pool({"1": vectors}, G=G)["1"].squeeze(1)
 
 
+class SE3TransformerTensor(nn.Module):
+    r"""SE(3)-Transformer of a symmetric 3x3 tensor per molecule, such as the polarisability.
+
+    .. math:: \frac{1}{18} \sum_i \Big( \phi_0(s_i) \, E^0 + \sum_c \phi_c(s_i) \sum_m t_{icm} E^2_m \Big)
+
+    with the scalars s and the features t of degree 2 that :class:`equivariant_attention.models.SE3Transformer` gives
+    for each atom, a small network :math:`\phi` of several outputs, and the isotropic and the traceless tensors E of
+    :func:`~equivariant_attention.so3.symmetric_tensor_to_features`. Of degree 0 alone there are isotropic ones only.
+
+    Args:
+        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads, nonlinearity: as of
+            :class:`SE3Transformer`.
+
+    Raises:
+        ValueError: the layers refuse the channels.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        atom_feature_size: int,
+        num_channels: int,
+        num_degrees: int = 4,
+        edge_dim: int = 4,
+        div: float = 4,
+        n_heads: int = 1,
+        nonlinearity: str = "norm",
+        **kwargs,
+    ) -> None:
+        super().__init__()
+        degrees = (0, 2) if num_degrees > 1 else (0,)
+        fibers = Fiber(1, atom_feature_size), Fiber(num_degrees, num_channels), dict.fromkeys(degrees, num_channels)
+        options = {"n_heads": n_heads, "div": div, "edge_dim": edge_dim, "nonlinearity": nonlinearity}
+        self.of_atoms = models.SE3Transformer(*fibers, num_layers, **options)
+        self.weigh = nn.Sequential(
+            nn.Linear(num_channels, num_channels), nn.SiLU(), nn.Linear(num_channels, 1 + num_channels)
+        )
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
+        """One tensor per molecule, row by row, ``[molecules, 9]``; arguments as of :class:`SE3Transformer`."""
+        G = as_graph(G)
+        basis_and_r = basis_and_r or get_basis_and_r(G, self.of_atoms.max_degree, plan=plan)
+        h = self.of_atoms(G, {"0": G.ndata["f"]}, basis_and_r)
+        isotropic, weights = self.weigh(h["0"].squeeze(-1)).split([1, h["0"].shape[1]], dim=1)
+        traceless = (weights.unsqueeze(-1) * h["2"]).sum(dim=1) if "2" in h else isotropic.new_zeros(len(isotropic), 5)
+        of_atoms = torch.cat([isotropic, traceless], dim=1).to(G.edata["d"].dtype)
+        total = segment_sum(of_atoms, graph_of_node(G), G.batch_size) / 18
+        return features_to_symmetric_tensor({"0": total[:, :1], "2": total[:, 1:]}).flatten(1)
+
+
 class SE3TransformerPooled(nn.Module):
     """NVIDIA's model for QM9, with norm nonlinearities and radial networks that are shared as far as they go.
 
@@ -406,6 +458,52 @@ class ScaledTogether(Scaled):
         return self.without_network(counts) + self.std * self.net(G, basis_and_r, plan)
 
 
+class ScaledTensor(ScaledTogether):
+    r"""A network of one tensor per molecule, in the unit of the target.
+
+    .. math:: T = \big( \mathrm{mean} + \sum_e n_e w_e \big) 1 + \mathrm{std} \cdot f(G)
+
+    Args:
+        net: f.
+
+    Attributes:
+        mean, per_element: constant and w of a least-squares fit to a third of the trace, ``[1]`` and ``[elements, 1]``.
+        std: of what it leaves for the network to learn, by the norm of the tensors, ``[1]``.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(net, 1)
+
+    def fit(self, targets: Tensor, element_counts: Tensor) -> None:
+        """Fit the isotropic part to a training set, and take the standard deviation of what is left.
+
+        Args:
+            targets: the tensors that each may have, which all have one trace, ``[molecules, 4, 3, 3]``.
+            element_counts: atoms of each element, ``[molecules, elements]``.
+
+        Raises:
+            ValueError: nothing is left.
+        """
+        tensors = targets[:, 0].flatten(1)
+        isotropic, _ = isotropic_and_anisotropy(tensors)
+        fitted = linear_in_atoms(element_counts, isotropic.unsqueeze(1))
+        self.mean.copy_(fitted[0])
+        self.per_element.copy_(fitted[1:])
+        std = (tensors - self.without_network(element_counts)).square().sum(dim=1).mean().sqrt()
+        if not std > 0:
+            raise ValueError("targets: expected more of each than what is linear in the atoms")
+        self.std.copy_(std)
+
+    def without_network(self, element_counts: Tensor) -> Tensor:
+        """What it predicts where the network gives 0: isotropic tensors, ``[molecules, 9]``.
+
+        Args:
+            element_counts: atoms of each element, ``[molecules, elements]``.
+        """
+        one = torch.eye(3, dtype=self.mean.dtype, device=self.mean.device).flatten()
+        return super().without_network(element_counts) * one
+
+
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """Let weights of the network alone, as the published code saves them, be those of a Scaled one."""
     own = {f"{prefix}{name}" for name in module.state_dict()}
@@ -425,6 +523,7 @@ MODELS = {
     "TFN": TFN,
     "SE3TransformerPooled": SE3TransformerPooled,
 }
+TURNING = {"vector": SE3TransformerVector, "tensor": SE3TransformerTensor}
 HEADS = {"SE3Transformer": "FCblock", "TFN": "block2", "SE3TransformerPooled": "model.mlp"}  # after the pooling
 
 
@@ -450,10 +549,9 @@ def make_model(config: Config) -> Scaled:
         ValueError: there is no such model.
     """
     targets, target = len(config.tasks), TARGETS[config.tasks[0]]
-    if target.vector and config.model != "SE3Transformer":
-        raise ValueError(f"--task {config.task}: expected --model SE3Transformer, vectors have no other")
-    made = SE3TransformerVector if target.vector else MODELS[config.model]
-    net = made(
+    if target.kind in TURNING and config.model != "SE3Transformer":
+        raise ValueError(f"--task {config.task}: expected --model SE3Transformer, {target.kind}s have no other")
+    net = {**TURNING, "number": MODELS[config.model]}[target.kind](
         num_layers=config.num_layers,
         atom_feature_size=ATOM_FEATURES,
         num_channels=config.num_channels,
@@ -466,6 +564,8 @@ def make_model(config: Config) -> Scaled:
         nonlinearity=config.nonlinearity,
         output_dim=targets,
     )
+    if target.kind == "tensor":
+        return ScaledTensor(net)
     if targets > 1:
         return ScaledTogether(net, targets)
     return Scaled(net, config.per_atom and target.grows)

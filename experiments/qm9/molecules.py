@@ -40,7 +40,9 @@ class Molecules:
         bonds: the two atoms of each bond, counted within the molecule, int64 ``[bonds, 2]``.
         bond_types: as an index into ``BONDS``, int64 ``[bonds]``.
         targets: by name, in the units of ``TARGETS``, float64 ``[molecules]`` or, vectors, ``[molecules, 3]``; NaN
-            where unknown. Energies u0, u298, h298 and g298 are relative to the free atoms.
+            where unknown. Tensors, ``[molecules, 3, 3]``, are along the axes of
+            :func:`~experiments.qm9.polarizability.charge_axes`. Energies u0, u298, h298 and g298 are relative to the
+            free atoms.
 
     Raises:
         ValueError: an array, named, is not what it should be.
@@ -91,7 +93,7 @@ class Molecules:
         )
         for name, values in self.targets.items():
             _check(f"targets[{name!r}]", name in TARGETS, f"one of {[*TARGETS]}", name)
-            shape = (molecules, 3) if TARGETS[name].vector else (molecules,)
+            shape = (molecules, *TARGETS[name].shape)
             _check(f"targets[{name!r}]", values.shape == shape, f"shape {list(shape)}", values.shape)
             _check(f"targets[{name!r}]", values.dtype.kind == "f", "numbers", values.dtype)
 

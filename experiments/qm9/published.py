@@ -15,7 +15,7 @@ from utils.arrays import as_floats, as_integers, read_torch
 
 OF_MOLECULES = ("mol_id", "num_atoms", "num_bonds")
 NEEDED = (*OF_MOLECULES, "x", "atomic_numbers", "edge")
-SCALARS = [name for name, target in TARGETS.items() if not target.vector]
+SCALARS = [name for name, target in TARGETS.items() if target.kind == "number"]
 
 
 def from_published(path: str | os.PathLike[str]) -> Molecules:

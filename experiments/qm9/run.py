@@ -28,9 +28,17 @@ from torch.utils.data import Dataset
 
 from experiments.qm9 import sources
 from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
-from experiments.qm9.evaluation import batch_loss, loss_together, predict, relative_equivariance_error, write
+from experiments.qm9.evaluation import (
+    batch_loss,
+    loss_of_tensors,
+    loss_together,
+    predict,
+    relative_equivariance_error,
+    write,
+)
 from experiments.qm9.models import HEADS, Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
+from experiments.qm9.targets import TARGETS
 from utils.arrays import as_integers, read_npz
 from utils.checkpoints import Weights
 from utils.experiment import Experiment, Loaders
@@ -165,6 +173,8 @@ def fit_model(model: Scaled, train: Dataset) -> None:
 
 def make_loss(config: Config, dataset: Dataset) -> BatchLoss:
     """What is minimised: the error of the target, or of several, see :mod:`experiments.qm9.evaluation`."""
+    if TARGETS[config.tasks[0]].kind == "tensor":
+        return loss_of_tensors
     return partial(loss_together, tasks=config.tasks) if len(config.tasks) > 1 else batch_loss
 
 

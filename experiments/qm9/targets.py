@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from textwrap import shorten
+from typing import Literal
 
 import numpy as np
 from scipy import constants
@@ -22,18 +23,23 @@ class Target:
         unit: in which the table and the models hold it.
         energy: whether raw data hold it in Hartree, and errors are reported in meV.
         extensive: whether it grows with the molecule, so that it may be learned per atom.
-        vector: whether it is a vector that turns with the molecule.
+        kind: a number, or a vector or symmetric tensor that turns with the molecule.
     """
 
     unit: str
     energy: bool = False
     extensive: bool = False
-    vector: bool = False
+    kind: Literal["number", "vector", "tensor"] = "number"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one molecule's."""
+        return {"number": (), "vector": (3,), "tensor": (3, 3)}[self.kind]
 
     @property
     def grows(self) -> bool:
         """Whether it is a sum over the molecule, as extensive properties and vectors are, and not a mean."""
-        return self.extensive or self.vector
+        return self.extensive or self.kind == "vector"
 
     @property
     def report_unit(self) -> str:
@@ -60,7 +66,8 @@ TARGETS = {
     "g298": Target("eV", energy=True, extensive=True),
     "cv": Target("cal/(mol K)", extensive=True),
     "atomisation": Target("eV", energy=True, extensive=True),  # of the embedded set and other methods
-    "dipole": Target("D", vector=True),
+    "dipole": Target("D", kind="vector"),
+    "polarizability": Target("a0^3", extensive=True, kind="tensor"),
 }
 
 
@@ -80,13 +87,14 @@ def check_task(task: str) -> str:
         task: any text.
 
     Raises:
-        ValueError: it names what is no target, one twice, or a vector beside others.
+        ValueError: it names what is no target, one twice, or a vector or tensor beside others.
     """
     names = names_of(task)
     if not {*names} <= TARGETS.keys() or len({*names}) < len(names):
         raise ValueError(f"expected targets among {', '.join(TARGETS)}, each once, got {shorten(task, 60)!r}")
-    if len(names) > 1 and (vectors := [name for name in names if TARGETS[name].vector]):
-        raise ValueError(f"expected numbers alone to be learnt together, got {vectors[0]}, a vector, among {task}")
+    if len(names) > 1 and (turning := [name for name in names if TARGETS[name].kind != "number"]):
+        got = f"{turning[0]}, a {TARGETS[turning[0]].kind}"
+        raise ValueError(f"expected numbers alone to be learnt together, got {got}, among {task}")
     return task
 
 

@@ -11,9 +11,11 @@ from ase.io import write
 from equivariant_attention.contraction import use_backend
 from equivariant_attention.kernels import launch
 from experiments.forces import own_data, trajectory
+from experiments.qm9 import sources
 from tests import no_waiting
 from tests.experiments.forces.test_md17 import arrays
 from tests.experiments.forces.test_md17 import write as write_npz
+from tests.experiments.qm9.cases import with_tensors
 from tests.experiments.runs import TINY
 from tests.rewound import Rewound
 
@@ -23,6 +25,7 @@ OTHERS = {
     "a moving average": ("nbody", ["--ema", "0.9", "--clip_norm", "1"]),
     "an envelope": ("qm9", ["--cutoff", "3", "--envelope", "6"]),
     "a vector": ("qm9", ["--task", "dipole"]),
+    "a tensor": ("qm9", ["--task", "polarizability"]),
 }
 CASES = {**{name: (name, []) for name in TINY}, **OTHERS}
 
@@ -101,6 +104,8 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch, case, backend):
     if backend is None:
         pytest.importorskip("triton")
     name, words = CASES[case]
+    tensors = with_tensors(sources.embedded())
+    monkeypatch.setattr(sources, "embedded", lambda: tensors)
     data = ["--data", str(tmp_path / "data")] if name in ("nbody", "chirality") else []
     experiment = importlib.import_module(f"experiments.{name}.run").EXPERIMENT
     trainer, batch = training(experiment, [*TINY[name], *data, *words], tmp_path, monkeypatch)

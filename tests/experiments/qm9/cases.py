@@ -1,5 +1,6 @@
 """Molecules that the tests of this folder share."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rdkit.Chem import AllChem
 
 from experiments.qm9.bonds import bonds_of
 from experiments.qm9.molecules import Molecules
+from experiments.qm9.polarizability import charge_axes
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
@@ -53,3 +55,14 @@ def table(smiles=SMILES):
             "dipole": np.arange(3.0 * len(smiles)).reshape(-1, 3),
         },
     )
+
+
+def with_tensors(molecules, tensors=None):
+    """Molecules with these polarisability tensors, given in the orientation of their positions, or with random ones."""
+    if tensors is None:
+        halves = np.random.default_rng(0).normal(size=(len(molecules), 3, 3))
+        tensors = halves + halves.swapaxes(1, 2) + 10 * molecules.num_atoms[:, None, None] * np.eye(3)
+    _, axes = charge_axes(molecules)
+    alpha = np.trace(tensors, axis1=1, axis2=2) / 3
+    known = {"polarizability": axes.swapaxes(1, 2) @ tensors @ axes, "alpha": alpha}
+    return replace(molecules, targets={**molecules.targets, **known})

@@ -6,9 +6,10 @@ import torch
 
 from equivariant_attention.graphs import as_graph
 from experiments.qm9 import sources
-from experiments.qm9.data import MoleculeDataset, Neighbours, collate, pad, with_target
+from experiments.qm9.data import MoleculeDataset, Neighbours, collate, pad, target_values, with_target
 from experiments.qm9.models import SE3Transformer
-from tests.experiments.qm9.cases import SMILES, table
+from experiments.qm9.polarizability import possible_tensors
+from tests.experiments.qm9.cases import SMILES, table, with_tensors
 from utils.graphs import cast
 from utils.loaders import samples_of
 
@@ -114,6 +115,20 @@ def test_half_of_the_molecules_are_mirrored_and_vectors_with_them(rotate):
     assert not torch.equal(handedness(mirrored).sign(), handedness(still).sign() * ratio.sign())
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_all_tensors_that_a_molecule_may_have_turn_with_it(mirror):
+    molecules = with_tensors(table())
+    still = MoleculeDataset(molecules, "polarizability", KINDS["fully connected"])
+    turning = MoleculeDataset(molecules, "polarizability", KINDS["fully connected"], rotate=True, mirror=mirror, seed=3)
+    assert torch.equal(still.__getitems__([4, 1])[2], torch.from_numpy(possible_tensors(molecules)[[4, 1]]))
+    before, possible = (still[ACETALDEHYDE][k] for k in (0, 2))
+    after, turned = (turning[ACETALDEHYDE][k] for k in (0, 2))
+    assert not torch.allclose(turned, possible)
+    d, d_turned = before.edata["d"], after.edata["d"]
+    of_edges = [torch.einsum("ei,nkij,fj->nkef", e, T, e) for e, T in ((d, possible), (d_turned, turned))]
+    torch.testing.assert_close(*of_edges)
+
+
 def test_several_targets_are_columns_and_three_of_them_no_vector():
     values = np.arange(6.0)
     molecules = replace(table(), targets={"homo": values, "mu": values**2, "cv": -values})
@@ -137,6 +152,7 @@ def test_unknown_targets():
     molecules = replace(molecules, targets={"homo": np.where(np.arange(6) == 2, np.nan, molecules.targets["homo"])})
     assert [*with_target(molecules, "homo").names] == [*SMILES[:2], *SMILES[3:]]
     assert MoleculeDataset(molecules, "dipole", KINDS["bonded"])[0][2].isnan().tolist() == [[True] * 3]
+    assert np.isnan(target_values(molecules, "polarizability")).all()
     with pytest.raises(ValueError, match=r"task: expected one of \['homo'\].*got gap"):
         with_target(molecules, "gap")
 

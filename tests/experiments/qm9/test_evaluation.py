@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.qm9.evaluation import Predictions, loss_together, predicted_by_atoms
+from experiments.qm9.evaluation import Predictions, loss_of_tensors, loss_together, predicted_by_atoms
 from tests.experiments.qm9.cases import table
 
 
@@ -45,6 +45,41 @@ def test_of_several_targets_the_first_is_the_error_and_the_loss_is_of_all():
     metrics, size = loss_together(model, (None, None, torch.tensor([[0.0, 10.0], [0.0, 10.0]])), tasks=["mu", "cv"])
     assert size == 2
     assert {name: value.item() for name, value in metrics.items()} == {"loss": 1.5, "mae": 2, "mae_cv": 10}
+
+
+def test_errors_of_tensors_are_from_the_nearest_that_a_molecule_may_have():
+    one, other = np.diag([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 0.5 * np.eye(3)[::-1]
+    possible = torch.from_numpy(np.stack([[one + 9, other, one + 9, one + 9]]))
+    predicted = torch.from_numpy(np.stack([other + 0.2 * np.eye(3)] * 2)).flatten(1)  # the last of padding
+    model = lambda G, plan: predicted  # noqa: E731
+    model.std = torch.tensor([2.0])
+    metrics, size = loss_of_tensors(model, (None, None, possible))
+    assert size == 1
+    found = {name: value.item() for name, value in metrics.items()}
+    norm = 0.2 * 3**0.5
+    assert found == pytest.approx({"loss": norm / 2, "mae": norm, "mae_isotropic": 0.2, "mae_anisotropy": 0}, abs=1e-12)
+
+
+def test_the_loss_of_tensors_adds_the_norms_of_both_parts_of_the_error():
+    true, error = np.diag([10.0, 12.0, 15.0]), np.array([[0.3, 0.1, 0.0], [0.1, 0.0, 0.2], [0.0, 0.2, 0.6]])
+    model = lambda G, plan: torch.from_numpy((true + error).reshape(1, 9))  # noqa: E731
+    model.std = torch.tensor([1.0])
+    metrics, _ = loss_of_tensors(model, (None, None, torch.from_numpy(np.stack([[true] * 4]))))
+    isotropic = np.trace(error) / 3 * np.eye(3)
+    expected = np.linalg.norm(isotropic) + np.linalg.norm(error - isotropic)
+    assert metrics["loss"].item() == pytest.approx(expected)
+
+
+def test_tables_of_tensors_have_six_columns_and_errors_of_both_parts():
+    true = np.arange(9.0).reshape(1, 9)
+    tensors = Predictions("polarizability", np.array(["a"]), true, true + np.eye(3).ravel(), {"linear": true + 2.0})
+    expected = {"mae": 3**0.5, "rmse": 3**0.5, "mae_of_linear": 6, "mae_isotropic": 1, "mae_anisotropy": 0}
+    assert tensors.metrics == pytest.approx({"molecules": 1, **expected})
+    columns = {name: column.item() for name, column in tensors.columns.items() if name.startswith("true")}
+    names = {"xx": 0, "xy": 1, "xz": 2, "yy": 4, "yz": 5, "zz": 8}
+    assert columns == {f"true polarizability {name} (a0^3)": value for name, value in names.items()}
+    lines = [line.split("  ") for line in tensors.table().splitlines()]
+    assert [line[-1].strip() for line in lines[1:3]] == ["1 a0^3", "0 a0^3"]
 
 
 def test_tables_of_several_targets_have_a_line_and_columns_for_each():

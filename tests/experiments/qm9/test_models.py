@@ -8,15 +8,19 @@ from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
+from equivariant_attention.so3 import symmetric_tensor_to_features
 from experiments.qm9.models import (
     TFN,
     MaxAndSum,
     Scaled,
+    ScaledTensor,
     ScaledTogether,
     SE3Transformer,
     SE3TransformerPooled,
+    SE3TransformerTensor,
     SE3TransformerVector,
 )
+from experiments.qm9.polarizability import isotropic_and_anisotropy
 from tests.cases import random_graph
 from tests.experiments.models import assert_model_is_equivariant
 
@@ -124,6 +128,79 @@ def test_a_copy_of_a_model_of_vectors_has_its_own_weights():
 def test_vectors_need_degree_one():
     with pytest.raises(ValueError, match="num_degrees must be at least 2"):
         SE3TransformerVector(1, 6, 4, num_degrees=1)
+
+
+# ---------------------------------------------------------------------------------------------------------- tensors
+
+
+def tensors(num_degrees=3):
+    return SE3TransformerTensor(2, 6, 4, num_degrees=num_degrees, edge_dim=5, div=2, n_heads=2)
+
+
+def features(model, G):
+    return symmetric_tensor_to_features(model(G).unflatten(1, (3, 3)))
+
+
+@pytest.mark.parametrize(("num_degrees", "degree"), [(1, 0), (2, 0), (2, 2), (3, 2)])
+def test_tensors_turn_with_the_molecule(kind, num_degrees, degree):
+    options = {"output_degree": degree, "output_on": "graphs"}
+    of_degree = lambda m, G: features(m, G)[str(degree)]  # noqa: E731
+    assert_model_is_equivariant(of_degree, tensors(num_degrees), molecules(kind), **options)
+
+
+def test_tensors_shape_and_gradients():
+    model = tensors().double()
+    output = model(molecules())
+    assert output.shape == (3, 9)
+    output.square().sum().backward()
+    for parameter in model.parameters():
+        assert parameter.grad.isfinite().all()
+        assert parameter.grad.any()
+
+
+def test_degree_0_alone_gives_isotropic_tensors_and_more_degrees_do_not():
+    G = molecules()
+    isotropic, anisotropy = isotropic_and_anisotropy(tensors(num_degrees=1).double()(G))
+    assert (isotropic.abs() > 1e-3).all()
+    assert (anisotropy < 1e-12).all()
+    assert (isotropic_and_anisotropy(tensors(num_degrees=2).double()(G))[1] > 1e-6).all()
+
+
+def test_tensors_are_sums_over_the_atoms():
+    model, G = tensors().double(), molecules()
+    of_atoms = model.of_atoms(G, {"0": G.ndata["f"]})
+    weights = model.weigh(of_atoms["0"].squeeze(-1))
+    traceless = torch.einsum("nc,ncm->nm", weights[:, 1:], of_atoms["2"])
+    sizes = G.batch_num_nodes().tolist()
+    for degree, values in (("0", weights[:, :1]), ("2", traceless)):
+        expected = torch.stack([part.sum(dim=0) for part in values.split(sizes)]) / 18
+        torch.testing.assert_close(features(model, G)[degree], expected)
+
+
+def test_scaled_tensors_are_isotropic_above_what_the_network_learns():
+    net = torch.nn.Module()
+    net.forward = lambda G, basis_and_r, plan: torch.arange(27.0, dtype=torch.float64).view(3, 9)
+    model, G = ScaledTensor(net).double(), molecules()
+    sizes = torch.arange(1, 7)
+    one = torch.eye(3, dtype=torch.float64)
+    rest = torch.tensor([[0.0, 3, 0], [3, 0, 0], [0, 0, 0]], dtype=torch.float64)
+    isotropic = 2.0 + sizes.double() + 0.5  # a constant, 1 for every atom of the second element, 1.5 for the first
+    targets = (isotropic.view(-1, 1, 1) * one + rest).unsqueeze(1).expand(-1, 4, -1, -1)
+    model.fit(targets, counts(sizes))
+    torch.testing.assert_close(model.std, torch.tensor([18.0**0.5], dtype=torch.float64))
+    without = model.without_network(counts([4, 9])).unflatten(1, (3, 3))
+    torch.testing.assert_close(without, torch.tensor([6.5, 11.5], dtype=torch.float64).view(-1, 1, 1) * one)
+    G.ndata["f"][:] = 0
+    G.ndata["f"][:, 1] = 1  # all of the second element, of which each molecule's others have a constant less
+    of_molecules = torch.stack([torch.tensor([0, int(n), 0, 0, 0]) for n in G.batch_num_nodes()])
+    expected = model.without_network(of_molecules) + 18.0**0.5 * net.forward(G, None, None)
+    torch.testing.assert_close(model(G), expected)
+
+
+def test_isotropic_tensors_that_the_atoms_tell_are_refused():
+    targets = torch.ones(6, 4, 1, 1, dtype=torch.float64) * torch.zeros(3, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="targets: expected more of each than what is linear in the atoms"):
+        ScaledTensor(tensors()).fit(targets, counts(range(1, 7)))
 
 
 # ------------------------------------------------------------------------------------------------------------ units

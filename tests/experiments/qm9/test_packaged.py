@@ -26,8 +26,14 @@ def package(tmp_path, monkeypatch):
             writer = csv.DictWriter(file, fields, quoting=csv.QUOTE_NONNUMERIC)
             writer.writeheader()
             writer.writerows(row_of(molecules, row) for row in (2 * part, 2 * part + 1))
-    hashes = {name: sha256(folder / "data" / name) for name in packaged.FILES}
-    for name, value in {"FILES": hashes, "MOLECULES": 6, "TRAIN": 3, "VALID": 2}.items():
+    (tensors,) = packaged.TENSORS
+    rows = [",".join([f'"dsgdb9nsd_{number:06}.xyz"', *(f"{number}.{k}" for k in range(6))]) for number in IDS]
+    (folder / "data" / tensors).write_text("\n".join(["XYZ_file,A_xx,A_xy,A_yy,A_xz,A_yz,A_zz", *rows]))
+    hashes = {
+        kind: {name: sha256(folder / "data" / name) for name in getattr(packaged, kind)}
+        for kind in ("FILES", "TENSORS")
+    }
+    for name, value in {**hashes, "MOLECULES": 6, "TRAIN": 3, "VALID": 2}.items():
         monkeypatch.setattr(packaged, name, value)
     monkeypatch.setattr(bonds, "_in_workers", lambda some, *_: map(bonds.perceive_one, *zip(*some, strict=True)))
     monkeypatch.syspath_prepend(folder.parent)
@@ -54,7 +60,11 @@ def test_the_package_is_read_without_being_imported(package):
     np.testing.assert_allclose(found.targets["homo"], -0.25 * HARTREE)
     energies = -30.0 * HARTREE * expected.num_atoms - free_atoms("u0", expected.num_atoms, expected.numbers)
     np.testing.assert_allclose(found.targets["u0"], energies)
-    assert found.targets.keys() == COLUMNS.keys()
+    assert found.targets.keys() == {*COLUMNS, "polarizability"}
+    tensor = [[0, 1, 3], [1, 2, 4], [3, 4, 5]]
+    np.testing.assert_allclose(
+        found.targets["polarizability"], [[[n + k / 10 for k in row] for row in tensor] for n in IDS]
+    )
     assert np.bincount(found.split).tolist() == [3, 2, 1]
 
 
@@ -80,6 +90,15 @@ def test_other_files_are_refused(package):
 def test_fewer_molecules_are_refused(package, monkeypatch):
     monkeypatch.setattr(packaged, "MOLECULES", 7)
     with pytest.raises(ValueError, match="expected the 7 molecules of QM9, got 6"):
+        from_qm9pack(None)
+
+
+def test_a_molecule_without_its_tensor_is_refused(package, monkeypatch):
+    (name,) = packaged.TENSORS
+    path = package / "data" / name
+    path.write_text(path.read_text().rpartition("\n")[0])
+    monkeypatch.setattr(packaged, "TENSORS", {name: sha256(path)})
+    with pytest.raises(ValueError, match="expected the polarizability of every molecule, got none of gdb_55"):
         from_qm9pack(None)
 
 

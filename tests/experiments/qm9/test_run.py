@@ -7,9 +7,10 @@ import torch
 
 from experiments.qm9 import packaged, run
 from experiments.qm9.config import MODERN
+from experiments.qm9.data import target_values
 from experiments.qm9.models import SE3Transformer
 from experiments.qm9.molecules import join
-from tests.experiments.qm9.cases import SMILES, table
+from tests.experiments.qm9.cases import SMILES, table, with_tensors
 from tests.experiments.runs import rows
 from tests.rewound import Rewound
 from utils.cli import UsageError
@@ -17,6 +18,7 @@ from utils.cli import UsageError
 SMALL = ["--num_layers", "1", "--num_degrees", "2", "--num_channels", "4", "--batch_size", "4"]
 SMALL += ["--device", "cpu", "--log_interval", "1", "--graph", "own"]
 HOMO = ["--task", "homo"]
+TENSORS = 15  # of molecules, three times six without the linear one
 FILES = {
     "config.json", "metrics.json", "metrics.csv", "steps.csv", "lock", "checkpoints/last.pt", "checkpoints/best.pt",
     "predictions.csv", "parity.png", "learning_curves.png",
@@ -52,6 +54,14 @@ def train(tmp_path, monkeypatch):
 def several(monkeypatch):
     """Molecules of which two targets are known, in place of the embedded ones."""
     monkeypatch.setattr(run.sources, "embedded", isomers)
+
+
+@pytest.fixture
+def tensors(monkeypatch):
+    """Molecules of which tensors are known, but for one that is linear, in place of the embedded ones."""
+    known = with_tensors(table())
+    of_splits = join([replace(known, split=np.full(6, split, np.int8)) for split in range(3)])
+    monkeypatch.setattr(run.sources, "embedded", lambda: of_splits)
 
 
 def config_of(*words):
@@ -157,6 +167,43 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys, options):
     printed = capsys.readouterr().out
     for text in ("embedded: 18 molecules", "mean absolute error", "predicting the mean", "molecules seen        6"):
         assert text in printed
+
+
+@pytest.mark.parametrize("degrees", ["1", "3"])
+def test_tensors_are_learnt_and_degree_0_alone_learns_no_anisotropy(train, tensors, tmp_path, capsys, degrees):
+    metrics = train("--task", "polarizability", "--num_degrees", degrees, "--epoch_size", "4", epochs=4)
+    printed = capsys.readouterr().out
+    assert f"{TENSORS} of them with a known polarizability" in printed
+    assert "with --task polarizability" not in printed  # flags have an effect
+    assert "isotropic part" in printed
+    assert max(metrics["equivariance_error"].values()) < 1e-4
+    lines = rows(tmp_path / "run" / "predictions.csv")
+    assert len(lines) == metrics["test"]["molecules"] == TENSORS / 3
+    off_diagonal = max(abs(float(line["predicted polarizability xy (a0^3)"])) for line in lines)
+    assert (off_diagonal < 1e-5) == (degrees == "1")
+    possible = target_values(with_tensors(table()), "polarizability").reshape(6, 4, 9)[:, :, [0, 1, 2, 4, 5, 8]]
+    for line in lines:
+        true = [float(value) for name, value in line.items() if name.startswith("true")]
+        assert np.abs(possible[SMILES.index(line["name"])] - true).max(axis=1).min() < 1e-5
+    if degrees == "3":
+        assert metrics["valid"]["mae"] < 2 * metrics["valid"]["mae_of_linear"]
+
+
+def test_a_training_on_tensors_interrupted_and_resumed_ends_the_same(train, tensors, tmp_path):
+    options = ["--task", "polarizability", "--num_degrees", "3", "--rotate"]
+    train(*options, epochs=3, output="whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run.Trainer, "evaluate", stop_after(2, run.Trainer.evaluate))
+        with pytest.raises(KeyboardInterrupt):
+            train(*options, epochs=3, output="stopped")
+    train("--resume", str(tmp_path / "stopped"), epochs=3)
+    assert rows(tmp_path / "stopped" / "metrics.csv") == rows(tmp_path / "whole" / "metrics.csv")
+
+
+@pytest.mark.parametrize("model", ["TFN", "SE3TransformerPooled"])
+def test_tensors_have_one_model(train, tensors, model):
+    with pytest.raises(UsageError, match="--task polarizability: expected --model SE3Transformer, tensors have no oth"):
+        train("--task", "polarizability", "--model", model, "--nonlinearity", "norm")
 
 
 def test_figures_are_those_of_the_predictions(train, tmp_path):

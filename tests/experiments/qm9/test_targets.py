@@ -29,7 +29,7 @@ def test_thermal_energies_of_free_atoms_are_those_of_an_ideal_gas():
         assert FREE_ATOMS["g298"][number] < u0  # by the entropy
 
 
-@pytest.mark.parametrize("task", ["homo", "dipole", "homo,lumo,gap,alpha,cv,mu"])
+@pytest.mark.parametrize("task", ["homo", "dipole", "polarizability", "homo,lumo,gap,alpha,cv,mu"])
 def test_tasks(task):
     assert check_task(task) == task
     assert ",".join(names_of(task)) == task
@@ -44,6 +44,7 @@ def test_tasks(task):
         ("homo,", "targets among"),
         ("homo,lumo,homo", "each once, got 'homo,lumo,homo'"),
         ("homo,dipole", "numbers alone to be learnt together, got dipole, a vector, among homo,dipole"),
+        ("polarizability,alpha", "got polarizability, a tensor, among polarizability,alpha"),
     ],
 )
 def test_wrong_tasks(task, message):

@@ -9,7 +9,7 @@ import torch
 
 from experiments.qm9 import bonds, eval, predict, run, structures
 from experiments.qm9.trained import from_pretrained
-from tests.experiments.qm9.cases import arrays_of, table
+from tests.experiments.qm9.cases import arrays_of, table, with_tensors
 from tests.experiments.qm9.test_run import HOMO, SMALL, isomers, molecules
 from tests.weights import needs_weights
 from tests.wrong.checkpoints import WRONG, make_wrong
@@ -101,18 +101,36 @@ def test_the_exit_code_of_predict_tells_whether_molecules_were_skipped(runs, tmp
     assert predict.program() == code
 
 
-def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
+def predicted_still_and_turned(checkpoint, folder):
+    """Predictions of a molecule in two orientations, and the rotation from the first to the second."""
     numbers, positions = arrays_of("CC=O")
     rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
     rotation *= np.linalg.det(rotation)
     for name, x in (("still", positions), ("turned", positions @ rotation.T)):
         lines = [f"{z} {a} {b} {c}" for z, (a, b, c) in zip(numbers, x.tolist(), strict=True)]
-        (tmp_path / f"{name}.xyz").write_text("\n".join([str(len(lines)), "", *lines]))
-    arguments = ["--checkpoint", checkpoint(runs, "dipole"), "--output", str(tmp_path / "out.csv")]
-    [found] = predict.main([str(tmp_path / "still.xyz"), str(tmp_path / "turned.xyz"), *arguments])
-    found = found.predicted
+        (folder / f"{name}.xyz").write_text("\n".join([str(len(lines)), "", *lines]))
+    arguments = ["--checkpoint", checkpoint, "--output", str(folder / "out.csv")]
+    [found] = predict.main([str(folder / "still.xyz"), str(folder / "turned.xyz"), *arguments])
+    return found.predicted, rotation
+
+
+def test_predicted_vectors_turn_with_the_molecule(runs, tmp_path):
+    found, rotation = predicted_still_and_turned(checkpoint(runs, "dipole"), tmp_path)
     np.testing.assert_allclose(found[1], rotation @ found[0], atol=1e-5 * np.abs(found).max())
     assert np.abs(found[0]).max() > 0
+
+
+def test_tensors_are_evaluated_as_the_run_reports_and_turn_with_the_molecule(tmp_path, monkeypatch):
+    known = with_tensors(molecules())
+    monkeypatch.setattr(run.sources, "embedded", lambda: known)
+    words = [*SMALL, "--task", "polarizability", "--num_epochs", "20", "--output", str(tmp_path / "run")]
+    reported = run.main(words)["test"]
+    of_run = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert eval.main(["--checkpoint", of_run])["test"] == pytest.approx(reported)
+    found, rotation = predicted_still_and_turned(of_run, tmp_path)
+    still, turned = found.reshape(2, 3, 3)
+    np.testing.assert_allclose(turned, rotation @ still @ rotation.T, atol=1e-5 * np.abs(found).max())
+    assert np.abs(still - np.trace(still) / 3 * np.eye(3)).max() > 1e-3
 
 
 @needs_weights
