@@ -27,7 +27,8 @@ from ..contraction.convolution import Convolution
 from ..contraction.inputs import Inputs
 from ..contraction.radial import HIDDEN, PARAMETERS, check_parameters, parameters
 from ..contraction.triton_layout import Layout, Slots, couplings
-from ..contraction.triton_products import ROWS, ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
+from ..contraction.triton_products import ByHidden, ByWeights, Messages, Products, Rows, blocks, parts_of
+from ..contraction.triton_sizes import ROWS
 from ..kernels import launch
 from ..kernels.launch import launch as run
 from ..kernels.launch import power_of_two

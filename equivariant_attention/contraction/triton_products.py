@@ -1,15 +1,11 @@
 """Launches the kernels of ``kernels/mixing.py``: radial weights made and consumed on chip, and their derivatives.
 
-How many rows and channels a program takes follows from a rule, and nothing is tuned as it runs: from the channels, the
-capability of the GPU, and the precision; never from how many edges there are. So a kernel is compiled once for a layer
-of some size, and Triton's cache on disk keeps it for later processes. The rule is: as many as registers hold, as the
-compiler reports for these sizes (``benchmarks/machine_code.py``). A program has 64 rows, or for sums over rows 32 or 16
-at a time; what is told of channels stands at :meth:`Products.tiles` and beside the launches.
+How many rows and channels a program takes stands in ``triton_sizes.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,12 +13,11 @@ import torch
 from torch import Tensor
 
 from ..contraction.radial import HIDDEN
+from ..contraction.triton_sizes import ROWS, Key, Sizes, chosen
 from ..kernels import launch
 from ..kernels.launch import launch as run
 
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
-ROWS = 64  # of edges, in a program
-CHANNELS = 32  # of features that a program takes at a time; in float64 half as many
 
 
 class Rows(NamedTuple):
@@ -66,37 +61,35 @@ class ByWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Products:
-    """The launches on a device, for numbers of a dtype."""
+    """The launches on a device, for numbers of a dtype, and what chooses their sizes, for a GPU of some name."""
 
     device: torch.device
     dtype: torch.dtype
+    choose: Callable[[Key, str], Sizes] = chosen
 
     def messages(self, row_sets: Sequence[Rows], g: Tensor, m0: Messages, m: Messages, has_bias: bool) -> None:
         """Write the messages ``y``; g is ``[networks, rows, 32]``."""
         (edges, C), P = m0.x.shape[2:], m0.y.shape[3]
-        CT = min(C, self._channels)
+        degrees = len(m0.networks), len(m0.y), len(m.networks), len(m.y)
         for rows in row_sets:
-            (PT0, PD0), (PT, PD) = (self.tiles(max(AB, (rows.D + 1) // 2), AB, CT, P) for AB in (1, 2))
-            tiles = len(m0.y) * (P // PT0) + len(m.y) * (P // PT)
+            sizes = self._sizes("messages", rows.D, C, P, degrees, has_bias)
+            tiles = len(m0.y) * (P // sizes["PT0"]) + len(m.y) * (P // sizes["PT"])
             run(
-                mixing().messages, (blocks(rows.size, ROWS) * tiles,),
+                mixing().messages, (blocks(rows.size, sizes["ROWS"]) * tiles,),
                 g, *m0, *m, len(m0.y), len(m.y), edges, g.shape[1], *rows[1:],
-                D=rows.D, HAS_M=len(m.y) > 0, P=P, PT0=PT0, PD0=PD0, PT=PT, PD=PD, C=C, CT=CT,
-                HAS_BIAS=has_bias, ROWS=ROWS, num_warps=4, num_stages=3 if self._is_roomy else 1, **self._precision,
+                D=rows.D, HAS_M=len(m.y) > 0, P=P, C=C, HAS_BIAS=has_bias, **sizes, **self._precision,
             )  # fmt: skip
 
     def by_hidden(self, row_sets: Sequence[Rows], dg: Tensor, m0: ByHidden, m: ByHidden, of_networks: Tensor) -> None:
         """Write the derivatives with respect to g."""
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
-        CT = min(C, self._channels)
-        PT = min(P, (64 if self._is_roomy else 64 // self._registers) // CT)
         for rows in row_sets:
+            sizes = self._sizes("by_hidden", rows.D, C, P, (len(m0.ends), len(m.ends)))
             run(
-                mixing().by_hidden, (blocks(rows.size, ROWS), len(dg)),
+                mixing().by_hidden, (blocks(rows.size, sizes["ROWS"]), len(dg)),
                 *m0[:3], *m[:3], dg, of_networks, m0.by_network, m.by_network, m0.ends, m.ends,
                 edges, dg.shape[1], *rows[1:],
-                D=rows.D, HAS_M=len(m.ends) > 0, P=P, PT=PT, C=C, CT=CT, ROWS=ROWS,
-                num_warps=4, num_stages=1, **self._precision,
+                D=rows.D, HAS_M=len(m.ends) > 0, P=P, C=C, **sizes, **self._precision,
             )  # fmt: skip
 
     def by_weights(self, row_sets: Sequence[Rows], g: Tensor, m0: ByWeights, m: ByWeights) -> list[Tensor]:
@@ -105,60 +98,30 @@ class Products:
         """
         (edges, C), P = m0.x.shape[2:], m0.dy.shape[3]
         counts = len(m0.ends), len(m.ends)
-        CT = min(C, self._channels)
-        PD = min(P, 64 // CT)
-        PT0 = min(P, 4 * PD // (1 if self._is_roomy else self._registers))
-        PT = min(P, 2 * PD // self._registers)
-        programs = counts[0] * P // PT0 + counts[1] * P // PT
-        parts = [(rows, *parts_of(rows.size, programs * C // CT)) for rows in row_sets]
-        tile = ROWS // 2 if self._is_roomy else ROWS // (2 * self._registers)
+        parts = []
+        for rows in row_sets:
+            sizes = self._sizes("by_weights", rows.D, C, P, counts)
+            programs = counts[0] * P // sizes["PT0"] + counts[1] * P // sizes["PT"]
+            parts.append((rows, sizes, programs, *parts_of(rows.size, programs * C // sizes["CT"])))
         total, sums, given = sum(n for *_, n in parts), [], []
         for which, side in enumerate((m0, m)):
             b = g.new_empty(total, counts[which], P, 1 + which, C)
             sums += [g.new_empty(*b.shape, HIDDEN), b]
             given += [side.x, side.dy, *sums[-2:], side.ends, side.networks]
         first = 0
-        for rows, of_part, count in parts:
+        for rows, sizes, programs, of_part, count in parts:
             run(
-                mixing().by_weights, (programs, count, C // CT),
+                mixing().by_weights, (programs, count, C // sizes["CT"]),
                 g, *given, *counts, edges, g.shape[1], *rows[1:], of_part, first,
-                D=rows.D, HAS_M=counts[1] > 0, P=P, PT0=PT0, PT=PT, PD=PD, C=C, CT=CT, ROWS=tile,
-                num_warps=4, num_stages=1, **self._precision,
+                D=rows.D, HAS_M=counts[1] > 0, P=P, C=C, **sizes, **self._precision,
             )  # fmt: skip
             first += count
         return sums
 
-    def tiles(self, orders: int, AB: int, C: int, P: int) -> tuple[int, int]:
-        """For a program that mixes C channels at a time: its channels out, and how many of them one product makes.
-
-        Args:
-            orders: 1, or 2 where a row has two orders of two edges each, or as many numbers.
-            AB: how many tiles of radial weights a product makes for a channel out.
-            C, P: channels in, and out.
-        """
-        most, columns = (8 if orders == 1 or C < 32 else 4, 64) if self._is_roomy else (4 // orders, 64 * orders)
-        PT = min(P, most // (2 if self._is_roomy and self._is_bfloat16 else self._registers))
-        return PT, max(1, min(PT, columns // (AB * C)))
-
-    @property
-    def _channels(self) -> int:
-        """How many channels in a program takes at a time."""
-        return CHANNELS // 2 if self.dtype == torch.float64 else CHANNELS
-
-    @property
-    def _registers(self) -> int:
-        """How many registers a product takes, next to one in TF32: three of these need twice as many, as float64."""
-        return 2 if self.dtype == torch.float64 or self._precision["PRECISION"] == "tf32x3" else 1
-
-    @property
-    def _is_roomy(self) -> bool:
-        """Whether products read shared memory, as those of float32 on sm_90, and leave registers to others."""
-        return launch.capability(self.device) // 10 == 9 and self.dtype == torch.float32
-
-    @property
-    def _is_bfloat16(self) -> bool:
-        """Whether factors are rounded to bfloat16, which takes registers where others are read from shared memory."""
-        return self.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
+    def _sizes(self, kernel: str, D: int, C: int, P: int, degrees: tuple[int, ...], has_bias: bool = False) -> Sizes:
+        precision = "float64" if self.dtype == torch.float64 else torch.get_float32_matmul_precision()
+        key = Key(kernel, launch.capability(self.device), precision, D, C, P, degrees, has_bias)
+        return self.choose(key, launch.gpu_name(self.device))
 
     @property
     def _precision(self) -> dict[str, Any]:

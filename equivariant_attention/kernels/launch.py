@@ -131,6 +131,11 @@ def capability(device: torch.device) -> int:
     return 10 * major + minor
 
 
+def gpu_name(device: torch.device) -> str:
+    """The name of the GPU where kernels run; '' where they are recorded, or run on none."""
+    return "" if _record.get() is not None or device.type != "cuda" else torch.cuda.get_device_name(device)
+
+
 def launch(kernel: Any, grid: Sequence[int], *arguments: Any, also: Iterable[Any] = (), **constants: Any) -> None:
     """Run a kernel on the GPU where its tensors are.
 

@@ -11,6 +11,9 @@ A row is one edge, or D = 2 that share radial weights. A program owns some rows 
 columns of a tile of R, so x is read once for all channels out and stays in registers, in the layout of the tensor
 cores' accumulators. Nothing is atomic.
 
+To a tile a pointer is moved by 64 bits, and within one by 32, so that no register holds half an index of a row; in
+`by_weights`, compiled, that takes more registers, not fewer.
+
 dR is made twice, in `by_hidden` and in `by_weights`: its rows are the rows of the one product and the inner dimension
 of the other, and TF32 has no operand whose inner dimension is not contiguous. A kernel for both was compiled for sm_90:
 a program has 64 rows at a time, goes through all of a part of them, and keeps dA of 128 columns transposed, [64, 128],
@@ -127,14 +130,14 @@ def _messages(
     I: tl.constexpr = CT // 4
     V: tl.constexpr = I if I < 4 else 4
     p0, r = tile * PT, tl.arange(0, ROWS)
-    e, row = block.to(tl.int64) * ROWS, r // 8 % 2 * (ROWS // 2) + r // 16 * 8 + r % 8
-    e, e_of_g = e + r, e + row
-    j, n, is_e = tl.arange(0, H), tl.arange(0, Q * CT), e < count
+    first, left = block.to(tl.int64) * ROWS, count - block * ROWS
+    row = r // 8 % 2 * (ROWS // 2) + r // 16 * 8 + r % 8
+    j, n, is_e = tl.arange(0, H), tl.arange(0, Q * CT), r < left
     own = tl.arange(0, 4)[None, :, None] * I + tl.arange(0, V)[None, None, :]
     column = n // CT * C + n // 2 % 4 * I + n % CT // 8 * 2 + n % 2
     two = tl.arange(0, Q * CT // 2)
     pair = (two // (CT // 2) * C + two % 4 * I + two % (CT // 2) // 4 * 2)[:, None] + tl.arange(0, 2)[None, :]
-    edge = first_edge + e * D
+    edge = first_edge + first * D
     first_kernel, kernels, first_slot = (
         tl.load(targets_at + 3 * slot),
         tl.load(targets_at + 3 * slot + 1),
@@ -146,21 +149,21 @@ def _messages(
     for number in range(kernels * (C // CT)):
         k, c0 = number // (C // CT), number % (C // CT) * CT
         kernel = (first_kernel + k).to(tl.int64)
-        at = (tl.load(nets_at + kernel).to(tl.int64) * rows + first_row + e_of_g)[:, None] * H + j[None, :]
-        h = tl.load(g_at + at, mask=(e_of_g < count)[:, None], other=0.0).to(DOT)
+        at = g_at + (tl.load(nets_at + kernel).to(tl.int64) * rows + first_row + first) * H
+        h = tl.load(at + (row[:, None] * H + j[None, :]), mask=(row < left)[:, None], other=0.0).to(DOT)
         x = ()
         for ab in tl.static_range(AB):
             for d in tl.static_range(D):
-                at = ((first_slot + k).to(tl.int64) * AB + ab) * edges + edge + d
+                at = x_at + (((first_slot + k).to(tl.int64) * AB + ab) * edges + edge + d) * C + c0
                 for i in tl.static_range(I // V):
-                    v = tl.load(x_at + at[:, None, None] * C + c0 + own + i * V, mask=is_e[:, None, None], other=0.0)
+                    v = tl.load(at + (r[:, None, None] * (D * C) + own + i * V), mask=is_e[:, None, None], other=0.0)
                     x += _split(v.to(SUM), ROWS, V)
-        at = (kernel * P + p0) * AB * C + c0 + column
+        at = (kernel * P + p0) * AB * C + c0
         new = ()
         for part in tl.static_range(PT // PD):
-            A = tl.load(A_at + (at + part * Q * C)[None, :] * H + j[:, None]).to(DOT)
+            A = tl.load(A_at + (at + part * Q * C) * H + (column[None, :] * H + j[:, None])).to(DOT)
             if HAS_BIAS:
-                b = tl.load(b_at + (kernel * P + p0 + part * PD) * AB * C + c0 + pair).to(SUM)
+                b = tl.load(b_at + at + part * Q * C + pair).to(SUM)
                 R = tl.broadcast_to(tl.reshape(b, (Q * CT,))[None, :], (ROWS, Q * CT))
                 R = dot(h, A, R, SUM, PRECISION)
             else:
@@ -186,7 +189,7 @@ def _messages(
         acc = new
     for ab in tl.static_range(AB):
         for d in tl.static_range(D):
-            at = y_at + ((slot.to(tl.int64) * AB + ab) * edges + edge + d) * P + p0
+            at = y_at + ((slot.to(tl.int64) * AB + ab) * edges + edge + d) * P + p0 + r * (D * P)
             for p in tl.static_range(PT):
                 tl.store(at + p, tl.sum(acc[p * S + ab * D + d], axis=1), mask=is_e)
 
@@ -208,31 +211,35 @@ def _by_R(dy, x, b: tl.constexpr, AB: tl.constexpr, D: tl.constexpr):
 
 @triton.jit
 def _by_kernels(
-    dg, kernels_at, first, last, numbers_at, A_at, x_at, dy_at, edge, is_e, edges,
+    dg, kernels_at, first, last, numbers_at, A_at, x_at, dy_at, edge, left, edges,
     AB: tl.constexpr, D: tl.constexpr, P: tl.constexpr, PT: tl.constexpr, C: tl.constexpr, CT: tl.constexpr,
     H: tl.constexpr, ROWS: tl.constexpr, DOT: tl.constexpr, SUM: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    p, j, n = tl.arange(0, PT), tl.arange(0, H), tl.arange(0, PT * CT)
+    p, c, j, n = tl.arange(0, PT), tl.arange(0, CT), tl.arange(0, H), tl.arange(0, PT * CT)
+    r = tl.arange(0, ROWS)
+    is_e, column = r < left, n // CT * (AB * C) + n % CT
     for i in range(first * (C // CT), last * (C // CT)):
         c0 = i % (C // CT) * CT
-        c, kernel = c0 + tl.arange(0, CT), tl.load(kernels_at + i // (C // CT)).to(tl.int64)
+        kernel = tl.load(kernels_at + i // (C // CT)).to(tl.int64)
         x_slot = tl.load(numbers_at + 2 * kernel).to(tl.int64)
         y_slot = tl.load(numbers_at + 2 * kernel + 1).to(tl.int64)
         x = ()
         for ab in tl.static_range(AB):
             for d in tl.static_range(D):
-                of_x = x_at + ((x_slot * AB + ab) * edges + edge + d)[:, None] * C + c[None, :]
+                of_x = x_at + ((x_slot * AB + ab) * edges + edge + d) * C + c0
+                of_x += r[:, None] * (D * C) + c[None, :]
                 x += (tl.load(of_x, mask=is_e[:, None], other=0.0).to(SUM)[:, None, :],)
         for p0 in range(0, P, PT):
             dy = ()
             for ab in tl.static_range(AB):
                 for d in tl.static_range(D):
-                    of_dy = dy_at + ((y_slot * AB + ab) * edges + edge + d)[:, None] * P + p0 + p[None, :]
+                    of_dy = dy_at + ((y_slot * AB + ab) * edges + edge + d) * P + p0
+                    of_dy += r[:, None] * (D * P) + p[None, :]
                     dy += (tl.load(of_dy, mask=is_e[:, None], other=0.0).to(SUM)[:, :, None],)
             for b in tl.static_range(AB):
                 dR = tl.reshape(_by_R(dy, x, b, AB, D), (ROWS, PT * CT))
-                column = ((kernel * P + p0 + n // CT) * AB + b) * C + c0 + n % CT
-                A = tl.load(A_at + column[:, None] * H + j[None, :]).to(DOT)
+                at = A_at + (((kernel * P + p0) * AB + b) * C + c0) * H
+                A = tl.load(at + (column[:, None] * H + j[None, :])).to(DOT)
                 dg = dot(dR.to(DOT), A, dg, SUM, PRECISION)
     return dg
 
@@ -248,17 +255,17 @@ def by_hidden(
 ):  # fmt: skip
     """The derivative with respect to g, ``[networks, rows, 32]``: a program sums over all that a network makes."""
     network = tl.program_id(1)
-    e = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    is_e, edge = e < count, first_edge + e * D
+    first, left = tl.program_id(0).to(tl.int64) * ROWS, count - tl.program_id(0) * ROWS
+    r, edge = tl.arange(0, ROWS), first_edge + first * D
     at = ends_at + 4 * network
     dg = tl.zeros((ROWS, H), dtype=SUM)
-    dg = _by_kernels(dg, kernels0_at, tl.load(at), tl.load(at + 1), numbers0_at, A0_at, x0_at, dy0_at, edge, is_e,
+    dg = _by_kernels(dg, kernels0_at, tl.load(at), tl.load(at + 1), numbers0_at, A0_at, x0_at, dy0_at, edge, left,
                      edges, 1, D, P, PT, C, CT, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
     if HAS_M:
-        dg = _by_kernels(dg, kernels_at, tl.load(at + 2), tl.load(at + 3), numbers_at, A_at, x_at, dy_at, edge, is_e,
+        dg = _by_kernels(dg, kernels_at, tl.load(at + 2), tl.load(at + 3), numbers_at, A_at, x_at, dy_at, edge, left,
                          edges, 2, D, P, PT, C, CT, H, ROWS, DOT, SUM, PRECISION)  # fmt: skip
-    row = network.to(tl.int64) * rows + first_row + e
-    tl.store(dg_at + row[:, None] * H + tl.arange(0, H)[None, :], dg, mask=is_e[:, None])
+    to = dg_at + (network.to(tl.int64) * rows + first_row + first) * H
+    tl.store(to + (r[:, None] * H + tl.arange(0, H)[None, :]), dg, mask=(r < left)[:, None])
 
 
 @triton.jit

@@ -79,7 +79,7 @@ def library(source: Path) -> ctypes.CDLL:
             return ctypes.CDLL(str(path))
     compiler = _compiler()
     try:
-        kept = _folder() / f"{source.stem}-{_key(compiler, source)}"
+        kept = cache_folder() / f"{source.stem}-{_key(compiler, source)}"
         built = _built(kept) or _build(compiler, source, kept)
     except (OSError, SubprocessError) as error:
         raise BuildFailedError(f"{shlex.join(compiler)} does not build {source.name}: {_reason(error)}") from error
@@ -146,7 +146,13 @@ def _compiler() -> list[str]:
     return [path, *command[1:]]
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """The folder where what this machine makes is kept, which is made if it does not exist.
+
+    Raises:
+        BuildFailedError: there is no home folder, or other users may write to it.
+        OSError: it cannot be made.
+    """
     folder = _caches() / "equivariant_attention"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _is_own(folder):
