@@ -11,7 +11,8 @@ from ..kernels.launch import is_gpu
 
 # Bytes. 'cache': radial weights that C++ makes at a time, which must stay in cache. 'block': all else that its block of
 # edges needs. 'graph': a block in PyTorch, that autograd records. On a CPU speed depends on these: they were measured.
-# Of a GPU launches were counted, which fewer blocks have fewer of.
+# On a GPU they were not; counted were launches of a step of the paper's QM9 model (240 bonded molecules) by 'frame':
+# 7,177 in blocks of 4 GB, 13,757 in those of 1 GB, which move as many bytes.
 DEFAULTS = {"cache": 2**22, "block": 24 * 2**20, "graph": 2**26}
 GRAPH_ON_GPU = 2**32
 _limit: ContextVar[int | None] = ContextVar("memory", default=None)
