@@ -336,7 +336,11 @@ class Scaled(nn.Module):
     Attributes:
         mean, std: of what is left for the network to learn, in the unit of the target; 0 and 1 before :meth:`fit`.
         size: mean number of atoms, where it counts.
+        parity: if given, what is predicted in evaluation is the mean of a molecule and its mirror image, whose target
+            is this, 1 or -1, times that of the molecule. Models of SO(3) tell them from each other.
     """
+
+    parity: int | None = None
 
     def __init__(self, net: nn.Module, per_atom: bool = False) -> None:
         super().__init__()
@@ -381,10 +385,20 @@ class Scaled(nn.Module):
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
         """``[molecules, 1]`` or ``[molecules, 3]``, in the unit of the target; arguments as of the network."""
-        y = self.mean + self.std * self.net(G, basis_and_r, plan)
+        y = self.mean + self.std * self.of_network(G, basis_and_r, plan)
         if not self.per_atom:
             return y
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
+
+    def of_network(self, G: Any, basis_and_r: BasisAndR | None, plan: Plan | None) -> Tensor:
+        """f, or its mean with that of the mirror images."""
+        y = self.net(G, basis_and_r, plan)
+        if self.training or self.parity is None:
+            return y
+        graph = as_graph(G)
+        mirrored = with_edge_fields(graph, {**graph.edata, "d": -graph.edata["d"]})
+        mirrored.ndata["f"] = graph.ndata["f"]
+        return (y + self.parity * self.net(mirrored, plan=plan)) / 2
 
 
 def linear_in_atoms(element_counts: Tensor, targets: Tensor) -> Tensor:
@@ -455,7 +469,7 @@ class ScaledTogether(Scaled):
         graph = as_graph(G)
         is_element = graph.ndata["f"][:, : len(ELEMENTS), 0]
         counts = segment_sum(is_element, graph_of_node(graph), graph.batch_size)
-        return self.without_network(counts) + self.std * self.net(G, basis_and_r, plan)
+        return self.without_network(counts) + self.std * self.of_network(G, basis_and_r, plan)
 
 
 class ScaledTensor(ScaledTogether):
@@ -565,7 +579,11 @@ def make_model(config: Config) -> Scaled:
         output_dim=targets,
     )
     if target.kind == "tensor":
-        return ScaledTensor(net)
-    if targets > 1:
-        return ScaledTogether(net, targets)
-    return Scaled(net, config.per_atom and target.grows)
+        model: Scaled = ScaledTensor(net)
+    elif targets > 1:
+        model = ScaledTogether(net, targets)
+    else:
+        model = Scaled(net, config.per_atom and target.grows)
+    if config.mirror:
+        model.parity = -1 if target.kind == "vector" else 1
+    return model

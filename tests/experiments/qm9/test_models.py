@@ -3,12 +3,13 @@ import copy
 import pytest
 import torch
 
-from equivariant_attention.graphs import as_graph
+from equivariant_attention.graphs import as_graph, with_edge_fields
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from equivariant_attention.so3 import symmetric_tensor_to_features
+from experiments.qm9.config import Config
 from experiments.qm9.models import (
     TFN,
     MaxAndSum,
@@ -19,6 +20,7 @@ from experiments.qm9.models import (
     SE3TransformerPooled,
     SE3TransformerTensor,
     SE3TransformerVector,
+    make_model,
 )
 from experiments.qm9.polarizability import isotropic_and_anisotropy
 from tests.cases import random_graph
@@ -77,6 +79,21 @@ def test_padding_changes_nothing(name, per_atom):
         found.append([loss, *torch.autograd.grad(loss, [*model.parameters()])])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("task", ["homo", "homo,lumo", "dipole", "polarizability"])
+def test_models_of_mirror_images_give_them_the_same_in_evaluation(task, kind):
+    sizes = {"num_layers": 2, "num_degrees": 3, "num_channels": 4, "div": 2, "head": 2}
+    config = Config(task=task, mirror=True, fully_connected=True, **sizes)
+    model, G, sign = make_model(config).double(), molecules(kind), -1 if task == "dipole" else 1
+    mirrored = with_edge_fields(G, {"d": -as_graph(G).edata["d"], "w": as_graph(G).edata["w"]})
+    mirrored.ndata["f"] = as_graph(G).ndata["f"]
+    with torch.no_grad():
+        one, other = model(G), model(mirrored)
+        assert not torch.allclose(one, sign * other, rtol=1e-3)
+        model.eval()
+        torch.testing.assert_close(model(G), sign * model(mirrored))
+        torch.testing.assert_close(model(G, plan=Plan(G)), (one + sign * other) / 2)
 
 
 def test_another_pooling_is_refused():
