@@ -7,9 +7,10 @@ Nothing is computed: tensors are fake, and hold no value that the host could wai
 steps, with a plan made ahead; the first makes what is made once. Parameters are flat, as the experiments train them.
 
 A launch is a Triton kernel, or an operator of PyTorch that is neither a view nor an allocation. Such an operator counts
-once, though on a GPU some launch several kernels (sorts, reductions in two steps), and a fused optimiser one for some
-tens of tensors. Bytes are those of all tensors that a launch reads or writes, each once: caches may save some of them,
-and what a kernel reads twice is not counted twice. So these are counts, not measurements.
+once, though on a GPU some launch several kernels (sorts, reductions in two steps). One that takes a list of tensors
+(cat, stack, foreach, a fused optimiser) counts as often as PyTorch launches it before CUDA 13, with which foreach takes
+7 times as many tensors at once. Bytes are those of all tensors that a launch reads or writes, each once: caches may
+save some of them, and what a kernel reads twice is not counted twice. So these are counts, not measurements.
 """
 
 from __future__ import annotations
@@ -69,6 +70,46 @@ FREE = {  # what launches nothing
     "_unsafe_view", "_record_function_enter_new", "_record_function_exit",
 }  # fmt: skip
 
+# Of PyTorch's aten/src/ATen/native/cuda: what one launch takes.
+MOST_JOINED = 128  # tensors that it concatenates, CAT_ARRAY_BATCH_SIZE of Shape.cu; half of it where strides are needed
+MOST_TENSORS = (110, 64, 48, 36, 30)  # of 1 to 5 lists, depth_to_max_tensors of MultiTensorApply.cuh
+MOST_CHUNKS, CHUNK = 320, 65536  # of these tensors, depth_to_max_blocks; and the numbers in a chunk
+
+
+def launches_of(name: str, lists: Sequence[Sequence[Tensor]]) -> int:
+    """How often an operator of PyTorch is launched.
+
+    Args:
+        name: of the operator.
+        lists: of tensors, which it takes or returns.
+
+    Returns:
+        the number; 1 for what takes no lists.
+    """
+    if name in ("cat", "stack"):
+        return _of_joining(*lists)
+    if name.startswith("_foreach_"):
+        return _of_each(lists[0], MOST_TENSORS[len(lists) - 1])
+    if name.startswith("_fused_"):
+        return _of_each(lists[0], MOST_TENSORS[len(lists) - 2])  # the numbers of steps are in a list of their own
+    return 1
+
+
+def _of_joining(tensors: Sequence[Tensor]) -> int:
+    if len({v.dtype for v in tensors}) > 1:
+        return len(tensors)
+    return -(-len(tensors) // (MOST_JOINED if all(v.is_contiguous() for v in tensors) else MOST_JOINED // 2))
+
+
+def _of_each(tensors: Sequence[Tensor], most: int) -> int:
+    launches, held, chunks = 0, 0, 0  # the latter two of the launch that is being filled
+    for tensor in tensors:
+        full, chunks = divmod(chunks + -(-tensor.numel() // CHUNK), MOST_CHUNKS)
+        launches, held = launches + full, min(chunks, 1 if full else held + 1)
+        if held == most:
+            launches, held, chunks = launches + 1, 0, 0
+    return launches + (held > 0)
+
 
 class Counted(TorchDispatchMode):
     """Counts launches and bytes of what runs within it.
@@ -77,7 +118,7 @@ class Counted(TorchDispatchMode):
         record: of the kernels in Triton.
 
     Attributes:
-        names: how often each operator ran.
+        names: how often each operator was launched.
         num_bytes: of all.
     """
 
@@ -100,7 +141,8 @@ class Counted(TorchDispatchMode):
         output = function(*args, **kwargs)
         short = name.split("::")[1]
         if not (short in FREE or function.is_view):
-            self.names[short] += 1
+            lists = [v for v in (*args, output) if isinstance(v, (list, tuple)) and v and isinstance(v[0], Tensor)]
+            self.names[short] += launches_of(short, lists)
             tensors = [v for v in tree_leaves((args, kwargs, output)) if isinstance(v, Tensor)]
             self.num_bytes += launch.num_bytes(tensors)
         return output

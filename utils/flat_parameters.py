@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
-
 import torch
 from torch import Tensor, nn
 
@@ -28,22 +26,21 @@ class FlatParameters:
 
     def __init__(self, model: nn.Module) -> None:
         self._own = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._gradients: list[Tensor] = [torch.empty(0)] * len(self._own)
-        self.whole = nn.ParameterList(self._flatten(dtype) for dtype in dict.fromkeys(p.dtype for p in self._own))
+        self._gradients = dict[Tensor, Tensor]()
+        self._pieces = [
+            [piece for own in self._own if own.dtype == dtype for piece in (own, *_padding(own))]
+            for dtype in dict.fromkeys(own.dtype for own in self._own)
+        ]
+        self.whole = nn.ParameterList(self._flatten(pieces) for pieces in self._pieces)
 
     @torch.no_grad()
-    def _flatten(self, dtype: torch.dtype) -> nn.Parameter:
-        places = [place for place, parameter in enumerate(self._own) if parameter.dtype == dtype]
-        own = [self._own[place] for place in places]
-        *starts, size = accumulate((-(-p.numel() // ALIGNMENT) * ALIGNMENT for p in own), initial=0)
-        whole = nn.Parameter(own[0].new_zeros(size))
+    def _flatten(self, pieces: list[Tensor]) -> nn.Parameter:
+        whole = nn.Parameter(torch.cat([piece.flatten() for piece in pieces]))
         whole.grad = torch.zeros_like(whole)
-        for place, parameter, start in zip(places, own, starts, strict=True):
-            values, self._gradients[place] = (
-                flat[start : start + parameter.numel()].view(parameter.shape) for flat in (whole.data, whole.grad)
-            )
-            values.copy_(parameter)
-            parameter.data = values
+        values, gradients = (flat.split([piece.numel() for piece in pieces]) for flat in (whole.data, whole.grad))
+        for piece, value, gradient in zip(pieces, values, gradients, strict=True):
+            if piece.requires_grad:
+                piece.data, self._gradients[piece] = value.view(piece.shape), gradient.view(piece.shape)
         return whole
 
     def zero_grad(self) -> None:
@@ -53,9 +50,16 @@ class FlatParameters:
 
     @torch.no_grad()
     def join_gradients(self) -> None:
-        """Put the model's gradients side by side, where they stay the model's and become the whole's."""
-        torch._foreach_copy_(self._gradients, [torch.zeros_like(p) if p.grad is None else p.grad for p in self._own])
-        for parameter, gradient in zip(self._own, self._gradients, strict=True):
+        """Put the model's gradients side by side, where they stay the model's and become the whole's.
+
+        Raises:
+            RuntimeError: they are there already, since the last :meth:`zero_grad`.
+        """
+        for whole, pieces in zip(self.whole, self._pieces, strict=True):
+            found = [torch.zeros_like(p) if (gradient := p.grad) is None else gradient for p in pieces]
+            # CUDA launches once for each 128 of them; for torch._foreach_copy_, before CUDA 13, once for each 64.
+            torch.cat([gradient.flatten() for gradient in found], out=whole.grad)
+        for parameter, gradient in self._gradients.items():
             parameter.grad = gradient
 
     def written(self) -> None:
@@ -76,3 +80,10 @@ class FlatParameters:
         for whole, values in zip(self.whole, copied, strict=True):
             whole.copy_(values)
         self.written()
+
+
+def _padding(parameter: Tensor) -> list[Tensor]:
+    """What follows a parameter up to where the next begins, with a gradient of its own: zeros, if any."""
+    zeros = parameter.new_zeros(-parameter.numel() % ALIGNMENT)
+    zeros.grad = torch.zeros_like(zeros)
+    return [zeros] if len(zeros) else []

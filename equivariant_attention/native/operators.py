@@ -172,7 +172,7 @@ def _apart(kernel: Callable[..., list[Tensor]], *args: Any) -> list[Tensor]:
     which = [i for i, place in enumerate(places) if times[place] > 1]
     if which:
         copies = [torch.empty_like(found[i]) for i in which]
-        torch._foreach_copy_(copies, [found[i] for i in which])  # one launch for about a hundred
+        torch._foreach_copy_(copies, [found[i] for i in which])  # one launch for 64 or more
         for i, copy in zip(which, copies, strict=True):
             found[i] = copy
     return found

@@ -8,7 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from benchmarks.launches import CASES, PATH, counted
+from benchmarks.launches import CASES, CHUNK, MOST_CHUNKS, PATH, counted, launches_of
 from benchmarks.workloads import nbody, qm9_bonded
 
 
@@ -37,10 +37,39 @@ def test_a_tiny_step_launches_and_moves_less_than_that_of_frame(name):
     model, graph = STEPS[name](True)
     ours, others = counted(model, graph, "triton"), counted(model, graph, "frame")
     assert 0 < ours["forward"]["triton"] < ours["backward"]["triton"]
-    assert ours["optimiser"]["launches"] == 3  # gradients are joined, steps counted, parameters changed
+    optimiser = ours["optimiser"]["most"]  # gradients are joined, steps counted, parameters changed
+    assert optimiser == {"cat": optimiser["cat"], "_foreach_add_": 1, "_fused_adamw_": 1}
+    assert optimiser["cat"] <= 1 + sum(1 for _ in model.parameters()) // 64  # each may have zeros after it
     for part in ("forward", "backward"):
         assert 3 * ours[part]["launches"] < others[part]["launches"]
         assert ours[part]["gigabytes"] <= others[part]["gigabytes"]
+
+
+def test_launches_of_lists_are_those_of_the_tables_of_pytorch():
+    many = [torch.empty(32, device="meta")] * 2124
+    across = torch.empty(4, 4, device="meta").t()
+    assert launches_of("mul", []) == 1
+    assert launches_of("cat", [many]) == 17
+    assert launches_of("stack", [many[:128]]) == 1
+    assert launches_of("cat", [[*many[:99], across]]) == 2
+    assert launches_of("cat", [[many[0], many[0].double(), many[0]]]) == 3
+    assert [launches_of("_foreach_copy_", [many] * n) for n in (1, 2, 3)] == [20, 34, 45]
+    assert launches_of("_fused_adamw_", [many] * 5) == 59  # of four lists, beside the numbers of steps
+
+
+@pytest.mark.parametrize(
+    ("chunks", "launches"),
+    [([MOST_CHUNKS], 1), ([MOST_CHUNKS + 1], 2), ([MOST_CHUNKS - 1, 1, 1], 2), ([MOST_CHUNKS - 1, 2], 2), ([], 0)],
+)
+def test_a_launch_takes_so_many_chunks(chunks, launches):
+    tensors = [torch.empty(n * CHUNK, device="meta") for n in chunks]
+    assert launches_of("_foreach_add_", [tensors]) == launches
+
+
+def test_what_is_left_of_a_tensor_is_one_of_the_next_launch():
+    tensors = [torch.empty(n * CHUNK, device="meta") for n in (MOST_CHUNKS - 1, 2, *[1] * 63)]
+    assert launches_of("_foreach_copy_", [tensors] * 2) == 2
+    assert launches_of("_foreach_copy_", [[*tensors, tensors[-1]]] * 2) == 3
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ OTHERS = {
     "an iterative model that chooses its edges": ("toy_optimisation", ["--k_neighbors", "2", "--num_iter", "2"]),
     "a moving average": ("nbody", ["--ema", "0.9", "--clip_norm", "1"]),
     "an envelope": ("qm9", ["--cutoff", "3", "--envelope", "6"]),
+    "a tensor field network": ("qm9", ["--model", "TFN"]),
+    "NVIDIA's model": ("qm9", ["--model", "SE3TransformerPooled", "--nonlinearity", "norm"]),
     "a vector": ("qm9", ["--task", "dipole"]),
     "a tensor": ("qm9", ["--task", "polarizability"]),
 }

@@ -86,8 +86,42 @@ def test_weights_that_are_loaded_are_those_of_the_whole():
 
 
 def test_parameters_of_several_dtypes():
-    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).double())
-    assert [whole.dtype for whole in FlatParameters(model).whole] == [torch.float32, torch.float64]
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).double(), nn.Linear(2, 20))
+    flat = FlatParameters(model)
+    assert [whole.dtype for whole in flat.whole] == [torch.float32, torch.float64]
+    for number, parameter in enumerate(model.parameters(), 1):
+        parameter.grad = torch.full_like(parameter, number)
+    flat.join_gradients()
+    for number, parameter in enumerate(model.parameters(), 1):
+        assert torch.equal(parameter.grad, torch.full_like(parameter, number))
+    assert [whole.grad.sum().item() for whole in flat.whole] == [1 * 6 + 2 * 2 + 5 * 40 + 6 * 20, 3 * 4 + 4 * 2]
+
+
+def test_gradients_of_other_strides():
+    model = nn.Linear(3, 5)
+    flat = FlatParameters(model)
+    gradient = torch.arange(15.0).view(3, 5).t()
+    model.weight.grad = gradient
+    flat.join_gradients()
+    assert torch.equal(model.weight.grad, gradient)
+    assert model.weight.grad.is_contiguous()
+    assert torch.equal(flat.whole[0].grad[:16], torch.cat([gradient.flatten(), torch.zeros(1)]))
+
+
+def test_gradients_are_joined_where_those_before_were():
+    """CUDA graphs write to the same memory in every step."""
+    model = make_model()
+    flat = FlatParameters(model)
+    (whole,) = flat.whole
+    places = []
+    for number in range(2):
+        flat.zero_grad()
+        loss(model, number).backward()
+        flat.join_gradients()
+        places.append([whole.grad.data_ptr(), *(p.grad.data_ptr() for p in model.parameters() if p.requires_grad)])
+    assert places[0] == places[1]
+    with pytest.raises(RuntimeError, match="memory location"):
+        flat.join_gradients()
 
 
 def test_writing_to_the_whole_is_counted():
