@@ -283,9 +283,9 @@ class Call:
             self.parameters, scalars, self.order, self._by_hidden(x, dy, A), sums, dscalars, self.rows, self.pairs,
             scalars.shape[1], of_part,
             HAS_NORM=self.convolution.has_norm, BY_SCALARS=by_scalars, SCALARS=power_of_two(scalars.shape[1], 16),
-            # What would spill: derivatives by scalars with twice as many rows; on an A100, the others in two warps.
+            # What would spill: derivatives by scalars with twice as many rows; but on an H100, the others in two warps.
             ROWS=ROWS // 4 if by_scalars else ROWS // 2, **self._exact, num_stages=1,
-            num_warps=2 if by_scalars or launch.capability(self.device) >= 90 else 4,
+            num_warps=2 if by_scalars or launch.capability(self.device) == 90 else 4,
         )  # fmt: skip
         self._by_last_layers(x, dy, g, sums, d)
         return d, dscalars.sum(0) if by_scalars else None
