@@ -29,12 +29,12 @@ class Work(NamedTuple):
     steering: float = 0
 
 
-# Measured: in PyTorch fitted to python -m benchmarks on two cores of an AMD EPYC (187 GFLOP/s); in C++ to 22
-# convolutions of 2 to 99 neighbours and 3 to 64 channels, on one core of an Intel Xeon (298 GFLOP/s).
+# Measured, on an Intel Xeon: in PyTorch fitted to 14 cases of python -m benchmarks, on two cores (246 GFLOP/s); in C++
+# to 22 convolutions of 2 to 99 neighbours and 3 to 64 channels, on one (298 GFLOP/s).
 ON_CPU = {
-    "frame": Work(hidden=1.15, radial=0.055, mixing=0.2),
+    "frame": Work(hidden=1.195, radial=0.095, mixing=0.827),
     "cpp": Work(hidden=0.163, radial=0.04, mixing=0.236),
-    "node": Work(hidden=0.95, on_nodes=0.05, on_edges=0.04, steering=0.15),
+    "node": Work(hidden=1.586, on_nodes=0.087, on_edges=0.04, steering=0.244),
     "cpp-node": Work(hidden=0.179, on_nodes=0.08, on_edges=0.045),
 }
 # Stated by NVIDIA of an H100 (SXM): 3.35 TB/s and 67 TFLOP/s, in float32, and on tensor cores in float64. A launch is
