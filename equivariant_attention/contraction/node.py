@@ -81,12 +81,11 @@ class Sizes(NamedTuple):
     """How many elements a block has.
 
     Attributes:
-        largest_p, every_p: of P per row: of the largest pair, and of all pairs together.
-        every_t: of T per slot, of all pairs together.
+        every_p: of P per row, of all pairs together.
+        every_t: of T per slot, likewise.
         slot: of everything else per slot.
     """
 
-    largest_p: int
     every_p: int
     every_t: int
     slot: int
@@ -116,7 +115,7 @@ class Layout:
         basis = sum((2 * l + 1) * (2 * k + 1) * (2 * min(k, l) + 1) for k, l in self.pairs)
         values = sum((2 * l + 1) * c for l, c in self.messages)
         slot = 6 * VALUES * len(convolution.rows) + 2 * basis + values
-        self.sizes = Sizes(VALUES * max(widths), VALUES * sum(widths), sum(widths), slot)
+        self.sizes = Sizes(VALUES * sum(widths), sum(widths), slot)
 
 
 layout_of = lru_cache(maxsize=1024)(Layout)

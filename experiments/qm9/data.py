@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -227,7 +228,7 @@ def target_values(molecules: Molecules, task: str) -> np.ndarray:
         return possible_tensors(molecules)
     count, columns = len(molecules), []
     for name in names_of(task):
-        width = 3 if TARGETS[name].kind == "vector" else 1
+        width = prod(TARGETS[name].shape)
         columns.append(molecules.targets.get(name, np.full((count, width), np.nan)).reshape(count, width))
     return np.concatenate(columns, axis=1)
 
