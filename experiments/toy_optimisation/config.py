@@ -18,8 +18,8 @@ AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 class Model:
     """What moves the points."""
 
-    model: Literal["SE3TransformerIterative"] = "SE3TransformerIterative"
-    """with --num_iter 1, an SE(3)-Transformer of one pass"""
+    model: Literal["SE3TransformerIterative", "SE3TransformerRelaxation"] = "SE3TransformerIterative"
+    """as published (with --num_iter 1, an SE(3)-Transformer of one pass), or one that sees the force on each point"""
     num_layers: Count = 1
     """attention layers in each block"""
     num_degrees: AtLeastTwo = 2
@@ -42,10 +42,6 @@ class Model:
     """let gradients flow through the equivariant basis"""
     k_neighbors: Count | None = None
     """edges of largest potential that a point attends to (None: all)"""
-    edge_features: Literal["potential", "well"] = "potential"
-    """what layers see of an edge: V, or a and, bounded, V and its derivatives V' and V''"""
-    step_scale: Positive = 1
-    """what each step is multiplied by; below 1, untrained models throw points less far"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -60,6 +56,14 @@ class Data:
     """graphs that choose the best weights, always the same"""
     num_test: Free[Count] = 1000
     """graphs to test on, always the same"""
+
+
+@dataclass(frozen=True, kw_only=True, config=RULES)
+class Loss:
+    """What is minimised, beside the mean energy after the last step."""
+
+    step_loss: Positive | None = None
+    """weight of the mean energy after the steps before (None: it does not count)"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -79,8 +83,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
-class Config(config.Config, Evaluation, Data, Model):
+class Config(config.Config, Evaluation, Loss, Data, Model):
     """All there is to say of a run."""
+
+    def idle(self) -> dict[str, str]:
+        """The fields that have no effect, and why."""
+        idle = {}
+        if self.model == "SE3TransformerRelaxation":
+            idle |= dict.fromkeys(("simid", "siend", "k_neighbors"), "with --model SE3TransformerRelaxation")
+        if self.num_iter == 1:
+            idle["step_loss"] = "with --num_iter 1"
+        return idle
 
 
 QUICK = Config(
@@ -97,8 +110,10 @@ PRESETS = {
     "iterative": ITERATIVE,
     "no-basis-gradients": replace(ITERATIVE, basis_gradients=False),
     "single-pass": replace(ITERATIVE, num_iter=1),
-    "well": replace(
-        ITERATIVE, edge_features="well", num_iter=6, num_layers=2, num_epochs=220, lr=1e-3, lr_final=0.02
+    "relaxation": replace(
+        ITERATIVE,
+        model="SE3TransformerRelaxation", num_iter=10, num_layers=1, num_degrees=2, num_channels=16, head=4,
+        num_epochs=100, lr=1.5e-3, lr_final=0.02, weight_decay=0.01, ema=0.995, step_loss=0.1,
     ),
     "published": replace(  # the published recipe: 500,000 graphs
         ITERATIVE,

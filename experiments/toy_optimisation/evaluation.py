@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,26 +13,48 @@ from torch import Tensor, nn
 from equivariant_attention.testing import equivariance_error
 from experiments.toy_optimisation.data import Batch, energies
 from experiments.toy_optimisation.gradient_descent import GradientDescent
+from experiments.toy_optimisation.models import move
 from utils.history import Row
 from utils.loaders import EpochLoader
 
 Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
 
 
-def batch_loss(model: Callable[..., tuple[Any, list[Tensor]]], batch: Batch) -> tuple[dict[str, Tensor], int]:
+def batch_loss(
+    model: Callable[..., tuple[Any, list[Tensor]]], batch: Batch, step_loss: float | None = None
+) -> tuple[dict[str, Tensor], int]:
     """The mean energy after the moves.
 
     Args:
         model: moves points; returns the graph and the moves.
         batch: (G, plan) from :func:`collate`; it is not changed.
+        step_loss: if given, a model in training also minimises, with this weight, the mean energy after each move but
+            the last, or it would throw points about on its way.
 
     Returns:
         ``'loss'``, and the mean length of the moves of step I as ``'update_norm_I'``; and the number of graphs.
     """
     G, plan = batch
     moved, steps = model(G.local_var(), plan=plan)
+    loss = energies(moved).mean()
+    if step_loss is not None and model.training and len(steps) > 1:
+        loss = loss + step_loss * torch.stack(on_the_way(G.local_var(), steps)).mean()
     norms = {f"update_norm_{i}": moved.ndata[f"update_norm_{i}"].mean() for i in range(len(steps))}
-    return {"loss": energies(moved).mean(), **norms}, G.batch_size
+    return {"loss": loss, **norms}, G.batch_size
+
+
+def on_the_way(G: Any, steps: Sequence[Tensor]) -> list[Tensor]:
+    """The mean energy after every step but the last.
+
+    Args:
+        G: the graphs before the first step; they are moved.
+        steps: ``[points, 1, 3]`` each.
+    """
+    found = []
+    for step in steps[:-1]:
+        move(G, step)
+        found.append(energies(G).mean())
+    return found
 
 
 def as_trained(fabric: Fabric, model: nn.Module) -> Optimiser:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from equivariant_attention.modules import GSE3Res
-from experiments.toy_optimisation.models import SE3TransformerIterative
+from experiments.toy_optimisation.models import Iterative
 
 
 class GradientFlow:
@@ -28,7 +28,7 @@ class GradientFlow:
         model: gets the hooks; they act only where gradients are recorded, and change nothing.
     """
 
-    def __init__(self, model: SE3TransformerIterative) -> None:
+    def __init__(self, model: Iterative) -> None:
         self._squares: dict[str, Tensor] = {}
         for i, block in enumerate(model.blocks):
             if i > 0:
@@ -51,7 +51,7 @@ class GradientFlow:
 
 
 @torch.no_grad()
-def attention_weights(model: SE3TransformerIterative, G: Any) -> list[list[Tensor]]:
+def attention_weights(model: Iterative, G: Any) -> list[list[Tensor]]:
     """The attention weights of every layer of every block.
 
     Args:

@@ -7,6 +7,7 @@ python experiments/toy_optimisation/run.py --resume FOLDER     goes on with an i
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,6 @@ def make_model(config: Config) -> nn.Module:
         x_ij=none_or_text(config.xij),
         compute_gradients=config.basis_gradients,
         k_neighbors=config.k_neighbors,
-        edge_features=config.edge_features,
-        step_scale=config.step_scale,
     )
     if config.log_steps:
         model.gradient_flow = GradientFlow(model)
@@ -133,7 +132,7 @@ EXPERIMENT = Experiment(
     load=load,
     collate=collate,
     make_model=make_model,
-    make_loss=lambda config, dataset: batch_loss,
+    make_loss=lambda config, dataset: partial(batch_loss, step_loss=config.step_loss),
     report=report,
     probe=probe,
 )

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -32,6 +34,17 @@ def test_loss_is_the_energy_after_the_moves_and_leaves_the_batch_alone():
     torch.testing.assert_close(metrics["loss"], moved.edata["w"].mean())
     for i, step in enumerate(steps):
         torch.testing.assert_close(metrics[f"update_norm_{i}"], step.norm(dim=-1).mean())
+
+
+def test_training_may_mind_the_energy_on_the_way():
+    batch = collate([SpringsDataset(3, 4)[i] for i in range(3)])
+    models = [SE3TransformerIterative(1, 2, num_iter=3)]
+    models += [copy.deepcopy(models[0]) for _ in range(2)]
+    for model, blocks in zip(models, (3, 2, 1), strict=True):
+        model.blocks = model.blocks[:blocks]
+    last, second, first = (batch_loss(model.eval(), batch, step_loss=0.5)[0]["loss"] for model in models)
+    with_steps, _ = batch_loss(models[0].train(), batch, step_loss=0.5)
+    torch.testing.assert_close(with_steps["loss"], last + 0.5 * (first + second) / 2)
 
 
 @pytest.mark.parametrize("post_process", [True, False])

@@ -2,7 +2,16 @@ import pytest
 import torch
 
 from equivariant_attention.graphs import Graph, as_graph
-from experiments.toy_optimisation.models import SE3TransformerIterative, pair_potential, strongest_neighbors, well
+from experiments.toy_optimisation.models import (
+    SE3TransformerIterative,
+    SE3TransformerRelaxation,
+    bounded,
+    move,
+    pair_potential,
+    strongest_neighbors,
+    surroundings,
+    well,
+)
 from tests.cases import as_kind
 from tests.experiments.models import assert_model_is_equivariant
 
@@ -26,27 +35,29 @@ def points(kind="own", graphs=2, n=5):
     return as_kind(G, kind)
 
 
-def make(**options):
-    return SE3TransformerIterative(**{"num_layers": 2, "num_degrees": 3, "num_channels": 4, "div": 2, **options})
+def make(of=SE3TransformerIterative, **options):
+    return of(**{"num_layers": 2, "num_degrees": 3, "num_channels": 4, "div": 2, "n_heads": 1, **options})
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("model", "options"),
     [
-        {},
-        {"x_ij": "cat", "k_neighbors": 2},
-        {"num_iter": 1, "compute_gradients": False},
-        {"edge_features": "well", "k_neighbors": 2, "step_scale": 0.1},
+        (SE3TransformerIterative, {}),
+        (SE3TransformerIterative, {"x_ij": "cat", "k_neighbors": 2}),
+        (SE3TransformerIterative, {"num_iter": 1, "compute_gradients": False}),
+        (SE3TransformerRelaxation, {}),
+        (SE3TransformerRelaxation, {"x_ij": None, "num_degrees": 2, "num_iter": 1}),
     ],
 )
-def test_equivariance_of_the_last_step(options, kind):
-    assert_model_is_equivariant(lambda m, G: m(G)[1][-1], make(**options), points(kind), output_degree=1)
+def test_equivariance_of_the_last_step(model, options, kind):
+    assert_model_is_equivariant(lambda m, G: m(G)[1][-1], make(model, **options), points(kind), output_degree=1)
 
 
-def test_the_graph_is_refreshed(kind):
+@pytest.mark.parametrize("model", [SE3TransformerIterative, SE3TransformerRelaxation])
+def test_the_graph_is_refreshed(model, kind):
     G = points(kind)
     before = as_graph(G).ndata["x"].clone()
-    moved, steps = make().double()(G)
+    moved, steps = make(model).double()(G)
     graph = as_graph(moved)
     src, dst = graph.edges()
     x = graph.ndata["x"].reshape(-1, 1, 3)
@@ -56,13 +67,6 @@ def test_the_graph_is_refreshed(kind):
     torch.testing.assert_close(graph.edata["w"], pair_potential(graph.edata["r"], graph.edata["potential_parameters"]))
     for i, step in enumerate(steps):
         torch.testing.assert_close(graph.ndata[f"update_norm_{i}"], step.norm(dim=-1, keepdim=True))
-
-
-def test_steps_are_scaled():
-    model, G = make().double(), points()
-    (as_published, *_), (scaled, *_) = (model(G.local_var())[1] for model.step_scale in (1.0, 0.25))
-    assert as_published.norm() > 0
-    torch.testing.assert_close(scaled, as_published / 4)
 
 
 def test_gradients_of_the_basis_reach_earlier_blocks():
@@ -96,25 +100,47 @@ def test_well_has_the_derivatives_of_the_potential():
     assert well(1e3 * r, a)[:, 1:].abs().max() <= 1
 
 
-def test_layers_see_the_well_where_they_are_to():
-    """Without a, no layer can tell pairs of equal distance and potential apart."""
-    x, a = torch.tensor([[[0.0, 0, 0]], [[1.5, 0, 0]]], dtype=torch.float64), torch.tensor([0.2, 0.8]).double()
-    outputs = {}
-    for features in ("potential", "well"):
-        torch.manual_seed(0)
-        model = make(edge_features=features, num_iter=1).double()
-        steps = []
-        for parameter in a:
-            G = Graph([0, 1], [1, 0])
-            G.ndata["x"], G.ndata["ones"] = x, torch.ones(2, 1, 1, dtype=torch.float64)
-            G.edata["d"] = x[[1, 0]] - x[[0, 1]]
-            G.edata["r"] = torch.full((2, 1, 1), 1.5, dtype=torch.float64)
-            G.edata["potential_parameters"] = parameter.expand(2, 1, 1)
-            G.edata["w"] = torch.full((2, 1, 1), 0.3, dtype=torch.float64)  # the same of both
-            steps.append(model(G)[1][-1])
-        outputs[features] = (steps[0] - steps[1]).abs().max().item()
-    assert outputs["potential"] == 0
-    assert outputs["well"] > 1e-3
+def test_bounded_vectors_keep_their_direction_and_are_no_longer_than_the_limit():
+    vectors = torch.tensor([[3e-4, 0, 4e-4], [3e3, 0, 4e3], [0, 0, 0]], dtype=torch.float64, requires_grad=True)
+    found = bounded(vectors, 0.5)
+    torch.testing.assert_close(found[0], vectors[0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[1], torch.tensor([0.3, 0, 0.4]).double(), rtol=1e-6, atol=0)
+    assert torch.equal(found[2], vectors[2])
+    assert torch.autograd.gradcheck(bounded, [vectors])
+
+
+def test_the_force_is_where_the_energy_falls():
+    """That of a point is minus the gradient of its mean potential."""
+    G = points()
+    x = G.ndata["x"].clone().requires_grad_()
+    src, dst = G.edges()
+    r = (x[dst] - x[src]).norm(dim=-1, keepdim=True)
+    a = G.edata["potential_parameters"]
+    degree = G.num_edges() / G.num_nodes()
+    # Each pair is there twice, once for either of its points.
+    (slope,) = torch.autograd.grad(pair_potential(r, a).sum() / 2 / degree, x)
+    step = torch.randn_like(x)
+    seen = surroundings(G, well(G.edata["r"], a), [step])
+    torch.testing.assert_close(seen["1"][:, :1], bounded(-slope))
+    assert torch.equal(seen["1"][:, 1:], step)
+    assert torch.equal(seen["0"][:, :1], G.ndata["ones"])
+    at_last = bounded(pair_potential(r, a))[dst == G.num_nodes() - 1].mean()
+    torch.testing.assert_close(seen["0"][-1, 1], at_last.view(1))
+
+
+def test_points_in_one_place_do_not_pull_at_each_other():
+    G = points(graphs=1, n=3)
+    G.ndata["x"] = torch.tensor([[[0.0, 0, 0]], [[0.0, 0, 0]], [[1.0, 0, 0]]], dtype=torch.float64)
+    move(G, torch.zeros_like(G.ndata["x"]))
+    force = surroundings(G, well(G.edata["r"], G.edata["potential_parameters"]), [])["1"][:, 0]
+    assert force.isfinite().all()
+    assert force[:2, 0].abs().min() > 0
+    assert torch.equal(force[:, 1:], torch.zeros(3, 2, dtype=torch.float64))
+
+
+def test_untrained_relaxation_moves_points_a_little():
+    steps = make(SE3TransformerRelaxation).double()(points())[1]
+    assert all(0 < step.norm(dim=-1).max() <= 0.5 for step in steps)
 
 
 def test_the_strongest_neighbors_are_kept():

@@ -59,6 +59,7 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys):
         ["--no-basis_gradients", "--no-log_steps", "--no-gd_post_process", "--xij", "none"],
         pytest.param(["--precision", "bf16-mixed", "--k_neighbors", "2"], marks=pytest.mark.pictures),
         ["--num_workers", "1", "--graph", "own"],
+        ["--model", "SE3TransformerRelaxation", "--step_loss", "0.1", "--num_channels", "8"],
     ],
 )
 def test_flags(train, tmp_path, options):
