@@ -85,13 +85,18 @@ def call(source: str, function: str, dtype: torch.dtype, arguments: ctypes.Struc
         MemoryError: there is not enough memory.
         IndexError: an edge leads to a node that the graph does not have.
     """
-    run = getattr(compiler.library(Path(source)), f"{function}_{DTYPES[dtype]}")
+    run = _function(source, f"{function}_{DTYPES[dtype]}")
     # Recording an event takes as long as a short call, so it is done only while a profiler runs.
     with torch.profiler.record_function(f"{Path(source).stem}::{function}") if is_profiled() else nullcontext():
         status = run(ctypes.byref(arguments))
     if status:
         error, reason = ERRORS[status]
         raise error(f"{Path(source).name}: {reason}")
+
+
+@cache  # by text: to make a path and look a library up by it takes a while, and a step has dozens of calls
+def _function(source: str, name: str) -> Any:
+    return getattr(compiler.library(Path(source)), name)
 
 
 def address(tensor: Tensor | None) -> int | None:
