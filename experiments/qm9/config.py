@@ -38,6 +38,9 @@ class Model:
     """over the atoms (SE3Transformer; TFN: max)"""
     per_atom: bool = False
     """predict N times what is pooled, for targets that grow with N"""
+    readouts: Literal["shared", "own"] = "shared"
+    """of several targets: one small network after the pooling, or sums over the atoms for targets that grow with N,
+    the length of a vector for mu, and that network for the others (SE3Transformer)"""
     fully_connected: bool = False
     """edges between all atoms, not the bonded ones alone"""
     cutoff: Positive | None = None
@@ -113,9 +116,16 @@ class Config(config.Config, Data, Source, Model):
         """The targets that are predicted."""
         return names_of(self.task)
 
+    @property
+    def has_own_readouts(self) -> bool:
+        """Whether each of several targets is read out as what it is."""
+        return self.readouts == "own" and len(self.tasks) > 1 and self.model == "SE3Transformer"
+
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
         idle = {}
+        if len(self.tasks) == 1 or self.model != "SE3Transformer":
+            idle["readouts"] = "unless --task names several targets, of --model SE3Transformer"
         if self.model == "TFN":
             idle |= dict.fromkeys(("div", "head", "pooling"), "with --model TFN")
         else:

@@ -1,6 +1,8 @@
 """The published models for QM9 and NVIDIA's, of numbers per molecule; models of a vector and of a tensor; units."""
 
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +110,83 @@ class SE3Transformer(nn.Module):
         return _forward(G, basis_and_r, plan, self.num_degrees, self.Gblock, self.FCblock)
 
 
+class SE3TransformerSeveral(SE3Transformer):
+    r"""SE(3)-Transformer of several numbers per molecule, each read out as what it is.
+
+    With the scalars s and the vectors v of each atom, and a small network :math:`\phi` of the scalars, a target is
+
+    - 'pooled': of the small network after the pooling, as of :class:`SE3Transformer`;
+    - 'sum': what the atoms have of it, :math:`\frac{1}{18} \sum_i \phi_t(s_i)`;
+    - 'length': :math:`\big| \frac{1}{18} \sum_i \sum_c \phi_{tc}(s_i) \, v_{ic} \big|`, which is 0 where a symmetry
+      makes it so.
+
+    Args:
+        num_layers, atom_feature_size, num_channels, num_degrees, edge_dim, div, n_heads, nonlinearity: as of
+            :class:`SE3Transformer`; with lengths, at least two degrees.
+        readouts: of each target.
+
+    Raises:
+        ValueError: there are lengths and one degree alone, and so no vector, or the layers refuse the channels.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        atom_feature_size: int,
+        num_channels: int,
+        num_degrees: int = 4,
+        edge_dim: int = 4,
+        div: float = 4,
+        n_heads: int = 1,
+        nonlinearity: str = "norm",
+        readouts: Sequence[Literal["length", "sum", "pooled"]] = (),
+        **kwargs,
+    ) -> None:
+        self.readouts, counts = tuple(readouts), Counter(readouts)
+        if counts["length"] and num_degrees < 2:
+            raise ValueError(f"num_degrees must be at least 2 for lengths of vectors, got {num_degrees}")
+        super().__init__(
+            num_layers,
+            atom_feature_size,
+            num_channels,
+            num_degrees=num_degrees,
+            edge_dim=edge_dim,
+            div=div,
+            pooling="both",
+            n_heads=n_heads,
+            nonlinearity=nonlinearity,
+            output_dim=counts["pooled"] or 1,
+        )
+        self.sizes, scalars = (counts["sum"], num_channels * counts["length"]), num_degrees * num_channels
+        if not counts["pooled"]:
+            self.FCblock = nn.ModuleList()
+        self.of_atoms = nn.ModuleList()
+        if any(self.sizes):
+            self.of_atoms.extend([nn.Linear(scalars, scalars), nn.SiLU(), nn.Linear(scalars, sum(self.sizes))])
+
+    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
+        """The targets of each molecule, ``[molecules, targets]``; arguments as of :class:`SE3Transformer`."""
+        G = as_graph(G)
+        basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
+        *attention, to_scalars, pooling = self.Gblock
+        h = {"0": G.ndata["f"]}
+        for layer in attention:
+            h = layer(h, G=G, r=r, basis=basis)
+        scalars = to_scalars(h, G=G, r=r, basis=basis)
+        found = dict[str, Tensor]()
+        if self.FCblock:
+            found["pooled"] = _through(self.FCblock, pooling(scalars, G=G))
+        if self.of_atoms:
+            sums, weights = _through(self.of_atoms, scalars["0"].squeeze(-1)).split(self.sizes, dim=1)
+            vectors = torch.einsum("atc,acm->atm", weights.unflatten(1, (-1, h["1"].shape[1])), h["1"])
+            of_atoms = torch.cat([sums, vectors.flatten(1)], dim=1)
+            total = segment_sum(of_atoms, graph_of_node(G), G.batch_size) / 18
+            found["sum"], vectors = total[:, : self.sizes[0]], total[:, self.sizes[0] :].unflatten(1, (-1, 3))
+            found["length"] = vectors.norm(dim=2)
+        columns = {readout: iter(values.unbind(1)) for readout, values in found.items()}
+        return torch.stack([next(columns[readout]) for readout in self.readouts], dim=1)
+
+
 class TFN(nn.Module):
     """Tensor field network: convolutions with norm nonlinearities, max pooling, a small network.
 
@@ -160,9 +239,13 @@ def _forward(
     h = {"0": G.ndata["f"]}
     for layer in equivariant:
         h = layer(h, G=G, r=r, basis=basis)
-    for layer in head:
-        h = layer(h)
-    return h
+    return _through(head, h)
+
+
+def _through(layers: Iterable[nn.Module], value: Any) -> Any:
+    for layer in layers:
+        value = layer(value)
+    return value
 
 
 class SE3TransformerVector(nn.Module):
@@ -426,14 +509,16 @@ class ScaledTogether(Scaled):
     Args:
         net: f, of one number per molecule and target.
         targets: how many.
+        lengths: which targets f gives as lengths of vectors: of them, y is std times f, and std that of them whole.
 
     Attributes:
         mean, per_element: constant and w of a least-squares fit, ``[targets]`` and ``[elements, targets]``.
         std: of what it leaves for the network to learn, ``[targets]``.
     """
 
-    def __init__(self, net: nn.Module, targets: int) -> None:
+    def __init__(self, net: nn.Module, targets: int, lengths: Sequence[int] = ()) -> None:
         super().__init__(net)
+        self.register_buffer("lengths", torch.tensor(list(lengths), dtype=torch.int64), persistent=False)
         self.register_buffer("mean", torch.zeros(targets))
         self.register_buffer("per_element", torch.zeros(len(ELEMENTS), targets))
         self.register_buffer("std", torch.ones(targets))
@@ -450,6 +535,7 @@ class ScaledTogether(Scaled):
         """
         fitted = linear_in_atoms(element_counts, targets)
         left = targets - fitted[0] - element_counts.to(targets.dtype) @ fitted[1:]
+        left[:, self.lengths] = targets[:, self.lengths]
         std = left.square().mean(dim=0).sqrt()
         if not (std > 1e-6 * targets.abs().amax(dim=0)).all():
             raise ValueError("targets: expected more of each than what is linear in the atoms")
@@ -457,7 +543,7 @@ class ScaledTogether(Scaled):
             buffer.copy_(value)
 
     def without_network(self, element_counts: Tensor) -> Tensor:
-        """What it predicts where the network gives 0: what is linear in the atoms, ``[molecules, targets]``.
+        """What is linear in the atoms, ``[molecules, targets]``.
 
         Args:
             element_counts: atoms of each element, ``[molecules, elements]``.
@@ -469,7 +555,8 @@ class ScaledTogether(Scaled):
         graph = as_graph(G)
         is_element = graph.ndata["f"][:, : len(ELEMENTS), 0]
         counts = segment_sum(is_element, graph_of_node(graph), graph.batch_size)
-        return self.without_network(counts) + self.std * self.of_network(G, basis_and_r, plan)
+        known = self.without_network(counts).index_fill(1, self.lengths, 0)
+        return known + self.std * self.of_network(G, basis_and_r, plan)
 
 
 class ScaledTensor(ScaledTogether):
@@ -538,7 +625,11 @@ MODELS = {
     "SE3TransformerPooled": SE3TransformerPooled,
 }
 TURNING = {"vector": SE3TransformerVector, "tensor": SE3TransformerTensor}
-HEADS = {"SE3Transformer": "FCblock", "TFN": "block2", "SE3TransformerPooled": "model.mlp"}  # after the pooling
+HEADS = {  # what follows the pooling, or stands beside it
+    "SE3Transformer": ("FCblock", "of_atoms"),
+    "TFN": ("block2",),
+    "SE3TransformerPooled": ("model.mlp",),
+}
 
 
 def neighbours_of(config: Config) -> Neighbours:
@@ -563,9 +654,11 @@ def make_model(config: Config) -> Scaled:
         ValueError: there is no such model.
     """
     targets, target = len(config.tasks), TARGETS[config.tasks[0]]
+    readouts = [TARGETS[task].readout for task in config.tasks] if config.has_own_readouts else []
     if target.kind in TURNING and config.model != "SE3Transformer":
         raise ValueError(f"--task {config.task}: expected --model SE3Transformer, {target.kind}s have no other")
-    net = {**TURNING, "number": MODELS[config.model]}[target.kind](
+    of_numbers = SE3TransformerSeveral if readouts else MODELS[config.model]
+    net = {**TURNING, "number": of_numbers}[target.kind](
         num_layers=config.num_layers,
         atom_feature_size=ATOM_FEATURES,
         num_channels=config.num_channels,
@@ -577,11 +670,12 @@ def make_model(config: Config) -> Scaled:
         n_heads=config.head,
         nonlinearity=config.nonlinearity,
         output_dim=targets,
+        readouts=readouts,
     )
     if target.kind == "tensor":
         model: Scaled = ScaledTensor(net)
     elif targets > 1:
-        model = ScaledTogether(net, targets)
+        model = ScaledTogether(net, targets, [i for i, readout in enumerate(readouts) if readout == "length"])
     else:
         model = Scaled(net, config.per_atom and target.grows)
     if config.mirror:

@@ -194,8 +194,9 @@ def for_more_targets(config: Config, model: Scaled, weights: Weights) -> Weights
         return weights
     if config.forward:
         raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
-    head, scale = f"net.{HEADS[config.model]}.", {name for name, _ in model.named_buffers(recurse=False)}
-    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(head)}
+    heads = tuple(f"net.{name}." for name in HEADS[config.model])
+    scale = {name for name, _ in model.named_buffers(recurse=False)}
+    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(heads)}
     return {**weights, **own}
 
 

@@ -24,12 +24,14 @@ class Target:
         energy: whether raw data hold it in Hartree, and errors are reported in meV.
         extensive: whether it grows with the molecule, so that it may be learned per atom.
         kind: a number, or a vector or symmetric tensor that turns with the molecule.
+        length: whether it is the length of a vector, so that a symmetry may make it zero.
     """
 
     unit: str
     energy: bool = False
     extensive: bool = False
     kind: Literal["number", "vector", "tensor"] = "number"
+    length: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,6 +42,11 @@ class Target:
     def grows(self) -> bool:
         """Whether it is a sum over the molecule, as extensive properties and vectors are, and not a mean."""
         return self.extensive or self.kind == "vector"
+
+    @property
+    def readout(self) -> Literal["length", "sum", "pooled"]:
+        """How a model of several targets may read it out, see :class:`experiments.qm9.models.SE3TransformerSeveral`."""
+        return "length" if self.length else "sum" if self.extensive else "pooled"
 
     @property
     def report_unit(self) -> str:
@@ -53,7 +60,7 @@ class Target:
 
 
 TARGETS = {
-    "mu": Target("D"),
+    "mu": Target("D", length=True),
     "alpha": Target("a0^3", extensive=True),
     "homo": Target("eV", energy=True),
     "lumo": Target("eV", energy=True),

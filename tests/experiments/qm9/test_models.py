@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from equivariant_attention.graphs import as_graph, with_edge_fields
+from equivariant_attention.graphs import Graph, as_graph, with_edge_fields
 from equivariant_attention.modules import get_basis_and_r
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
@@ -18,6 +18,7 @@ from experiments.qm9.models import (
     ScaledTogether,
     SE3Transformer,
     SE3TransformerPooled,
+    SE3TransformerSeveral,
     SE3TransformerTensor,
     SE3TransformerVector,
     make_model,
@@ -281,6 +282,65 @@ def test_every_model_gives_several_numbers(name):
     output = model(2, 6, 4, num_degrees=2, edge_dim=5, div=2, n_heads=2, output_dim=3).double()(molecules())
     assert output.shape == (3, 3)
     assert len({*output[0].tolist()}) == 3
+
+
+def several(readouts, **options):
+    torch.manual_seed(0)
+    return SE3TransformerSeveral(2, 6, 4, num_degrees=2, edge_dim=5, div=2, n_heads=2, readouts=readouts, **options)
+
+
+def test_each_target_is_read_out_as_what_it_is():
+    """Of two molecules taken for one, what is summed adds up, and lengths are those of the sum of the vectors."""
+    readouts = ["sum", "length", "pooled", "sum"]
+    model, G = several(readouts).double(), molecules()
+    apart, sizes = model(G), [G.num_nodes()]
+    assert apart.shape == (G.batch_size, 4)
+    G.set_batch_num_nodes(sizes)
+    G.set_batch_num_edges([G.num_edges()])
+    together = model(G)
+    torch.testing.assert_close(together[0, [0, 3]], apart[:, [0, 3]].sum(dim=0))
+    assert 1e-6 < together[0, 1] < apart[:, 1].sum() - 1e-6
+    assert apart[:, 1].min() >= 0
+    assert_model_is_equivariant(lambda m, G: m(G), model, molecules())
+
+
+def test_a_length_is_zero_where_symmetry_makes_it_so():
+    model, G = several(["length"]).double(), Graph([0, 1], [1, 0])
+    G.edata["d"] = torch.tensor([[-1.0, 0.5, 0.2], [1.0, -0.5, -0.2]], dtype=torch.float64)
+    G.edata["w"] = torch.ones(2, 5, dtype=torch.float64)
+    G.ndata["f"] = torch.eye(6, dtype=torch.float64)[[1, 1]].unsqueeze(-1)
+    assert model(G).abs().max() < 1e-12
+    G.ndata["f"] = torch.eye(6, dtype=torch.float64)[[1, 2]].unsqueeze(-1)
+    assert model(G).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("readouts", [["pooled", "pooled"], ["sum", "sum"], ["length"], ["sum", "pooled", "length"]])
+def test_every_readout_has_gradients_and_knows_padding(readouts):
+    model, G, found = several(readouts).double(), molecules(), []
+    assert model(G).shape == (3, len(readouts))
+    sizes = Sizes.of(G, Plan(G)).rounded(steps=2)
+    for graph, plan in ((G, Plan(G)), padded(G, Plan(G), sizes)):
+        loss = model(graph, plan=plan)[:3].sin().sum()
+        found.append(torch.autograd.grad(loss, [*model.parameters()]))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+        assert a.any()
+
+
+def test_lengths_need_vectors():
+    with pytest.raises(ValueError, match="num_degrees must be at least 2 for lengths of vectors, got 1"):
+        SE3TransformerSeveral(2, 6, 4, num_degrees=1, readouts=["length"])
+
+
+def test_together_lengths_have_a_scale_alone():
+    counts_of = torch.tensor([[4, 1, 0, 0, 0], [6, 2, 0, 0, 0], [2, 1, 0, 1, 0], [4, 2, 0, 1, 0], [2, 2, 0, 0, 0]])
+    targets = torch.tensor([[3.0, 1], [8, 2], [1, 3], [2, 1], [4, 5]], dtype=torch.float64)
+    model = ScaledTogether(several(["pooled", "length"]), 2, lengths=[1]).double()
+    model.fit(targets, counts_of)
+    torch.testing.assert_close(model.std[1], targets[:, 1].square().mean().sqrt())
+    G = molecules()
+    torch.testing.assert_close(model(G)[:, 1], model.std[1] * model.net(G)[:, 1])
+    assert not torch.allclose(model(G)[:, 0], model.std[0] * model.net(G)[:, 0])
 
 
 def test_together_each_target_has_its_own_unit_above_its_atoms():

@@ -292,8 +292,10 @@ def test_published_weights_are_restored(train, tmp_path):
         train(*flags, "--restore", str(tmp_path / "published.pt"), "--num_channels", "8", output="other")
 
 
-def test_several_targets_are_learnt_together(train, several, tmp_path, capsys):
-    metrics = train("--task", "homo,mu", "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
+@pytest.mark.parametrize("readouts", ["shared", "own"])
+def test_several_targets_are_learnt_together(train, several, tmp_path, capsys, readouts):
+    words = "--task", "homo,mu", "--readouts", readouts
+    metrics = train(*words, "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
     folder = tmp_path / "run"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == FILES - {"parity.png"} | {"parity_homo.png", "parity_mu.png"}
@@ -305,7 +307,7 @@ def test_several_targets_are_learnt_together(train, several, tmp_path, capsys):
     true, predicted = (np.array([float(row[f"{name} mu (D)"]) for row in lines]) for name in ("true", "predicted"))
     assert metrics["test"]["mae_mu"] == pytest.approx(np.abs(predicted - true).mean())
     assert "linear in the atoms\nhomo (meV) " in capsys.readouterr().out
-    goes_on = train("--forward", "--task", "homo,mu", "--restore", str(folder / "checkpoints" / "best.pt"), output="on")
+    goes_on = train("--forward", *words, "--restore", str(folder / "checkpoints" / "best.pt"), output="on")
     assert goes_on["test"] == metrics["test"]
 
 
@@ -313,12 +315,14 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
     train(*HOMO, "--pooling", "max")
     best, words = tmp_path / "run" / "checkpoints" / "best.pt", ["--task", "homo,mu", "--restore"]
     weights = torch.load(best, weights_only=True)["model"]
-    config = config_of("--task", "homo,mu", *SMALL)
-    model = run.make_model(config)
-    own, found = model.state_dict(), run.for_more_targets(config, model, weights)
-    assert found.keys() == own.keys()
-    for name, value in found.items():
-        assert torch.equal(value, own[name] if "FCblock" in name or "net" not in name else weights[name])
+    for readouts in ("own", "shared"):
+        config = config_of("--task", "homo,mu", "--readouts", readouts, *SMALL)
+        model = run.make_model(config)
+        own, found = model.state_dict(), run.for_more_targets(config, model, weights)
+        assert found.keys() == own.keys()
+        for name, value in found.items():
+            is_own = "FCblock" in name or "of_atoms" in name or "net" not in name
+            assert torch.equal(value, own[name] if is_own else weights[name])
     assert any("Gblock" in name and not torch.equal(value, own[name]) for name, value in found.items())
     train(*words, str(best), output="other")
     with pytest.raises(UsageError, match=r"^--restore: expected weights of --task homo,mu with --forward, got those"):
@@ -337,6 +341,7 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
         (["--task", "homo,cv"], r"--task: expected one of .* got homo,cv"),
         (["--task", "homo,mu", "--per_atom"], "--per_atom has no effect with several targets"),
         (["--task", "homo,mu", "--pooling", "max"], "--pooling has no effect with several targets"),
+        (["--task", "mu", "--readouts", "own"], "--readouts has no effect unless --task names several targets"),
     ],
 )
 def test_what_several_targets_are_not_for(train, several, words, message):
