@@ -20,9 +20,7 @@ from utils.loaders import EpochLoader
 Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
 
 
-def batch_loss(
-    model: Callable[..., tuple[Any, list[Tensor]]], batch: Batch, step_loss: float | None = None
-) -> tuple[dict[str, Tensor], int]:
+def batch_loss(model: nn.Module, batch: Batch, step_loss: float | None = None) -> tuple[dict[str, Tensor], int]:
     """The mean energy after the moves.
 
     Args:
