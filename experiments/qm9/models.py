@@ -135,29 +135,16 @@ class SE3TransformerSeveral(SE3Transformer):
         atom_feature_size: int,
         num_channels: int,
         num_degrees: int = 4,
-        edge_dim: int = 4,
-        div: float = 4,
-        n_heads: int = 1,
-        nonlinearity: str = "norm",
         readouts: Sequence[Literal["length", "sum", "pooled"]] = (),
-        **kwargs,
+        **options,
     ) -> None:
-        self.readouts, counts = tuple(readouts), Counter(readouts)
+        counts = Counter(readouts)
         if counts["length"] and num_degrees < 2:
             raise ValueError(f"num_degrees must be at least 2 for lengths of vectors, got {num_degrees}")
-        super().__init__(
-            num_layers,
-            atom_feature_size,
-            num_channels,
-            num_degrees=num_degrees,
-            edge_dim=edge_dim,
-            div=div,
-            pooling="both",
-            n_heads=n_heads,
-            nonlinearity=nonlinearity,
-            output_dim=counts["pooled"] or 1,
-        )
-        self.sizes, scalars = (counts["sum"], num_channels * counts["length"]), num_degrees * num_channels
+        options |= {"pooling": "both", "output_dim": counts["pooled"] or 1}
+        super().__init__(num_layers, atom_feature_size, num_channels, num_degrees=num_degrees, **options)
+        self.readouts, scalars = tuple(readouts), num_degrees * num_channels
+        self.sizes = counts["sum"], num_channels * counts["length"]
         if not counts["pooled"]:
             self.FCblock = nn.ModuleList()
         self.of_atoms = nn.ModuleList()
@@ -178,11 +165,11 @@ class SE3TransformerSeveral(SE3Transformer):
             found["pooled"] = _through(self.FCblock, pooling(scalars, G=G))
         if self.of_atoms:
             sums, weights = _through(self.of_atoms, scalars["0"].squeeze(-1)).split(self.sizes, dim=1)
-            vectors = torch.einsum("atc,acm->atm", weights.unflatten(1, (-1, h["1"].shape[1])), h["1"])
-            of_atoms = torch.cat([sums, vectors.flatten(1)], dim=1)
-            total = segment_sum(of_atoms, graph_of_node(G), G.batch_size) / 18
-            found["sum"], vectors = total[:, : self.sizes[0]], total[:, self.sizes[0] :].unflatten(1, (-1, 3))
-            found["length"] = vectors.norm(dim=2)
+            owner = graph_of_node(G)
+            found["sum"] = segment_sum(sums, owner, G.batch_size) / 18
+            if self.sizes[1]:
+                vectors = torch.einsum("atc,acm->atm", weights.unflatten(1, (-1, h["1"].shape[1])), h["1"])
+                found["length"] = (segment_sum(vectors, owner, G.batch_size) / 18).norm(dim=2)
         columns = {readout: iter(values.unbind(1)) for readout, values in found.items()}
         return torch.stack([next(columns[readout]) for readout in self.readouts], dim=1)
 

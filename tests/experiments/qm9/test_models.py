@@ -286,7 +286,8 @@ def test_every_model_gives_several_numbers(name):
 
 def several(readouts, **options):
     torch.manual_seed(0)
-    return SE3TransformerSeveral(2, 6, 4, num_degrees=2, edge_dim=5, div=2, n_heads=2, readouts=readouts, **options)
+    options = {"num_degrees": 2, "edge_dim": 5, "div": 2, "n_heads": 2, **options}
+    return SE3TransformerSeveral(2, 6, 4, readouts=readouts, **options)
 
 
 def test_each_target_is_read_out_as_what_it_is():
@@ -327,7 +328,8 @@ def test_every_readout_has_gradients_and_knows_padding(readouts):
         assert a.any()
 
 
-def test_lengths_need_vectors():
+def test_lengths_alone_need_vectors():
+    assert several(["sum", "pooled"], num_degrees=1).double()(molecules()).shape == (3, 2)
     with pytest.raises(ValueError, match="num_degrees must be at least 2 for lengths of vectors, got 1"):
         SE3TransformerSeveral(2, 6, 4, num_degrees=1, readouts=["length"])
 
