@@ -16,7 +16,8 @@ from utils.cli import UsageError, blame
 from utils.files import LOCK, locked, make_folder, read_json, write_json
 
 CONFIG = "config.json"
-ADDED = {"cuda_graphs": False, "readouts": "shared"}  # flags that runs of earlier versions lack, and what was done without them
+# Flags that runs of earlier versions lack, and what was done without them.
+ADDED = {"cuda_graphs": False, "readouts": "shared"}
 
 
 class Run:

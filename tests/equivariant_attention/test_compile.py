@@ -24,6 +24,7 @@ from equivariant_attention.native.calls import not_built
 from equivariant_attention.plan import Plan
 from tests.cases import awkward_graph, random_features, random_graph
 from tests.equivariant_attention.modules.test_every_layer import EDGE_DIM, LAYERS, build, run, tensors
+from tests.experiments.models import in_dtype
 from tests.experiments.nbody.test_models import bodies
 from tests.experiments.toy_optimisation.test_models import points
 
@@ -166,12 +167,12 @@ def test_one_compilation_of_the_backward_pass_for_batches_of_all_sizes():
         return compiler
 
     counters.clear()
-    model = MODELS["nbody SE3Transformer"][1]()
+    model = MODELS["nbody SE3Transformer"][1]().double()
     backend = aot_autograd(fw_compiler=keep("forward"), bw_compiler=keep("backward"))
     compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
     for sizes in ((4, 3), (5, 4, 6), (9,)):
-        G = batch_of(sizes)
-        assert_same(lambda f, G=G: outputs(f, G), compiled, model, [], tolerance=1e-5)
+        G = in_dtype(batch_of(sizes), torch.float64)  # in float32, some processors round by more than 1e-5
+        assert_same(lambda f, G=G: outputs(f, G), compiled, model, [])
     assert counters["stats"]["unique_graphs"] == 1
     if not not_built(attention.SOURCE):
         operators = {"messages", "attention", "linear", "joined", "biased"}
