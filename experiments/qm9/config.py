@@ -119,7 +119,7 @@ class Config(config.Config, Data, Source, Model):
     @property
     def has_own_readouts(self) -> bool:
         """Whether each of several targets is read out as what it is."""
-        return self.readouts == "own" and len(self.tasks) > 1 and self.model == "SE3Transformer"
+        return self.readouts == "own" and "readouts" not in self.idle()
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""

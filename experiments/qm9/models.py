@@ -156,9 +156,7 @@ class SE3TransformerSeveral(SE3Transformer):
         G = as_graph(G)
         basis, r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         *attention, to_scalars, pooling = self.Gblock
-        h = {"0": G.ndata["f"]}
-        for layer in attention:
-            h = layer(h, G=G, r=r, basis=basis)
+        h = _forward(G, (basis, r), plan, self.num_degrees, attention, ())
         scalars = to_scalars(h, G=G, r=r, basis=basis)
         found = dict[str, Tensor]()
         if self.FCblock:

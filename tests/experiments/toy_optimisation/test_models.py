@@ -138,6 +138,27 @@ def test_points_in_one_place_do_not_pull_at_each_other():
     assert torch.equal(force[:, 1:], torch.zeros(3, 2, dtype=torch.float64))
 
 
+def test_layers_see_the_well_where_they_are_to():
+    """Without a, no layer can tell pairs of equal distance and potential apart."""
+    x, a = torch.tensor([[[0.0, 0, 0]], [[1.5, 0, 0]]], dtype=torch.float64), torch.tensor([0.2, 0.8]).double()
+    outputs = {}
+    for kind in (SE3TransformerIterative, SE3TransformerRelaxation):
+        torch.manual_seed(0)
+        model = make(kind, num_iter=1).double()
+        steps = []
+        for parameter in a:
+            G = Graph([0, 1], [1, 0])
+            G.ndata["x"], G.ndata["ones"] = x, torch.ones(2, 1, 1, dtype=torch.float64)
+            G.edata["d"] = x[[1, 0]] - x[[0, 1]]
+            G.edata["r"] = torch.full((2, 1, 1), 1.5, dtype=torch.float64)
+            G.edata["potential_parameters"] = parameter.expand(2, 1, 1)
+            G.edata["w"] = torch.full((2, 1, 1), 0.3, dtype=torch.float64)  # the same of both
+            steps.append(model(G)[1][-1])
+        outputs[kind] = (steps[0] - steps[1]).abs().max().item()
+    assert outputs[SE3TransformerIterative] == 0
+    assert 10 * outputs[SE3TransformerRelaxation] > 1e-3  # its steps are a tenth of its vectors
+
+
 def test_untrained_relaxation_moves_points_a_little():
     steps = make(SE3TransformerRelaxation).double()(points())[1]
     assert all(0 < step.norm(dim=-1).max() <= 0.5 for step in steps)
