@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from equivariant_attention.graphs import graph_of_node
 from equivariant_attention.testing import equivariance_error
 from experiments.toy_optimisation.data import Batch, energies
 from experiments.toy_optimisation.gradient_descent import GradientDescent
@@ -18,6 +19,7 @@ from utils.history import Row
 from utils.loaders import EpochLoader
 
 Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
+WithSteps = Callable[[Any], tuple[Any, Tensor | None]]  # also tells how many steps each graph took, where they differ
 
 
 def batch_loss(model: nn.Module, batch: Batch, step_loss: float | None = None) -> tuple[dict[str, Tensor], int]:
@@ -70,10 +72,39 @@ def as_trained(fabric: Fabric, model: nn.Module) -> Optimiser:
     return move
 
 
+def lower_of_both_images(optimiser: WithSteps) -> WithSteps:
+    """An optimiser that starts from the points and from their mirror image, and keeps the lower end of each graph.
+
+    A mirror image has the same energy, but models of SO(3) take another way from there. The steps are those of both.
+
+    Args:
+        optimiser: which is called for both.
+    """
+
+    def lower(G: Any) -> tuple[Any, Tensor | None]:
+        mirrored = mirror(G.local_var())
+        (ends, steps), (others, more) = optimiser(G), optimiser(mirrored)
+        is_lower = (energies(others) < energies(ends))[graph_of_node(G)].view(-1, 1, 1)
+        move(ends, torch.where(is_lower, -others.ndata["x"], ends.ndata["x"]) - ends.ndata["x"])
+        return ends, None if steps is None else steps + more
+
+    return lower
+
+
+def mirror(G: Any) -> Any:
+    """Turn every point into its image on the other side of the origin; ``G`` itself.
+
+    Args:
+        G: graph as from :func:`~experiments.toy_optimisation.data.collate`.
+    """
+    G.ndata["x"], G.edata["d"] = -G.ndata["x"], -G.edata["d"]
+    return G
+
+
 def compare(
     fabric: Fabric, model: nn.Module, descent: GradientDescent, loader: EpochLoader, post_process: bool
 ) -> dict[str, Row]:
-    """The energies that optimisers reach, and where they start from.
+    """The energies that optimisers reach, and where they start from; of the network also with both mirror images.
 
     Args:
         fabric: of the training.
@@ -86,14 +117,19 @@ def compare(
         of every optimiser, by its name, the mean ``'energy'`` of a graph, its ``'standard_error'``, and, for gradient
         descent, the mean number of ``'steps'``.
     """
-    network = as_trained(fabric, model)
-    optimisers: dict[str, Callable[[Any], tuple[Any, Tensor | None]]] = {
-        "start": lambda G: (G, None),
-        "network": lambda G: (network(G), None),
-        "gradient descent": descent,
-    }
+    move_points = as_trained(fabric, model)
+
+    def network(G: Any) -> tuple[Any, None]:
+        return move_points(G), None
+
+    def network_and_descent(G: Any) -> tuple[Any, Tensor]:
+        return descent(move_points(G))
+
+    optimisers: dict[str, WithSteps] = {"start": lambda G: (G, None), "network": network, "gradient descent": descent}
+    optimisers["network, both images"] = lower_of_both_images(network)
     if post_process:
-        optimisers["network + gradient descent"] = lambda G: descent(network(G))
+        optimisers["network + gradient descent"] = network_and_descent
+        optimisers["network + gradient descent, both images"] = lower_of_both_images(network_and_descent)
     batches = [fabric.to_device(G) for G, _ in loader]
     results = {}
     for name, optimiser in optimisers.items():

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from experiments.toy_optimisation.data import SpringsDataset, collate, energies
-from experiments.toy_optimisation.evaluation import batch_loss, compare, mean_results, table
+from experiments.toy_optimisation.evaluation import (
+    batch_loss,
+    compare,
+    lower_of_both_images,
+    mean_results,
+    mirror,
+    table,
+)
 from experiments.toy_optimisation.gradient_descent import GradientDescent
 from experiments.toy_optimisation.models import SE3TransformerIterative, move
 from utils.loaders import EpochLoader
@@ -60,12 +67,37 @@ def test_comparison(post_process):
     descended = results["gradient descent"]
     assert descended["energy"] == pytest.approx(energies(everything).mean().item(), rel=1e-5)
     assert descended["steps"] == steps.double().mean().item()
+    assert results["network, both images"] == results["network"]
     assert ("network + gradient descent" in results) == post_process
     if post_process:
         assert results["network + gradient descent"] == pytest.approx(descended, rel=1e-3)
+        both = results["network + gradient descent, both images"]
+        assert both == pytest.approx({**descended, "steps": 2 * descended["steps"]}, rel=1e-3)
     lines = table(results).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == list(results)
     assert f"{descended['energy']:.5f}" in lines[3]
+
+
+def test_of_both_images_the_lower_end_is_kept():
+    G, _ = collate([SpringsDataset(12, 4)[i] for i in range(12)])
+
+    def by_handedness(G):
+        a, b, c = G.ndata["x"].view(-1, 4, 3)[:, 1:].unbind(1)
+        is_right = (a * b.cross(c, dim=1)).sum(1, keepdim=True) > 0
+        move(G, torch.where(is_right, 1, -0.2).repeat_interleave(4, dim=0).view(-1, 1, 1) * G.ndata["x"])
+        return G, None
+
+    one, other = (by_handedness(start)[0] for start in (G.local_var(), mirror(G.local_var())))
+    found, steps = lower_of_both_images(by_handedness)(G.local_var())
+    assert steps is None
+    energy = energies(found)
+    torch.testing.assert_close(energy, torch.minimum(energies(one), energies(other)))
+    assert 0 < (energy < energies(one)).sum() < 12
+    x, (src, dst) = found.ndata["x"], found.edges()
+    torch.testing.assert_close(found.edata["d"], x[dst] - x[src])
+    is_as_it_was = (energy == energies(one)).repeat_interleave(4)
+    torch.testing.assert_close(x[is_as_it_was], one.ndata["x"][is_as_it_was])
+    torch.testing.assert_close(x[~is_as_it_was], -other.ndata["x"][~is_as_it_was])
 
 
 def test_means_over_sets():

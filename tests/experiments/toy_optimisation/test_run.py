@@ -39,7 +39,8 @@ def test_run_makes_every_file_and_the_table(train, tmp_path, capsys):
     metrics = train()
     assert files(tmp_path / "run") == {*NUMBERS, *PICTURES, "pictures/learning_curves.png"}
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
-    assert list(metrics["test"]) == ["start", "network", "gradient descent", "network + gradient descent"]
+    by_network = ["network, both images", "network + gradient descent", "network + gradient descent, both images"]
+    assert list(metrics["test"]) == ["start", "network", "gradient descent", *by_network]
     assert max(metrics["equivariance_error"].values()) < 1e-5
     printed = capsys.readouterr().out
     for text in ("12 graphs of 4 points", "gradient descent", "animation", "parameters"):
