@@ -101,7 +101,7 @@ class Trained:
         return predict(self.fabric, self.model, self.loader(dataset), self.config.task)
 
 
-def from_pretrained(*names: str, **given: Any) -> Trained:
+def from_pretrained(name: str, *others: str, **given: Any) -> Trained:
     """A trained model by its name, or from its checkpoint; or the mean of several.
 
     Names are known in the repository, whose weights an sdist does not have.
@@ -110,13 +110,13 @@ def from_pretrained(*names: str, **given: Any) -> Trained:
     >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about
 
     Args:
-        names: each one of ``SHIPPED``, or the file ``best.pt`` of a run.
+        name, others: each one of ``SHIPPED``, or the file ``best.pt`` of a run.
         given: values of flags that take the place of those it was trained with, such as ``device``.
 
     Raises:
         UsageError: as of :class:`Trained`.
     """
-    return Trained([path for name in names for path in paths_of(name)], given)
+    return Trained([path for one in (name, *others) for path in paths_of(one)], given)
 
 
 def task_of(name: str) -> str:
