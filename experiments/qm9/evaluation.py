@@ -19,7 +19,7 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import symmetric_tensor_to_features
 from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
-from experiments.qm9.models import MeanOfModels, Scaled, linear_in_atoms
+from experiments.qm9.models import Scaled, linear_in_atoms
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.polarizability import isotropic_and_anisotropy, nearest
 from experiments.qm9.targets import TARGETS, names_of
@@ -211,11 +211,7 @@ def _side_by_side(each: Sequence[Predictions]) -> str:
 
 
 def predict(
-    fabric: Fabric,
-    model: Scaled | MeanOfModels,
-    loader: EpochLoader,
-    task: str,
-    train: MoleculeDataset | None = None,
+    fabric: Fabric, model: Scaled, loader: EpochLoader, task: str, train: MoleculeDataset | None = None
 ) -> Predictions:
     """What a model predicts of all molecules of a dataset, in its order, and what it would without its network.
 
@@ -229,7 +225,7 @@ def predict(
     forward = as_trained(fabric, model)
     predicted = torch.cat([forward(*fabric.to_device((G, plan))).cpu() for G, plan, _ in loader]).double().numpy()
     dataset = loader.dataset
-    counts = torch.from_numpy(dataset.molecules.element_counts).to(fabric.device)
+    counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
     without = model.without_network(counts).double().cpu().numpy()
     if len(names_of(task)) > 1:
         return Predictions(task, dataset.molecules.names, dataset.targets, predicted, {"linear": without})
@@ -273,7 +269,7 @@ def as_trained(fabric: Fabric, model: nn.Module) -> Callable[..., Tensor]:
     return forward
 
 
-def relative_equivariance_error(fabric: Fabric, model: Scaled | MeanOfModels, loader: EpochLoader, task: str) -> Row:
+def relative_equivariance_error(fabric: Fabric, model: Scaled, loader: EpochLoader, task: str) -> Row:
     """The errors of :func:`equivariance_error` on the first molecules, in the precision of the training.
 
     They are those of the network: a large mean of the target, added to its output, would hide them in its rounding.

@@ -590,36 +590,6 @@ class ScaledTensor(ScaledTogether):
         return super().without_network(element_counts) * one
 
 
-class MeanOfModels(nn.Module):
-    r"""The mean of what several models predict of the same targets, :math:`\frac{1}{n} \sum_k y_k`.
-
-    Their errors differ, and cancel in part.
-
-    Args:
-        models: at least one.
-    """
-
-    def __init__(self, models: Sequence[Scaled]) -> None:
-        super().__init__()
-        self.models = nn.ModuleList(models)
-
-    def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """As of each model."""
-        return self._mean(model(G, basis_and_r, plan) for model in self.models)
-
-    def net(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """The mean of the networks alone, each in its own scale."""
-        return self._mean(model.net(G, basis_and_r, plan) for model in self.models)
-
-    def without_network(self, element_counts: Tensor) -> Tensor:
-        """What they predict where the networks give 0; arguments as of each model."""
-        return self._mean(model.without_network(element_counts) for model in self.models)
-
-    @staticmethod
-    def _mean(values: Iterable[Tensor]) -> Tensor:
-        return torch.stack([*values]).mean(dim=0)
-
-
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """Let weights of the network alone, as the published code saves them, be those of a Scaled one."""
     own = {f"{prefix}{name}" for name in module.state_dict()}

@@ -24,8 +24,7 @@ def build_parser() -> ArgumentParser:
     """The parser of the command line."""
     parser = make_parser(__doc__, Machine)
     its = (
-        "best.pt of a run, or qm9-homo, qm9-dipole or qm9-multitask; may be repeated, and of runs of the same targets "
-        "the mean counts (default: the project's own three)"
+        "best.pt of a run, or qm9-homo, qm9-dipole or qm9-multitask; may be repeated (default: the project's own three)"
     )
     parser.add_argument("--checkpoint", metavar="FILE", action="append", default=None, help=its)
     parser.add_argument("molecules", nargs="+", help="files that end in .xyz, .sdf or .mol, or SMILES")
@@ -40,7 +39,7 @@ from experiments.qm9.evaluation import Predictions, write_csv
 from experiments.qm9.molecules import join
 from experiments.qm9.structures import read
 from experiments.qm9.targets import ELEMENTS
-from experiments.qm9.trained import SHIPPED, from_pretrained, task_of
+from experiments.qm9.trained import SHIPPED, from_pretrained
 from utils.files import make_folder
 
 SKIPPED = 3  # the exit code where not every molecule could be read
@@ -76,10 +75,10 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
     output, names, named = given.pop("output"), given.pop("molecules"), given.pop("checkpoint")
     with blame("--output"):
         make_folder(Path(output).parent)
-    models = [from_pretrained(*group, **given) for group in (by_task(named) if named else [[name] for name in SHIPPED])]
-    tasks = [task for model in models for task in model.config.tasks]
-    if named and len({*tasks}) < len(tasks):
-        raise UsageError(f"--checkpoint: expected models of the same targets or of others, got {', '.join(tasks)}")
+    models = {name: from_pretrained(name, **given) for name in named or SHIPPED}
+    tasks = [task for model in models.values() for task in model.config.tasks]
+    if named and (len({*tasks}) < len(tasks) or len(models) < len(named)):
+        raise UsageError(f"--checkpoint: expected models of different targets, got {', '.join(tasks)}")
     structures = read(names)
     for structure in structures:
         if structure.problem is not None:
@@ -90,12 +89,12 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
     molecules = join(good)
     for name in molecules.names[~molecules.perceived]:
         print(f"note on {name}: RDKit finds no bond orders, all bonds count as single", file=sys.stderr)
-    for weights_name in SHIPPED.keys() & (named or SHIPPED):
+    for weights_name in SHIPPED.keys() & models.keys():
         unknown = [symbol not in SHIPPED[weights_name].elements for symbol in ELEMENTS.values()]
         for name in molecules.names[molecules.element_counts[:, unknown].any(axis=1)]:
             print(f"note on {name}: {weights_name} never saw some of its elements: do not rely on it", file=sys.stderr)
     found: dict[str, Predictions] = {}
-    for model in models:
+    for model in models.values():
         for one in model.predict(molecules).each:
             found.setdefault(one.task, one)  # of the project's own weights, the first of a target are the best
     predictions = [*found.values()]
@@ -105,23 +104,6 @@ def _predicted_and_skipped(arguments: Sequence[str] | None) -> tuple[list[Predic
     skipped = len(structures) - len(good)
     print(f"\n{len(good)} of {len(structures)} molecules{f', {skipped} skipped' * bool(skipped)}; also in {output}")
     return predictions, skipped
-
-
-def by_task(names: Sequence[str]) -> list[list[str]]:
-    """Names of trained models, those of the same targets together.
-
-    Args:
-        names: as of :func:`~experiments.qm9.trained.from_pretrained`.
-
-    Raises:
-        UsageError: one of them is there twice, or is no trained model.
-    """
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(task_of(name), []).append(name)
-    if len({*names}) < len(names):
-        raise UsageError(f"--checkpoint: expected each once, got {', '.join(names)}")
-    return [*groups.values()]
 
 
 def table(predictions: Sequence[Predictions]) -> str:

@@ -1,8 +1,8 @@
-"""A trained model, from its checkpoint or by its name, or the mean of several, ready for molecules."""
+"""A trained model, from its checkpoint or by its name, ready for molecules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from equivariant_attention.checkpoints import check_weights, load_weights, made_
 from experiments.qm9.config import Config, Model
 from experiments.qm9.data import MoleculeDataset
 from experiments.qm9.evaluation import Predictions, predict
-from experiments.qm9.models import MeanOfModels, Scaled, make_model, neighbours_of
+from experiments.qm9.models import make_model, neighbours_of
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
@@ -28,17 +28,15 @@ class Shipped(NamedTuple):
     Attributes:
         folder: in ``benchmarks/results``, whose card tells how good they are.
         elements: that they were trained on.
-        files: in the folder; of several, the mean of the models counts.
     """
 
     folder: str
     elements: frozenset[str]
-    files: tuple[str, ...] = ("best.pt",)
 
     @property
-    def checkpoints(self) -> list[str]:
-        """The files with the weights."""
-        return [str(RESULTS / self.folder / name) for name in self.files]
+    def checkpoint(self) -> str:
+        """The file with the weights."""
+        return str(RESULTS / self.folder / "best.pt")
 
 
 SHIPPED = {  # where two have a target, the better one first
@@ -51,35 +49,31 @@ BEFORE = {"nonlinearity": "norm", "readouts": "shared"}
 
 
 class Trained:
-    """The model of a checkpoint, or the mean of those of several, on one device and in one precision.
+    """The model of a checkpoint, on its device and in its precision.
 
     Args:
-        paths: ``best.pt`` of a run, or of several of the same targets and edges.
-        given: values of flags that take the place of those the models were trained with.
+        checkpoint: ``best.pt`` of a run.
+        given: values of flags that take the place of those the model was trained with.
 
     Attributes:
-        config: of the training, the first if there are several, with what is given now.
+        config: of the training, with what is given now.
         fabric: device and precision.
         model: the best weights, for evaluation.
 
     Raises:
-        UsageError: a checkpoint is none of ``run.py``, they differ in targets or edges, or the device is not there.
+        UsageError: the checkpoint is none of ``run.py``, or the device is not there.
     """
 
-    def __init__(self, paths: Sequence[str], given: Mapping[str, Any]) -> None:
+    def __init__(self, checkpoint: str, given: Mapping[str, Any]) -> None:
         with blame("--checkpoint"):
-            contents = [checkpoints.load(path, checkpoints.WEIGHTS) for path in paths]
-            both = zip(contents, paths, strict=True)
-            configs = [replace(_config_of_training(content, path), **given) for content, path in both]
-            self.config = configs[0]
-            for path, other in zip(paths, configs, strict=True):
-                if (other.task, neighbours_of(other)) != (self.config.task, neighbours_of(self.config)):
-                    raise UsageError(f"{path}: expected a model of the targets and edges of {paths[0]}")
+            content = checkpoints.load(checkpoint, checkpoints.WEIGHTS)
+            self.config = replace(_config_of_training(content, checkpoint), **given)
         with blame("--device", device="--device"):
             self.fabric = make_fabric(self.config.device, self.config.precision)
         with blame("--checkpoint"):
-            models = [_filled(*one) for one in zip(contents, configs, paths, strict=True)]
-        model = models[0] if len(models) == 1 else MeanOfModels(models)
+            check_weights(content.get("model"), checkpoint)
+            model = made_for(lambda: make_model(self.config), content["model"])
+            load_weights(model, content["model"], checkpoint, ours=True)
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
@@ -101,42 +95,21 @@ class Trained:
         return predict(self.fabric, self.model, self.loader(dataset), self.config.task)
 
 
-def from_pretrained(name: str, *others: str, **given: Any) -> Trained:
-    """A trained model by its name, or from its checkpoint; or the mean of several.
-
-    Names are known in the repository, whose weights an sdist does not have.
+def from_pretrained(name: str, **given: Any) -> Trained:
+    """A trained model by its name, or from its checkpoint; names are known in the repository, whose weights an sdist
+    has not.
 
     >>> [ethanol] = structures.read(["CCO"])
     >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about
 
     Args:
-        name, others: each one of ``SHIPPED``, or the file ``best.pt`` of a run.
+        name: one of ``SHIPPED``, or the file ``best.pt`` of a run.
         given: values of flags that take the place of those it was trained with, such as ``device``.
 
     Raises:
         UsageError: as of :class:`Trained`.
     """
-    return Trained([path for one in (name, *others) for path in paths_of(one)], given)
-
-
-def task_of(name: str) -> str:
-    """The target of a trained model, or its targets; argument and errors as of :func:`from_pretrained`."""
-    path = paths_of(name)[0]
-    with blame("--checkpoint"):
-        return _config_of_training(checkpoints.load(path, checkpoints.WEIGHTS), path).task
-
-
-def paths_of(name: str) -> list[str]:
-    """The checkpoints of a trained model; argument as of :func:`from_pretrained`."""
-    return SHIPPED[name].checkpoints if name in SHIPPED else [name]
-
-
-def _filled(content: dict[str, Any], config: Config, path: str) -> Scaled:
-    """The model of a checkpoint, with its weights."""
-    check_weights(content.get("model"), path)
-    model = made_for(lambda: make_model(config), content["model"])
-    load_weights(model, content["model"], path, ours=True)
-    return model
+    return Trained(SHIPPED[name].checkpoint if name in SHIPPED else name, given)
 
 
 def _config_of_training(content: dict[str, Any], path: str) -> Config:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from experiments.qm9 import bonds, eval, predict, run, structures
-from experiments.qm9.data import target_values, with_target
 from experiments.qm9.trained import from_pretrained
 from tests.experiments.qm9.cases import arrays_of, table, with_tensors
 from tests.experiments.qm9.test_run import HOMO, SMALL, isomers, molecules
@@ -173,7 +172,7 @@ def test_a_model_of_several_targets_is_evaluated_and_predicts_them_all(tmp_path,
     [row] = csv.DictReader((tmp_path / "out.csv").read_text().splitlines())
     expected = {"predicted homo (eV)": homo.predicted[0, 0], "predicted mu (D)": mu.predicted[0, 0]}
     assert {name: float(value) for name, value in row.items() if name != "name"} == expected
-    with pytest.raises(UsageError, match="of the same targets or of others, got homo, homo, mu"):
+    with pytest.raises(UsageError, match="different targets, got homo, homo, mu"):
         predict.main(["COC", "--checkpoint", "qm9-homo", "--checkpoint", best])
 
 
@@ -187,35 +186,11 @@ def test_shipped_weights_have_names():
         from_pretrained("qm9-none")
 
 
-def test_of_models_of_the_same_target_the_mean_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(run.sources, "embedded", isomers)
-    each = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        run.main([*SMALL, "--task", "homo", "--mirror", "--num_epochs", "1", "--seed", seed, "--output", str(folder)])
-        each.append(str(folder / "checkpoints" / "best.pt"))
-    both, output = ["--checkpoint", each[0], "--checkpoint", each[1]], ["--output", str(tmp_path / "out.csv")]
-    [first], [second], [mean] = (predict.main(["COC", "CCO", *words, *output]) for words in (both[:2], both[2:], both))
-    assert np.abs(first.predicted - second.predicted).max() > 1e-4
-    np.testing.assert_allclose(mean.predicted, (first.predicted + second.predicted) / 2, rtol=1e-6)
-    of_both = eval.main([*both, "--split", "all"])
-    known = with_target(isomers(), "homo")
-    predicted = from_pretrained(*each).predict(known).predicted
-    assert of_both["all"]["mae"] == pytest.approx(1000 * np.abs(predicted - target_values(known, "homo")).mean())
-    assert max(of_both["equivariance_error"].values()) < 1e-5
-    with pytest.raises(UsageError, match="expected each once"):
-        predict.main(["COC", *both[:2], *both[:2], *output])
-
-
-def test_models_of_other_targets_or_edges_have_no_mean(tmp_path, monkeypatch):
-    monkeypatch.setattr(run.sources, "embedded", isomers)
-    for name, words in (("homo", []), ("mu", []), ("all", ["--fully_connected"])):
-        task = "mu" if name == "mu" else "homo"
-        run.main([*SMALL, "--task", task, *words, "--num_epochs", "1", "--output", str(tmp_path / name)])
-    homo, *others = (str(tmp_path / name / "checkpoints" / "best.pt") for name in ("homo", "mu", "all"))
-    for other in others:
-        with pytest.raises(UsageError, match=r"best.pt: expected a model of the targets and edges of .*homo"):
-            from_pretrained(homo, other)
+@needs_weights
+def test_one_model_of_a_target(runs, tmp_path):
+    both = ["--checkpoint", "qm9-homo", "--checkpoint", checkpoint(runs)]
+    with pytest.raises(UsageError, match="different targets, got homo, homo"):
+        predict.main(["CCO", *both, "--output", str(tmp_path / "out.csv")])
 
 
 def test_what_cannot_be_done_is_refused(runs, tmp_path):
