@@ -55,3 +55,8 @@ def test_predictions_move_as_far_as_the_atoms_do(model, tmp_path, monkeypatch):
 
 def test_no_dipole_where_there_is_none(tmp_path, monkeypatch):
     assert np.abs(predicted("qm9_dipole", 0, tmp_path, monkeypatch)).max() < 1e-4
+
+
+def test_the_length_of_a_dipole_is_zero_where_there_is_none(tmp_path, monkeypatch):
+    *_, mu = np.moveaxis(predicted("qm9_multitask", 0, tmp_path, monkeypatch), 2, 0)
+    assert np.abs(mu).max() < 1e-4
