@@ -135,12 +135,13 @@ def test_tensors_are_evaluated_as_the_run_reports_and_turn_with_the_molecule(tmp
 
 @needs_weights
 def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, capsys):
-    found = predict.main(["CCO", "CF", "--device", "cpu", "--output", str(tmp_path / "out.csv")])
+    molecules = ["CCO", "CF", "Cc1ccccc1"]
+    found = predict.main([*molecules, "--device", "cpu", "--output", str(tmp_path / "out.csv")])
     homo, dipole, *others = found
     assert [one.task for one in found] == ["homo", "dipole", "lumo", "gap", "alpha", "cv", "mu"]
-    known = {"lumo": (2.2, 0.3), "gap": (9.3, 0.3), "alpha": (27.9, 0.7), "cv": (13.5, 0.7), "mu": (1.4, 0.4)}
-    for one in others:  # of ethanol in QM9: eV, a0^3, cal/(mol K), D
-        assert one.predicted[0, 0] == pytest.approx(known[one.task][0], abs=known[one.task][1])
+    known = {"lumo": (0.12, 0.1), "gap": (6.55, 0.1), "alpha": (69.9, 0.3), "cv": (23.3, 0.2), "mu": (0.33, 0.1)}
+    for one in others:  # of toluene in QM9: eV, a0^3, cal/(mol K), D
+        assert one.predicted[2, 0] == pytest.approx(known[one.task][0], abs=known[one.task][1])
     assert -8 < homo.predicted[0, 0] < -6  # eV, of ethanol
     assert 1 < np.linalg.norm(dipole.predicted[0]) < 2.5  # D
     with open(tmp_path / "out.csv", newline="") as file:
@@ -148,7 +149,7 @@ def test_all_weights_of_this_project_predict_unless_others_are_named(tmp_path, c
             "name", "predicted homo (eV)", *(f"predicted dipole {axis} (D)" for axis in "xyz"), "predicted lumo (eV)",
             "predicted gap (eV)", "predicted alpha (a0^3)", "predicted cv (cal/(mol K))", "predicted mu (D)",
         ]  # fmt: skip
-    [of_homo] = predict.main(["CCO", "CF", "--checkpoint", "qm9-homo", "--output", str(tmp_path / "homo.csv")])
+    [of_homo] = predict.main([*molecules, "--checkpoint", "qm9-homo", "--output", str(tmp_path / "homo.csv")])
     np.testing.assert_array_equal(homo.predicted, of_homo.predicted)  # not the other model's
     notes = capsys.readouterr().err.splitlines()
     assert [note for note in notes if "never saw" in note] == [
