@@ -10,7 +10,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from equivariant_attention.graphs import graph_of_node
 from equivariant_attention.testing import equivariance_error
 from experiments.toy_optimisation.data import Batch, energies
 from experiments.toy_optimisation.gradient_descent import GradientDescent
@@ -19,7 +18,7 @@ from utils.history import Row
 from utils.loaders import EpochLoader
 
 Optimiser = Callable[[Any], Any]  # moves the points of a graph, which is its own to change
-WithSteps = Callable[[Any], tuple[Any, Tensor | None]]  # also tells how many steps each graph took, where they differ
+Ends = tuple[Tensor, Tensor | None]  # of each graph: its energy at the end, and how many steps it took, if they differ
 
 
 def batch_loss(model: nn.Module, batch: Batch, step_loss: float | None = None) -> tuple[dict[str, Tensor], int]:
@@ -72,25 +71,6 @@ def as_trained(fabric: Fabric, model: nn.Module) -> Optimiser:
     return move
 
 
-def lower_of_both_images(optimiser: WithSteps) -> WithSteps:
-    """An optimiser that starts from the points and from their mirror image, and keeps the lower end of each graph.
-
-    A mirror image has the same energy, but models of SO(3) take another way from there. The steps are those of both.
-
-    Args:
-        optimiser: which is called for both.
-    """
-
-    def lower(G: Any) -> tuple[Any, Tensor | None]:
-        mirrored = mirror(G.local_var())
-        (ends, steps), (others, more) = optimiser(G), optimiser(mirrored)
-        is_lower = (energies(others) < energies(ends))[graph_of_node(G)].view(-1, 1, 1)
-        move(ends, torch.where(is_lower, -others.ndata["x"], ends.ndata["x"]) - ends.ndata["x"])
-        return ends, None if steps is None else steps + more
-
-    return lower
-
-
 def mirror(G: Any) -> Any:
     """Turn every point into its image on the other side of the origin; ``G`` itself.
 
@@ -117,24 +97,12 @@ def compare(
         of every optimiser, by its name, the mean ``'energy'`` of a graph, its ``'standard_error'``, and, for gradient
         descent, the mean number of ``'steps'``.
     """
-    move_points = as_trained(fabric, model)
-
-    def network(G: Any) -> tuple[Any, None]:
-        return move_points(G), None
-
-    def network_and_descent(G: Any) -> tuple[Any, Tensor]:
-        return descent(move_points(G))
-
-    optimisers: dict[str, WithSteps] = {"start": lambda G: (G, None), "network": network, "gradient descent": descent}
-    optimisers["network, both images"] = lower_of_both_images(network)
-    if post_process:
-        optimisers["network + gradient descent"] = network_and_descent
-        optimisers["network + gradient descent, both images"] = lower_of_both_images(network_and_descent)
-    batches = [fabric.to_device(G) for G, _ in loader]
+    optimiser = as_trained(fabric, model)
+    batches = [ends(optimiser, descent, fabric.to_device(G), post_process) for G, _ in loader]
     results = {}
-    for name, optimiser in optimisers.items():
-        moved, steps = zip(*(optimiser(G.local_var()) for G in batches), strict=True)
-        energy = torch.cat([energies(G) for G in moved]).double()
+    for name in batches[0]:
+        energy_of_batch, steps = zip(*(batch[name] for batch in batches), strict=True)
+        energy = torch.cat(energy_of_batch).double()
         results[name] = {
             "energy": energy.mean().item(),
             "standard_error": energy.std(correction=0).item() / len(energy) ** 0.5,
@@ -142,6 +110,34 @@ def compare(
         if steps[0] is not None:
             results[name]["steps"] = torch.cat(steps).double().mean().item()
     return results
+
+
+def ends(optimiser: Optimiser, descent: GradientDescent, G: Any, post_process: bool) -> dict[str, Ends]:
+    """Where optimisers end that start from the points of the same graphs.
+
+    A mirror image has the same energy, but models of SO(3) take another way from there: of both ends the lower counts,
+    after the steps of both.
+
+    Args:
+        optimiser: the network.
+        descent: the baseline.
+        G: batch of graphs; it is not changed.
+        post_process: also let gradient descent go on from where the network ends.
+
+    Returns:
+        of every optimiser, by its name, the ends of the graphs.
+    """
+    images = [optimiser(start) for start in (G.local_var(), mirror(G.local_var()))]
+    found: dict[str, Ends] = {"start": (energies(G), None), "network": (energies(images[0]), None)}
+    descended, steps = descent(G.local_var())
+    found["gradient descent"] = energies(descended), steps
+    found["network, both images"] = torch.minimum(*map(energies, images)), None
+    if post_process:
+        (end, steps), (other, more) = map(descent, images)
+        found["network + gradient descent"] = energies(end), steps
+        lower = torch.minimum(energies(end), energies(other))
+        found["network + gradient descent, both images"] = lower, steps + more
+    return found
 
 
 def mean_results(results: list[dict[str, Row]]) -> dict[str, Row]:

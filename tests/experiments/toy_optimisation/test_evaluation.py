@@ -7,7 +7,7 @@ from experiments.toy_optimisation.data import SpringsDataset, collate, energies
 from experiments.toy_optimisation.evaluation import (
     batch_loss,
     compare,
-    lower_of_both_images,
+    ends,
     mean_results,
     mirror,
     table,
@@ -85,19 +85,19 @@ def test_of_both_images_the_lower_end_is_kept():
         a, b, c = G.ndata["x"].view(-1, 4, 3)[:, 1:].unbind(1)
         is_right = (a * b.cross(c, dim=1)).sum(1, keepdim=True) > 0
         move(G, torch.where(is_right, 1, -0.2).repeat_interleave(4, dim=0).view(-1, 1, 1) * G.ndata["x"])
-        return G, None
+        return G
 
-    one, other = (by_handedness(start)[0] for start in (G.local_var(), mirror(G.local_var())))
-    found, steps = lower_of_both_images(by_handedness)(G.local_var())
+    one, other = (energies(by_handedness(start)) for start in (G.local_var(), mirror(G.local_var())))
+    found = ends(by_handedness, GradientDescent(), G, post_process=True)
+    torch.testing.assert_close(found["network"][0], one)
+    lower, steps = found["network, both images"]
     assert steps is None
-    energy = energies(found)
-    torch.testing.assert_close(energy, torch.minimum(energies(one), energies(other)))
-    assert 0 < (energy < energies(one)).sum() < 12
-    x, (src, dst) = found.ndata["x"], found.edges()
-    torch.testing.assert_close(found.edata["d"], x[dst] - x[src])
-    is_as_it_was = (energy == energies(one)).repeat_interleave(4)
-    torch.testing.assert_close(x[is_as_it_was], one.ndata["x"][is_as_it_was])
-    torch.testing.assert_close(x[~is_as_it_was], -other.ndata["x"][~is_as_it_was])
+    torch.testing.assert_close(lower, torch.minimum(one, other))
+    assert 0 < (lower < one).sum() < 12
+    from_one, from_other = (GradientDescent()(by_handedness(start)) for start in (G.local_var(), mirror(G.local_var())))
+    lower, steps = found["network + gradient descent, both images"]
+    torch.testing.assert_close(lower, torch.minimum(energies(from_one[0]), energies(from_other[0])))
+    assert torch.equal(steps, from_one[1] + from_other[1])
 
 
 def test_means_over_sets():
