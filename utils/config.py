@@ -34,8 +34,10 @@ class Training:
     """passes over the training data"""
     batch_size: Count = 64
     """samples in a batch (of each process, where torchrun starts several)"""
+    optimizer: Literal["adamw", "soap"] = "adamw"
+    """Adam, or Adam in the eigenbases of the covariances of gradients, which takes fewer but longer steps"""
     lr: Positive = 1e-3
-    """learning rate of Adam at the start, from where it falls along a cosine"""
+    """learning rate at the start, from where it falls along a cosine"""
     lr_final: Fraction = 0.1
     """where it ends, as a fraction of the start"""
     warmup: CountOrZero = 0

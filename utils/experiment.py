@@ -13,6 +13,7 @@ from typing import Any, Generic
 import torch
 from lightning_fabric import Fabric
 from torch import nn
+from torch.optim import AdamW, Optimizer
 from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import check_weights, made_for
@@ -23,9 +24,11 @@ from utils.cli import UsageError, blame, reason
 from utils.config import Config
 from utils.files import write_json
 from utils.flags import C, CommandLine, free_fields
+from utils.flat_parameters import FlatParameters
 from utils.graphs import cast, choose_graph, complete
 from utils.loaders import EpochLoader
 from utils.profiling import profile_steps
+from utils.soap import SOAP
 from utils.trackers import Tracker, WandB, tensorboard
 from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
@@ -191,17 +194,13 @@ class Experiment(Generic[C]):
         with blame("--model"):
             model = self._make_model(config, folder / LAST)
             self.fit_model(model, train.dataset)
-        # Without decay this is Adam.
-        decay = config.weight_decay or 0.0
-        adam = partial(torch.optim.AdamW, lr=config.lr, betas=(0.9, config.beta2), weight_decay=decay, fused=True)
-        if fabric.device.type == "cuda":
-            adam = partial(adam, capturable=True)
         steps = config.num_epochs * len(train)
         schedule = partial(cosine_schedule, steps=steps, warmup=config.warmup, final=config.lr_final)
         options = {"clip_norm": config.clip_norm, "ema": config.ema, "probe": self.probe, "flags": _lasting(config)}
         recorder = CudaGraphs(fabric.device) if config.cuda_graphs else None
         loss = self.make_loss(config, train.dataset)
-        trainer = Trainer(fabric, model, adam, schedule, loss, folder, recorder=recorder, **options)
+        optimizer = partial(_make_optimizer, config, fabric)
+        trainer = Trainer(fabric, model, optimizer, schedule, loss, folder, recorder=recorder, **options)
         if trainer.checkpoint.exists():
             with blame("--resume"):
                 trainer.resume()
@@ -228,6 +227,20 @@ class Experiment(Generic[C]):
                 return self.make_model(config)
             check_weights(weights, checkpoint)
             return made_for(lambda: self.make_model(config), weights)
+
+
+def _make_optimizer(config: Config, fabric: Fabric, flat: FlatParameters) -> Optimizer:
+    """What changes the weights; without decay it is Adam, or SOAP as it was published."""
+    options: dict[str, Any] = {
+        "lr": config.lr,
+        "betas": (0.9, config.beta2),
+        "weight_decay": config.weight_decay or 0.0,
+    }
+    if config.optimizer == "soap":
+        return SOAP(flat.groups, **options)
+    if fabric.device.type == "cuda":
+        options["capturable"] = True
+    return AdamW(flat.whole, fused=True, **options)
 
 
 @contextmanager
@@ -263,6 +276,8 @@ def _check_machine(config: Config, fabric: Fabric) -> None:
         return
     if fabric.device.type != "cuda":
         raise UsageError(f"--cuda_graphs: expected a GPU, got --device {fabric.device} (--no-cuda_graphs for a CPU)")
+    if config.optimizer == "soap":
+        raise UsageError("--cuda_graphs: expected --optimizer adamw, got soap, whose steps are not all alike")
     if config.graph == "dgl":
         raise UsageError("--cuda_graphs: expected the library's own graphs, got --graph dgl")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +44,12 @@ class FlatParameters:
             if piece.requires_grad:
                 piece.data, self._gradients[piece] = value.view(piece.shape), gradient.view(piece.shape)
         return whole
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """For an optimizer that has to know the ``'shapes'`` of what lies in the whole, side by side."""
+        shapes = [[tuple(piece.shape) for piece in pieces] for pieces in self._pieces]
+        return [{"params": [whole], "shapes": of_whole} for whole, of_whole in zip(self.whole, shapes, strict=True)]
 
     def zero_grad(self) -> None:
         """Forget all gradients of the model, so that the next ones need not be added to any."""

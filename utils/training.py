@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -186,7 +186,7 @@ class Trainer:
     Args:
         fabric: device and precision; see :func:`make_fabric`.
         model: moved to the device; its parameters become views, see :class:`~utils.flat_parameters.FlatParameters`.
-        make_optimizer: makes an optimizer of parameters.
+        make_optimizer: makes an optimizer of all that is trained.
         make_schedule: makes a schedule of the optimizer, stepped once per batch.
         batch_loss: what is minimised (``'loss'``), and what else is recorded.
         folder: of the run.
@@ -209,7 +209,7 @@ class Trainer:
         self,
         fabric: Fabric,
         model: nn.Module,
-        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        make_optimizer: Callable[[FlatParameters], Optimizer],
         make_schedule: Callable[[Optimizer], LRScheduler],
         batch_loss: BatchLoss,
         folder: Path,
@@ -222,7 +222,7 @@ class Trainer:
     ) -> None:
         self.fabric, self.model, self._model = fabric, model, fabric.setup_module(model)
         self.flat = FlatParameters(model)
-        self.optimizer = make_optimizer(self.flat.whole)
+        self.optimizer = make_optimizer(self.flat)
         self.schedule, self._optimizer = make_schedule(self.optimizer), fabric.setup_optimizers(self.optimizer)
         self.average = None if ema is None else MovingAverage(self.flat.whole, ema)
         self.batch_loss, self.probe, self.folder, self.flags = batch_loss, probe, folder, flags or {}

@@ -250,7 +250,10 @@ def losses(folder, name, batches, recorder):
 
     torch.manual_seed(0)
     model = Scaled(SE3Transformer(2, 6, 8, num_degrees=3, edge_dim=4, div=2, n_heads=2))
-    adam = partial(torch.optim.AdamW, lr=1e-3, fused=True, capturable=True)
+
+    def adam(flat):
+        return torch.optim.AdamW(flat.whole, lr=1e-3, fused=True, capturable=True)
+
     schedule, fabric = partial(cosine_schedule, steps=20), make_fabric("cuda", "32-true")
     options = {"clip_norm": 1.0, "ema": 0.9, "recorder": recorder}
     trainer = Trainer(fabric, model, adam, schedule, batch_loss, folder, **options)

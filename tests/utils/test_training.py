@@ -11,6 +11,7 @@ from tests.wrong.values import ODD, ODD_TENSORS, changed, oddities
 from utils import checkpoints, training
 from utils.checkpoints import CheckpointError
 from utils.loaders import EpochLoader
+from utils.soap import SOAP
 from utils.training import NonFiniteError, Trainer, cosine_schedule, make_fabric
 
 EPOCHS, STEPS = 4, 5
@@ -34,13 +35,16 @@ def make_loaders(rows=17):
     return EpochLoader(data, 4, collate, shuffle=True, seed=1), EpochLoader(data, 8, collate)
 
 
-def make_trainer(folder, loss=batch_loss, width=8, **options):
+def adam(flat):
+    return torch.optim.Adam(flat.whole, lr=0.05)
+
+
+def make_trainer(folder, loss=batch_loss, width=8, optimizer=adam, **options):
     torch.manual_seed(0)
     # Dropout draws from the global generator: resuming has to put that back.
     model = torch.nn.Sequential(torch.nn.Linear(3, width), torch.nn.Dropout(0.3), torch.nn.Linear(width, 1))
-    adam = functools.partial(torch.optim.Adam, lr=0.05)
     schedule = functools.partial(cosine_schedule, steps=EPOCHS * STEPS)
-    return Trainer(make_fabric("cpu", "32-true"), model, adam, schedule, loss, folder, **options)
+    return Trainer(make_fabric("cpu", "32-true"), model, optimizer, schedule, loss, folder, **options)
 
 
 def fit(trainer, epochs=EPOCHS, valid=True):
@@ -290,6 +294,21 @@ def test_average_of_the_weights(tmp_path):
     averaged.use_best()
     torch.testing.assert_close(averaged.model[0].weight, expected)
     assert averaged.evaluate(make_loaders()[1])["loss"] == before != plain.evaluate(make_loaders()[1])["loss"]
+
+
+def test_resuming_goes_on_in_the_bases_of_soap(tmp_path):
+    def soap(flat):
+        return SOAP(flat.groups, lr=0.05, every=3)
+
+    whole = make_trainer(tmp_path / "whole", optimizer=soap)
+    fit(whole)
+    fit(make_trainer(tmp_path / "parts", optimizer=soap), epochs=1)
+    trainer = make_trainer(tmp_path / "parts", optimizer=soap)
+    trainer.resume()
+    fit(trainer)
+    assert outcome(tmp_path / "parts") == outcome(tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="optimizer"):
+        make_trainer(tmp_path / "whole").resume()
 
 
 def test_resuming_goes_on_with_the_average(tmp_path):
