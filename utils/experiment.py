@@ -54,6 +54,7 @@ class Experiment(Generic[C]):
         pad: makes the sizes of a batch some of few, for --cuda_graphs; where they are so already, leaves it as it is.
         fit_model: sets what depends on the training data in an untrained model, such as means of the targets.
         adapt: makes weights for an untrained model of those that --restore names.
+        adapts: flags of the model that may be others where these weights were trained.
         unit: what samples are, in the plural.
     """
 
@@ -68,6 +69,7 @@ class Experiment(Generic[C]):
     pad: Callable[[Any], Any] = lambda batch: batch
     fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
     adapt: Callable[[C, nn.Module, Weights], Weights] = lambda config, model, weights: weights
+    adapts: frozenset[str] = frozenset()
     unit: str = "samples"
 
     def main(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -206,7 +208,7 @@ class Experiment(Generic[C]):
                 trainer.resume()
         elif config.restore is not None:
             with blame("--restore"):
-                made_of = {field.name for field in fields(self.model)} - config.idle().keys()
+                made_of = {field.name for field in fields(self.model)} - config.idle().keys() - self.adapts
                 flags = {name: getattr(config, name) for name in sorted(made_of)}
                 checkpoints.restore(model, config.restore, flags, partial(self.adapt, config, model))
         elif config.forward:

@@ -47,6 +47,9 @@ class Model:
     """edges between atoms within so many Å instead"""
     envelope: Count | None = None
     """let these end smoothly: the p of DimeNet's envelope (None: they just end)"""
+    edge_features: Literal["published", "extended"] = "published"
+    """what radial networks see of an edge besides its length: the type of the bond, or also the two elements and
+    Gaussians of the length; --restore takes weights of the first for the second"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from equivariant_attention.envelope import polynomial_envelope
 from equivariant_attention.padding import Sizes, padded
 from equivariant_attention.plan import Plan
+from experiments.qm9.edge_features import EdgeFeatures
 from experiments.qm9.molecules import BONDS, Molecules
 from experiments.qm9.polarizability import possible_tensors
 from experiments.qm9.targets import ELEMENTS, TARGETS, names_of
@@ -35,6 +37,7 @@ class Neighbours:
         fully_connected: all of them.
         cutoff: those within this distance, in Å.
         envelope: p of the envelope with which edges end smoothly at the cutoff; None for edges that just end.
+        extended: edges tell more than the type of the bond, see :class:`~experiments.qm9.edge_features.EdgeFeatures`.
 
     Raises:
         ValueError: both kinds are asked for, or an envelope without a cutoff.
@@ -43,6 +46,7 @@ class Neighbours:
     fully_connected: bool = False
     cutoff: float | None = None
     envelope: int | None = None
+    extended: bool = False
 
     def __post_init__(self) -> None:
         if self.fully_connected and self.cutoff is not None:
@@ -50,10 +54,10 @@ class Neighbours:
         if self.envelope is not None and self.cutoff is None:
             raise ValueError("envelope: expected none without a cutoff")
 
-    @property
-    def edge_dim(self) -> int:
-        """Number of features of an edge: the bond types and, where atoms without a bond have edges, 'no bond'."""
-        return len(BONDS) + (self.fully_connected or self.cutoff is not None)
+    @cached_property
+    def features(self) -> EdgeFeatures:
+        """What edges tell."""
+        return EdgeFeatures(self.fully_connected or self.cutoff is not None, self.extended)
 
     def edges(self, bond_types: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The edges of one molecule, both ways, ordered by destination, then source.
@@ -107,7 +111,6 @@ class MoleculeDataset(Dataset):
         self.seed, self.epoch = seed, 0
         self.targets, self._kind = target_values(molecules, task), TARGETS[names_of(task)[0]].kind
         self._atom_features = torch.from_numpy(atom_features(np.arange(max(ELEMENTS) + 1)))
-        self._edge_features = torch.eye(NO_BOND + 1, dtype=torch.float64)[:, : neighbours.edge_dim]
         self._table = _table(molecules, neighbours)
 
     def set_epoch(self, epoch: int) -> None:
@@ -131,8 +134,9 @@ class MoleculeDataset(Dataset):
             turns = torch.from_numpy(np.stack([self._drawn(index) for index in indices]))
             target = _turned(target, self._kind, turns)
         G, plan = self._table.batch(indices, turns)
-        G.ndata["f"] = self._atom_features[G.ndata.pop("z").long()].unsqueeze(-1)
-        G.edata["w"] = self._edge_features[G.edata.pop("bond_type").long()]
+        z, (src, dst) = G.ndata.pop("z").long(), G.edges()
+        G.ndata["f"] = self._atom_features[z].unsqueeze(-1)
+        G.edata["w"] = self.neighbours.features(G.edata.pop("bond_type"), z[src.long()], z[dst.long()], G.edata["d"])
         if self.neighbours.envelope is not None:
             G.edata["envelope"] = self.neighbours.weigh(G.edata["d"].norm(dim=1, keepdim=True))
         return G, plan, target
@@ -196,7 +200,7 @@ def collate(batch: Batch, graph: str = "own") -> Batch:
 
     Returns:
         the graphs, with ``ndata['f']`` ``[N, 6, 1]``, ``ndata['x']`` ``[N, 3]``, ``edata['d']`` ``[E, 3]``,
-        ``edata['w']`` ``[E, edge_dim]`` and, with an envelope, ``edata['envelope']`` ``[E, 1]``; their plan; and the
+        ``edata['w']`` ``[E, features]`` and, with an envelope, ``edata['envelope']`` ``[E, 1]``; their plan; and the
         targets ``[molecules, targets]`` or, of a vector, ``[molecules, 3]``, of a tensor ``[molecules, 4, 3, 3]``.
     """
     G, plan, target = batch

@@ -626,7 +626,7 @@ def neighbours_of(config: Config) -> Neighbours:
     Raises:
         ValueError: they contradict each other.
     """
-    return Neighbours(config.fully_connected, config.cutoff, config.envelope)
+    return Neighbours(config.fully_connected, config.cutoff, config.envelope, config.edge_features == "extended")
 
 
 def make_model(config: Config) -> Scaled:
@@ -649,7 +649,7 @@ def make_model(config: Config) -> Scaled:
         num_channels=config.num_channels,
         num_nlayers=config.num_nlayers,
         num_degrees=config.num_degrees,
-        edge_dim=neighbours_of(config).edge_dim,
+        edge_dim=neighbours_of(config).features.number,
         div=config.div,
         pooling="both" if targets > 1 and config.model == "SE3Transformer" else config.pooling,
         n_heads=config.head,

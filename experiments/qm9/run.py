@@ -28,6 +28,7 @@ from torch.utils.data import Dataset
 
 from experiments.qm9 import sources
 from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
+from experiments.qm9.edge_features import widened
 from experiments.qm9.evaluation import (
     batch_loss,
     loss_of_tensors,
@@ -178,26 +179,28 @@ def make_loss(config: Config, dataset: Dataset) -> BatchLoss:
     return partial(loss_together, tasks=config.tasks) if len(config.tasks) > 1 else batch_loss
 
 
-def for_more_targets(config: Config, model: Scaled, weights: Weights) -> Weights:
-    """Weights of a run, for a model of several targets where they are of one: all but the network after the pooling
-    and the scale of the target, which stay as they are in the model.
+def adapted(config: Config, model: Scaled, weights: Weights) -> Weights:
+    """Weights of a run for a model that sees or predicts more.
 
     Args:
         config: of the run that begins.
         model: untrained.
-        weights: any.
+        weights: any. Of weights that see less of edges, what is new counts for nothing at first; of those of one
+            target, for a model of several, the network after the pooling and the scale of the target are left out,
+            which stay as they are in the model.
 
     Raises:
         ValueError: nothing is to be trained, so that this network would stay so.
     """
+    own = model.state_dict()
+    weights = widened(weights, own)
     if len(config.tasks) == 1 or "std" not in weights or weights["std"].dim():
         return weights
     if config.forward:
         raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
     heads = tuple(f"net.{name}." for name in HEADS[config.model])
     scale = {name for name, _ in model.named_buffers(recurse=False)}
-    own = {name: value for name, value in model.state_dict().items() if name in scale or name.startswith(heads)}
-    return {**weights, **own}
+    return {**weights, **{name: value for name, value in own.items() if name in scale or name.startswith(heads)}}
 
 
 def whole(dataset: Dataset) -> MoleculeDataset:
@@ -248,7 +251,8 @@ EXPERIMENT = Experiment(
     report=report,
     pad=pad,
     fit_model=fit_model,
-    adapt=for_more_targets,
+    adapt=adapted,
+    adapts=frozenset({"edge_features"}),
     unit="molecules",
 )
 main = EXPERIMENT.main

@@ -45,7 +45,7 @@ SHIPPED = {  # where two have a target, the better one first
     "qm9-multitask": Shipped("qm9_multitask", frozenset("HCNOF")),
 }
 # Flags that older checkpoints do not have, with the values that they were trained with.
-BEFORE = {"nonlinearity": "norm", "readouts": "shared"}
+BEFORE = {"edge_features": "published", "nonlinearity": "norm", "readouts": "shared"}
 
 
 class Trained:

@@ -18,6 +18,7 @@ KINDS = {
     "fully connected": Neighbours(fully_connected=True),
     "cutoff": Neighbours(cutoff=2.0),
     "smooth": Neighbours(cutoff=2.0, envelope=6),
+    "extended": Neighbours(extended=True),
 }
 ACETALDEHYDE = SMILES.index("CC=O")
 
@@ -52,7 +53,7 @@ def test_other_edges_know_which_pairs_are_bonded():
     assert w.shape == (n * (n - 1), 5)
     assert w[:, 4].sum() == n * (n - 1) - len(bonds)
     assert len(near) == (r <= 2).sum()
-    assert KINDS["cutoff"].edge_dim == KINDS["fully connected"].edge_dim == 5
+    assert KINDS["cutoff"].features.number == KINDS["fully connected"].features.number == 5
 
 
 def test_atom_features_are_element_and_atomic_number():
@@ -76,7 +77,7 @@ def test_batches(name, graph):
     x = torch.from_numpy(data.molecules.positions)
     torch.testing.assert_close(G.edata["d"], x[dst.long()] - x[src.long()])
     assert G.ndata["f"].shape == (G.num_nodes(), 6, 1)
-    assert G.edata["w"].shape == (G.num_edges(), KINDS[name].edge_dim)
+    assert G.edata["w"].shape == (G.num_edges(), KINDS[name].features.number)
     assert ("envelope" in G.edata) == (name == "smooth")
     np.testing.assert_array_equal(target, data.molecules.targets["dipole"])
 

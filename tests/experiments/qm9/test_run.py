@@ -311,6 +311,18 @@ def test_several_targets_are_learnt_together(train, several, tmp_path, capsys, r
     assert goes_on["test"] == metrics["test"]
 
 
+def test_weights_begin_a_model_that_sees_more_of_edges(train, tmp_path):
+    before = train(*HOMO)
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    words = [*HOMO, "--edge_features", "extended", "--restore"]
+    assert train("--forward", *words, best, output="wider")["test"] == pytest.approx(before["test"])
+    train(*words, best, output="on")
+    wider = str(tmp_path / "on" / "checkpoints" / "best.pt")
+    train(*words, wider, output="again")
+    with pytest.raises(UsageError, match=r"^--restore: .*the weights do not fit the model"):
+        train(*HOMO, "--restore", wider, output="back")
+
+
 def test_weights_of_one_target_begin_several_but_for_their_head(train, several, tmp_path):
     train(*HOMO, "--pooling", "max")
     best, words = tmp_path / "run" / "checkpoints" / "best.pt", ["--task", "homo,mu", "--restore"]
@@ -318,7 +330,7 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
     for readouts in ("own", "shared"):
         config = config_of("--task", "homo,mu", "--readouts", readouts, *SMALL)
         model = run.make_model(config)
-        own, found = model.state_dict(), run.for_more_targets(config, model, weights)
+        own, found = model.state_dict(), run.adapted(config, model, weights)
         assert found.keys() == own.keys()
         for name, value in found.items():
             is_own = "FCblock" in name or "of_atoms" in name or "net" not in name
