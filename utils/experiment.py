@@ -276,10 +276,10 @@ def _check_machine(config: Config, fabric: Fabric) -> None:
             raise UsageError(f"--{flag}: expected one process, got {fabric.world_size}")
     if not config.cuda_graphs:
         return
-    if fabric.device.type != "cuda":
-        raise UsageError(f"--cuda_graphs: expected a GPU, got --device {fabric.device} (--no-cuda_graphs for a CPU)")
     if config.optimizer == "soap":
         raise UsageError("--cuda_graphs: expected --optimizer adamw, got soap, whose steps are not all alike")
+    if fabric.device.type != "cuda":
+        raise UsageError(f"--cuda_graphs: expected a GPU, got --device {fabric.device} (--no-cuda_graphs for a CPU)")
     if config.graph == "dgl":
         raise UsageError("--cuda_graphs: expected the library's own graphs, got --graph dgl")
 

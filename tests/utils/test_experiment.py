@@ -142,6 +142,18 @@ def test_warmup_and_average_are_of_the_run(train, tmp_path):
         train("--resume", str(tmp_path / "run"), "--ema", "0.5")
 
 
+def test_soap_trains_and_goes_on(train, tmp_path):
+    soap = ["--optimizer", "soap", "--num_epochs"]
+    whole = train(*soap, "6", output="whole")["loss"]
+    assert whole < train(*soap, "1", output="parts")["loss"]
+    assert train("--resume", str(tmp_path / "parts"), "--num_epochs", "6")["loss"] == pytest.approx(whole, rel=0.5)
+    assert train(*soap, "6", output="again")["loss"] == whole
+    with pytest.raises(UsageError, match="--optimizer adamw contradicts"):
+        train("--resume", str(tmp_path / "parts"), "--optimizer", "adamw")
+    with pytest.raises(UsageError, match=r"^--cuda_graphs: expected --optimizer adamw, got soap"):
+        train(*soap, "6", "--cuda_graphs", output="graphs")
+
+
 @pytest.mark.parametrize("count", [100, pytest.param(200, marks=pytest.mark.slow)])
 def test_odd_configurations_are_refused_in_a_line_or_trained_on(train, tmp_path, count):
     """Values of config.json, at random, are missing, of another type, NaN, huge, negative or nested."""
