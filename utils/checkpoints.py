@@ -67,7 +67,7 @@ def restore(
     model: nn.Module,
     path: str | os.PathLike[str],
     made_of: Mapping[str, Any] | None = None,
-    adapt: Callable[[Weights], Weights] = lambda weights: weights,
+    adapt: Callable[[Weights, Mapping[str, Any]], Weights] = lambda weights, flags: weights,
 ) -> None:
     """Load weights into a model, strictly.
 
@@ -76,15 +76,17 @@ def restore(
         path: a checkpoint of either kind, or a bare state dict as the published code saves it.
         made_of: flags of the model. A checkpoint that says it was trained with others is refused: weights may fit where
             the model is another, as with another number of heads.
-        adapt: makes the weights of the model from those of the file.
+        adapt: makes the weights of the model from those of the file, and of the flags that they were trained with, if
+            it says so.
 
     Raises:
         CheckpointError: the file is none of these, or does not fit the model.
     """
     content = _read(path)
     of_run = isinstance(content, dict) and "kind" in content
-    trained_with = content.get("flags") if of_run else None
-    if isinstance(trained_with, dict):
+    flags = content.get("flags") if of_run else None
+    trained_with = flags if isinstance(flags, dict) else {}
+    if trained_with:
         now = made_of or {}
         other = [name for name in now if name in trained_with and not _same(trained_with[name], now[name])]
         if other:
@@ -94,7 +96,7 @@ def restore(
     weights = content.get("model") if of_run else content
     try:
         check_weights(weights, path)
-        load_weights(model, adapt(weights), path, ours=of_run)
+        load_weights(model, adapt(weights, trained_with), path, ours=of_run)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
 

@@ -53,7 +53,7 @@ class Experiment(Generic[C]):
         probe: see :class:`Trainer`.
         pad: makes the sizes of a batch some of few, for --cuda_graphs; where they are so already, leaves it as it is.
         fit_model: sets what depends on the training data in an untrained model, such as means of the targets.
-        adapt: makes weights for an untrained model of those that --restore names.
+        adapt: makes weights for an untrained model of those that --restore names, and of what is known of their flags.
         adapts: flags of the model that may be others where these weights were trained.
         unit: what samples are, in the plural.
     """
@@ -68,7 +68,7 @@ class Experiment(Generic[C]):
     probe: Probe = lambda model: {}
     pad: Callable[[Any], Any] = lambda batch: batch
     fit_model: Callable[[nn.Module, Dataset], None] = lambda model, dataset: None
-    adapt: Callable[[C, nn.Module, Weights], Weights] = lambda config, model, weights: weights
+    adapt: Callable[[C, nn.Module, Weights, Mapping[str, Any]], Weights] = lambda config, model, weights, flags: weights
     adapts: frozenset[str] = frozenset()
     unit: str = "samples"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
-from experiments.qm9.targets import TARGETS, check_task, names_of
+from experiments.qm9.targets import TARGETS, check_task, check_weights, names_of
 from utils import config
 from utils.config import RULES, Count, CountOrZero, File, Folder, Free, Positive
 
@@ -39,8 +39,8 @@ class Model:
     per_atom: bool = False
     """predict N times what is pooled, for targets that grow with N"""
     readouts: Literal["shared", "own"] = "shared"
-    """of several targets: one small network after the pooling, or sums over the atoms for targets that grow with N,
-    the length of a vector for mu, and that network for the others (SE3Transformer)"""
+    """of numbers: one small network after the pooling for all, or sums over the atoms for targets that grow with N, the
+    length of a vector for mu, and that network for the others (SE3Transformer)"""
     fully_connected: bool = False
     """edges between all atoms, not the bonded ones alone"""
     cutoff: Positive | None = None
@@ -84,6 +84,8 @@ class Data:
     """what is predicted; several numbers, with commas between them, are learnt together: 'mae' then is the error of the
     first, the mean of all in standard deviations chooses the epoch, and --restore takes all but the last small network
     of weights of one target"""
+    task_weights: Annotated[str, AfterValidator(check_weights), "W,..."] | None = None
+    """how much each of several targets counts in what is minimised (None: all alike)"""
     num_train: Count | None = None
     """molecules to train on, drawn once for all (None: all)"""
     num_valid: CountOrZero | None = None
@@ -121,27 +123,31 @@ class Config(config.Config, Data, Source, Model):
 
     @property
     def has_own_readouts(self) -> bool:
-        """Whether each of several targets is read out as what it is."""
+        """Whether each target is read out as what it is."""
         return self.readouts == "own" and "readouts" not in self.idle()
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
         idle = {}
-        if len(self.tasks) == 1 or self.model != "SE3Transformer":
-            idle["readouts"] = "unless --task names several targets, of --model SE3Transformer"
+        first = TARGETS[self.tasks[0]]
+        if first.kind != "number" or self.model != "SE3Transformer":
+            idle["readouts"] = "unless --task names numbers, of --model SE3Transformer"
+        if len(self.tasks) == 1:
+            idle["task_weights"] = "unless --task names several targets"
         if self.model == "TFN":
             idle |= dict.fromkeys(("div", "head", "pooling"), "with --model TFN")
         else:
             idle["num_nlayers"] = f"with --model {self.model}"
         if self.nonlinearity == "gate":
             idle["num_nlayers"] = "with --nonlinearity gate"
-        first = TARGETS[self.tasks[0]]
+        own = self.readouts == "own" and "readouts" not in idle
         if first.kind != "number":
             idle["pooling"] = f"with --task {self.task}"
-        if len(self.tasks) > 1 and self.model == "SE3Transformer":
-            idle["pooling"] = "with several targets, for which there is the maximum beside the sum"
-        if len(self.tasks) > 1 or first.kind == "tensor":
-            several = "several targets" if len(self.tasks) > 1 else f"--task {self.task}"
+        if own or (len(self.tasks) > 1 and self.model == "SE3Transformer"):
+            several = "--readouts own" if own else "several targets"
+            idle["pooling"] = f"with {several}, for which there is the maximum beside the sum"
+        if own or len(self.tasks) > 1 or first.kind == "tensor":
+            several = "several targets" if len(self.tasks) > 1 else "--readouts own" if own else f"--task {self.task}"
             idle["per_atom"] = f"with {several}, of which the part that is linear in the atoms is known"
         elif not first.grows:
             idle["per_atom"] = f"with --task {self.task}, which does not grow with the molecule"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from copy import copy
-
 import torch
 from torch import Tensor
 
 from experiments.qm9.molecules import BONDS
 from experiments.qm9.targets import ELEMENTS
-from utils.checkpoints import Weights
 
 CENTRES, WIDTH = torch.linspace(0.9, 2.0, 12, dtype=torch.float64), 0.1  # Å, of the Gaussians: lengths of bonds
-FIRST_LAYER = ".rp.net.0.weight"  # of a radial network, [hidden, features of an edge and its length]
 PAIRS = len(ELEMENTS) * (len(ELEMENTS) + 1) // 2
 
 
@@ -50,19 +46,3 @@ class EdgeFeatures:
         pairs = torch.nn.functional.one_hot(self._pair[src.long(), dst.long()], PAIRS)
         gaussians = torch.exp(-((d.norm(dim=1, keepdim=True) - CENTRES) ** 2) / (2 * WIDTH**2))
         return torch.cat([types, pairs.to(types), gaussians], dim=1)
-
-
-def widened(weights: Weights, like: Weights) -> Weights:
-    """Weights for a model whose edges have more features, of which it as yet makes nothing.
-
-    Args:
-        weights: of a model whose edges have fewer, if any differ.
-        like: those of the model, untrained.
-    """
-    wider = copy(weights)
-    for name in like.keys() & weights.keys():
-        weight = weights[name]
-        if name.endswith(FIRST_LAYER) and weight.dim() == 2 and (missing := like[name].shape[1] - weight.shape[1]) > 0:
-            # The distance is last.
-            wider[name] = torch.cat([weight[:, :-1], weight.new_zeros(len(weight), missing), weight[:, -1:]], dim=1)
-    return wider

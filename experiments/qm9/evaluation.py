@@ -19,7 +19,7 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import symmetric_tensor_to_features
 from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
-from experiments.qm9.models import Scaled, linear_in_atoms
+from experiments.qm9.models import Scaled, ScaledTogether, linear_in_atoms
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.polarizability import isotropic_and_anisotropy, nearest
 from experiments.qm9.targets import TARGETS, names_of
@@ -55,22 +55,27 @@ def batch_loss(model: Scaled, batch: Batch) -> tuple[dict[str, Tensor], int]:
     return {"loss": error / model.std, "mae": error}, len(target)
 
 
-def loss_together(model: Scaled, batch: Batch, *, tasks: Sequence[str]) -> tuple[dict[str, Tensor], int]:
-    """Mean absolute errors of several targets.
+def loss_together(
+    model: Scaled, batch: Batch, *, tasks: Sequence[str], weights: Sequence[float]
+) -> tuple[dict[str, Tensor], int]:
+    """Mean absolute errors of several targets, or of one.
 
     Args:
         model: gives predictions in the units of the targets.
         batch: from :func:`experiments.qm9.data.collate`.
         tasks: names of the targets.
+        weights: of these.
 
     Returns:
         their errors in these units, of the first as ``'mae'``, of others as ``'mae_lumo'`` and the like, and as
-        ``'loss'`` the mean of all in standard deviations of what there is to learn; and the number of molecules.
+        ``'loss'`` the weighted mean of all in standard deviations of what there is to learn; and the number of
+        molecules.
     """
     G, plan, target = batch
     errors = (model(G, plan=plan)[: len(target)] - target).abs().mean(dim=0)
     of_others = {f"mae_{task}": error for task, error in zip(tasks[1:], errors[1:], strict=True)}
-    return {"loss": (errors / model.std).mean(), "mae": errors[0], **of_others}, len(target)
+    shares = errors.new_tensor(weights) / sum(weights)
+    return {"loss": (shares * errors / model.std).sum(), "mae": errors[0], **of_others}, len(target)
 
 
 def loss_of_tensors(model: Scaled, batch: Batch) -> tuple[dict[str, Tensor], int]:
@@ -227,10 +232,10 @@ def predict(
     dataset = loader.dataset
     counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
     without = model.without_network(counts).double().cpu().numpy()
-    if len(names_of(task)) > 1:
-        return Predictions(task, dataset.molecules.names, dataset.targets, predicted, {"linear": without})
-    if TARGETS[task].kind == "tensor":
-        true = nearest(torch.from_numpy(predicted), torch.from_numpy(dataset.targets)).numpy()
+    if isinstance(model, ScaledTogether):
+        true = dataset.targets
+        if TARGETS[names_of(task)[0]].kind == "tensor":
+            true = nearest(torch.from_numpy(predicted), torch.from_numpy(true)).numpy()
         return Predictions(task, dataset.molecules.names, true, predicted, {"linear": without})
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     baselines = {"mean": np.broadcast_to(without, predicted.shape)}

@@ -610,11 +610,6 @@ MODELS = {
     "SE3TransformerPooled": SE3TransformerPooled,
 }
 TURNING = {"vector": SE3TransformerVector, "tensor": SE3TransformerTensor}
-HEADS = {  # what follows the pooling, or stands beside it
-    "SE3Transformer": ("FCblock", "of_atoms"),
-    "TFN": ("block2",),
-    "SE3TransformerPooled": ("model.mlp",),
-}
 
 
 def neighbours_of(config: Config) -> Neighbours:
@@ -651,7 +646,7 @@ def make_model(config: Config) -> Scaled:
         num_degrees=config.num_degrees,
         edge_dim=neighbours_of(config).features.number,
         div=config.div,
-        pooling="both" if targets > 1 and config.model == "SE3Transformer" else config.pooling,
+        pooling="both" if readouts or (targets > 1 and config.model == "SE3Transformer") else config.pooling,
         n_heads=config.head,
         nonlinearity=config.nonlinearity,
         output_dim=targets,
@@ -659,7 +654,7 @@ def make_model(config: Config) -> Scaled:
     )
     if target.kind == "tensor":
         model: Scaled = ScaledTensor(net)
-    elif targets > 1:
+    elif targets > 1 or readouts:
         model = ScaledTogether(net, targets, [i for i, readout in enumerate(readouts) if readout == "length"])
     else:
         model = Scaled(net, config.per_atom and target.grows)

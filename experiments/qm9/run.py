@@ -27,8 +27,8 @@ import torch
 from torch.utils.data import Dataset
 
 from experiments.qm9 import sources
+from experiments.qm9.adapted import adapted
 from experiments.qm9.data import MoleculeDataset, collate, pad, with_target
-from experiments.qm9.edge_features import widened
 from experiments.qm9.evaluation import (
     batch_loss,
     loss_of_tensors,
@@ -37,11 +37,10 @@ from experiments.qm9.evaluation import (
     relative_equivariance_error,
     write,
 )
-from experiments.qm9.models import HEADS, Scaled, make_model, neighbours_of
+from experiments.qm9.models import Scaled, make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
-from experiments.qm9.targets import TARGETS
+from experiments.qm9.targets import TARGETS, weights_of
 from utils.arrays import as_integers, read_npz
-from utils.checkpoints import Weights
 from utils.experiment import Experiment, Loaders
 from utils.loaders import ShorterEpochs
 from utils.plots import learning_curves
@@ -173,34 +172,19 @@ def fit_model(model: Scaled, train: Dataset) -> None:
 
 
 def make_loss(config: Config, dataset: Dataset) -> BatchLoss:
-    """What is minimised: the error of the target, or of several, see :mod:`experiments.qm9.evaluation`."""
-    if TARGETS[config.tasks[0]].kind == "tensor":
-        return loss_of_tensors
-    return partial(loss_together, tasks=config.tasks) if len(config.tasks) > 1 else batch_loss
-
-
-def adapted(config: Config, model: Scaled, weights: Weights) -> Weights:
-    """Weights of a run for a model that sees or predicts more.
-
-    Args:
-        config: of the run that begins.
-        model: untrained.
-        weights: any. Of weights that see less of edges, what is new counts for nothing at first; of those of one
-            target, for a model of several, the network after the pooling and the scale of the target are left out,
-            which stay as they are in the model.
+    """What is minimised: the error of the target, or of several, see :mod:`experiments.qm9.evaluation`.
 
     Raises:
-        ValueError: nothing is to be trained, so that this network would stay so.
+        UsageError: --task_weights are not as many as the targets.
     """
-    own = model.state_dict()
-    weights = widened(weights, own)
-    if len(config.tasks) == 1 or "std" not in weights or weights["std"].dim():
-        return weights
-    if config.forward:
-        raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
-    heads = tuple(f"net.{name}." for name in HEADS[config.model])
-    scale = {name for name, _ in model.named_buffers(recurse=False)}
-    return {**weights, **{name: value for name, value in own.items() if name in scale or name.startswith(heads)}}
+    if TARGETS[config.tasks[0]].kind == "tensor":
+        return loss_of_tensors
+    if len(config.tasks) == 1 and not config.has_own_readouts:
+        return batch_loss
+    weights = weights_of(config.task_weights) if config.task_weights else [1.0 for _ in config.tasks]
+    if len(weights) != len(config.tasks):
+        raise UsageError(f"--task_weights: expected {len(config.tasks)}, one of each target, got {len(weights)}")
+    return partial(loss_together, tasks=config.tasks, weights=weights)
 
 
 def whole(dataset: Dataset) -> MoleculeDataset:
@@ -252,7 +236,7 @@ EXPERIMENT = Experiment(
     pad=pad,
     fit_model=fit_model,
     adapt=adapted,
-    adapts=frozenset({"edge_features"}),
+    adapts=frozenset({"edge_features", "readouts"}),
     unit="molecules",
 )
 main = EXPERIMENT.main

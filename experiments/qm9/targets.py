@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from textwrap import shorten
 from typing import Literal
@@ -103,6 +104,37 @@ def check_task(task: str) -> str:
         got = f"{turning[0]}, a {TARGETS[turning[0]].kind}"
         raise ValueError(f"expected numbers alone to be learnt together, got {got}, among {task}")
     return task
+
+
+def check_weights(words: str) -> str:
+    """The words themselves, where they are numbers above 0 with commas between them.
+
+    Args:
+        words: any text.
+
+    Raises:
+        ValueError: they are not.
+    """
+    weights_of(words)
+    return words
+
+
+def weights_of(words: str) -> list[float]:
+    """The numbers.
+
+    Args:
+        words: as of :func:`check_weights`.
+
+    Raises:
+        ValueError: there are others.
+    """
+    try:
+        weights = [float(word) for word in words.split(",")]
+    except ValueError:
+        weights = []
+    if not weights or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(f"expected numbers above 0 with commas between them, got {shorten(words, 60)!r}")
+    return weights
 
 
 # Energies of free atoms in Hartree at QM9's level, B3LYP/6-31G(2df,p), as published with the data set.

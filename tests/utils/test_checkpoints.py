@@ -77,12 +77,12 @@ def test_restore(path, kind):
 def test_restore_adapts_what_is_in_the_file(path):
     model, other = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
     checkpoints.save(path, WEIGHTS, {"model": model.state_dict()})
-    checkpoints.restore(other, path, adapt=lambda weights: {**weights, "bias": torch.zeros(3)})
+    checkpoints.restore(other, path, adapt=lambda weights, flags: {**weights, "bias": torch.zeros(3)})
     assert torch.equal(other.weight, model.weight)
     assert not other.bias.any()
     checkpoints.save(path, WEIGHTS, {"model": "no weights"})
     with pytest.raises(CheckpointError, match="expected weights"):
-        checkpoints.restore(other, path, adapt=lambda weights: weights["bias"])
+        checkpoints.restore(other, path, adapt=lambda weights, flags: weights["bias"])
 
 
 def test_restore_is_strict(path):

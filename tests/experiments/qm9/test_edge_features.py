@@ -1,11 +1,9 @@
 import itertools
 
-import pytest
 import torch
 
 from experiments.qm9.data import MoleculeDataset, Neighbours
-from experiments.qm9.edge_features import CENTRES, PAIRS, EdgeFeatures, widened
-from experiments.qm9.models import SE3Transformer
+from experiments.qm9.edge_features import CENTRES, PAIRS, EdgeFeatures
 from experiments.qm9.molecules import BONDS
 from experiments.qm9.targets import ELEMENTS
 from tests.experiments.qm9.cases import table
@@ -45,19 +43,3 @@ def test_both_directions_of_an_edge_see_the_same_bits():
     src, dst = G.edges()
     edges = {(int(a), int(b)): row for a, b, row in zip(src, dst, G.edata["w"], strict=True)}
     assert all(torch.equal(row, edges[b, a]) for (a, b), row in edges.items())
-
-
-@pytest.mark.parametrize("beyond_bonds", [False, True])
-def test_wider_weights_predict_the_same(beyond_bonds):
-    options = {"cutoff": 2.5} if beyond_bonds else {}
-    outputs, weights = [], None
-    for extended in (False, True):
-        neighbours = Neighbours(extended=extended, **options)
-        net = SE3Transformer(2, 6, 4, num_degrees=2, edge_dim=neighbours.features.number, div=2, n_heads=2).double()
-        if weights is not None:
-            net.load_state_dict(widened(weights, net.state_dict()))
-        weights = net.state_dict()
-        G, plan, _ = MoleculeDataset(table(), "homo", neighbours).__getitems__(range(5))
-        outputs.append(net(G, plan=plan))
-    torch.testing.assert_close(*outputs)
-    assert widened(weights, weights).keys() == weights.keys()

@@ -42,8 +42,11 @@ def test_of_several_targets_the_first_is_the_error_and_the_loss_is_of_all():
     predicted = torch.tensor([[1.0, 10.0], [3.0, 30.0], [9.0, 9.0]])  # the last of padding
     model = lambda G, plan: predicted  # noqa: E731
     model.std = torch.tensor([2.0, 5.0])
-    metrics, size = loss_together(model, (None, None, torch.tensor([[0.0, 10.0], [0.0, 10.0]])), tasks=["mu", "cv"])
+    batch = None, None, torch.tensor([[0.0, 10.0], [0.0, 10.0]])
+    metrics, size = loss_together(model, batch, tasks=["mu", "cv"], weights=[1, 1])
     assert size == 2
+    weighted, _ = loss_together(model, batch, tasks=["mu", "cv"], weights=[6, 2])
+    assert weighted == {**metrics, "loss": 1.25}
     assert {name: value.item() for name, value in metrics.items()} == {"loss": 1.5, "mae": 2, "mae_cv": 10}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from experiments.qm9 import packaged, run
+from experiments.qm9.adapted import adapted
 from experiments.qm9.config import MODERN
 from experiments.qm9.data import target_values
 from experiments.qm9.models import SE3Transformer
@@ -48,6 +49,9 @@ def train(tmp_path, monkeypatch):
         return run.main([*given, "--num_epochs", str(epochs), *arguments])
 
     return call
+
+
+FAST = "--lr", "0.01", "--warmup", "0", "--ema", "0.5"
 
 
 @pytest.fixture
@@ -295,7 +299,7 @@ def test_published_weights_are_restored(train, tmp_path):
 @pytest.mark.parametrize("readouts", ["shared", "own"])
 def test_several_targets_are_learnt_together(train, several, tmp_path, capsys, readouts):
     words = "--task", "homo,mu", "--readouts", readouts
-    metrics = train(*words, "--lr", "0.01", "--warmup", "0", "--ema", "0.5", epochs=40)
+    metrics = train(*words, *FAST, epochs=40)
     folder = tmp_path / "run"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == FILES - {"parity.png"} | {"parity_homo.png", "parity_mu.png"}
@@ -309,6 +313,30 @@ def test_several_targets_are_learnt_together(train, several, tmp_path, capsys, r
     assert "linear in the atoms\nhomo (meV) " in capsys.readouterr().out
     goes_on = train("--forward", *words, "--restore", str(folder / "checkpoints" / "best.pt"), output="on")
     assert goes_on["test"] == metrics["test"]
+
+
+def test_one_target_has_a_readout_of_its_own(train, several, tmp_path):
+    words = "--task", "mu", "--readouts", "own"
+    metrics = train(*words, *FAST, epochs=40)
+    assert float(rows(tmp_path / "run" / "metrics.csv")[0]["valid_mae"]) > 2 * metrics["valid"]["mae"]
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    assert "net.of_atoms.2.weight" in torch.load(best, weights_only=True)["model"]
+    assert train("--forward", *words, "--restore", str(best), output="on")["test"] == metrics["test"]
+    together = train("--task", "homo,mu", "--readouts", "own", output="together")
+    both = str(tmp_path / "together" / "checkpoints" / "best.pt")
+    alone = train("--forward", *words, "--restore", both, output="alone")
+    assert alone["test"]["mae"] == pytest.approx(together["test"]["mae_mu"])
+    with pytest.raises(UsageError, match=r"^--restore: .*the weights do not fit the model"):
+        train("--forward", *words, "--readouts", "shared", "--restore", both, output="back")
+
+
+def test_targets_count_as_much_as_their_weights(train, several, tmp_path):
+    errors = [
+        train("--task", "homo,mu", "--task_weights", words, *FAST, output=words, epochs=20)["valid"]
+        for words in ("1,1e-6", "1e-6,1")
+    ]
+    assert errors[0]["mae"] < errors[1]["mae"]
+    assert errors[0]["mae_mu"] > errors[1]["mae_mu"]
 
 
 def test_weights_begin_a_model_that_sees_more_of_edges(train, tmp_path):
@@ -330,7 +358,7 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
     for readouts in ("own", "shared"):
         config = config_of("--task", "homo,mu", "--readouts", readouts, *SMALL)
         model = run.make_model(config)
-        own, found = model.state_dict(), run.adapted(config, model, weights)
+        own, found = model.state_dict(), adapted(config, model, weights, {})
         assert found.keys() == own.keys()
         for name, value in found.items():
             is_own = "FCblock" in name or "of_atoms" in name or "net" not in name
@@ -353,7 +381,12 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
         (["--task", "homo,cv"], r"--task: expected one of .* got homo,cv"),
         (["--task", "homo,mu", "--per_atom"], "--per_atom has no effect with several targets"),
         (["--task", "homo,mu", "--pooling", "max"], "--pooling has no effect with several targets"),
-        (["--task", "mu", "--readouts", "own"], "--readouts has no effect unless --task names several targets"),
+        (["--task", "dipole", "--readouts", "own"], "--readouts has no effect unless --task names numbers"),
+        (["--task", "mu", "--readouts", "own", "--pooling", "avg"], "--pooling has no effect with --readouts own"),
+        (["--task", "mu", "--task_weights", "1"], "--task_weights has no effect unless --task names several targets"),
+        (["--task", "homo,mu", "--task_weights", "1"], "--task_weights: expected 2, one of each target, got 1"),
+        (["--task", "homo,mu", "--task_weights", "1,-1"], "--task_weights: expected numbers above 0 with commas"),
+        (["--task", "homo,mu", "--task_weights", "1,x"], "--task_weights: expected numbers above 0 with commas"),
     ],
 )
 def test_what_several_targets_are_not_for(train, several, words, message):
