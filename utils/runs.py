@@ -17,7 +17,13 @@ from utils.files import LOCK, locked, make_folder, read_json, write_json
 
 CONFIG = "config.json"
 # Flags that runs of earlier versions lack, and what was done without them.
-ADDED = {"cuda_graphs": False, "edge_features": "published", "optimizer": "adamw", "readouts": "shared", "task_weights": None}
+ADDED = {
+    "cuda_graphs": False,
+    "edge_features": "published",
+    "optimizer": "adamw",
+    "readouts": "shared",
+    "task_weights": None,
+}
 
 
 class Run:
