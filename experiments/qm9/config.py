@@ -143,12 +143,12 @@ class Config(config.Config, Data, Source, Model):
         own = self.readouts == "own" and "readouts" not in idle
         if first.kind != "number":
             idle["pooling"] = f"with --task {self.task}"
-        if own or (len(self.tasks) > 1 and self.model == "SE3Transformer"):
-            several = "--readouts own" if own else "several targets"
-            idle["pooling"] = f"with {several}, for which there is the maximum beside the sum"
-        if own or len(self.tasks) > 1 or first.kind == "tensor":
-            several = "several targets" if len(self.tasks) > 1 else "--readouts own" if own else f"--task {self.task}"
-            idle["per_atom"] = f"with {several}, of which the part that is linear in the atoms is known"
+        of_kind = "several targets" if len(self.tasks) > 1 else "--readouts own" if own else ""
+        if of_kind and self.model == "SE3Transformer":
+            idle["pooling"] = f"with {of_kind}, for which there is the maximum beside the sum"
+        if of_kind or first.kind == "tensor":
+            linear = "of which the part that is linear in the atoms is known"
+            idle["per_atom"] = f"with {of_kind or f'--task {self.task}'}, {linear}"
         elif not first.grows:
             idle["per_atom"] = f"with --task {self.task}, which does not grow with the molecule"
         source = self.resolved_source()
