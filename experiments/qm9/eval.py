@@ -20,7 +20,8 @@ from utils.flags import make_parser
 def build_parser() -> ArgumentParser:
     """The parser of the command line."""
     parser = make_parser(__doc__, Machine, Source)
-    parser.add_argument("--checkpoint", metavar="FILE", required=True, help="best.pt of a run")
+    its = "best.pt of a run, or the name of weights of the project; repeated, the mean of their predictions is judged"
+    parser.add_argument("--checkpoint", metavar="FILE", action="append", required=True, help=its)
     parser.add_argument("--split", choices=("train", "valid", "test", "all"), default="test")
     parser.add_argument("--output", metavar="FOLDER", default=None,
         help="gets metrics.json, predictions.csv and parity.png (None: figures are only printed)")  # fmt: skip
@@ -30,11 +31,10 @@ def build_parser() -> ArgumentParser:
 if __name__ == "__main__":
     answer_help(build_parser)  # PyTorch takes seconds to import
 
-from experiments.qm9.data import MoleculeDataset, with_target
-from experiments.qm9.evaluation import predict, relative_equivariance_error, write
-from experiments.qm9.models import neighbours_of
+from experiments.qm9.data import with_target
+from experiments.qm9.evaluation import write
 from experiments.qm9.run import load_molecules
-from experiments.qm9.trained import Trained
+from experiments.qm9.trained import from_pretrained
 from utils.experiment import equivariance_line
 from utils.files import make_folder, write_json
 from utils.runs import CONFIG
@@ -53,14 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         UsageError: flags ask for what cannot be done.
     """
     given = vars(build_parser().parse_args(arguments))
-    checkpoint, split, output = (given.pop(name) for name in ("checkpoint", "split", "output"))
+    names, split, output = (given.pop(name) for name in ("checkpoint", "split", "output"))
     if {"source", "data_address"} & given.keys():  # one of the two means another source, not half of the old one
         given = {"source": "auto", "data_address": None, **given}
     if output is not None:
         with blame("--output"):
             if (make_folder(output) / CONFIG).exists():
                 raise UsageError(f"{output} holds a run, whose files would be lost; name another folder")
-    trained = Trained(checkpoint, given)
+    trained = from_pretrained(*names, **given)
     task = trained.config.task
     molecules = load_molecules(trained.config)
     with blame("--checkpoint", task="--data_address: the model's task"):
@@ -68,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     molecules = molecules if split == "all" else molecules.part(split)
     if not len(molecules):
         raise UsageError(f"--split: no molecules with a known {task} in {split}")
-    loader = trained.loader(MoleculeDataset(molecules, task, neighbours_of(trained.config)))
-    predictions = predict(trained.fabric, trained.model, loader, task)
-    errors = relative_equivariance_error(trained.fabric, trained.model, loader, task)
+    predictions, errors = trained.predict(molecules), trained.equivariance_error(molecules)
     metrics = {split: predictions.metrics, "unit": predictions.unit, "equivariance_error": errors}
     print(f"\n{split}: {len(molecules):,} molecules")
     print(predictions.table())

@@ -1,21 +1,24 @@
-"""A trained model, from its checkpoint or by its name, ready for molecules."""
+"""Trained models, from their checkpoints or by their name, ready for molecules."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from equivariant_attention.checkpoints import check_weights, load_weights, made_for
 from experiments.qm9.config import Config, Model
 from experiments.qm9.data import MoleculeDataset
-from experiments.qm9.evaluation import Predictions, predict
+from experiments.qm9.evaluation import Predictions, predict, relative_equivariance_error
 from experiments.qm9.models import make_model, neighbours_of
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.run import EXPERIMENT
 from utils import checkpoints
 from utils.cli import UsageError, blame
+from utils.history import Row
 from utils.loaders import EpochLoader
 from utils.training import make_fabric
 
@@ -28,19 +31,21 @@ class Shipped(NamedTuple):
     Attributes:
         folder: in ``benchmarks/results``, whose card tells how good they are.
         elements: that they were trained on.
+        files: with the weights; of several models the mean counts.
     """
 
     folder: str
     elements: frozenset[str]
+    files: tuple[str, ...] = ("best.pt",)
 
     @property
-    def checkpoint(self) -> str:
-        """The file with the weights."""
-        return str(RESULTS / self.folder / "best.pt")
+    def checkpoints(self) -> list[str]:
+        """The files with the weights."""
+        return [str(RESULTS / self.folder / name) for name in self.files]
 
 
 SHIPPED = {  # where two have a target, the better one first
-    "qm9-homo": Shipped("qm9_homo", frozenset("HCNOF")),
+    "qm9-homo": Shipped("qm9_homo", frozenset("HCNOF"), ("best.pt", "second.pt")),
     "qm9-dipole": Shipped("qm9_dipole", frozenset("HCNO")),
     "qm9-multitask": Shipped("qm9_multitask", frozenset("HCNOF")),
 }
@@ -77,39 +82,84 @@ class Trained:
         self.fabric.setup_module(model)  # in place: to the device, in the precision
         self.model = model.eval()
 
-    def loader(self, dataset: MoleculeDataset) -> EpochLoader:
-        """Batches of molecules, in their order.
-
-        Args:
-            dataset: with the model's task and neighbours.
-        """
-        return EXPERIMENT.make_loader(self.config, self.fabric, dataset)
-
     def predict(self, molecules: Molecules) -> Predictions:
         """What the model says of molecules.
 
         Args:
             molecules: any, of which the target need not be known.
         """
+        return predict(self.fabric, self.model, self._loader(molecules), self.config.task)
+
+    def equivariance_error(self, molecules: Molecules) -> Row:
+        """How far the first molecules are from turning as they should.
+
+        Args:
+            molecules: any.
+        """
+        return relative_equivariance_error(self.fabric, self.model, self._loader(molecules), self.config.task)
+
+    def _loader(self, molecules: Molecules) -> EpochLoader:
+        """Batches of molecules, in their order."""
         dataset = MoleculeDataset(molecules, self.config.task, neighbours_of(self.config))
-        return predict(self.fabric, self.model, self.loader(dataset), self.config.task)
+        return EXPERIMENT.make_loader(self.config, self.fabric, dataset)
 
 
-def from_pretrained(name: str, **given: Any) -> Trained:
-    """A trained model by its name, or from its checkpoint; names are known in the repository, whose weights an sdist
-    has not.
+class Ensemble:
+    r"""Several trained models of the same targets, of which the mean counts: their errors differ, and cancel in part.
+
+    .. math:: y = \frac{1}{n} \sum_k y_k
+
+    Args:
+        members: at least one.
+
+    Attributes:
+        config: of the first.
+
+    Raises:
+        UsageError: they are of other targets.
+    """
+
+    def __init__(self, members: Sequence[Trained]) -> None:
+        self.members, self.config = members, members[0].config
+        if len(tasks := {member.config.task for member in members}) > 1:
+            raise UsageError(f"--checkpoint: expected models of the same targets, got {' and '.join(sorted(tasks))}")
+
+    def predict(self, molecules: Molecules) -> Predictions:
+        """The mean of what the models say of molecules.
+
+        Args:
+            molecules: any, of which the targets need not be known.
+        """
+        each = [member.predict(molecules) for member in self.members]
+        return replace(each[0], predicted=np.mean([one.predicted for one in each], axis=0))
+
+    def equivariance_error(self, molecules: Molecules) -> Row:
+        """The largest error of a model.
+
+        Args:
+            molecules: any.
+        """
+        each = [member.equivariance_error(molecules) for member in self.members]
+        return {symmetry: max(errors[symmetry] for errors in each) for symmetry in each[0]}
+
+
+def from_pretrained(*names: str, **given: Any) -> Trained | Ensemble:
+    """A trained model by its name, or from its checkpoint, or the mean of several; names are known in the repository,
+    whose weights an sdist has not.
 
     >>> [ethanol] = structures.read(["CCO"])
     >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about
 
     Args:
-        name: one of ``SHIPPED``, or the file ``best.pt`` of a run.
+        names: of ``SHIPPED``, or files ``best.pt`` of runs, at least one.
         given: values of flags that take the place of those it was trained with, such as ``device``.
 
     Raises:
-        UsageError: as of :class:`Trained`.
+        UsageError: as of :class:`Trained` and :class:`Ensemble`.
     """
-    return Trained(SHIPPED[name].checkpoint if name in SHIPPED else name, given)
+    files = [file for name in names for file in (SHIPPED[name].checkpoints if name in SHIPPED else [name])]
+    first, *others = [Trained(file, given) for file in files]
+    return Ensemble([first, *others]) if others else first
 
 
 def _config_of_training(content: dict[str, Any], path: str) -> Config:

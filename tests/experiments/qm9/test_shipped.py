@@ -7,12 +7,12 @@ import torch
 from equivariant_attention.so3 import random_rotation
 from equivariant_attention.symmetric_structures import symmetric_graphs
 from experiments.qm9 import bonds, predict
-from tests.weights import RESULTS, needs_weights
+from tests.weights import needs_weights
 
 pytestmark = needs_weights
 MOLECULES = ("tetrahedron", "CO2", "allene", "benzene", "CF4", "CH3")
 ROTATIONS = 4
-LIMITS = {"qm9_homo": 1e-3, "qm9_dipole": 1e-3, "qm9_multitask": 1e-3}  # eV, D, and the units of all six targets
+LIMITS = {"qm9-homo": 1e-3, "qm9-dipole": 1e-3, "qm9-multitask": 1e-3}  # eV, D, and the units of all six targets
 
 
 def predicted(model, displacement, folder, monkeypatch):
@@ -31,7 +31,7 @@ def predicted(model, displacement, folder, monkeypatch):
             lines += [str(len(numbers)), name]
             lines += [f"{z} {a:.9f} {b:.9f} {c:.9f}" for z, (a, b, c) in zip(numbers, (x @ R.T).tolist(), strict=True)]
     (folder / "molecules.xyz").write_text("\n".join(lines))
-    weights = ["--checkpoint", str(RESULTS / model / "best.pt"), "--device", "cpu"]
+    weights = ["--checkpoint", model, "--device", "cpu"]
     each = predict.main([str(folder / "molecules.xyz"), *weights, "--output", str(folder / "out.csv")])
     found = np.concatenate([one.predicted for one in each], axis=1).reshape(len(MOLECULES), len(turns), -1)
     return np.einsum("rji,mrj->mri", torch.stack(turns).numpy(), found) if found.shape[2] == 3 else found
@@ -54,9 +54,9 @@ def test_predictions_move_as_far_as_the_atoms_do(model, tmp_path, monkeypatch):
 
 
 def test_no_dipole_where_there_is_none(tmp_path, monkeypatch):
-    assert np.abs(predicted("qm9_dipole", 0, tmp_path, monkeypatch)).max() < 1e-4
+    assert np.abs(predicted("qm9-dipole", 0, tmp_path, monkeypatch)).max() < 1e-4
 
 
 def test_the_length_of_a_dipole_is_zero_where_there_is_none(tmp_path, monkeypatch):
-    *_, mu = np.moveaxis(predicted("qm9_multitask", 0, tmp_path, monkeypatch), 2, 0)
+    *_, mu = np.moveaxis(predicted("qm9-multitask", 0, tmp_path, monkeypatch), 2, 0)
     assert np.abs(mu).max() < 1e-4

@@ -187,6 +187,27 @@ def test_shipped_weights_have_names():
         from_pretrained("qm9-none")
 
 
+def test_of_several_runs_the_mean_counts(runs, tmp_path):
+    other = [*SMALL, *HOMO, "--edge_features", "extended", "--seed", "2", "--num_epochs", "1"]
+    run.main([*other, "--output", str(tmp_path / "run")])
+    files = checkpoint(runs), str(tmp_path / "run" / "checkpoints" / "best.pt")
+    [ethanol] = structures.read(["CCO"])
+    one, two, both = (
+        from_pretrained(*names).predict(ethanol.molecule).predicted for names in ([files[0]], [files[1]], files)
+    )
+    assert one != two
+    np.testing.assert_allclose(both, (one + two) / 2)
+    words = [word for file in files for word in ("--checkpoint", file)]
+    eval.main([*words, "--split", "test", "--output", str(tmp_path / "out")])
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        found = {row["name"]: float(row["predicted homo (eV)"]) for row in csv.DictReader(file)}
+    test = molecules().part("test")
+    expected = from_pretrained(*files).predict(test).predicted[:, 0]
+    np.testing.assert_allclose([found[name] for name in test.names], expected, rtol=1e-6)
+    with pytest.raises(UsageError, match=r"^--checkpoint: expected models of the same targets, got dipole and homo"):
+        eval.main(["--checkpoint", files[0], "--checkpoint", checkpoint(runs, "dipole")])
+
+
 @needs_weights
 def test_one_model_of_a_target(runs, tmp_path):
     both = ["--checkpoint", "qm9-homo", "--checkpoint", checkpoint(runs)]
