@@ -13,7 +13,7 @@ from typing import Any, Generic
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from equivariant_attention.checkpoints import check_weights, made_for
@@ -232,7 +232,7 @@ class Experiment(Generic[C]):
 
 
 def _make_optimizer(config: Config, fabric: Fabric, flat: FlatParameters) -> Optimizer:
-    """What changes the weights; without decay it is Adam, or SOAP as it was published."""
+    """What changes the weights; AdamW without decay is Adam."""
     options: dict[str, Any] = {
         "lr": config.lr,
         "betas": (0.9, config.beta2),
@@ -242,7 +242,7 @@ def _make_optimizer(config: Config, fabric: Fabric, flat: FlatParameters) -> Opt
         return SOAP(flat.groups, **options)
     if fabric.device.type == "cuda":
         options["capturable"] = True
-    return AdamW(flat.whole, fused=True, **options)
+    return torch.optim.AdamW(flat.whole, fused=True, **options)
 
 
 @contextmanager

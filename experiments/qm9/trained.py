@@ -143,7 +143,7 @@ class Ensemble:
         return {symmetry: max(errors[symmetry] for errors in each) for symmetry in each[0]}
 
 
-def from_pretrained(*names: str, **given: Any) -> Trained | Ensemble:
+def from_pretrained(name: str, *others: str, **given: Any) -> Trained | Ensemble:
     """A trained model by its name, or from its checkpoint, or the mean of several; names are known in the repository,
     whose weights an sdist has not.
 
@@ -151,15 +151,15 @@ def from_pretrained(*names: str, **given: Any) -> Trained | Ensemble:
     >>> from_pretrained("qm9-homo").predict(ethanol.molecule).predicted  # [[-7.0]] eV, about
 
     Args:
-        names: of ``SHIPPED``, or files ``best.pt`` of runs, at least one.
+        name, others: of ``SHIPPED``, or files ``best.pt`` of runs.
         given: values of flags that take the place of those it was trained with, such as ``device``.
 
     Raises:
         UsageError: as of :class:`Trained` and :class:`Ensemble`.
     """
-    files = [file for name in names for file in (SHIPPED[name].checkpoints if name in SHIPPED else [name])]
-    first, *others = [Trained(file, given) for file in files]
-    return Ensemble([first, *others]) if others else first
+    files = [file for one in (name, *others) for file in (SHIPPED[one].checkpoints if one in SHIPPED else [one])]
+    members = [Trained(file, given) for file in files]
+    return Ensemble(members) if len(members) > 1 else members[0]
 
 
 def _config_of_training(content: dict[str, Any], path: str) -> Config:
