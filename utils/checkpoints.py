@@ -86,13 +86,11 @@ def restore(
     of_run = isinstance(content, dict) and "kind" in content
     flags = content.get("flags") if of_run else None
     trained_with = flags if isinstance(flags, dict) else {}
-    if trained_with:
-        now = made_of or {}
-        other = [name for name in now if name in trained_with and not _same(trained_with[name], now[name])]
-        if other:
-            theirs, ours = (" ".join(f"--{name} {flags[name]}" for name in other) for flags in (trained_with, now))
-            message = f"expected weights of a model with {ours}, got those of one with {theirs}"
-            raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
+    now = made_of or {}
+    if other := [name for name in now if name in trained_with and not _same(trained_with[name], now[name])]:
+        theirs, ours = (" ".join(f"--{name} {values[name]}" for name in other) for values in (trained_with, now))
+        message = f"expected weights of a model with {ours}, got those of one with {theirs}"
+        raise CheckpointError(f"{path}: {in_few_lines(message, 1)}")
     weights = content.get("model") if of_run else content
     try:
         check_weights(weights, path)

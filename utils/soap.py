@@ -63,11 +63,12 @@ class SOAP(Optimizer):
             (whole,) = group["params"]
             state, direction, shapes = self.state[whole], torch.empty_like(whole), tuple(group["shapes"])
             state["step"] = state.get("step", 0) + 1
-            gradients, directions = (x.split([prod(shape) for shape in shapes]) for x in (whole.grad, direction))
+            sizes = [prod(shape) for shape in shapes]
+            gradients, directions = whole.grad.split(sizes), direction.split(sizes)
             for shape, members in _alike(shapes, group["longest"]).items():
                 gradient = torch.cat([gradients[i] for i in members]).view(-1, *shape)
                 found = _adam(state, gradient, group).flatten()
-                torch._foreach_copy_([directions[i] for i in members], found.split([prod(shapes[i]) for i in members]))
+                torch._foreach_copy_([directions[i] for i in members], found.split([sizes[i] for i in members]))
             whole.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
         return loss
 
@@ -125,5 +126,5 @@ def _kept(state: dict[str, Any], name: str, gradient: Tensor, like: Tensor) -> T
     """What is remembered by this name of parameters with this gradient; at first zeros, of the shape of ``like``."""
     name = " ".join([name, "x".join(map(str, gradient.shape[1:]))]).rstrip()
     if name not in state:
-        state[name] = torch.zeros_like(like, memory_format=torch.contiguous_format)
+        state[name] = torch.zeros_like(like)
     return state[name]

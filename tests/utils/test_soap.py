@@ -1,4 +1,5 @@
 import copy
+import functools
 
 import pytest
 import torch
@@ -19,13 +20,19 @@ def loss_of(model):
     return (model(x) - x.sin().sum(1, keepdim=True)).square().mean()
 
 
+def find_gradients(flat, model, loss_of=loss_of):
+    flat.zero_grad()
+    loss = loss_of(model)
+    loss.backward()
+    flat.join_gradients()
+    return loss
+
+
 def trained(model, make_optimizer, steps=25, loss_of=loss_of):
     flat = FlatParameters(model)
     optimizer = make_optimizer(flat)
     for _ in range(steps):
-        flat.zero_grad()
-        loss_of(model).backward()
-        flat.join_gradients()
+        find_gradients(flat, model, loss_of)
         optimizer.step()
     return dict(model.named_parameters())
 
@@ -96,15 +103,7 @@ def test_coordinates_do_not_matter():
 def test_closure_and_state_dict():
     model = make_model()
     flat = FlatParameters(model)
-    optimizer = SOAP(flat.groups, lr=0.02)
-
-    def closure():
-        flat.zero_grad()
-        loss = loss_of(model)
-        loss.backward()
-        flat.join_gradients()
-        return loss
-
+    optimizer, closure = SOAP(flat.groups, lr=0.02), functools.partial(find_gradients, flat, model)
     before = loss_of(model).item()
     assert optimizer.step(closure).item() == before
     for _ in range(12):
@@ -116,8 +115,6 @@ def test_closure_and_state_dict():
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for _ in range(12):
         optimizer.step(closure)
-        flat_other.zero_grad()
-        loss_of(other).backward()
-        flat_other.join_gradients()
+        find_gradients(flat_other, other)
         again.step()
     torch.testing.assert_close(dict(model.named_parameters()), dict(other.named_parameters()), rtol=0, atol=0)

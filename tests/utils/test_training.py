@@ -182,12 +182,16 @@ def test_resuming_from_an_incomplete_state(tmp_path, key):
         make_trainer(tmp_path).resume()
 
 
-@pytest.fixture(scope="module")
-def read_state(tmp_path_factory):
+def reader_after_two_epochs(folder, **options):
     """Gives the content of a last.pt, anew each time, since optimizers write to what they are given."""
-    trainer = make_trainer(tmp_path_factory.mktemp("two_epochs"), ema=0.9)
+    trainer = make_trainer(folder, ema=0.9, **options)
     fit(trainer, epochs=2)
     return functools.partial(checkpoints.load, trainer.checkpoint, checkpoints.STATE)
+
+
+@pytest.fixture(scope="module")
+def read_state(tmp_path_factory):
+    return reader_after_two_epochs(tmp_path_factory.mktemp("two_epochs"))
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(600, marks=pytest.mark.slow)])
@@ -195,10 +199,7 @@ def read_state(tmp_path_factory):
 def test_odd_states_are_refused_in_a_line_or_trained_on(tmp_path, monkeypatch, optimizer, count):
     """Values of last.pt, at random, are missing, of another type, NaN, huge, negative, nested or of another shape."""
     make, messages = functools.partial(make_trainer, tmp_path / "odd", ema=0.9, optimizer=optimizer), []
-    two_epochs = make_trainer(tmp_path / "two_epochs", ema=0.9, optimizer=optimizer)
-    fit(two_epochs, epochs=2)
-    read_state = functools.partial(checkpoints.load, two_epochs.checkpoint, checkpoints.STATE)
-    trainer = make()
+    read_state, trainer = reader_after_two_epochs(tmp_path / "two_epochs", optimizer=optimizer), make()
     for path, value in oddities(read_state(), {**ODD, **ODD_TENSORS}, count):
         state = changed(read_state(), path, value)
         try:
