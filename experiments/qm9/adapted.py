@@ -72,7 +72,7 @@ def of_some_targets(weights: Weights, theirs: Sequence[str], ours: Sequence[str]
     """Weights of targets with readouts of their own, for a model of some of them.
 
     Args:
-        weights: of a :class:`~experiments.qm9.models.ScaledTogether` of a
+        weights: of a :class:`~experiments.qm9.scaling.ScaledTogether` of a
             :class:`~experiments.qm9.models.SE3TransformerSeveral`.
         theirs: its targets.
         ours: some of them, in any order.

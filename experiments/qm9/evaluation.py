@@ -19,9 +19,9 @@ from equivariant_attention.plan import Plan
 from equivariant_attention.so3 import symmetric_tensor_to_features
 from equivariant_attention.testing import equivariance_error
 from experiments.qm9.data import Batch, MoleculeDataset
-from experiments.qm9.models import Scaled, ScaledTogether, linear_in_atoms
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.polarizability import isotropic_and_anisotropy, nearest
+from experiments.qm9.scaling import Scaled, ScaledTogether, linear_in_atoms
 from experiments.qm9.targets import TARGETS, names_of
 from utils.files import atomic_write
 from utils.history import Row
@@ -245,7 +245,7 @@ def predict(
 
 
 def predicted_by_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules) -> np.ndarray:
-    """What :func:`~experiments.qm9.models.linear_in_atoms` predicts.
+    """What :func:`~experiments.qm9.scaling.linear_in_atoms` predicts.
 
     Args:
         train: what they are fitted to.

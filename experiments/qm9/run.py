@@ -37,8 +37,9 @@ from experiments.qm9.evaluation import (
     relative_equivariance_error,
     write,
 )
-from experiments.qm9.models import Scaled, make_model, neighbours_of
+from experiments.qm9.models import make_model, neighbours_of
 from experiments.qm9.molecules import SPLITS, Molecules
+from experiments.qm9.scaling import Scaled
 from experiments.qm9.targets import TARGETS, weights_of
 from utils.arrays import as_integers, read_npz
 from utils.experiment import Experiment, Loaders

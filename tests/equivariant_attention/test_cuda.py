@@ -245,7 +245,8 @@ def padded_batches():
 def losses(folder, name, batches, recorder):
     """Of training steps on the batches, twice, and the weights after them."""
     from experiments.qm9.evaluation import batch_loss
-    from experiments.qm9.models import Scaled, SE3Transformer
+    from experiments.qm9.models import SE3Transformer
+    from experiments.qm9.scaling import Scaled
     from utils.training import Trainer, cosine_schedule, make_fabric
 
     torch.manual_seed(0)

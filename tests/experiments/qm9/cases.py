@@ -5,12 +5,15 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from equivariant_attention.graphs import as_graph
 from experiments.qm9.bonds import bonds_of
 from experiments.qm9.molecules import Molecules
 from experiments.qm9.polarizability import charge_axes
+from tests.cases import random_graph
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 SMILES = ("O", "CC=O", "C#N", "c1ccoc1", "FC(F)F", "CC(N)C(=O)O")
@@ -66,3 +69,11 @@ def with_tensors(molecules, tensors=None):
     alpha = np.trace(tensors, axis1=1, axis2=2) / 3
     known = {"polarizability": axes.swapaxes(1, 2) @ tensors @ axes, "alpha": alpha}
     return replace(molecules, targets={**molecules.targets, **known})
+
+
+def random_molecules(kind="own"):
+    """Three graphs of features as models are given them, 6 of each atom and 5 of each edge, at random."""
+    G = random_graph(torch.float64, edge_dim=5, kind=kind)
+    graph = as_graph(G)
+    graph.ndata["f"] = torch.randn(graph.num_nodes(), 6, 1, dtype=torch.float64)
+    return G

@@ -5,7 +5,8 @@ import torch
 
 from experiments.qm9.adapted import of_some_targets, widened
 from experiments.qm9.data import MoleculeDataset, Neighbours
-from experiments.qm9.models import ScaledTogether, SE3Transformer, SE3TransformerSeveral
+from experiments.qm9.models import SE3Transformer, SE3TransformerSeveral
+from experiments.qm9.scaling import ScaledTogether
 from experiments.qm9.targets import TARGETS
 from tests.experiments.qm9.cases import table
 
