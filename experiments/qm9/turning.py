@@ -52,8 +52,7 @@ class SE3TransformerVector(nn.Module):
         self.weigh = _small_network(num_channels, num_channels)
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """One vector per molecule, ``[molecules, 3]``; arguments as of
-        :class:`~experiments.qm9.models.SE3Transformer`."""
+        """One vector per molecule, ``[molecules, 3]``; arguments as of models of numbers."""
         G = as_graph(G)
         basis_and_r = basis_and_r or get_basis_and_r(G, self.num_degrees - 1, plan=plan)
         h = self.of_atoms(G, {"0": G.ndata["f"]}, basis_and_r)
@@ -94,8 +93,7 @@ class SE3TransformerTensor(nn.Module):
         self.weigh = _small_network(num_channels, 1 + num_channels)
 
     def forward(self, G: Any, basis_and_r: BasisAndR | None = None, plan: Plan | None = None) -> Tensor:
-        """One tensor per molecule, row by row, ``[molecules, 9]``; arguments as of
-        :class:`~experiments.qm9.models.SE3Transformer`."""
+        """One tensor per molecule, row by row, ``[molecules, 9]``; arguments as of models of numbers."""
         G = as_graph(G)
         basis_and_r = basis_and_r or get_basis_and_r(G, self.of_atoms.max_degree, plan=plan)
         h = self.of_atoms(G, {"0": G.ndata["f"]}, basis_and_r)
