@@ -70,8 +70,8 @@ class TrajectoryConfig(config.Config, TrajectoryData, TrajectoryModel):
 PRESETS = {
     # At twice the learning rate and a clip of 10, a training that had reached 60 meV/Å went astray.
     "trajectory": TrajectoryConfig(
-        num_epochs=1000, batch_size=5, lr=5e-3, lr_final=1e-3, warmup=100, clip_norm=1.0, ema=0.995,
-        save_dir="runs/trajectory",
+        num_epochs=1000, batch_size=5, optimizer="soap", lr=5e-3, lr_final=1e-3, warmup=100, clip_norm=1.0,
+        ema=0.995, save_dir="runs/trajectory",
     )
 }  # fmt: skip
 COMMAND_LINE = CommandLine(__doc__, PRESETS)
