@@ -62,7 +62,8 @@ def blame(flag: str, **arguments: str) -> Iterator[None]:
 
     Args:
         flag: what to blame, unless the message begins with a flag already.
-        **arguments: the flags behind arguments of functions, whose messages read 'argument: expected ...'.
+        **arguments: the flags behind arguments of functions, whose messages read 'argument: expected ...' or
+            'argument must ...'.
 
     Raises:
         UsageError: the block raised one of these.
@@ -72,7 +73,7 @@ def blame(flag: str, **arguments: str) -> Iterator[None]:
     except (ValueError, OSError) as error:
         message = reason(error)
         for argument, its_flag in arguments.items():
-            message = re.sub(rf"(?<!\S){argument}: ", f"{its_flag}: ", message)
+            message = re.sub(rf"(?<!\S){argument}(?=: | must )", its_flag, message)
         raise UsageError(message if message.startswith("--") else f"{flag}: {message}") from error
 
 

@@ -54,6 +54,8 @@ class Training:
     """of data, initial weights and batches"""
     restore: File | None = None
     """weights to start from: a checkpoint, published ones included"""
+    cuda_graphs: Free[bool] = False
+    """pad batches to few sizes, and let a GPU repeat captured steps by itself"""
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)
@@ -66,8 +68,6 @@ class Machine:
     """graph class (auto: DGL on a CPU where it is installed)"""
     precision: Literal["32-true", "tf32", "bf16-mixed", "64-true"] = "32-true"
     """of weights and activations"""
-    cuda_graphs: Free[bool] = False
-    """pad batches to few sizes, and let a GPU repeat captured steps by itself"""
     num_workers: Free[Annotated[int, Field(ge=0, le=MOST_WORKERS)]] = 0
     """processes that prepare batches"""
 
@@ -107,6 +107,11 @@ class Config(Run, Machine, Training):
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
         return {}
+
+    @staticmethod
+    def before() -> dict[str, Any]:
+        """Flags that runs of earlier versions lack, and what was done without them."""
+        return {"cuda_graphs": False, "optimizer": "adamw"}
 
     @staticmethod
     def implied(given: dict[str, Any]) -> dict[str, Any]:

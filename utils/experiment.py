@@ -33,6 +33,7 @@ from utils.trackers import Tracker, WandB, tensorboard
 from utils.training import LAST, BatchLoss, Probe, Trainer, cosine_schedule, make_fabric
 
 Loaders = dict[str, EpochLoader]
+HEADS = dict.fromkeys(("n_heads", "num_heads"), "--head")  # as layers call them
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,16 @@ class Experiment(Generic[C]):
     def _open_run(self, config: C, given: dict[str, Any]) -> tuple[runs.Run, C]:
         """The run's folder, new or resumed, and the configuration that holds in it."""
         if config.resume is None:
-            _refuse_idle(config, given)
+            refuse_idle(config, given)
             name = config.preset if config.name is None else config.name
             return runs.create(_lasting(config), config.output, config.save_dir, name), config
         folder = runs.reopen(config.resume)
         try:
-            merged = runs.reconcile(asdict(config), given, folder.config["flags"], free_fields(type(config)))
+            stored = folder.config["flags"]
+            merged = runs.reconcile(asdict(config), given, stored, free_fields(type(config)), config.before())
             with blame(f"--resume: {folder.path / runs.CONFIG}"):
                 config = self.command_line.read(merged)
-            _refuse_idle(config, given)
+            refuse_idle(config, given)
         except UsageError:
             folder.close()
             raise
@@ -193,7 +195,8 @@ class Experiment(Generic[C]):
     def _make_trainer(self, config: C, fabric: Fabric, folder: Path, train: EpochLoader) -> Trainer:
         """The training in the state its folder holds, if any, else at its beginning."""
         fabric.seed_everything(config.seed, verbose=False)
-        with blame("--model"):
+        made_of = [field.name for field in fields(self.model)]
+        with blame(f"--{made_of[0]}", **{name: f"--{name}" for name in made_of}, **HEADS):
             model = self._make_model(config, folder / LAST)
             self.fit_model(model, train.dataset)
         steps = config.num_epochs * len(train)
@@ -208,8 +211,8 @@ class Experiment(Generic[C]):
                 trainer.resume()
         elif config.restore is not None:
             with blame("--restore"):
-                made_of = {field.name for field in fields(self.model)} - config.idle().keys() - self.adapts
-                flags = {name: getattr(config, name) for name in sorted(made_of)}
+                told = {*made_of} - config.idle().keys() - self.adapts
+                flags = {name: getattr(config, name) for name in sorted(told)}
                 checkpoints.restore(model, config.restore, flags, partial(self.adapt, config, model))
         elif config.forward:
             raise UsageError("--forward: expected trained weights, from --restore or --resume")
@@ -284,7 +287,16 @@ def _check_machine(config: Config, fabric: Fabric) -> None:
         raise UsageError("--cuda_graphs: expected the library's own graphs, got --graph dgl")
 
 
-def _refuse_idle(config: Config, given: Mapping[str, Any]) -> None:
+def refuse_idle(config: Config, given: Mapping[str, Any]) -> None:
+    """Refuse flags that others leave without effect.
+
+    Args:
+        config: of all flags.
+        given: those on the command line.
+
+    Raises:
+        UsageError: one of them has none.
+    """
     idle = config.idle()
     for name in sorted(idle.keys() & given.keys()):
         raise UsageError(f"--{name} has no effect {idle[name]}")

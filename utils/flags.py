@@ -156,9 +156,9 @@ class CommandLine(Generic[C]):
         """
         given = vars(self.parser().parse_args(words))
         preset = given.get("preset", next(iter(self.presets)))
-        given |= self.kind.implied(given)
         recipe = self.recipes.get(given.get("recipe", ""), {})
-        return replace(self.presets[preset], **{"preset": preset, **recipe, **given}), given
+        values = {"preset": preset, **recipe, **self.kind.implied(given), **given}
+        return replace(self.presets[preset], **values), given
 
     def read(self, values: Mapping[str, Any]) -> C:
         """The configuration that a file holds.

@@ -16,14 +16,6 @@ from utils.cli import UsageError, blame
 from utils.files import LOCK, locked, make_folder, read_json, write_json
 
 CONFIG = "config.json"
-# Flags that runs of earlier versions lack, and what was done without them.
-ADDED = {
-    "cuda_graphs": False,
-    "edge_features": "published",
-    "optimizer": "adamw",
-    "readouts": "shared",
-    "task_weights": None,
-}
 
 
 class Run:
@@ -142,7 +134,11 @@ def reopen(path: str) -> Run:
 
 
 def reconcile(
-    flags: Mapping[str, Any], given: Mapping[str, Any], stored: Mapping[str, Any], free: Collection[str]
+    flags: Mapping[str, Any],
+    given: Mapping[str, Any],
+    stored: Mapping[str, Any],
+    free: Collection[str],
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The flags of a resumed run: the stored ones, with those given now that are free to change.
 
@@ -151,11 +147,12 @@ def reconcile(
         given: those on the command line.
         stored: flags in the run's config.json.
         free: names of flags that may differ.
+        before: flags that runs of earlier versions lack, and what was done without them.
 
     Raises:
         UsageError: a flag contradicts the stored one, or config.json has not the same flags.
     """
-    stored = {**{name: value for name, value in ADDED.items() if name in flags}, **stored}
+    stored = {**before, **stored}
     if unknown := flags.keys() ^ stored.keys():
         raise UsageError(f"--resume: {CONFIG} is of another version, it differs in the flags {sorted(unknown)}")
     for name in sorted(given.keys() - set(free)):

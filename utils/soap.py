@@ -108,7 +108,8 @@ def _bases(state: dict[str, Any], gradient: Tensor, options: dict[str, Any]) -> 
         covariance, basis = (_kept(state, f"{name} {what}", gradient, products) for what in ("covariance", "basis"))
         covariance.lerp_(products, 1 - options["gamma"])
         if state["step"] == 1:
-            basis.copy_(torch.linalg.eigh(covariance.double()).eigenvectors.flip(-1))  # of the largest value first
+            finite = torch.nan_to_num(covariance.double())  # what is not is for the training to report
+            basis.copy_(torch.linalg.eigh(finite).eigenvectors.flip(-1))  # of the largest value first
         elif state["step"] % options["every"] == 0:
             basis.copy_(torch.linalg.qr(covariance @ basis).Q)
         bases[axis] = basis

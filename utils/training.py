@@ -62,15 +62,13 @@ def make_fabric(device: str, precision: str) -> Fabric:
     processes, machines = distributed.local_processes()
     if index and processes * machines > 1:
         raise ValueError(f"device: expected {kind}, of which each of several processes takes its own, got {device}")
-    if precision == "tf32":
-        torch.set_float32_matmul_precision("high")
-        precision = "32-true"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     fabric = Fabric(
         accelerator=kind,
         devices=[int(index)] if index else processes,
         num_nodes=machines,
         strategy="ddp" if processes * machines > 1 else "auto",
-        precision=precision,
+        precision="32-true" if precision == "tf32" else precision,
     )
     fabric.launch()
     return fabric
@@ -193,7 +191,7 @@ class Trainer:
         clip_norm: gradients of a larger norm are scaled down to it; None to leave them.
         ema: decay per step of a moving average of the weights, which then is what is evaluated and kept as the best;
             None for the weights themselves.
-        flags: what the model is made of, for best.pt, which then needs no other file.
+        flags: what the model is made of, for checkpoints, which then need no other file.
         probe: gives numbers to record with a batch's metrics, of the model after the backward pass.
         recorder: what records steps, see :class:`~utils.capture.Captured`; None to take each anew.
 
@@ -293,7 +291,7 @@ class Trainer:
         self.flat.zero_grad()
         metrics, size = self.batch_loss(self._model, batch)
         means, whole_size = self._over_processes(metrics, size)
-        # The mean of gradients over the processes then is that of the whole batch, whatever the sizes of its parts.
+        # The mean of gradients over the processes then is that of the whole batch, if it is one over the size.
         self.fabric.backward(metrics["loss"] * (size * self.fabric.world_size / whole_size))
         self.flat.join_gradients()
         means[NORM] = nn.utils.clip_grad_norm_(self.flat.whole, self.clip_norm)
@@ -489,7 +487,8 @@ class Trainer:
         state = {name: getattr(self, name) for name in PROGRESS}
         state |= {name: part.state_dict() for name, part in self._parts.items()}
         if self.fabric.is_global_zero:
-            checkpoints.save(self.checkpoint, checkpoints.STATE, {**state, "rng": checkpoints.rng_state()})
+            state |= {"rng": checkpoints.rng_state(), "flags": self.flags}
+            checkpoints.save(self.checkpoint, checkpoints.STATE, state)
         self._write_views()
 
     def _write_views(self) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from utils import config
+from utils.cli import UsageError
 from utils.config import MOST, RULES, Count, CountOrZero, File, Free, Positive
 
 OWN_DATA = """Trains a potential on structures with energies and forces, and ends with a file for ASE's calculator.
@@ -24,6 +25,19 @@ AtLeastTwo = Annotated[int, Field(ge=2, le=MOST)]
 # Why flags have no effect.
 MADE = "here: graphs are made of positions, by the library"
 UNPADDED = "here: batches differ in their numbers of edges, and are not padded"
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that is too low for forces.
+
+    Args:
+        precision: of the run.
+
+    Raises:
+        UsageError: it is too low.
+    """
+    if precision not in ("32-true", "64-true"):
+        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {precision}")
 
 
 @dataclass(frozen=True, kw_only=True, config=RULES)

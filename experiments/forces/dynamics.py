@@ -33,7 +33,7 @@ class Dynamics:
     temperature: Positive = 300.0
     """of the first velocities and of the bath, in kelvin"""
     pressure: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    """in gigapascal"""
+    """in gigapascal (npt)"""
     timestep: Positive = 1.0
     """in femtoseconds"""
     steps: Count = 1000
@@ -74,6 +74,7 @@ from experiments.forces.models import ENVELOPE, SE3Transformer
 from utils.files import make_folder
 from utils.history import Row, write_csv
 from utils.plots import Figure, save_figure
+from utils.training import make_fabric
 
 FRICTION = 0.01  # of the bath, per femtosecond
 THERMOSTAT, BAROSTAT = 100, 1000  # periods of them, in time steps
@@ -169,11 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     Raises:
         UsageError: flags ask for what cannot be done.
     """
-    config = Dynamics(**vars(build_parser().parse_args(arguments)))
+    given = vars(build_parser().parse_args(arguments))
+    config = Dynamics(**given)
+    if "pressure" in given and config.ensemble != "npt":
+        raise UsageError(f"--pressure has no effect with --ensemble {config.ensemble}")
     if config.interval > config.steps:
         raise UsageError(f"--interval: expected at most --steps, {config.steps}, got {config.interval}")
+    with blame("--device", device="--device"):
+        device = make_fabric(config.device, "64-true").device
     with blame("MODEL"):
-        model = AtomicEnergies.from_pretrained(config.model, config.device).double()
+        model = AtomicEnergies.from_pretrained(config.model, device).double()
     with blame("STRUCTURE"):
         atoms = read_frames(config.structure)[-1]
         atoms.calc = ModelCalculator(model)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from equivariant_attention.checkpoints import in_few_lines
 from equivariant_attention.graphs import Graph, batch
 from equivariant_attention.models import reference_energies
-from equivariant_attention.models.potential import LARGEST_ATOMIC_NUMBER
+from equivariant_attention.models.elements import LARGEST_ATOMIC_NUMBER
 from equivariant_attention.neighbors import radius_graph
 from equivariant_attention.plan import Plan
 from experiments.forces.md17 import read_md17
@@ -89,9 +89,11 @@ def _labels(atoms: Atoms) -> dict[str, Any]:
         raise ValueError(f"expected one energy, got {np.size(energy)}")
     if atoms.pbc.any() and not (vectors.any(axis=1).all() and abs(atoms.cell.complete().volume) > 0):  # NaN is none
         raise ValueError(f"expected a periodic cell with a volume, got {atoms.cell.array.tolist()}")
+    if not atoms.pbc.any():
+        stress = virial = None
     if stress is None and virial is not None:
         stress = -_matrix(virial) / atoms.get_volume()
-    stress = None if stress is None or not atoms.pbc.any() else _matrix(stress)
+    stress = None if stress is None else _matrix(stress)
     found = {"energy": float(np.asarray(energy).item()), "forces": np.asarray(forces, dtype=float), "stress": stress}
     if found["forces"].shape != (len(atoms), 3):
         raise ValueError(f"expected forces [{len(atoms)}, 3], got {list(found['forces'].shape)}")

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.forces import energy_forces_stress
 from equivariant_attention.graphs import as_graph, graph_of_node
+from equivariant_attention.models.elements import LARGEST_ATOMIC_NUMBER
 from equivariant_attention.modules import GConvSE3Partial, GSE3Res, get_basis_and_r
 from equivariant_attention.plan import Plan
 from equivariant_attention.segments import segment_sum
 
 ENVELOPE = 6  # p of the smooth cutoff
-LARGEST_ATOMIC_NUMBER = 118
 
 
 class SE3Transformer(nn.Module):

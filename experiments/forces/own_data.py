@@ -13,7 +13,7 @@ from torch import Tensor
 from equivariant_attention.forces import forces_on_graph
 from equivariant_attention.models import AtomicEnergies, Potential
 from equivariant_attention.models.elements import symbols
-from experiments.forces.config import FRAMES, OWN_DATA, FrameConfig, FrameModel
+from experiments.forces.config import FRAMES, OWN_DATA, FrameConfig, FrameModel, check_precision
 from experiments.forces.frames import Batch, Frames, collate, read_frames
 from utils.cli import UsageError, blame
 from utils.config import none_or_text
@@ -28,8 +28,7 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "stress": ("meV
 
 def load(config: FrameConfig) -> dict[str, Frames]:
     """The datasets ``'train'``, ``'valid'`` and ``'test'``."""
-    if config.precision not in ("32-true", "64-true"):
-        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
+    check_precision(config.precision)
     if config.data is None:  # "none" on the command line
         raise UsageError("--data: expected a file, got none")
     with blame("--data"):

@@ -12,8 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.forces.config import CLUSTERS, FRAMES, OWN_DATA, ClusterConfig, ClusterModel, has_own_data
-from utils.cli import UsageError, answer_help, run
+from experiments.forces.config import (
+    CLUSTERS,
+    FRAMES,
+    OWN_DATA,
+    ClusterConfig,
+    ClusterModel,
+    check_precision,
+    has_own_data,
+)
+from utils.cli import answer_help, run
 from utils.config import none_or_text
 from utils.flags import CommandLine
 
@@ -42,8 +50,7 @@ TEMPERATURE = 500  # kelvin; with wells of 1 eV atoms then move about as far as 
 
 def load(config: ClusterConfig) -> dict[str, Clusters]:
     """The datasets ``'train'``, ``'valid'`` and ``'test'``, all drawn together."""
-    if config.precision not in ("32-true", "64-true"):
-        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
+    check_precision(config.precision)
     sizes = {"train": config.num_train, "valid": config.num_valid, "test": config.num_test}
     x = clusters(sum(sizes.values()), config.atoms, NOISE, torch.Generator().manual_seed(config.seed))
     parts = zip(sizes, x.split(list(sizes.values())), strict=True)

@@ -7,7 +7,6 @@ python experiments/forces/trajectory.py --resume FOLDER                        g
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic.dataclasses import dataclass
 
+from experiments.forces.config import MADE, check_precision
 from utils import config
 from utils.cli import UsageError, answer_help, blame, run
 from utils.config import RULES, Count, CountOrZero, File, Free, Positive
@@ -63,8 +63,7 @@ class TrajectoryConfig(config.Config, TrajectoryData, TrajectoryModel):
 
     def idle(self) -> dict[str, str]:
         """The fields that have no effect, and why."""
-        made = "here: graphs are made of positions, by the library"
-        return {"graph": made, "cuda_graphs": "here: steps are compiled instead, by --compile"}
+        return {"graph": MADE, "cuda_graphs": "here: steps are compiled instead, by --compile"}
 
 
 PRESETS = {
@@ -122,8 +121,7 @@ class Trajectory(Dataset):
 
 def load(config: TrajectoryConfig) -> dict[str, Trajectory]:
     """The datasets ``'train'`` and ``'valid'``."""
-    if config.precision not in ("32-true", "64-true"):
-        raise UsageError(f"--precision: forces are derivatives, expected 32-true or 64-true, got {config.precision}")
+    check_precision(config.precision)
     if config.data is None:
         raise UsageError("--data: expected a file, got none")
     if config.compile and math.prod(distributed.local_processes()) > 1:
@@ -245,22 +243,7 @@ EXPERIMENT = Experiment(
     fit_model=fit_model,
     unit="frames",
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command line.
-
-    Args:
-        arguments: words of the command line; None for those of this process.
-
-    Returns:
-        what metrics.json holds.
-
-    Raises:
-        UsageError, NonFiniteError: as of :meth:`Experiment.main`.
-    """
-    return EXPERIMENT.main(sys.argv[1:] if arguments is None else arguments)
-
+main = EXPERIMENT.main
 
 if __name__ == "__main__":
     run(main)

@@ -93,11 +93,13 @@ class Config(config.Config, Data, Model):
         if self.ri_data is None:
             idle["data_str"] = "without --ri_data"
         else:
-            simulated = ("n_balls", "walls", "stream", "data_seed", "num_train", "num_valid", "num_test")
+            simulated = ("walls", "stream", "data_seed", "num_train", "num_valid", "num_test", "data")
             idle |= dict.fromkeys(simulated, "with --ri_data")
-        if self.model == "SE3Integrator":
-            idle |= dict.fromkeys(("div", "head", "simid", "siend", "xij"), "with --model SE3Integrator")
-        else:
+            if self.data_str is not None:  # else these two are in the names of the files
+                idle |= dict.fromkeys(("ri_data_type", "n_balls"), "with --data_str")
+        if self.model != "SE3Transformer":
+            idle |= dict.fromkeys(("div", "head", "simid", "siend", "xij"), f"with --model {self.model}")
+        if self.model != "SE3Integrator":
             idle["num_steps"] = f"with --model {self.model}"
         if self.evaluate is None:
             idle |= dict.fromkeys(("evaluate_delta_t", "evaluate_sample_freq"), "without --evaluate")

@@ -7,7 +7,9 @@ python experiments/nbody/run.py --resume FOLDER     goes on with an interrupted 
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from experiments.nbody.data import NBodyDataset, collate, load_or_simulate, load
 from experiments.nbody.evaluation import METRICS, as_trained, batch_loss, compare, relative_equivariance_error, table
 from experiments.nbody.integrator import SE3Integrator
 from experiments.nbody.simulation import Settings, Trajectories
+from utils.checkpoints import Weights
 from utils.experiment import Experiment, Loaders
 from utils.loaders import EpochLoader
 from utils.plots import learning_curves
@@ -46,10 +49,18 @@ def load(config: Config) -> dict[str, NBodyDataset]:
             split: NBodyDataset(trajectories, *what, mirror=config.mirror and split == "train")
             for split, trajectories in splits.items()
         }
+        _check_horizons({split: dataset.horizon_time for split, dataset in datasets.items()})
     if config.evaluate is not None:
         with blame("--evaluate", delta_t="--evaluate_delta_t", sample_freq="--evaluate_sample_freq"):
-            datasets["evaluate"] = _load_extra(config, datasets["train"].horizon)
+            datasets["evaluate"] = _load_extra(config, datasets["train"].horizon_time)
     return datasets
+
+
+def _check_horizons(times: dict[str, float]) -> None:
+    """Refuse splits of which one looks further ahead than the others."""
+    for split, time in times.items():
+        if not math.isclose(time, times["train"]):
+            raise ValueError(f"sample_freq: expected one horizon, got {times['train']} in train and {time} in {split}")
 
 
 def _simulate_splits(config: Config) -> dict[str, Trajectories]:
@@ -71,14 +82,14 @@ def _read_splits(config: Config) -> dict[str, Trajectories]:
     return {split: load_trajectories(path, config.sample_freq) for split, path in paths.items()}
 
 
-def _load_extra(config: Config, horizon: int) -> NBodyDataset:
+def _load_extra(config: Config, horizon: float) -> NBodyDataset:
     trajectories = load_trajectories(config.evaluate, config.evaluate_sample_freq)
     start_at, targets = config.ri_start_at, config.targets
     dataset = NBodyDataset(trajectories, config.evaluate_delta_t, start_at=start_at, seed=config.seed, targets=targets)
-    if dataset.horizon != horizon:
+    if not math.isclose(dataset.horizon_time, horizon):
         raise UsageError(
-            f"--evaluate_delta_t: {config.evaluate_delta_t} frames of {config.evaluate} are {dataset.horizon} steps of "
-            f"the simulation, but the model predicts {horizon}"
+            f"--evaluate_delta_t: {config.evaluate_delta_t} frames of {config.evaluate} are a time of "
+            f"{dataset.horizon_time:g}, but the model predicts {horizon:g} ahead"
         )
     return dataset
 
@@ -111,6 +122,18 @@ def fit_model(model: nn.Module, dataset: NBodyDataset) -> None:
     """
     if isinstance(model, SE3Integrator):
         model.horizon.fill_(dataset.horizon_time)
+
+
+def adapted(config: Config, model: nn.Module, weights: Weights, flags: Mapping[str, Any]) -> Weights:
+    """Weights for an integrator, which goes as far as the data of this run do, however far it went before.
+
+    Args:
+        config: of the run.
+        model: untrained.
+        weights: of another run.
+        flags: of that run.
+    """
+    return {**weights, "horizon": model.horizon} if isinstance(model, SE3Integrator) else weights
 
 
 # -------------------------------------------------------------------------------------------------------- report
@@ -160,6 +183,7 @@ EXPERIMENT = Experiment(
     make_loss=lambda config, dataset: batch_loss,
     report=report,
     fit_model=fit_model,
+    adapt=adapted,
 )
 main = EXPERIMENT.main
 

@@ -25,8 +25,8 @@ def adapted(config: Config, model: nn.Module, weights: Weights, flags: Mapping[s
     """Weights that a run may begin with, of those of another.
 
     Of weights that see less of edges, what is new counts for nothing at first. Of those of several targets with
-    readouts of their own, some may be taken. Of those of one target, for a model of several, the network after the
-    pooling and the scale of the target are left out, which stay as they are in the model.
+    readouts of their own, some may be taken. Of those of other targets, the scale is left out, which stays as it is in
+    the model, and where it is of several and they are of one, also the network after the pooling.
 
     Args:
         config: of the run that begins.
@@ -35,7 +35,7 @@ def adapted(config: Config, model: nn.Module, weights: Weights, flags: Mapping[s
         flags: of the other run, as far as they are known.
 
     Raises:
-        ValueError: nothing is to be trained, so that this network would stay so.
+        ValueError: nothing is to be trained, so that weights of other targets would stay so.
     """
     own = model.state_dict()
     weights = widened(weights, own)
@@ -43,13 +43,15 @@ def adapted(config: Config, model: nn.Module, weights: Weights, flags: Mapping[s
     theirs = names_of(task) if isinstance(task, str) else ()
     if config.has_own_readouts and flags.get("readouts") == "own" and {*config.tasks} <= {*theirs} <= TARGETS.keys():
         return of_some_targets(weights, theirs, config.tasks, config.num_channels)
-    if own["std"].dim() == 0 or "std" not in weights or weights["std"].dim():
+    is_of_one = own["std"].dim() and "std" in weights and not weights["std"].dim()
+    if not is_of_one and task in (None, config.task):
         return weights
     if config.forward:
-        raise ValueError(f"expected weights of --task {config.task} with --forward, got those of one target")
-    heads = tuple(f"net.{name}." for name in HEADS[config.model])
+        raise ValueError(f"expected weights of --task {config.task} with --forward, got those of other targets")
+    heads = tuple(f"net.{name}." for name in HEADS[config.model]) if is_of_one else ()
     scale = {name for name, _ in model.named_buffers(recurse=False)}
-    return {**weights, **{name: value for name, value in own.items() if name in scale or name.startswith(heads)}}
+    kept = {name: value for name, value in own.items() if name in scale or (heads and name.startswith(heads))}
+    return {**weights, **kept}
 
 
 def widened(weights: Weights, like: Weights) -> Weights:

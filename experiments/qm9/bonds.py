@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from experiments.qm9.molecules import BONDS, Molecules
 from utils.caches import load_or_make
+from utils.ragged import starts
 
 VERSION = 2  # raise it when the same positions get other bonds: old caches are then ignored
 CHUNK = 500  # molecules sent to a worker at once
@@ -72,8 +73,7 @@ def perceive(
     """
 
     def make() -> dict[str, np.ndarray]:
-        first = np.concatenate([[0], np.cumsum(num_atoms)])
-        molecules = [(numbers[a:b], positions[a:b]) for a, b in pairwise(first)]
+        molecules = [(numbers[a:b], positions[a:b]) for a, b in pairwise(starts(num_atoms))]
         with tqdm(total=len(molecules), desc="bonds", unit="molecules", disable=None if progress else True) as bar:
             found = list(_in_workers(molecules, time_limit, workers or _cores(), bar))
         return {

@@ -31,11 +31,11 @@ class Model:
     num_nlayers: CountOrZero = 0
     """linear layers in each norm nonlinearity (TFN)"""
     div: Positive = 2
-    """what channels are divided by for keys and values (SE3Transformer)"""
+    """what channels are divided by for keys and values (not TFN)"""
     head: Count = 8
     """attention heads (not TFN)"""
     pooling: Literal["avg", "max"] = "max"
-    """over the atoms (SE3Transformer; TFN: max)"""
+    """over the atoms (not TFN, which takes the largest)"""
     per_atom: bool = False
     """predict N times what is pooled, for targets that grow with N"""
     readouts: Literal["shared", "own"] = "shared"
@@ -106,6 +106,12 @@ class Config(config.Config, Data, Source, Model):
 
     recipe: str | None = None
     """how to train, in place of the preset's way"""
+
+    @staticmethod
+    def before() -> dict[str, Any]:
+        """Flags that runs of earlier versions lack, and what was done without them."""
+        own = {"edge_features": "published", "readouts": "shared", "task_weights": None}
+        return {**config.Config.before(), **own}
 
     @staticmethod
     def implied(given: dict[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from experiments.qm9.data import with_target
 from experiments.qm9.evaluation import write
 from experiments.qm9.run import load_molecules
 from experiments.qm9.trained import from_pretrained
-from utils.experiment import equivariance_line
+from utils.experiment import equivariance_line, refuse_idle
 from utils.files import make_folder, write_json
 from utils.runs import CONFIG
 
@@ -54,13 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """
     given = vars(build_parser().parse_args(arguments))
     names, split, output = (given.pop(name) for name in ("checkpoint", "split", "output"))
+    typed = dict(given)
     if {"source", "data_address"} & given.keys():  # one of the two means another source, not half of the old one
-        given = {"source": "auto", "data_address": None, **given}
+        given = {"source": "auto", "data_address": None, "test_ids": None, **given}
     if output is not None:
         with blame("--output"):
             if (make_folder(output) / CONFIG).exists():
                 raise UsageError(f"{output} holds a run, whose files would be lost; name another folder")
     trained = from_pretrained(*names, **given)
+    refuse_idle(trained.config, typed)
     task = trained.config.task
     molecules = load_molecules(trained.config)
     with blame("--checkpoint", task="--data_address: the model's task"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ class Predictions:
             be, row by row, ``[molecules, 9]``; NaN where unknown.
         predicted: the same of the model.
         baselines: what predictions are compared to, by its name in ``BASELINES``, each like ``predicted``.
+        possible: of tensors those that each may be, ``[molecules, 4, 3, 3]``.
     """
 
     task: str
@@ -124,6 +125,17 @@ class Predictions:
     true: np.ndarray
     predicted: np.ndarray
     baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
+    possible: np.ndarray | None = None
+
+    def with_others(self, others: Sequence[Predictions]) -> Predictions:
+        """The mean of what several models say.
+
+        Args:
+            others: of the same molecules and targets.
+        """
+        predicted = np.mean([one.predicted for one in (self, *others)], axis=0)
+        true = self.true if self.possible is None else _nearest(predicted, self.possible)
+        return replace(self, predicted=predicted, true=true)
 
     @property
     def each(self) -> list[Predictions]:
@@ -233,15 +245,19 @@ def predict(
     counts = torch.from_numpy(dataset.molecules.element_counts).to(model.mean.device)
     without = model.without_network(counts).double().cpu().numpy()
     if isinstance(model, ScaledTogether):
-        true = dataset.targets
+        true, possible = dataset.targets, None
         if TARGETS[names_of(task)[0]].kind == "tensor":
-            true = nearest(torch.from_numpy(predicted), torch.from_numpy(true)).numpy()
-        return Predictions(task, dataset.molecules.names, true, predicted, {"linear": without})
+            true, possible = _nearest(predicted, true), true
+        return Predictions(task, dataset.molecules.names, true, predicted, {"linear": without}, possible)
     # Of vectors there is no mean but zero; of targets per atom, the mean per atom counts.
     baselines = {"mean": np.broadcast_to(without, predicted.shape)}
     if train is not None and TARGETS[task].kind == "number":
         baselines["linear"] = predicted_by_atoms(train.molecules, train.targets, dataset.molecules)
     return Predictions(task, dataset.molecules.names, dataset.targets, predicted, baselines)
+
+
+def _nearest(predicted: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    return nearest(torch.from_numpy(predicted), torch.from_numpy(possible)).numpy()
 
 
 def predicted_by_atoms(train: Molecules, targets: np.ndarray, molecules: Molecules) -> np.ndarray:

@@ -136,7 +136,7 @@ def check(study: Study) -> None:
     if (study.folder / CONFIG).exists():
         with blame(f"--output: {study.folder}"):
             stored = read_json(study.folder / CONFIG)["flags"]
-            reconcile(asdict(config), given, stored, free_fields(type(config)) - {"num_epochs"})
+            reconcile(asdict(config), given, stored, free_fields(type(config)) - {"num_epochs"}, config.before())
 
 
 def train_all(studies: Sequence[Study], jobs: int) -> Iterator[None]:

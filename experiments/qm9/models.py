@@ -162,7 +162,8 @@ class SE3TransformerSeveral(SE3Transformer):
         if self.FCblock:
             found["pooled"] = _through(self.FCblock, pooling(scalars, G=G))
         if self.of_atoms:
-            sums, weights = _through(self.of_atoms, scalars["0"].squeeze(-1)).split(self.sizes, dim=1)
+            of_atoms = _through(self.of_atoms, scalars["0"].squeeze(-1)).to(G.edata["d"].dtype)
+            sums, weights = of_atoms.split(self.sizes, dim=1)
             owner = graph_of_node(G)
             found["sum"] = segment_sum(sums, owner, G.batch_size) / 18
             if self.sizes[1]:

@@ -13,6 +13,8 @@ from equivariant_attention.segments import segment_sum
 from experiments.qm9.polarizability import isotropic_and_anisotropy
 from experiments.qm9.targets import ELEMENTS
 
+MORE_THAN_LINEAR = "more of each than what is linear in the atoms"
+
 
 class Scaled(nn.Module):
     r"""A network whose outputs come in the unit of the target.
@@ -58,13 +60,11 @@ class Scaled(nn.Module):
             size = num_atoms.double().mean()
             self.size.copy_(size)
             targets = targets * (size / num_atoms).unsqueeze(1)
+        largest = targets.abs().amax()
         if targets.shape[1] == 1:
             self.mean.copy_(targets.mean())
             targets = targets - targets.mean()
-        std = targets.square().sum(dim=1).mean().sqrt()
-        if not std > 0:
-            raise ValueError("targets: expected more than one value to learn from")
-        self.std.copy_(std)
+        self.std.copy_(_spread(targets, largest, "more than one value to learn from"))
 
     def without_network(self, element_counts: Tensor) -> Tensor:
         """What it predicts where the network gives 0: the mean of the training set, ``[molecules, 1]``.
@@ -84,8 +84,8 @@ class Scaled(nn.Module):
         return y * (as_graph(G).batch_num_nodes() / self.size).unsqueeze(1)
 
     def of_network(self, G: Any, basis_and_r: BasisAndR | None, plan: Plan | None) -> Tensor:
-        """f, or its mean with that of the mirror images."""
-        y = self.net(G, basis_and_r, plan)
+        """f, or its mean with that of the mirror images, as precise as the mean, which bfloat16 could not hold."""
+        y = self.net(G, basis_and_r, plan).to(self.mean.dtype)
         if self.training or self.parity is None:
             return y
         graph = as_graph(G)
@@ -146,9 +146,7 @@ class ScaledTogether(Scaled):
         fitted = linear_in_atoms(element_counts, targets)
         left = targets - fitted[0] - element_counts.to(targets.dtype) @ fitted[1:]
         left[:, self.lengths] = targets[:, self.lengths]
-        std = left.square().mean(dim=0).sqrt()
-        if not (std > 1e-6 * targets.abs().amax(dim=0)).all():
-            raise ValueError("targets: expected more of each than what is linear in the atoms")
+        std = _spread(left.unsqueeze(-1), targets.abs().amax(dim=0), MORE_THAN_LINEAR)
         for buffer, value in ((self.mean, fitted[0]), (self.per_element, fitted[1:]), (self.std, std)):
             buffer.copy_(value)
 
@@ -200,10 +198,8 @@ class ScaledTensor(ScaledTogether):
         fitted = linear_in_atoms(element_counts, isotropic.unsqueeze(1))
         self.mean.copy_(fitted[0])
         self.per_element.copy_(fitted[1:])
-        std = (tensors - self.without_network(element_counts)).square().sum(dim=1).mean().sqrt()
-        if not std > 0:
-            raise ValueError("targets: expected more of each than what is linear in the atoms")
-        self.std.copy_(std)
+        left = tensors - self.without_network(element_counts)
+        self.std.copy_(_spread(left, tensors.abs().amax(), MORE_THAN_LINEAR))
 
     def without_network(self, element_counts: Tensor) -> Tensor:
         """What it predicts where the network gives 0: isotropic tensors, ``[molecules, 9]``.
@@ -213,6 +209,20 @@ class ScaledTensor(ScaledTogether):
         """
         one = torch.eye(3, dtype=self.mean.dtype, device=self.mean.device).flatten()
         return super().without_network(element_counts) * one
+
+
+def _spread(left: Tensor, largest: Tensor, expected: str) -> Tensor:
+    """The standard deviation of what there is to learn, which must be more than rounding.
+
+    Args:
+        left: ``[molecules, ..., numbers]``, of which the norm counts.
+        largest: of the targets.
+        expected: of them, where all that is left is rounding.
+    """
+    std = left.square().sum(dim=-1).mean(dim=0).sqrt()
+    if not (std > 1e-6 * largest).all():
+        raise ValueError(f"targets: expected {expected}")
+    return std
 
 
 def _accept_published(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -73,7 +73,7 @@ def from_arrays(
         if num_atoms.size > MOST_MOLECULES:
             raise ValueError(f"N: expected at most {MOST_MOLECULES:,} molecules, got {num_atoms.size:,}")
         molecules = Molecules(
-            names=np.array([f"gdb_{n}" for n in as_integers("idx", content.get("idx", np.arange(len(num_atoms))))]),
+            names=_names_of(content, len(num_atoms)),
             split=_split_of(content, len(num_atoms)),
             perceived=np.zeros(len(num_atoms), dtype=bool),
             num_atoms=num_atoms,
@@ -99,6 +99,13 @@ def embedded() -> Molecules:
     semi-empirical method: real physics, but not QM9's. ``experiments/qm9/embedded/generate.py`` made them.
     """
     return Molecules.load(EMBEDDED)
+
+
+def _names_of(content: Mapping[str, np.ndarray], molecules: int) -> np.ndarray:
+    """Numbers in QM9 where they are known, else the rows of the file."""
+    if "idx" in content:
+        return np.array([f"gdb_{number}" for number in as_integers("idx", content["idx"])])
+    return np.array([f"row_{row}" for row in range(molecules)])
 
 
 def _split_of(content: Mapping[str, np.ndarray], molecules: int) -> np.ndarray:

@@ -20,7 +20,6 @@ from utils import checkpoints
 from utils.cli import UsageError, blame
 from utils.history import Row
 from utils.loaders import EpochLoader
-from utils.runs import ADDED
 from utils.training import make_fabric
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -50,8 +49,6 @@ SHIPPED = {  # where two have a target, the better one first
     "qm9-dipole": Shipped("qm9_dipole", frozenset("HCNO")),
     "qm9-multitask": Shipped("qm9_multitask", frozenset("HCNOF")),
 }
-# Flags that older checkpoints do not have, with the values that they were trained with.
-BEFORE = {"nonlinearity": "norm", **ADDED}
 
 
 class Trained:
@@ -132,8 +129,8 @@ class Ensemble:
         Args:
             molecules: any, of which the targets need not be known.
         """
-        each = [member.predict(molecules) for member in self.members]
-        return replace(each[0], predicted=np.mean([one.predicted for one in each], axis=0))
+        first, *others = (member.predict(molecules) for member in self.members)
+        return first.with_others(others)
 
     def equivariance_error(self, molecules: Molecules) -> Row:
         """The largest error of a model.
@@ -170,7 +167,7 @@ def _config_of_training(content: dict[str, Any], path: str) -> Config:
     if not isinstance(stored, dict) or "task" not in stored:
         raise UsageError(f"{path}: expected best.pt of a run of experiments/qm9/run.py")
     defaults = asdict(EXPERIMENT.command_line.parse([])[0])
-    stored = {**{name: value for name, value in BEFORE.items() if name in defaults}, **stored}
+    stored = {"nonlinearity": "norm", **Config.before(), **stored}
     made_of = {*(field.name for field in fields(Model)), "task"}
     if other := (made_of - stored.keys()) | (stored.keys() - defaults.keys()):
         raise UsageError(f"{path}: of another version, it differs in the flags {sorted(map(str, other))}")

@@ -43,12 +43,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: words of the command line; None for those of this process.
 
     Raises:
-        UsageError: a run is not there, or not finished.
+        UsageError: a run is not there, not finished, or would be written over.
     """
     flags = _parser().parse_args(arguments)
     for folder in flags.runs:
         if missing := [name for name in KEPT if not (folder / name).is_file()]:
             raise UsageError(f"{folder}: expected a finished run, without {missing[0]}")
+    copies = {(flags.output / folder.name).resolve(): folder for folder in flags.runs}
+    if len(copies) < len(flags.runs):
+        raise UsageError(f"RUN: expected folders of different names, got {' '.join(map(str, flags.runs))}")
+    for copy in copies:
+        if copy in {folder.resolve() for folder in flags.runs}:
+            raise UsageError(f"--output {flags.output}: {copy.name} there is a run, whose files would be lost")
     metrics = {folder.name: read_json(folder / "metrics.json") for folder in flags.runs}
     with blame("--output"):
         with atomic_write(flags.output / "table.md", "w") as file:

@@ -92,7 +92,7 @@ class Config(config.Config, Evaluation, Loss, Data, Model):
         if self.model == "SE3TransformerRelaxation":
             idle |= dict.fromkeys(("simid", "siend", "k_neighbors"), "with --model SE3TransformerRelaxation")
         if self.num_iter == 1:
-            idle["step_loss"] = "with --num_iter 1"
+            idle |= dict.fromkeys(("step_loss", "log_steps"), "with --num_iter 1")
         return idle
 
 

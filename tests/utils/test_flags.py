@@ -75,7 +75,7 @@ def test_a_recipe_is_between_preset_and_command_line(words, rate):
 
 def test_flags_may_say_something_of_others():
     config, given = COMMAND_LINE.parse(["--place", "here"])
-    assert (config.kind, given) == ("none", {"place": "here", "kind": "none"})
+    assert (config.kind, given) == ("none", {"place": "here"})
 
 
 @pytest.mark.parametrize(

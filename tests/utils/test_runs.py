@@ -133,20 +133,20 @@ def test_leftovers_of_a_kill_are_removed(create):
 
 def test_reconcile_lets_only_free_flags_differ():
     flags = {**FLAGS, "epochs": 9}
-    assert runs.reconcile(flags, {"epochs": 9, "rate": 0.1}, FLAGS, {"epochs"}) == {**FLAGS, "epochs": 9}
+    assert runs.reconcile(flags, {"epochs": 9, "rate": 0.1}, FLAGS, {"epochs"}, {}) == {**FLAGS, "epochs": 9}
     with pytest.raises(UsageError, match=r"--rate 0\.2 contradicts the resumed run, which has 0\.1"):
-        runs.reconcile(flags, {"rate": 0.2}, FLAGS, {"epochs"})
+        runs.reconcile(flags, {"rate": 0.2}, FLAGS, {"epochs"}, {})
 
 
 def test_reconcile_knows_flags_that_earlier_versions_lack():
-    flags = {**FLAGS, "cuda_graphs": True}
-    assert runs.reconcile(flags, {}, FLAGS, {"cuda_graphs"}) == {**FLAGS, "cuda_graphs": False}
-    assert runs.reconcile(flags, {"cuda_graphs": True}, FLAGS, {"cuda_graphs"}) == flags
+    flags, before = {**FLAGS, "width": 3}, {"width": 2}
+    assert runs.reconcile(flags, {}, FLAGS, {"width"}, before) == {**FLAGS, "width": 2}
+    assert runs.reconcile(flags, {"width": 3}, FLAGS, {"width"}, before) == flags
 
 
 def test_reconcile_refuses_another_version():
     with pytest.raises(UsageError, match=r"another version.*\['width'\]"):
-        runs.reconcile({**FLAGS, "width": 3}, {}, FLAGS, set())
+        runs.reconcile({**FLAGS, "width": 3}, {}, FLAGS, set(), {})
 
 
 def test_environment_is_json_and_names_no_place():

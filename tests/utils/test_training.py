@@ -366,6 +366,15 @@ def test_not_finite(tmp_path, what, message):
     assert not trainer.checkpoint.exists()
 
 
+def test_not_finite_in_the_first_step_of_soap(tmp_path):
+    def loss(model, batch):
+        metrics, size = batch_loss(model, batch)
+        return {**metrics, "loss": metrics["loss"] * torch.nan}, size
+
+    with pytest.raises(NonFiniteError, match=r"the loss is nan in epoch 1, step 1; .*nonfinite\.pt"):
+        fit(make_trainer(tmp_path, loss, optimizer=soap))
+
+
 def test_what_was_not_finite_is_found_a_step_later_with_the_weights_that_it_began_with(tmp_path):
     calls, began = [], []
 
@@ -452,6 +461,12 @@ def test_resuming_a_training_of_another_device(tmp_path, monkeypatch):
     other = make_trainer(tmp_path)
     other.resume()
     assert not other.optimizer.param_groups[0]["capturable"]
+
+
+def test_each_precision_is_its_own():
+    for precision, of_products in (("tf32", "high"), ("32-true", "highest")):
+        make_fabric("cpu", precision)
+        assert torch.get_float32_matmul_precision() == of_products
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu:0", "cuda:x", "cuda:-1", "", "cuda:99"])

@@ -52,6 +52,13 @@ def test_labels_under_other_names_and_virials(virial):
     np.testing.assert_allclose(found["stress"], atoms.get_stress(voigt=False), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["REF_virial", "REF_stress"])
+def test_a_molecule_has_no_stress_whatever_its_file_says(name):
+    atoms = labelled(molecule("H2O"))
+    atoms.info[name] = np.zeros(9)
+    assert labels(atoms, "here")["stress"] is None
+
+
 def test_energies_are_counted_from_those_of_the_elements_and_batches_are_side_by_side():
     frames = structures()
     data = Frames(frames, "here", 3.0)

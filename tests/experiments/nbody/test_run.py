@@ -40,8 +40,8 @@ def data(tmp_path_factory):
 def train(data, tmp_path):
     def call(*arguments, epochs=2, output="run"):
         given = [] if "--resume" in arguments else [*SMALL, "--output", str(tmp_path / output)]
-        given += [] if {"--resume", "--ri_data"} & {*arguments} else FEW
-        return run.main([*given, "--data", data, "--num_epochs", str(epochs), *arguments])
+        given += [] if {"--resume", "--ri_data"} & {*arguments} else [*FEW, "--data", data]
+        return run.main([*given, "--num_epochs", str(epochs), *arguments])
 
     return call
 
@@ -216,6 +216,15 @@ def test_published_data_files(train, tmp_path, data, with_valid):
     assert metrics["epochs"] == 2
 
 
+def test_data_files_of_different_horizons_are_refused(train, tmp_path, data):
+    for split, sample_freq in (("train", 100), ("test", 50)):
+        content = published(load_or_simulate(data, Settings(length=1000, sample_freq=sample_freq), 6, 0, split))
+        with open(tmp_path / f"ds_{split}_charged5.pkl", "wb") as file:
+            pickle.dump(content, file)
+    with pytest.raises(UsageError, match=r"^--sample_freq: expected one horizon, got 0\.5 in train and 0\.25 in test"):
+        train("--ri_data", str(tmp_path))
+
+
 def test_extra_evaluation_file(train, tmp_path, data):
     trajectories = load_or_simulate(data, Settings(length=1000, sample_freq=500), 6, 0, "test")
     arrays = {name: getattr(trajectories, name) for name in ("loc", "vel", "charges")}
@@ -223,7 +232,7 @@ def test_extra_evaluation_file(train, tmp_path, data):
     extra = ["--evaluate", str(tmp_path / "extra.npz"), "--evaluate_sample_freq", "500"]
     metrics = train(*extra, epochs=1)
     assert metrics["evaluate"].keys() == metrics["test"].keys()
-    with pytest.raises(UsageError, match=r"2 frames of .* are 1000 steps .*, but the model predicts 500"):
+    with pytest.raises(UsageError, match=r"2 frames of .* are a time of 1, but the model predicts 0\.5 ahead"):
         train(*extra, "--evaluate_delta_t", "2", output="other")
     with pytest.raises(UsageError, match=r"^--evaluate: .*extra\.npz: --evaluate_sample_freq: the file does not hold"):
         train(*extra[:2], output="other")
@@ -251,6 +260,15 @@ def test_restore(train, tmp_path):
     # With another number of heads they would fit.
     with pytest.raises(UsageError, match=r"best\.pt: expected weights of a model with --head 1, got .* --head 2"):
         train("--restore", str(best), "--head", "1", output="other")
+
+
+def test_an_integrator_goes_as_far_as_the_data_do(train, tmp_path):
+    small = ["--model", "SE3Integrator", "--num_steps", "2", "--ri_delta_t"]
+    train(*small, "4", epochs=1)
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    train(*small, "5", "--restore", best, epochs=1, output="further")
+    further = torch.load(tmp_path / "further" / "checkpoints" / "best.pt", weights_only=True)["model"]
+    assert further["horizon"] == 0.5
 
 
 def test_forward_evaluates_restored_weights(train, tmp_path):

@@ -101,3 +101,14 @@ def test_tables_of_several_targets_have_a_line_and_columns_for_each():
     assert title.split() == ["mean", "absolute", "error", "root", "mean", "square", "linear", "in", "the", "atoms"]
     assert homo.split() == ["homo", "(meV)", "200", "200", "1000"]
     assert cv.split() == ["cv", "(cal/(mol", "K))", "3", "3", "1"]
+
+
+def test_the_mean_of_tensors_has_a_nearest_one_of_its_own():
+    one, other = (np.diag([1.0, 2.0, 3.0]) + shift * np.ones((3, 3)) for shift in (-1, 1))
+    possible = np.stack([[one, other, one, other]])
+    predicted = [(one + 0.9).reshape(1, 9), (other + 2.0).reshape(1, 9)]  # nearer to the first, and to the second
+    alone = [Predictions("polarizability", np.array(["a"]), one.reshape(1, 9), p, {}, possible) for p in predicted]
+    both = alone[0].with_others(alone[1:])
+    np.testing.assert_allclose(both.predicted, np.mean(predicted, axis=0))
+    np.testing.assert_array_equal(both.true, other.reshape(1, 9))
+    assert both.metrics["mae"] == pytest.approx(3 * 0.45)

@@ -327,7 +327,7 @@ def test_one_target_has_a_readout_of_its_own(train, several, tmp_path):
     alone = train("--forward", *words, "--restore", both, output="alone")
     assert alone["test"]["mae"] == pytest.approx(together["test"]["mae_mu"])
     with pytest.raises(UsageError, match=r"^--restore: .*the weights do not fit the model"):
-        train("--forward", *words, "--readouts", "shared", "--restore", both, output="back")
+        train(*words, "--readouts", "shared", "--restore", both, output="back")
 
 
 def test_targets_count_as_much_as_their_weights(train, several, tmp_path):
@@ -371,6 +371,21 @@ def test_weights_of_one_target_begin_several_but_for_their_head(train, several, 
         train(*HOMO, "--restore", str(tmp_path / "other" / "checkpoints" / "best.pt"), output="back")
     with pytest.raises(UsageError, match=r"^--restore: .* --num_channels 8, got those of one with --num_channels 4"):
         train(*words, str(best), "--num_channels", "8", output="wide")
+
+
+def test_weights_of_another_target_begin_one_but_for_its_scale(train, several, tmp_path):
+    small = ["--nonlinearity", "norm", "--pooling", "max", "--task"]
+    train(*small, "homo")
+    best = str(tmp_path / "run" / "checkpoints" / "best.pt")
+    config = config_of(*small, "mu", *SMALL)
+    model, weights = run.make_model(config), torch.load(best, weights_only=True)["model"]
+    model.mean.fill_(3)
+    found = adapted(config, model, weights, {"task": "homo"})
+    assert (found["mean"], found["std"]) == (3, 1)
+    assert all(value is weights[name] for name, value in found.items() if name.startswith("net."))
+    train(*small, "mu", "--restore", best, output="on")
+    with pytest.raises(UsageError, match=r"^--restore: expected weights of --task mu with --forward, got"):
+        train(*small, "mu", "--forward", "--restore", best, output="forward")
 
 
 @pytest.mark.parametrize(

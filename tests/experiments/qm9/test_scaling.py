@@ -114,3 +114,26 @@ def test_isotropic_tensors_that_the_atoms_tell_are_refused():
     targets = torch.ones(6, 4, 1, 1, dtype=torch.float64) * torch.zeros(3, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="targets: expected more of each than what is linear in the atoms"):
         ScaledTensor(network()).fit(targets, counts(range(1, 7)))
+
+
+def test_outputs_of_low_precision_are_no_worse_than_those_of_the_network():
+    """In bfloat16, numbers near -6.5 are .03 apart."""
+    G, net = random_molecules(), network()
+    for value in (*G.ndata.values(), *G.edata.values()):
+        value.data = value.float()
+    model = Scaled(net)
+    model.mean.fill_(-6.5)
+    model.std.fill_(0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_network = model(G), net(G)
+    assert (found.dtype, of_network.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(found, -6.5 + 0.01 * of_network.float(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.1, -3.3])
+def test_targets_that_differ_by_rounding_alone_are_refused(value):
+    targets = torch.full((7, 1), value, dtype=torch.float64)
+    for model in (Scaled(network()), Scaled(network(), per_atom=True)):
+        same = counts([4] * 7)
+        with pytest.raises(ValueError, match="targets: expected more than one value to learn from"):
+            model.fit(targets, same)

@@ -74,6 +74,15 @@ def test_without_validation_rows_a_tenth_each_is_drawn(tmp_path, in_this_process
     assert np.bincount(found.split).tolist() == [16, 2, 2]
 
 
+def test_rows_without_numbers_in_qm9_have_none(tmp_path, in_this_process):
+    content = ragged(table())
+    del content["idx"]
+    found = from_arrays(write(tmp_path, content), None)
+    assert [*found.names] == [f"row_{row}" for row in range(6)]
+    with pytest.raises(ValueError, match="ids: expected numbers of some of the molecules"):
+        found.hold_out(np.arange(6))
+
+
 def test_other_methods_names_and_units(tmp_path, in_this_process):
     molecules, dipole = table(), np.random.default_rng(0).normal(size=(6, 3))
     content = ragged(molecules, dip_hf=dipole, lumo_hf=np.ones(6), g4mp2_atom=np.full(6, -2.0), u0=np.full(6, -100.0))

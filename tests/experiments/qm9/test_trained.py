@@ -234,6 +234,14 @@ def test_evaluation_does_not_write_over_a_run(runs):
     assert (runs[0] / "homo" / "metrics.json").read_bytes() == before
 
 
+def test_flags_without_effect_are_refused(runs):
+    with pytest.raises(UsageError, match=r"^--data_address has no effect with --source embedded"):
+        eval.main(["--checkpoint", checkpoint(runs), "--source", "embedded", "--data_address", "mine.npz"])
+    for program, more in ((eval, []), (predict, ["CCO"])):
+        with pytest.raises(UsageError, match="unrecognized arguments: --cuda_graphs"):
+            program.main([*more, "--checkpoint", checkpoint(runs), "--cuda_graphs"])
+
+
 def test_missing_data(runs, tmp_path):
     for given in (["--data_address", "nowhere.npz"], ["--source", "published", "--data_address", "nowhere.pt"]):
         with pytest.raises(UsageError, match=r"^--data_address: nowhere\.(npz|pt): there is no such file"):

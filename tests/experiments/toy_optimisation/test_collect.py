@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -49,3 +50,14 @@ def test_runs_that_are_not_finished_are_refused(folder, tmp_path):
 def test_results_that_cannot_be_written(folder):
     with pytest.raises(UsageError, match=r"^--output: /proc/results"):
         collect.main([str(folder), "--output", "/proc/results"])
+
+
+def test_runs_are_not_written_over(folder, tmp_path):
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(UsageError, match=r"^--output .*: iterative there is a run, whose files would be lost"):
+        collect.main([str(folder), "--output", str(tmp_path)])
+    assert (folder / "config.json").read_bytes() == before
+    other = shutil.copytree(folder, tmp_path / "other" / "iterative")
+    with pytest.raises(UsageError, match=r"^RUN: expected folders of different names"):
+        collect.main([str(folder), str(other), "--output", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
