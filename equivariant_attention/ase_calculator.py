@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +89,7 @@ class ModelCalculator(Calculator):
 
         Raises:
             TypeError: the model gives no tensor, or one without a gradient.
-            ValueError: there are no atoms, positions or cell are not finite, the cell is flat or has no vector for a
+            ValueError: no atoms were given, positions or cell are not finite, the cell is flat or has no vector for a
                 periodic direction, the model gives more than one energy, or it or its gradient is not finite.
         """
         super().calculate(atoms, properties, system_changes)
@@ -113,7 +112,7 @@ class ModelCalculator(Calculator):
         with torch.inference_mode(False), torch.no_grad():
             x, cell = (torch.from_numpy(v).to(parameter) for v in (atoms.positions, atoms.cell.array))
             return energy_forces_stress(
-                lambda G: _checked_energy(self.model(G)),
+                self.model,
                 torch.from_numpy(atoms.numbers).long().to(parameter.device),
                 x,
                 self.cutoff,
@@ -121,12 +120,3 @@ class ModelCalculator(Calculator):
                 pbc=torch.from_numpy(atoms.pbc),
                 envelope=self.envelope,
             )
-
-
-def _checked_energy(energy: Any) -> torch.Tensor:
-    if not isinstance(energy, torch.Tensor) or not energy.requires_grad:
-        got = "one without" if isinstance(energy, torch.Tensor) else type(energy).__name__
-        raise TypeError(f"model must give a tensor with a gradient, got {got}")
-    if energy.numel() != 1:
-        raise ValueError(f"model must give one energy, a tensor of one number, got {list(energy.shape)}")
-    return energy

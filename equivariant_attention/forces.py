@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from .envelope import polynomial_envelope
 from .graphs import Graph, edges_on, graph_of_node, with_edge_fields
 from .neighbors import radius_graph
 from .periodic import check_cells
+from .precision import full_precision
 from .so3.vectors import length_and_direction
 
 
@@ -61,6 +62,8 @@ def energy_forces_stress(
         ValueError, ImportError: as of ``radius_graph``.
     """
     check_positive(cutoff, "cutoff")
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a float32 or float64 tensor [nodes, 3], got {type(x).__name__}")
     with torch.inference_mode(False), torch.no_grad():
         G = radius_graph(x.detach().clone(), cutoff, batch, cell, pbc)
     G.ndata["z"] = z
@@ -111,8 +114,9 @@ def forces_on_graph(
             edata["envelope"] = polynomial_envelope(length_and_direction(edata["d"])[0], cutoff, envelope)
         graph = with_edge_fields(G, edata)
         graph.ndata.update({**G.ndata, "x": moved[:, None, :]})
-        energy = model(graph)
-        found = torch.autograd.grad(energy.sum(), inputs, create_graph=training, materialize_grads=True)
+        energy = _checked_energy(model(graph), G.batch_size)
+        with full_precision(x.device):
+            found = torch.autograd.grad(energy.sum(), inputs, create_graph=training, materialize_grads=True)
     prediction = Prediction(energy if training else energy.detach(), -found[0], None)
     if cell is None:
         return prediction
@@ -120,7 +124,16 @@ def forces_on_graph(
     return prediction._replace(stress=torch.where(volume > 0, found[1] / volume.where(volume > 0, 1), 0))
 
 
+def _checked_energy(energy: Any, graphs: int) -> Tensor:
+    if not isinstance(energy, Tensor) or not energy.requires_grad:
+        got = "one without" if isinstance(energy, Tensor) else type(energy).__name__
+        raise TypeError(f"model must give a tensor with a gradient, got {got}")
+    if energy.numel() != graphs:
+        raise ValueError(f"model must give one energy of each graph, {graphs} in all, got {list(energy.shape)}")
+    return energy
+
+
 def _strained(vectors: Tensor, strain: Tensor, owner: Tensor) -> Tensor:
     """Vectors ``[n, 3]`` after the strain of the graph that each is of."""
     of_each = strain[0] if len(strain) == 1 else strain.index_select(0, owner)
-    return vectors + (vectors[:, None, :] @ of_each).squeeze(1)
+    return vectors + (vectors[:, :, None] * of_each).sum(1)  # no product of matrices, which TF32 would round

@@ -6,9 +6,9 @@ Neither DGL nor PyTorch Geometric is imported here: a graph of theirs can only a
 
 from __future__ import annotations
 
-import copy
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from .native.private import is_recorded
 from .segments import segment_size
 
 _INTEGERS = (torch.int32, torch.int64)
+_OF_EDGES = re.compile(r"d|w|r|envelope|offset|rel_pos|f\d+|.*edge.*")  # fields that layers look for on edges
 
 
 class GraphLike(Protocol):
@@ -227,9 +228,22 @@ class Graph:
         """Say how the edges divide into graphs: `sizes` `[batch_size]` must sum to `num_edges()`, else ValueError."""
         self._batch_num_edges = _checked_sizes("batch_num_edges", sizes, self.num_edges(), self.device)
 
+    def __copy__(self) -> Graph:
+        return self.local_var()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._set_fields(self.ndata._store, self.edata._store)  # which may be on another device than they were saved on
+
+    def _shallow(self) -> Graph:
+        """A new Graph whose attributes are those of this one."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> Graph:
         """A new Graph with `function` applied to every tensor of this one."""
-        new = copy.copy(self)
+        new = self._shallow()
         for name in ("_src", "_dst", "_batch_num_nodes", "_batch_num_edges"):
             setattr(new, name, function(getattr(self, name)))
         new._set_fields(*({k: function(v) for k, v in fields.items()} for fields in (self.ndata, self.edata)))
@@ -374,8 +388,8 @@ def as_graph(G: Any) -> GraphLike:
         edata[name]             data.name, `[edges, ...]`
 
     What is set in `ndata` and `edata` is set on the Data. Listing them lists the tensors of fitting first dimension;
-    where a graph has as many nodes as edges, 'd', 'w', 'r', 'envelope' and names with 'edge' in them are taken to be on
-    the edges.
+    where a graph has as many nodes as edges, those that layers look for on edges ('d', 'w', 'r', 'envelope', 'offset',
+    'rel_pos', 'f0', 'f1', ...) and names with 'edge' in them are taken to be on the edges.
     `edata['d']` is never computed from `pos`, which does not know of periodic offsets: set `data.d`.
 
     Raises:
@@ -412,7 +426,7 @@ def with_edge_fields(G: Any, edata: Mapping[str, Tensor]) -> Graph:
     """
     like = as_graph(G)
     if isinstance(like, Graph):
-        new = copy.copy(like)
+        new = like._shallow()
         new._set_fields({}, {})
         new.edata.update(edata)
         return new
@@ -431,7 +445,7 @@ def edge_subgraph(G: Any, edges: Tensor) -> Graph:
         TypeError, ValueError: as `as_graph` does.
     """
     like = as_graph(G)
-    new = copy.copy(with_edge_fields(like, {}))
+    new = with_edge_fields(like, {})
     new._src, new._dst = (ends[edges] for ends in like.edges())
     owner = _owners(like.batch_num_edges(), like.num_edges(), like.device)[edges]
     new._batch_num_edges = segment_size(owner, like.batch_size)
@@ -666,7 +680,7 @@ class _PygFields(Fields):
         for attribute, value in self._store.to_dict().items():
             fits = [] if attribute in ("edge_index", "batch", "ptr") else self._fits(value)
             if len(fits) == 2:
-                fits = ["edges" if attribute in ("d", "w", "r", "envelope") or "edge" in attribute else "nodes"]
+                fits = ["edges" if _OF_EDGES.fullmatch(attribute) else "nodes"]
             if fits == [self._kind]:
                 yield names.get(attribute, attribute)
 

@@ -64,6 +64,8 @@ class Cells:
             raise ValueError("radius must be finite where a cell repeats, got inf")
         cells = Cells(cell.expand(graphs, 3, 3), np.broadcast_to(periodic, (graphs, 3)))
         for vectors, repeats in zip(cells.vectors.detach().double().cpu().numpy(), cells.periodic, strict=True):
+            if not np.isfinite(vectors).all():
+                raise ValueError(f"cell must be finite, got {vectors.tolist()}")
             check_cell(np.where(repeats[:, None], vectors, 0), repeats, radius, "cell")  # others do not matter
         return cells
 
@@ -180,6 +182,11 @@ def offsets(cells: Cells, image: Tensor, sizes: Sequence[int]) -> Tensor:
     """
     image = image.to(cells.vectors)
     if len(sizes) == 1:
-        return image @ cells.vectors[0]
+        return _sum_of(image, cells.vectors[0])
     owner = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(image.device)
-    return (image[:, None, :] @ cells.vectors.index_select(0, owner)).squeeze(1)
+    return _sum_of(image, cells.vectors.index_select(0, owner))
+
+
+def _sum_of(image: Tensor, vectors: Tensor) -> Tensor:
+    """``image @ vectors``, not as a product of matrices, which autocast and TF32 would round."""
+    return (image[:, :, None] * vectors).sum(1)

@@ -24,15 +24,33 @@ def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     return _without_tf32(device) if is_told else without_autocast(device)
 
 
+def matmul_precision() -> str:
+    """'highest', 'high' or 'medium': how PyTorch was told to multiply float32 matrices, by either of its interfaces."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # told by fp32_precision, of PyTorch 2.9 and later, of which this knows nothing
+        return "high" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "highest"
+
+
 @contextmanager
 def _without_tf32(device: torch.device) -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    both: tuple[Any, Any] = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    parts = [part for part in both if hasattr(part, "fp32_precision")]  # none before PyTorch 2.9
+    before = [part.fp32_precision for part in parts]
+    try:
+        whole = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    except RuntimeError:
+        whole = None
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
     try:
         with without_autocast(device):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if whole is not None:
+            torch.set_float32_matmul_precision(whole)
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:

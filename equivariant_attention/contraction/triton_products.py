@@ -16,6 +16,7 @@ from ..contraction.radial import HIDDEN
 from ..contraction.triton_sizes import ROWS, Key, Sizes, chosen
 from ..kernels import launch
 from ..kernels.launch import launch as run
+from ..precision import matmul_precision
 
 PROGRAMS = 264  # that run at a time on a GPU, two on each of 132 multiprocessors
 
@@ -119,7 +120,7 @@ class Products:
         return sums
 
     def _sizes(self, kernel: str, D: int, C: int, P: int, degrees: tuple[int, ...], has_bias: bool = False) -> Sizes:
-        precision = "float64" if self.dtype == torch.float64 else torch.get_float32_matmul_precision()
+        precision = "float64" if self.dtype == torch.float64 else matmul_precision()
         key = Key(kernel, launch.capability(self.device), precision, D, C, P, degrees, has_bias)
         return self.choose(key, launch.gpu_name(self.device))
 
@@ -131,7 +132,7 @@ class Products:
         if self.dtype == torch.float64:
             return {"H": HIDDEN, "DOT": tl.float64, "SUM": tl.float64, "PRECISION": "ieee"}
         how = {"highest": (tl.float32, "tf32x3"), "high": (tl.float32, "tf32"), "medium": (tl.bfloat16, "ieee")}
-        dot, precision = how[torch.get_float32_matmul_precision()]
+        dot, precision = how[matmul_precision()]
         return {"H": HIDDEN, "DOT": dot, "SUM": tl.float32, "PRECISION": precision}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_trailing, check_whole_number
+from ..checks import check_positive, check_trailing, check_whole_number
 from ..fibers import Features, by_degree
 from ..graphs import Graph, graph_sizes
 from ..models.base import NodeModel
@@ -44,6 +44,7 @@ class OnEdges(nn.Module):
         edge_attr: Tensor | None = None,
         batch: Tensor | None = None,
         edge_features: Values | None = None,
+        num_graphs: int | None = None,
     ) -> Features | Tensor:
         """What the model gives for these nodes and edges; derivatives flow to all that are tensors of numbers.
 
@@ -56,6 +57,7 @@ class OnEdges(nn.Module):
             edge_attr: features of the edges ``[edges, edge_dim]``, if the model has any.
             batch: graph number of each node, sorted, int ``[nodes]``; None for one graph.
             edge_features: those of ``fiber_edge`` by degree, as ``x``, with a row for each edge, if the model has any.
+            num_graphs: of ``batch``, whose last ones may have no nodes; None for as many as have one.
 
         Returns:
             as of the model.
@@ -70,7 +72,7 @@ class OnEdges(nn.Module):
         src, dst = edge_index.unbind()
         G = Graph(src, dst, num_nodes=pos.shape[0])
         if batch is not None:
-            G.set_batch_num_nodes(graph_sizes(batch, pos.shape[0]))
+            G.set_batch_num_nodes(graph_sizes(batch, pos.shape[0], num_graphs))
         G.ndata["x"], G.edata["d"] = pos, pos[dst.long()] - pos[src.long()]
         if edge_attr is not None:
             G.edata["w"] = edge_attr
@@ -129,7 +131,9 @@ class OnData(nn.Module):
         )
         edge_attr = data.edge_attr if self.on_edges.model.edge_dim else None
         batch = getattr(data, "batch", None)
-        return self.on_edges(features, data.pos, data.edge_index, edge_attr, batch, edge_features or None)
+        ptr = getattr(data, "ptr", None)
+        num_graphs = None if ptr is None else len(ptr) - 1
+        return self.on_edges(features, data.pos, data.edge_index, edge_attr, batch, edge_features or None, num_graphs)
 
 
 class OnPadded(nn.Module):
@@ -148,7 +152,7 @@ class OnPadded(nn.Module):
 
     Raises:
         TypeError: ``model`` is no such model.
-        ValueError: both ``k`` and ``radius`` are given.
+        ValueError: both ``k`` and ``radius`` are given, or one that is none.
     """
 
     def __init__(self, model: SE3Transformer | TFN, k: int | None = None, radius: float | None = None) -> None:
@@ -157,6 +161,8 @@ class OnPadded(nn.Module):
             raise ValueError(f"k and radius must not be given together, got {k} and {radius}")
         if k is not None:
             check_whole_number(k, 1, "k")
+        if radius is not None:
+            check_positive(radius, "radius")
         self.model, self.k, self.radius = _checked_model(model), k, radius
 
     def forward(
@@ -188,6 +194,8 @@ class OnPadded(nn.Module):
         if pos.dim() != 3:
             raise ValueError(f"pos must have shape [batch, nodes, 3], got {list(pos.shape)}")
         mask = pos.new_ones(pos.shape[:2], dtype=torch.bool) if mask is None else mask
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"mask must be a bool tensor, got {type(mask).__name__}")
         if mask.dtype != torch.bool or mask.shape != pos.shape[:2]:
             raise ValueError(f"mask must be bool {list(pos.shape[:2])}, got {mask.dtype} {list(mask.shape)}")
         if not mask.any(dim=1).all():

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from ..checks import check_positive, check_whole_number
+from ..checks import check_floating_point, check_positive, check_whole_number
 from ..forces import Prediction, energy_forces_stress
 from ..graphs import GraphLike, as_graph, graph_of_node
 from ..models.elements import LARGEST_ATOMIC_NUMBER, symbols
 from ..models.saving import Saveable
-from ..plan import Plan, check_values
+from ..plan import Plan, check_values, relative_positions
+from ..precision import full_precision
 from ..segments import segment_sum
 
 
@@ -61,23 +63,40 @@ class AtomicEnergies(Saveable):
             plan: of ``G`` if it is at hand; then no value is looked at, and the device asserts what they must be.
 
         Returns:
-            ``[graphs]``, in the dtype of the references, float64.
+            ``[graphs]``, in the dtype of the references, float64. Autocast rounds none of it.
 
         Raises:
             KeyError: the graph lacks one of these.
-            TypeError, ValueError: they have another shape, dtype or device; or there is an element without reference.
+            TypeError, ValueError: they have another shape, dtype or device; edges that are to end sharply have an
+                envelope; or there is an element without reference.
         """
         G = as_graph(G)
+        check_floating_point(relative_positions(G), "edata['d']", self)
+        if ("envelope" in G.edata) != (self.envelope is not None):
+            self._refuse_envelope()
         if plan is None:
             check_values(G)
         else:
             plan.check(G)
         z = self._checked(G.ndata["z"], G.num_nodes(), looked_at=plan is None)
-        owner = graph_of_node(G)
-        # Apart, as float32 would hold few of their digits.
-        parts = self.scale * self._learnt(G, z, plan), self.reference[z]
-        of_learnt, of_references = (segment_sum(part, owner, G.batch_size) for part in parts)
-        return of_learnt + of_references
+        with full_precision(z.device):
+            learnt = self.scale * self._learnt(G, z, plan)
+        energies = learnt.to(self.reference.dtype) + self.reference[z]
+        return segment_sum(energies, graph_of_node(G), G.batch_size)
+
+    def _refuse_envelope(self) -> NoReturn:
+        if self.envelope is None:
+            raise ValueError("edata['envelope'] must not be there: the edges of this model end sharply, envelope=None")
+        made = f"radius_graph(..., envelope={self.envelope}) makes it, and model.predict"
+        raise KeyError(f"the graph must have edata['envelope']: {made}")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AtomicEnergies:
+        """What moves and casts a module; references stay in float64, as float32 would hold few of their digits."""
+        before = self.reference
+        super()._apply(fn, recurse)
+        if self.reference.dtype != before.dtype:
+            self.reference = before.to(self.reference.device)
+        return self
 
     def _learnt(self, G: GraphLike, z: Tensor, plan: Plan | None) -> Tensor:
         """e, ``[atoms]``, of a graph whose values are as they must be."""
@@ -150,7 +169,13 @@ def reference_energies(z: Tensor, batch: Tensor, energy: Tensor) -> Tensor:
     Raises:
         ValueError: they do not go together, or energies are not finite.
     """
+    if not isinstance(batch, Tensor) or batch.dtype not in (torch.int64, torch.int32) or batch.dim() != 1:
+        got = f"{batch.dtype} {list(batch.shape)}" if isinstance(batch, Tensor) else type(batch).__name__
+        raise ValueError(f"batch must be the structures of atoms, int64 [atoms], got {got}")
     _check_atomic_numbers(z, len(batch))
+    if not isinstance(energy, Tensor) or energy.dim() != 1:
+        shape = [*energy.shape] if isinstance(energy, Tensor) else type(energy).__name__
+        raise ValueError(f"energy must be a tensor [structures], got {shape}")
     if not energy.isfinite().all() or (len(batch) and not 0 <= int(batch.min()) <= int(batch.max()) < len(energy)):
         raise ValueError(f"energy must be finite and of every structure of batch, got {list(energy.shape)}")
     counts = torch.zeros(len(energy), LARGEST_ATOMIC_NUMBER + 1, dtype=torch.float64)

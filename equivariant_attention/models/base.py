@@ -122,7 +122,10 @@ class NodeModel(Saveable):
         G = as_graph(G)
         features = by_degree(features)
         check_features(features, self.fiber_in, G.num_nodes(), layer=self)
+        if basis_and_r is not None and (not isinstance(basis_and_r, tuple) or len(basis_and_r) != 2):
+            raise TypeError(f"basis_and_r must be what get_basis_and_r returns, got a {type(basis_and_r).__name__}")
         if self.radial is not None:
+            self._check_edges(G)
             G = self.radial.on_edges(G, None if basis_and_r is None else basis_and_r[1])
         basis, r = basis_and_r or get_basis_and_r(G, self.max_degree, compute_gradients=True)
         given = {"G": G, "r": r, "basis": basis, "edge_features": edge_features}
@@ -137,6 +140,13 @@ class NodeModel(Saveable):
         if self.pooling is not None:
             features = self._pool(features, G)
         return features if self.return_type is None else features[str(self.return_type)]
+
+    def _check_edges(self, G: GraphLike) -> None:
+        """Refuse features of edges that are not those of the model, which the layers see with others beside them."""
+        shape = [*G.edata["w"].shape] if "w" in G.edata else [G.num_edges(), 0]
+        if shape != [G.num_edges(), self.edge_dim]:
+            expected, got = [G.num_edges(), self.edge_dim], shape if "w" in G.edata else "none"
+            raise ValueError(f"edata['w'] must have shape {expected}, as edge_dim says, got {got}")
 
     def _pool(self, features: Features, G: GraphLike) -> Features:
         if self.pooling == "max":

@@ -89,6 +89,8 @@ class ManyBodyPotential(AtomicEnergies):
         ):
             check_whole_number(value, least, name)
         check_positive(num_neighbors, "num_neighbors")
+        if math.isinf(num_neighbors):
+            raise ValueError(f"num_neighbors must be finite, got {num_neighbors}")
         if max_degree_sent > max_degree:
             raise ValueError(f"max_degree_sent must be at most max_degree, {max_degree}, got {max_degree_sent}")
         self.num_channels, self.max_degree, self.max_degree_sent = num_channels, max_degree, max_degree_sent

@@ -95,6 +95,8 @@ class Potential(AtomicEnergies):
         check_whole_number(num_embedding, 1, "num_embedding")
         check_whole_number(num_hidden, 1, "num_hidden")
         check_positive(num_neighbors, "num_neighbors")
+        if math.isinf(num_neighbors):
+            raise ValueError(f"num_neighbors must be finite, got {num_neighbors}")
         if 0 not in fiber.degrees or min(fiber.multiplicities) < 2:
             raise ValueError(f"fiber_hidden must have degree 0, and at least 2 channels of every degree, got {fiber}")
         self.num_layers, self.num_embedding = num_layers, num_embedding

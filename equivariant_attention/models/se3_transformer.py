@@ -91,7 +91,8 @@ class SE3Transformer(NodeModel):
         super().__init__(fiber_in, fiber_hidden, fiber_out, edge_dim, fiber_edge, pooling, return_type)
         self.num_layers, self.n_heads, self.div, self.x_ij = num_layers, n_heads, float(div), x_ij
         self.selfint, self.learnable_skip, self.nonlinearity = selfint, learnable_skip, nonlinearity
-        self.activation, self.radial_basis, self.num_radial, self.cutoff = activation, radial_basis, num_radial, cutoff
+        self.activation, self.radial_basis, self.num_radial = activation, radial_basis, num_radial
+        self.cutoff = None if cutoff is None else float(cutoff)
         if (radial_basis is None) != (cutoff is None):
             raise ValueError(f"radial_basis and cutoff must be given together, got {radial_basis!r} and {cutoff}")
         if radial_basis is not None and cutoff is not None:

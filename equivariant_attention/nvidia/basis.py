@@ -14,6 +14,7 @@ from ..checks import check_floating_point, check_trailing, check_whole_number
 from ..graphs import Graph, GraphLike, with_edge_fields
 from ..nvidia.layout import coupling_sign
 from ..nvidia.utils import degree_to_dim
+from ..precision import full_precision
 from ..so3 import coupling, spherical_harmonics
 from ..so3.vectors import length_and_direction
 
@@ -76,7 +77,8 @@ def get_basis(
     Returns:
         ``{'k,l': [edges, 2k+1, F, 2l+1]}``, F the number of J from ``|k - l|`` to ``k + l``.
     """
-    with torch.set_grad_enabled(compute_gradients and torch.is_grad_enabled()):
+    needs_gradients = compute_gradients and torch.is_grad_enabled()
+    with torch.set_grad_enabled(needs_gradients), full_precision(relative_pos.device):
         harmonics = get_spherical_harmonics(relative_pos, max_degree)
         couplings = iter(get_all_clebsch_gordon(max_degree, relative_pos.device))
         basis = {}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_alike, check_trailing
+from ..precision import full_precision
 from ..so3.constants import constant
 from ..so3.couplings import real_clebsch_gordan
 
@@ -37,9 +38,11 @@ def symmetric_tensor_to_features(tensor: Tensor) -> dict[str, Tensor]:
     asymmetry = (value - value.mT).abs().amax((-2, -1))
     if not (asymmetry <= _ASYMMETRY * value.abs().amax((-2, -1))).all():
         raise ValueError(f"tensor must be finite and symmetric, got a difference of {float(asymmetry.max()):.1e}")
-    return {
-        str(l): torch.einsum("...ij,ijm->...m", tensor, _orthonormal(l, tensor.dtype, tensor.device)) for l in (0, 2)
-    }
+    with full_precision(tensor.device):
+        return {
+            str(l): torch.einsum("...ij,ijm->...m", tensor, _orthonormal(l, tensor.dtype, tensor.device))
+            for l in (0, 2)
+        }
 
 
 def features_to_symmetric_tensor(features: Mapping[str, Tensor]) -> Tensor:
@@ -68,7 +71,8 @@ def features_to_symmetric_tensor(features: Mapping[str, Tensor]) -> Tensor:
 
 
 def _expanded(degree: int, components: Tensor) -> Tensor:
-    return torch.einsum("...m,ijm->...ij", components, _orthonormal(degree, components.dtype, components.device))
+    with full_precision(components.device):
+        return torch.einsum("...m,ijm->...ij", components, _orthonormal(degree, components.dtype, components.device))
 
 
 @constant

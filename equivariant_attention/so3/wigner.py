@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_trailing, check_whole_number
+from ..precision import full_precision
 from ..so3.constants import constant
 from ..so3.couplings import real_clebsch_gordan
 
@@ -48,9 +49,10 @@ def wigner_matrices(max_degree: int, rotation: Tensor) -> list[Tensor]:
     matrices = [torch.ones_like(rotation[..., :1, :1]), rotation]
     for l in range(2, max_degree + 1):
         C = _step(l, rotation.dtype, rotation.device)
-        half = torch.einsum("...ab,bjk->...ajk", matrices[-1], C)
-        half = torch.einsum("...ij,...ajk->...aik", rotation, half)
-        matrices.append((2 * l + 1) * torch.einsum("ail,...aik->...lk", C, half))
+        with full_precision(rotation.device):
+            half = torch.einsum("...ab,bjk->...ajk", matrices[-1], C)
+            half = torch.einsum("...ij,...ajk->...aik", rotation, half)
+            matrices.append((2 * l + 1) * torch.einsum("ail,...aik->...lk", C, half))
     return matrices[: max_degree + 1]
 
 
@@ -122,17 +124,18 @@ def aligning_matrices(max_degree: int, direction: Tensor) -> list[Tensor]:
     above, below = ((y >= 0) & (rows != 0).any(-1)).to(direction.dtype), (y < 0).to(direction.dtype)
     side = above - below
     axis = torch.stack([side * x, side * y + 1, side * z])
-    harmonics = [torch.ones_like(axis[:1])]
-    if max_degree:
-        harmonics.append(_even_step(1, 1, *kind) @ _outer(axis / axis.square().sum(0), axis))
-    for J in range(4, 2 * max_degree + 1, 2):
-        harmonics.append(_even_step(J - 2, 2, *kind) @ _outer(harmonics[-1], harmonics[1]))
-    on_each_side = _outer(torch.cat(harmonics), torch.stack([above, below]))
-    matrices = [torch.ones_like(direction[..., :1, None])]
-    for l in range(1, max_degree + 1):
-        from_harmonics = _half_turns(l, *kind)
-        matrix = on_each_side[: len(from_harmonics)].T @ from_harmonics
-        matrices.append(matrix.view(*direction.shape[:-1], 2 * l + 1, 2 * l + 1))
+    with full_precision(direction.device):
+        harmonics = [torch.ones_like(axis[:1])]
+        if max_degree:
+            harmonics.append(_even_step(1, 1, *kind) @ _outer(axis / axis.square().sum(0), axis))
+        for J in range(4, 2 * max_degree + 1, 2):
+            harmonics.append(_even_step(J - 2, 2, *kind) @ _outer(harmonics[-1], harmonics[1]))
+        on_each_side = _outer(torch.cat(harmonics), torch.stack([above, below]))
+        matrices = [torch.ones_like(direction[..., :1, None])]
+        for l in range(1, max_degree + 1):
+            from_harmonics = _half_turns(l, *kind)
+            matrix = on_each_side[: len(from_harmonics)].T @ from_harmonics
+            matrices.append(matrix.view(*direction.shape[:-1], 2 * l + 1, 2 * l + 1))
     return matrices
 
 

@@ -209,5 +209,5 @@ def test_wrong_arguments_are_refused():
             return G.ndata["x"].sum((1, 2))
 
     many = Atoms("Ar2", [[0, 0, 0], [0, 0, 1]], calculator=ModelCalculator(PerAtom(1, 1), CUTOFF))
-    with pytest.raises(ValueError, match=r"model must give one energy, a tensor of one number, got \[2\]"):
+    with pytest.raises(ValueError, match=r"model must give one energy of each graph, 1 in all, got \[2\]"):
         many.get_forces()

@@ -1,5 +1,7 @@
 """The library's Graph against DGL's, the view of PyTorch Geometric's, and what each refuses."""
 
+import copy
+import io
 import pickle
 import subprocess
 import sys
@@ -624,3 +626,34 @@ def test_a_graph_of_some_edges_has_all_nodes_and_their_graphs():
     assert some.batch_num_edges().tolist() == [2, 1]
     assert G.num_edges() == 5
     assert [one.num_edges() for one in unbatch(some)] == [2, 1]
+
+
+def test_a_copy_has_fields_of_its_own():
+    G = Graph([0, 1], [1, 0])
+    G.ndata["a"] = torch.ones(2)
+    H = copy.copy(G)
+    H.ndata["b"] = torch.ones(2)
+    assert H.ndata["a"] is G.ndata["a"]
+    assert list(G.ndata) == ["a"]
+
+
+def test_a_graph_is_read_on_another_device_than_it_was_saved_on():
+    G = Graph([0, 1], [1, 0])
+    G.ndata["a"] = torch.ones(2)
+    file = io.BytesIO()
+    torch.save(G, file)
+    file.seek(0)
+    H = torch.load(file, map_location="meta", weights_only=False)
+    assert H.ndata["a"].device == H.device == torch.device("meta")
+    assert torch.equal(pickle.loads(pickle.dumps(G)).ndata["a"], G.ndata["a"])
+
+
+def test_fields_that_layers_look_for_on_edges_are_on_edges_where_there_are_as_many_nodes():
+    Data = pytest.importorskip("torch_geometric.data").Data
+    names = ("d", "w", "r", "envelope", "offset", "rel_pos", "f0", "f1", "edge_attr")
+    data = Data(edge_index=torch.tensor([[0, 1], [1, 0]]), pos=torch.zeros(2, 3), f=torch.ones(2, 1), num_nodes=2)
+    for name in names:
+        data[name] = torch.zeros(2, 1)
+    G = as_graph(data)
+    assert sorted(G.edata) == sorted(names)
+    assert sorted(G.ndata) == ["f", "x"]

@@ -142,3 +142,20 @@ def test_vectors_along_which_nothing_repeats_do_not_matter():
     flat = torch.stack([cell[0, 0], cell[0, 1], cell[0, 0] + cell[0, 1]])
     G, other = (radius_graph(x, 1.5, cell=c, pbc=[True, True, False]) for c in (cell[0], flat))
     assert torch.equal(G.edata["d"], other.edata["d"])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_cell_is_finite_where_nothing_repeats_too(value):
+    cell = 4 * torch.eye(3)
+    cell[2] = value
+    with pytest.raises(ValueError, match="cell must be finite"):
+        radius_graph(torch.zeros(2, 3), 3.0, cell=cell, pbc=torch.tensor([True, True, False]))
+
+
+def test_autocast_does_not_round_where_images_are():
+    x, cell = torch.tensor([[0.1, 0, 0], [20.0, 0, 0]]), 20.1 * torch.eye(3)
+    expected = radius_graph(x, 3.0, cell=cell).edata
+    with torch.autocast("cpu", torch.bfloat16):
+        found = radius_graph(x, 3.0, cell=cell).edata
+    for name in ("offset", "d"):
+        assert torch.equal(found[name], expected[name])

@@ -199,3 +199,22 @@ def test_padded_values_are_of_as_many_samples_and_nodes_as_positions():
                 OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, name: wrong})
     with pytest.raises(ValueError, match=r"^edge_features must be tensors .* got str"):
         OnPadded(net)(pos=torch.randn(2, 3, 3), **{**given, "edge_features": {0: "values"}})
+
+
+def test_graphs_without_nodes_are_graphs():
+    data = pytest.importorskip("torch_geometric.data")
+    empty = {"x": torch.zeros(0, 3), "pos": torch.zeros(0, 3), "edge_index": torch.zeros(2, 0, dtype=torch.int64)}
+    some = {"x": torch.randn(3, 3), "pos": torch.randn(3, 3), "edge_index": torch.tensor([[0, 1], [1, 0]])}
+    net = SE3Transformer({0: 3}, {0: 4, 1: 4}, {0: 1}, 1, pooling="sum", return_type=0)
+    both = data.Batch.from_data_list([data.Data(**some), data.Data(**empty)])
+    found = OnData(net)(both)
+    torch.testing.assert_close(found, torch.cat([OnData(net)(data.Data(**some)), torch.zeros(1, 1, 1)]))
+
+
+def test_what_is_no_mask_or_radius_is_refused():
+    net = SE3Transformer({0: 3}, {0: 4, 1: 4}, {0: 1}, 1)
+    with pytest.raises(TypeError, match="mask must be a bool tensor, got list"):
+        OnPadded(net)(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), [[True, True]])
+    for radius in (-1, "a"):
+        with pytest.raises(ValueError, match="radius must be larger than 0"):
+            OnPadded(net, radius=radius)

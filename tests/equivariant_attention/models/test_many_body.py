@@ -77,6 +77,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff():
     model = build()
 
     def energy(x, envelope):
+        model.envelope = envelope
         G = radius_graph(x * CUTOFF, CUTOFF, envelope=envelope)
         G.ndata["z"] = torch.full((len(x),), 18)
         return model(G).sum()

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo
@@ -13,8 +14,16 @@ from equivariant_attention.contraction import use_backend
 from equivariant_attention.fibers import Fiber
 from equivariant_attention.graphs import Graph
 from equivariant_attention.models import TFN, SE3Transformer
-from equivariant_attention.modules import GAvgPooling, GConvSE3, GMaxPooling, GNormSE3, GSE3Res, get_basis_and_r
-from equivariant_attention.neighbors import knn_graph
+from equivariant_attention.modules import (
+    GAvgPooling,
+    GConvSE3,
+    GMaxPooling,
+    GNormSE3,
+    GSE3Res,
+    get_basis,
+    get_basis_and_r,
+)
+from equivariant_attention.neighbors import fully_connected_graph, knn_graph
 from equivariant_attention.plan import Plan
 from equivariant_attention.precompute import BasisCache
 from equivariant_attention.testing import TOLERANCE, assert_equivariant
@@ -370,3 +379,19 @@ def test_any_fibers_graphs_and_options(model, sizes, seed):
     again = type(model)(**model.config).double()
     again.load_state_dict(model.state_dict())
     assert all(map(torch.equal, tensors(again(G, features)), tensors(model(G, features))))
+
+
+def test_features_of_edges_are_those_of_the_model_beside_a_radial_basis():
+    options = {"edge_dim": 3, "radial_basis": "bessel", "cutoff": np.float64(3.0)}
+    G, h = fully_connected_graph(torch.randn(3, 3)), {0: torch.randn(3, 2, 1)}
+    model = SE3Transformer({0: 2}, {0: 4, 1: 4}, {0: 1}, 1, **options)
+    assert type(model.cutoff) is float
+    with pytest.raises(ValueError, match=r"edata\['w'\] must have shape \[6, 3\], as edge_dim says, got none"):
+        model(G, h)
+    for shape in ((6,), (6, 2)):
+        G.edata["w"] = torch.zeros(shape)
+        with pytest.raises(ValueError, match=rf"as edge_dim says, got \[{', '.join(map(str, shape))}\]"):
+            model(G, h)
+    G.edata["w"] = torch.zeros(6, 3)
+    with pytest.raises(TypeError, match="basis_and_r must be what get_basis_and_r returns, got a Basis"):
+        model(G, h, get_basis(G, 1))

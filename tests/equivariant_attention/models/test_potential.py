@@ -110,6 +110,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(num_layers):
     model = build(radial_basis="gaussian", activation="silu", num_layers=num_layers)
 
     def energy(x, envelope):
+        model.envelope = envelope
         G = radius_graph(x * CUTOFF, CUTOFF, envelope=envelope)
         G.ndata["z"] = torch.full((len(x),), 18)
         return model(G).sum()
