@@ -129,7 +129,7 @@ WRONG = [
     ("qm9.run", "cache", "--cache here"),
     ("qm9.run", "div", f"{HOMO} --model TFN --div 2"),
     ("qm9.run", "per_atom", f"{HOMO} --per_atom"),
-    ("qm9.run", "nonlinearity", f"{HOMO} --preset small --model SE3TransformerPooled"),
+    ("qm9.run", "nonlinearity", f"{HOMO} --model SE3TransformerPooled"),
     ("qm9.run", "cutoff", f"{HOMO} --fully_connected --cutoff 2"),
     ("qm9.run", "envelope", f"{HOMO} --envelope 6"),
     ("qm9.run", "num_train", f"{HOMO} --num_train 1000000"),
