@@ -62,10 +62,9 @@ def energy_forces_stress(
         ValueError, ImportError: as of ``radius_graph``.
     """
     check_positive(cutoff, "cutoff")
-    if not isinstance(x, Tensor):
-        raise ValueError(f"x must be a float32 or float64 tensor [nodes, 3], got {type(x).__name__}")
     with torch.inference_mode(False), torch.no_grad():
-        G = radius_graph(x.detach().clone(), cutoff, batch, cell, pbc)
+        found = x.detach().clone() if isinstance(x, Tensor) else x  # which is refused
+        G = radius_graph(found, cutoff, batch, cell, pbc)
     G.ndata["z"] = z
     return forces_on_graph(model, G, cutoff, cell, envelope)
 

@@ -41,16 +41,14 @@ class NonFiniteError(FloatingPointError):
     """A loss or a gradient is NaN or infinite."""
 
 
-def make_fabric(device: str, precision: str) -> Fabric:
-    """What moves model and batches, and sets the precision.
+def checked_device(device: str) -> torch.device:
+    """The device of this name.
 
     Args:
         device: ``'auto'`` (a GPU where there is one), ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
-        precision: ``'32-true'``, ``'tf32'`` (float32 whose products a GPU may round to TF32), ``'bf16-mixed'`` or
-            ``'64-true'``.
 
     Raises:
-        ValueError: another device, or one that is not there.
+        ValueError: another, or one that is not there.
     """
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
@@ -59,13 +57,29 @@ def make_fabric(device: str, precision: str) -> Fabric:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device: {device} is not there, PyTorch sees {torch.cuda.device_count()} CUDA devices")
+    return torch.device(kind, int(index)) if index else torch.device(kind)
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """What moves model and batches, and sets the precision.
+
+    Args:
+        device: as of :func:`checked_device`.
+        precision: ``'32-true'``, ``'tf32'`` (float32 whose products a GPU may round to TF32), ``'bf16-mixed'`` or
+            ``'64-true'``.
+
+    Raises:
+        ValueError: another device, or one that is not there; or one of several, for several processes.
+    """
+    checked = checked_device(device)
+    kind, index = checked.type, checked.index
     processes, machines = distributed.local_processes()
-    if index and processes * machines > 1:
+    if index is not None and processes * machines > 1:
         raise ValueError(f"device: expected {kind}, of which each of several processes takes its own, got {device}")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     fabric = Fabric(
         accelerator=kind,
-        devices=[int(index)] if index else processes,
+        devices=processes if index is None else [index],
         num_nodes=machines,
         strategy="ddp" if processes * machines > 1 else "auto",
         precision="32-true" if precision == "tf32" else precision,

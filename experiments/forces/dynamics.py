@@ -74,7 +74,7 @@ from experiments.forces.models import ENVELOPE, SE3Transformer
 from utils.files import make_folder
 from utils.history import Row, write_csv
 from utils.plots import Figure, save_figure
-from utils.training import make_fabric
+from utils.training import checked_device
 
 FRICTION = 0.01  # of the bath, per femtosecond
 THERMOSTAT, BAROSTAT = 100, 1000  # periods of them, in time steps
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if config.interval > config.steps:
         raise UsageError(f"--interval: expected at most --steps, {config.steps}, got {config.interval}")
     with blame("--device", device="--device"):
-        device = make_fabric(config.device, "64-true").device
+        device = checked_device(config.device)
     with blame("MODEL"):
         model = AtomicEnergies.from_pretrained(config.model, device).double()
     with blame("STRUCTURE"):

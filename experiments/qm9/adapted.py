@@ -50,7 +50,7 @@ def adapted(config: Config, model: nn.Module, weights: Weights, flags: Mapping[s
         raise ValueError(f"expected weights of --task {config.task} with --forward, got those of other targets")
     heads = tuple(f"net.{name}." for name in HEADS[config.model]) if is_of_one else ()
     scale = {name for name, _ in model.named_buffers(recurse=False)}
-    kept = {name: value for name, value in own.items() if name in scale or (heads and name.startswith(heads))}
+    kept = {name: value for name, value in own.items() if name in scale or name.startswith(heads)}
     return {**weights, **kept}
 
 
